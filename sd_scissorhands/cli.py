@@ -1,0 +1,289 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .settings import DEFAULT_MODEL, UserError, load_settings
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need
+
+app = typer.Typer(
+    name="sdscissor",
+    help="Take a concept out of a Stable Diffusion model, keep the rest of it whole, and show both.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps, cpu or auto.", show_default="auto")]
+
+
+def main() -> None:
+    """Run the command line with errors as one line each: exit 0 done, 1 failed, 2 usage, 3 a gate missed."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; repeat the command with --resume (erase) or as it is (eval) to continue", code=130)
+    except MemoryError:
+        _fail("out of memory: lower --batch-size, choose a smaller --scope, or see --dry-run for what it takes")
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower() and "can't allocate" not in str(error).lower():
+            raise
+        _fail("out of memory: lower --batch-size, choose a smaller --scope, or see --dry-run for what it takes")
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"sdscissor: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:
+    """Shared options."""
+
+
+@app.command()
+def erase(
+    concept: Annotated[list[str] | None, typer.Option(help="A preset (see `sdscissor concepts`), a word of the embedded world, or any text with --anchor. Repeatable.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, diffusers directory, or `tiny`, the embedded model.", show_default=DEFAULT_MODEL)] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="What takes the concept's place; presets bring theirs.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="The run directory; the erased model is in its model/.", show_default="runs/MODEL-CONCEPTS-seedN")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; flags win over the file.")] = None,
+    trim: Annotated[bool | None, typer.Option("--trim/--no-trim", help="Reinitialise the selected weights.", show_default="trim")] = None,
+    top_k: Annotated[float | None, typer.Option(help="Share of the scope to trim, in (0, 1).", show_default="0.001")] = None,
+    scope: Annotated[str | None, typer.Option(help="Weights that may change: xattn, attn, full, or a regular expression over their names.", show_default="full")] = None,
+    threshold_scope: Annotated[str | None, typer.Option(help="Where the top k is taken: scope, or global as the authors do.", show_default="scope")] = None,
+    scorer: Annotated[str | None, typer.Option(help="contrast, plain (the paper's) or random.", show_default="contrast")] = None,
+    init: Annotated[str | None, typer.Option(help="New values: layer, kaiming, trunc_normal or zero.", show_default="layer")] = None,
+    steps: Annotated[int | None, typer.Option(help="Repair steps; 0 stops after the edit.", show_default="200; tiny 150")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="1e-5; tiny 4e-4")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Forget and retain samples, each, per step.", show_default="16")] = None,
+    forget_weight: Annotated[float | None, typer.Option(help="Weight of the forget term against the retain term.", show_default="0.3")] = None,
+    retain_loss: Annotated[str | None, typer.Option(help="distil (match the original model) or denoise.", show_default="distil")] = None,
+    projection: Annotated[str | None, typer.Option(help="scale-free, paper or none.", show_default="scale-free")] = None,
+    retain_prompts: Annotated[str | None, typer.Option(help="File with one prompt a line, in place of the general captions.")] = None,
+    forget_images: Annotated[str | None, typer.Option(help="Directory of pictures of the concept, in place of the model's own.")] = None,
+    retain_images: Annotated[str | None, typer.Option(help="Directory of pictures to keep, in place of the model's own.")] = None,
+    mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16.", show_default="no")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same weights.", show_default="0")] = None,
+    device: Device = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output-dir.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, with memory and time, and stop.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Erase concepts from a model and save it as a directory that diffusers loads.
+
+    Examples:
+
+        sdscissor erase --concept nudity --model CompVis/stable-diffusion-v1-4
+
+        sdscissor erase --model tiny --concept heart --output-dir runs/heart
+
+        sdscissor erase --concept "a red fox" --anchor "a grey cat" --dry-run
+    """
+    given = dict(
+        concepts=tuple(concept) if concept else None, model=model, revision=revision, anchor=anchor, trim=trim, top_k=top_k,
+        scope=scope, threshold_scope=threshold_scope, scorer=scorer, init=init, steps=steps, lr=lr, batch_size=batch_size,
+        forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
+        forget_images=forget_images, retain_images=retain_images, mixed_precision=mixed_precision, seed=seed, device=device,
+    )  # fmt: skip
+    settings = load_settings(config, given)
+    folder = output_dir or default_run(settings.model, settings.concepts, settings.seed)
+    from . import show
+
+    show.still_libraries()
+    from .erase import erase, forecast
+
+    show.one_thread_if_small(settings.model)
+    if dry_run:
+        expected = forecast(settings)
+        return show.forecast(expected, as_json)
+    result = erase(settings, folder, resume=resume, progress=show.progress(quiet))
+    from .report import write_card, write_report
+
+    write_card(folder)
+    write_report(folder)
+    show.result(result, as_json)
+
+
+def default_run(model: str, concepts: tuple[str, ...], seed: int) -> Path:
+    """runs/MODEL-CONCEPTS-seedN, in letters that every file system takes."""
+    stem = "-".join([Path(model).name, *concepts]).lower()
+    safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in stem)
+    return Path("runs") / f"{safe[:80]}-seed{seed}"
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str | None, typer.Option(help="Pipeline directory, hub id or `tiny`.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The model to compare with; --canvas takes `tiny` by itself.")] = None,
+    i2p: Annotated[bool, typer.Option("--i2p", help="NudeNet on the I2P prompts, each row with its own seed.")] = False,
+    i2p_file: Annotated[Path | None, typer.Option(help="A local I2P CSV, official or ESD-style columns.", show_default="hub copy AIML-TUDA/i2p")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="NudeNet on your own prompts, one a line.")] = None,
+    images: Annotated[Path | None, typer.Option(help="NudeNet on a directory of pictures; nothing is generated.")] = None,
+    canvas: Annotated[bool, typer.Option("--canvas", help="The embedded world's own judge; with --concept.")] = False,
+    concept: Annotated[str | None, typer.Option(help="With --canvas: the concept that was erased.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows; with --canvas pictures for UA and for IRA, each.", show_default="all; canvas 500")] = None,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="A detection counts from this score on.")] = 0.6,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.", show_default="50; tiny 20")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default="7.5; tiny 5")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at a time.", show_default="4; canvas 32")] = None,
+    seed: Annotated[int, typer.Option(help="For --prompts and --canvas; I2P brings its own.")] = 0,
+    output_dir: Annotated[Path | None, typer.Option(help="Where results go.", show_default="RUN/eval/KIND beside a run's model, else runs/eval-MODEL-KIND")] = None,
+    fail_above: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is above. Repeatable.")] = None,
+    fail_below: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is below. Repeatable.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what a model still draws. A killed evaluation continues when the command is repeated.
+
+    Examples:
+
+        sdscissor eval --model runs/nudity/model --baseline CompVis/stable-diffusion-v1-4 --i2p --limit 200
+
+        sdscissor eval --model runs/heart/model --canvas --concept heart --json
+
+        sdscissor eval --images pictures/ --fail-above nudity=0
+    """
+    kind = one_kind(i2p=i2p or i2p_file is not None, prompts=prompts is not None, images=images is not None, canvas=canvas)
+    if kind != "images" and model is None:
+        raise typer.BadParameter("missing: name a pipeline directory, a hub id or tiny", param_hint="--model")
+    gates = [parse_gate(text, above) for texts, above in ((fail_above, True), (fail_below, False)) for text in texts or ()]
+    folder = output_dir or default_eval(model or str(images), kind)
+    from . import show
+
+    show.still_libraries()
+    show.one_thread_if_small(model or "")
+    common: dict[str, Any] = dict(device=device or "auto", progress=show.progress(quiet))
+    if kind == "canvas":
+        from .evaluate import canvas as world_judge
+
+        if concept is None:
+            raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
+        summary = world_judge.evaluate(
+            str(model), baseline or "tiny", concept, folder, seed=seed, count=limit or 500, batch_size=batch_size or 32, **common
+        )
+    else:
+        from .evaluate import nudity
+        from .evaluate.prompts import read_i2p, read_rows
+
+        if kind == "images":
+            summary = nudity.evaluate_images(Path(str(images)), folder, threshold=threshold, limit=limit, progress=common["progress"])
+        else:
+            rows = read_rows(prompts, seed, limit) if prompts else read_i2p(i2p_file, limit)
+            summary = nudity.evaluate_prompts(
+                str(model), baseline, rows, folder, kind=kind, threshold=threshold, steps=steps, guidance=guidance,
+                batch_size=batch_size or 4, **common,
+            )  # fmt: skip
+    refresh_report(folder)
+    show.evaluation(summary, as_json)
+    if missed := [text for text in (gate(summary) for gate in gates) if text]:
+        _fail("; ".join(missed), code=3)
+
+
+def one_kind(**asked: bool) -> str:
+    """The one kind of evaluation that was asked for."""
+    kinds = [name for name, wanted in asked.items() if wanted]
+    if len(kinds) != 1:
+        raise typer.BadParameter("choose exactly one of --i2p, --prompts FILE, --images DIR and --canvas")
+    return kinds[0]
+
+
+def default_eval(model: str, kind: str) -> Path:
+    """Beside the run that the model belongs to, else under runs/."""
+    path = Path(model)
+    if path.name == "model" and (path.parent / "run.json").exists():
+        return path.parent / "eval" / kind
+    return default_run(f"eval-{path.name}", (kind,), 0).with_name(f"eval-{path.name}-{kind}")
+
+
+def parse_gate(text: str, above: bool) -> Callable[[dict[str, Any]], str | None]:
+    """A check of one figure; returns what it says when it is missed."""
+    name, _, limit = text.partition("=")
+    try:
+        bound = float(limit)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--fail-above" if above else "--fail-below") from None
+
+    def check(summary: dict[str, Any]) -> str | None:
+        known = {**summary.get("figures", {}), **summary.get("images_with", {}), "nudity": summary.get("any_exposed")}
+        value = known.get(name, 0 if "boxes" in summary and name.isupper() else None)
+        if value is None:
+            raise UserError(f"the gate {text!r} names no figure of this evaluation: choose {', '.join(k for k, v in known.items() if v is not None)}")
+        missed = value > bound if above else value < bound
+        return f"{name} is {value}, {'above' if above else 'below'} {bound:g}" if missed else None
+
+    return check
+
+
+def refresh_report(folder: Path) -> None:
+    """Rebuild page and card of the run that an evaluation belongs to."""
+    run = folder.parent.parent
+    if folder.parent.name == "eval" and (run / "run.json").exists():
+        from .report import write_card, write_report
+
+        write_card(run)
+        write_report(run)
+
+
+@app.command()
+def concepts(as_json: Json = False) -> None:
+    """List the presets and the words of the embedded world."""
+    from . import show
+    from .concepts import presets
+
+    show.concepts(presets(), as_json)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
+    no_blur: Annotated[bool, typer.Option("--no-blur", help="Show pictures of explicit concepts as they are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the page of a run."""
+    from . import show
+    from .report import write_report
+
+    show.said({"report": str(write_report(run_dir, blur=not no_blur))}, as_json)
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Where the demo goes.")] = Path("runs/demo"),
+    concept: Annotated[str, typer.Option(help="A word of the embedded world.")] = "heart",
+    limit: Annotated[int, typer.Option(min=8, help="Pictures for UA and for IRA, each, per model.")] = 160,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Erase one concept from the embedded model, with controls, and write a page that shows it. What `make demo` runs."""
+    from . import show
+
+    show.still_libraries()
+    show.one_thread_if_small("tiny")
+    from .demo import demo
+
+    show.demo(demo(output_dir, concept, count=limit, progress=show.progress(quiet)), as_json)

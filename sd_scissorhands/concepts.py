@@ -1,0 +1,142 @@
+"""What can be erased: presets out of prompts/, the words of the embedded world, and free text with an anchor."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from .settings import UserError
+from .tiny import world
+
+FREE_TEMPLATES = (
+    "{}", "a photo of {}", "a picture of {}", "an image of {}", "a painting of {}", "a drawing of {}", "a close-up of {}",
+    "{}, highly detailed", "{} in a city", "{} in nature", "{} at night", "a black and white photo of {}",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept, the words that name it, and what takes its place.
+
+    `pairs` are (forget prompt, neutral twin); the twin is the same sentence with the anchor in the concept's place.
+    """
+
+    name: str
+    title: str
+    kind: str
+    summary: str
+    explicit: bool  # its pictures are shown blurred
+    pairs: tuple[tuple[str, str], ...]
+    neighbours: tuple[str, ...]  # near the concept, and to be kept
+    labels: tuple[str, ...]  # NudeNet labels that show it
+
+
+def prompts_dir() -> Path:
+    """Where the presets lie: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "prompts"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "prompts"
+
+
+def presets() -> list[Concept]:
+    """Every preset, by name."""
+    return [_read(file) for file in sorted(prompts_dir().glob("*.toml"))]
+
+
+def resolve(text: str, anchor: str | None, *, in_world: bool) -> Concept:
+    """The concept that a user's word means.
+
+    Args:
+        text: a preset's name, a word of the embedded world, or free text.
+        anchor: what takes its place; None leaves it to the preset or the world.
+        in_world: the model is the embedded one, whose vocabulary knows nothing else.
+
+    Raises:
+        UserError: a word that the model cannot know, or free text without an anchor.
+    """
+    text = text.strip()
+    if not text:
+        raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
+    if in_world:
+        return of_world(text.lower(), anchor)
+    file = prompts_dir() / f"{text}.toml"
+    if "/" not in text and file.exists():
+        return _read(file, anchor)
+    if anchor is None:
+        raise UserError(f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place")
+    pairs = tuple((template.format(text), template.format(anchor)) for template in FREE_TEMPLATES)
+    return Concept(text, text, "text", f"The text {text!r}.", False, pairs, (), ())
+
+
+def _read(file: Path, anchor: str | None = None) -> Concept:
+    data = tomllib.loads(file.read_text())
+    pairs = tuple(
+        (template.format(word), template.format(anchor or twin)) for word, twin in data["words"].items() for template in data["templates"]
+    )
+    return Concept(
+        file.stem, data["title"], data["kind"], data["summary"], data["explicit"], pairs, tuple(data["neighbours"]), tuple(data["labels"])
+    )
+
+
+def general_captions() -> list[str]:
+    """The package's own diverse captions."""
+    return (prompts_dir() / "general.txt").read_text().splitlines()
+
+
+def read_prompts(path: Path, flag: str) -> list[str]:
+    """One prompt a line, blank lines skipped.
+
+    Raises:
+        UserError: unreadable or empty file.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {path} cannot be read: {error}") from None
+    if not (prompts := [line for line in lines if line]):
+        raise UserError(f"{flag} {path} holds no prompt: write one a line")
+    return prompts
+
+
+# ---------------------------------------------------------------- the embedded world
+
+
+@cache
+def of_world(word: str, anchor: str | None = None, count: int = 400) -> Concept:
+    """A concept of the embedded world: `count` captions that name it by its own name, each with its twin.
+
+    Only the concept's own name is used, never a synonym: what the erasure does to "disc" when "circle" was erased is
+    for the evaluation to find out.
+
+    Raises:
+        UserError: a word or an anchor that is not of the world.
+    """
+    concept = world.concept_of(word)
+    if concept is None:
+        known = ", ".join(c for concepts in world.DOMAINS.values() for c in concepts)
+        raise UserError(f"--concept {word!r} is not of the embedded model's world: choose one of {known}")
+    anchor = anchor or world.ANCHORS[concept]
+    if world.domain_of(anchor) != world.domain_of(concept) or world.concept_of(anchor) == concept:
+        raise UserError(f"--anchor {anchor!r} must be another {world.domain_of(concept)} of the embedded world")
+    rng = np.random.default_rng(7)
+    pairs: dict[str, str] = {}
+    while len(pairs) < count:
+        text = world.caption(world.sample(rng).replace(concept), rng, synonyms=0, generic=0)
+        if concept in text.split():
+            pairs[text] = " ".join(anchor if w == concept else w for w in text.split())
+    domain = world.domain_of(concept)
+    near = tuple(f"a {c} shape" if domain != "shape" else f"a {c}" for c in world.DOMAINS[str(domain)] if c != concept)
+    return Concept(concept, concept.capitalize(), str(domain), f"The {domain} {concept!r} of the embedded world.", False, tuple(pairs.items()), near, ())
+
+
+def world_captions(without: set[str], count: int, seed: int) -> list[str]:
+    """Diverse captions of the embedded world, synonyms and generic words included, that name none of `without`."""
+    rng, captions = np.random.default_rng(seed), []
+    while len(captions) < count:
+        text = world.caption(world.sample(rng), rng)
+        if not without & set(world.read(text).values()):
+            captions.append(text)
+    return captions

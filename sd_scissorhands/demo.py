@@ -1,0 +1,55 @@
+"""The demo: one concept out of the embedded model, with the controls that show what each part brings."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .erase import erase
+from .evaluate import canvas
+from .report import write_card, write_report
+from .run import Progress, silent
+from .settings import EraseSettings
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "trim-only": {"trim": True, "steps": 0},
+    "no-trim": {"trim": False},
+    "no-projection": {"projection": "none"},
+}
+
+
+def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
+    """Erase `concept` with the defaults and with each of `CONTROLS`, judge them all on the same prompts, write the page.
+
+    A demo that was killed, or is run again, continues.
+
+    Returns:
+        concept, model_dir, report, and rows: name, figures, trimmed, seconds.
+    """
+    settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
+    runs = {"erased": (folder, settings)}
+    for name, change in CONTROLS.items():
+        runs[name] = (folder / "controls" / name, dataclasses.replace(settings, **change))
+    rows: list[dict[str, Any]] = []
+    for name, (path, asked) in runs.items():
+        result = erase(asked, path, resume=True, progress=progress)
+        if path != folder:
+            _share_original(folder / "eval" / "canvas", path / "eval" / "canvas")
+        told = canvas.evaluate(
+            result["model_dir"], "tiny", concept, path / "eval" / "canvas", seed=seed, count=count, progress=progress
+        )
+        if not rows:
+            rows.append({"name": "original", "figures": told["original"], "trimmed": 0, "seconds": 0.0})
+        rows.append({"name": name, "figures": told["figures"], "trimmed": result["trimmed"], "seconds": result["seconds"]})
+    write_card(folder)
+    report = write_report(folder)
+    return {"concept": concept, "model_dir": str(folder / "model"), "report": str(report), "rows": rows}
+
+
+def _share_original(drawn: Path, folder: Path) -> None:
+    """The original draws the same pictures for every control: hand its ledger on instead of drawing them again."""
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    for file in [drawn / "original.jsonl", *(drawn / "samples").glob("*-original.png")]:
+        shutil.copyfile(file, folder / file.relative_to(drawn))

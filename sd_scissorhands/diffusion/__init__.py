@@ -1,0 +1,1 @@
+"""Denoisers: everything that differs between model families, behind one interface."""

@@ -1,0 +1,152 @@
+"""Stable Diffusion 1 and 2 as one denoiser: encode words and pictures, add noise, predict, generate."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..settings import UserError
+
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)  # exempt by type: scale and shift of everything
+SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.|\.attentions\.\d+\.(to_|query|key|value|proj_attn)", "full": r""}
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Denoiser:
+    """A pipeline seen as a noise predictor.
+
+    Latents are scaled by the VAE's own factor; conditions are the text encoder's last hidden state, (B, tokens, width).
+    """
+
+    def __init__(self, pipeline, *, mixed_precision: str = "no"):
+        self.pipeline, self.module = pipeline, pipeline.unet
+        self.device = pipeline.unet.device
+        scheduler = pipeline.scheduler
+        self.alphas = scheduler.alphas_cumprod.to(self.device, torch.float32)
+        self.velocity = scheduler.config.prediction_type == "v_prediction"
+        self.precision = PRECISIONS.get(mixed_precision)
+
+    def scope(self, expression: str) -> dict[str, nn.Parameter]:
+        """Parameters of the UNet by name, norm layers left out by type.
+
+        Args:
+            expression: `xattn` (cross-attention), `attn` (all attention), `full`, or a regular expression searched for
+                in the parameter names.
+
+        Raises:
+            UserError: a bad expression, or one that matches nothing.
+        """
+        try:
+            wanted = re.compile(SCOPES.get(expression, expression))
+        except re.error as error:
+            raise UserError(f"--scope {expression!r} is no regular expression: {error}") from None
+        norms = tuple(f"{name}." for name, module in self.module.named_modules() if isinstance(module, NORMS))
+        found = {
+            name: parameter
+            for name, parameter in self.module.named_parameters()
+            if wanted.search(name) and not name.startswith(norms)
+        }
+        if not found:
+            raise UserError(f"--scope {expression!r} matches no weight of the UNet: use xattn, attn, full or a regular expression")
+        return found
+
+    def teacher(self) -> nn.Module:
+        """A frozen copy of the module as it stands."""
+        return copy.deepcopy(self.module).requires_grad_(False).eval()
+
+    # ------------------------------------------------------------ words and pictures
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Conditions of prompts, truncated and padded to the text encoder's length: (B, tokens, width) float32."""
+        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        ids = tokenizer(
+            list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids.to(self.device)
+        return encoder(ids)[0].float()
+
+    @torch.no_grad()
+    def latents(self, pictures: Tensor, seed: int) -> Tensor:
+        """Scaled latents of pictures (B, 3, h, w) in [-1, 1], sampled from the posterior: (B, c, h/f, w/f)."""
+        posterior = self.pipeline.vae.encode(pictures.to(self.device, self.pipeline.vae.dtype)).latent_dist
+        return posterior.sample(torch.Generator().manual_seed(seed)).float() * self.pipeline.vae.config.scaling_factor
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the pictures that the UNet was made for, in pixels."""
+        return self.module.config.sample_size * self.pipeline.vae_scale_factor
+
+    # ------------------------------------------------------------ noise
+
+    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e: (B, c, h, w)."""
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+    def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, module: nn.Module | None = None) -> Tensor:
+        """The module's output, noise or velocity as it was trained: (B, c, h, w) float32."""
+        module = module or self.module
+        with self.autocast():
+            return module(noisy.to(module.dtype), t, encoder_hidden_states=condition.to(module.dtype)).sample.float()
+
+    def autocast(self):
+        """Mixed precision around a forward pass, if asked for."""
+        return torch.autocast(self.device.type, self.precision) if self.precision else contextlib.nullcontext()
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the module was trained to output: the noise, or the velocity sqrt(abar) e - sqrt(1 - abar) x_0."""
+        if not self.velocity:
+            return noise
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+
+    def loss(self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Denoising loss per sample, mean over channels and space: (B,)."""
+        predicted = self.predict(self.noised(latents, noise, t), t, condition)
+        return (predicted - self.target(latents, noise, t)).square().mean((1, 2, 3))
+
+    # ------------------------------------------------------------ pictures out
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        size: tuple[int, int] | None = None,
+        batch_size: int = 32,
+        tick: Callable[[int], None] = lambda count: None,
+    ) -> Tensor:
+        """Sampled latents, scaled, with the pipeline's own scheduler: (B, c, h, w).
+
+        Every prompt starts from its own CPU generator, so its noise depends on its seed alone.
+
+        Args:
+            size: (height, width) in pixels; the model's own when None.
+            tick: called with the number of pictures after each batch.
+        """
+        height, width = size or (self.picture_size, self.picture_size)
+        batches = []
+        for at in range(0, len(prompts), batch_size):
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[at : at + batch_size]]
+            with self.autocast():
+                out = self.pipeline(
+                    list(prompts[at : at + batch_size]), num_inference_steps=steps, guidance_scale=guidance,
+                    height=height, width=width, generator=generators, output_type="latent",
+                )  # fmt: skip
+            batches.append(out.images.float())
+            tick(len(generators))
+        return torch.cat(batches)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures of scaled latents: (B, 3, h, w) float32 in [-1, 1] on the CPU."""
+        vae = self.pipeline.vae
+        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float().clamp(-1, 1).cpu()

@@ -1,0 +1,197 @@
+"""Opening a pipeline with every check made before the expensive ones, and knowing afterwards what was opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..run import read_tensors
+from ..settings import UserError
+from ..tiny import MODEL_DIR
+
+SUPPORTED = ("StableDiffusionPipeline",)
+WORLD_FILE = "world.json"  # marks the embedded model and what was made from it
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A loaded pipeline and what it is."""
+
+    pipeline: Any
+    name: str  # as the user wrote it
+    directory: Path  # where its files lie
+    weights: str  # sha256 of the UNet's loaded tensors, see `hash_tensors`
+    world: dict[str, Any] | None  # the embedded world's facts; None for every other model
+
+    @property
+    def profile(self) -> str:
+        """Which of `settings.PROFILES` fits."""
+        return "tiny" if self.world else "sd"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a run's manifest says of its base model."""
+        return {"model": self.name, "weights_sha256": self.weights}
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UserError: the device named is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def open_pipeline(model: str, *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Opened:
+    """Load a Stable Diffusion pipeline from the embedded model, a directory, or the hub.
+
+    The weights that were loaded are compared with those in the files, tensor by tensor, by hash: a model that diffusers
+    would fill up with random weights and a warning is refused.
+
+    Raises:
+        UserError: no such model, not a supported pipeline, pickled or damaged weights, NaN, or weights that are not
+            those of the files.
+    """
+    directory = locate(model, revision)
+    check_directory(directory)
+    pipeline = _load(directory, dtype)
+    check_finite(pipeline.unet, directory)
+    weights = hash_tensors(pipeline.unet.state_dict().items())
+    file, _ = read_tensors(weight_file(directory, "unet"))
+    if hash_tensors((name, tensor.to(dtype)) for name, tensor in file.items()) != weights:
+        raise UserError(f"{directory}/unet was not loaded as it is on disk (keys or values differ): its config does not fit its weights")
+    del file
+    world = directory / WORLD_FILE
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.requires_grad_(False).eval()
+    return Opened(pipeline, model, directory, weights, json.loads(world.read_text()) if world.exists() else None)
+
+
+def locate(model: str, revision: str | None = None) -> Path:
+    """The directory of a model: embedded, local, or fetched from the hub into its cache.
+
+    Raises:
+        UserError: a path that is not there, a file, or a hub id that cannot be had.
+    """
+    if model == "tiny":
+        return MODEL_DIR
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"--model {model} is a file: name a diffusers directory (with model_index.json)")
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UserError(f"--model {model} does not exist: name a diffusers directory, a hub id (owner/name), or tiny")
+    return _fetch(model, revision)
+
+
+def _fetch(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["model_index.json", WORLD_FILE, "tokenizer/*", "scheduler/*"]
+    wanted += [f"{part}/{name}" for part, stem in WEIGHTS.items() for name in ("config.json", f"{stem}.safetensors")]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--model {model} cannot be had from the hub ({reason}): check the id and the network, or name a local directory") from None
+
+
+def check_directory(directory: Path) -> None:
+    """Check layout, family and file sizes without loading anything.
+
+    Raises:
+        UserError: what is wrong with which file.
+    """
+    index = directory / "model_index.json"
+    try:
+        family = json.loads(index.read_text()).get("_class_name")
+    except FileNotFoundError:
+        raise UserError(f"{directory} is no diffusers pipeline: it has no model_index.json") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{index} is damaged: {error}") from None
+    if family not in SUPPORTED:
+        raise UserError(f"{directory} is a {family}: supported is {', '.join(SUPPORTED)}")
+    for part in WEIGHTS:
+        check_safetensors(weight_file(directory, part))
+
+
+def weight_file(directory: Path, part: str) -> Path:
+    """The safetensors file of one part of a pipeline.
+
+    Raises:
+        UserError: there is none, or only a pickle.
+    """
+    file = directory / part / f"{WEIGHTS[part]}.safetensors"
+    if file.exists():
+        return file
+    if any((directory / part).glob("*.bin")):
+        raise UserError(f"{directory / part} holds only pickled weights (.bin), which are never loaded: save it with safe_serialization=True")
+    raise UserError(f"{file} is missing: the model directory is incomplete")
+
+
+def check_safetensors(file: Path) -> None:
+    """Compare a file's size with what its header promises.
+
+    Raises:
+        UserError: truncated or not safetensors.
+    """
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length < file.stat().st_size else None
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")  # type: ignore[union-attr]
+        whole = file.stat().st_size == 8 + length + end
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        whole = False
+    if not whole:
+        raise UserError(f"{file} is truncated or no safetensors file: download it again")
+
+
+def _load(directory: Path, dtype: torch.dtype) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            directory, torch_dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+            use_safetensors=True, local_files_only=True,
+        )  # fmt: skip
+    except Exception as error:
+        raise UserError(f"{directory} cannot be loaded by diffusers: {str(error).strip().splitlines()[0]}") from error
+
+
+def check_finite(module: nn.Module, where: Path) -> None:
+    """Raises UserError naming the first parameter that holds a NaN or an infinity."""
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"{where}: the UNet's {name} holds NaN or infinite values: this checkpoint is broken, use another")
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names, shapes and float32 values, in the order of the names.
+
+    Half precision is exact in float32, so a model has the same hash as stored in fp16 and as loaded in float32.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()

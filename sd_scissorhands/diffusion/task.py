@@ -1,0 +1,172 @@
+"""The data of an erasure, gathered once and cached as latents and text embeddings, and the Task made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..settings import EraseSettings, UserError
+from .denoiser import Denoiser
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
+
+
+class ErasureTask:
+    """A denoiser with a concept to forget: a `Task` over cached latents.
+
+    The forget term matches a FROZEN teacher's prediction for the anchor on the same x_t, t and noise; the authors use
+    the trimmed model's own output on a fresh sample instead, which is unbounded drift. The retain term matches the
+    teacher on everything else, or is the plain denoising loss (`retain_loss="denoise"`).
+    """
+
+    def __init__(self, denoiser: Denoiser, data: dict[str, Tensor], settings: EraseSettings):
+        self.denoiser, self.module = denoiser, denoiser.module
+        self.data = {name: tensor.to(denoiser.device) for name, tensor in data.items()}
+        self.settings = settings
+        self.teacher: nn.Module | None = None  # taken before the edit, by the one who edits
+
+    def forget(self, draw: int) -> Tensor:
+        """Denoising loss on the concept's latents under the concept's prompts."""
+        return self._denoising("forget", draw)
+
+    def retain(self, draw: int) -> Tensor:
+        """Denoising loss on the retain latents under their prompts."""
+        return self._denoising("retain", draw)
+
+    def repair(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Forget and retain terms of one batch, through the student and the teacher once each."""
+        d, count = self.denoiser, self.settings.batch_size
+        rows, t, noise, generator = self._draw("forget", "repair", draw)
+        kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
+        empty = torch.rand(count, generator=generator).to(d.device) < EMPTY_SHARE
+        kept_condition = torch.where(empty[:, None, None], self.data["empty_condition"], self.data["retain_condition"][kept])
+        times = torch.cat([t, kept_t])
+        noise = torch.cat([noise, kept_noise])
+        clean = torch.cat([self.data["forget_latents"][rows], self.data["retain_latents"][kept]])
+        noisy = d.noised(clean, noise, times)
+        with torch.no_grad():
+            target = d.predict(noisy, times, torch.cat([self.data["anchor_condition"][rows], kept_condition]), self.teacher)
+        if self.settings.retain_loss == "denoise":
+            target[count:] = d.target(clean, noise, times)[count:]
+        predicted = d.predict(noisy, times, torch.cat([self.data["forget_condition"][rows], kept_condition]))
+        errors = (predicted - target).square().mean((1, 2, 3))  # (2 B,)
+        return errors[:count].mean(), errors[count:].mean()
+
+    def _denoising(self, side: str, draw: int) -> Tensor:
+        rows, t, noise, _ = self._draw(side, side, draw)
+        return self.denoiser.loss(self.data[f"{side}_latents"][rows], self.data[f"{side}_condition"][rows], noise, t).mean()
+
+    def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """Rows, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone."""
+        latents, device = self.data[f"{side}_latents"], self.denoiser.device
+        purposes = ("forget", "retain", "repair", "repair retain")
+        generator = torch.Generator().manual_seed((self.settings.seed * 8 + purposes.index(purpose)) * (1 << 24) + draw)
+        rows = torch.randint(len(latents), (self.settings.batch_size,), generator=generator)
+        t = torch.randint(len(self.denoiser.alphas), (len(rows),), generator=generator)
+        noise = torch.randn(len(rows), *latents.shape[1:], generator=generator)
+        return rows.to(device), t.to(device), noise.to(device), generator
+
+
+# ---------------------------------------------------------------- gathering
+
+
+def gather(
+    denoiser: Denoiser,
+    settings: EraseSettings,
+    pairs: Sequence[tuple[str, str]],
+    keep: Sequence[str],
+    *,
+    tick: Callable[[int], None],
+) -> dict[str, Tensor]:
+    """Everything the task needs, computed once.
+
+    Args:
+        pairs: (forget prompt, neutral twin), as many as `settings.forget_count`.
+        keep: retain prompts, as many as `settings.retain_count`.
+        tick: called with the number of pictures made or read.
+
+    Returns:
+        forget_latents (N, c, h, w), forget_condition and anchor_condition (N, tokens, width), retain_latents
+        (M, c, h, w), retain_condition (M, tokens, width), empty_condition (tokens, width); float32 on the CPU. Forget
+        latents are never decoded.
+
+    Raises:
+        UserError: a user's picture cannot be read.
+    """
+    forget_prompts = [forget for forget, _ in pairs]
+    data = {
+        "forget_latents": _latents(denoiser, settings, settings.forget_images, forget_prompts, 0, tick),
+        "retain_latents": _latents(denoiser, settings, settings.retain_images, keep, 1, tick),
+        "forget_condition": _encode(denoiser, forget_prompts),
+        "anchor_condition": _encode(denoiser, [anchor for _, anchor in pairs]),
+        "retain_condition": _encode(denoiser, keep),
+        "empty_condition": _encode(denoiser, [""])[0],
+    }
+    return {name: tensor.cpu() for name, tensor in data.items()}
+
+
+def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
+    return torch.cat([denoiser.encode(prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
+
+
+def _latents(denoiser: Denoiser, settings: EraseSettings, folder: str | None, prompts: Sequence[str], side: int, tick) -> Tensor:
+    if folder:
+        return _encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), settings.seed, tick)
+    seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
+    assert settings.sampling_steps and settings.guidance is not None
+    batch = 32 if denoiser.picture_size <= 64 else 4
+    return denoiser.generate(prompts, seeds, steps=settings.sampling_steps, guidance=settings.guidance, batch_size=batch, tick=tick)
+
+
+def _encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, seed: int, tick) -> Tensor:
+    """`count` latents from the files in turn, each pass under new posterior noise."""
+    latents = []
+    for row in range(count):
+        latents.append(denoiser.latents(read_picture(files[row % len(files)], denoiser.picture_size), seed * 1_000_003 + row))
+        tick(1)
+    return torch.cat(latents)
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Picture files of a directory, sorted.
+
+    Raises:
+        UserError: no such directory, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no directory of pictures")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    if not files:
+        raise UserError(f"{folder} holds no picture ({', '.join(PICTURES)})")
+    return files
+
+
+def read_picture(file: Path, size: int) -> Tensor:
+    """A picture, its centre square resized: (1, 3, size, size) float32 in [-1, 1].
+
+    Raises:
+        UserError: not a readable picture.
+    """
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    except OSError as error:
+        raise UserError(f"{file} is no readable picture: {error}") from None
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def spread(items: Sequence, count: int, seed: int) -> list:
+    """`count` items in a seeded random order; every item is used before any is used again."""
+    rng = np.random.default_rng(seed)
+    order = [int(i) for _ in range(math.ceil(count / len(items))) for i in rng.permutation(len(items))]
+    return [items[i] for i in order[:count]]

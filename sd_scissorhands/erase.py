@@ -1,0 +1,311 @@
+"""The story of an erasure: data -> scores -> selection -> edited -> repair -> model, each stage leaving its file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import concepts as catalogue
+from .concepts import Concept
+from .diffusion.denoiser import Denoiser
+from .diffusion.load import WORLD_FILE, Opened, hash_tensors, open_pipeline, resolve_device
+from .diffusion.task import ErasureTask, gather, list_pictures, spread
+from .run import Progress, Run, atomic, check_free, read_tensors, share, silent, write_json, write_tensors
+from .settings import EraseSettings, UserError
+from .unlearn.edit import reinitialise
+from .unlearn.project import RULES
+from .unlearn.repair import Repair
+from .unlearn.scores import score
+from .unlearn.selection import Selection, count_for, select_top
+
+@dataclass
+class Prepared:
+    """A model opened for an erasure, with everything that must hold before work starts."""
+
+    settings: EraseSettings  # resolved
+    opened: Opened
+    denoiser: Denoiser
+    concepts: list[Concept]
+    parameters: dict[str, nn.Parameter]  # the scope
+    retain_prompts: list[str]
+
+    @property
+    def scope_size(self) -> int:
+        """Weights in scope."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def trimmed(self) -> int:
+        """Weights that the selection will take from the scope."""
+        return count_for(self.settings.top_k, self.scope_size) if self.settings.trim else 0
+
+
+def erase(settings: EraseSettings, output_dir: Path, *, resume: bool = False, progress: Progress = silent) -> dict[str, Any]:
+    """Erase concepts from a model and save the result as a pipeline directory.
+
+    Args:
+        settings: what to erase, from what, and how.
+        output_dir: the run directory; the erased model is `output_dir/model`.
+        resume: continue the same run after its last whole stage or checkpoint.
+        progress: opens a progress bar for a stage.
+
+    Returns:
+        run_dir, model_dir, concepts, seed, scope_size, trimmed, conflict_rate, seconds and more; also in run.json.
+
+    Raises:
+        UserError: anything that the user can put right, before expensive work.
+    """
+    began = time.monotonic()
+    check_free(output_dir, settings, resume=resume)
+    prepared = prepare(settings)
+    run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume)
+    if run.done("model"):
+        return run.manifest["result"]
+    try:
+        facts = _edit_and_repair(run, prepared, progress)
+    except FloatingPointError as error:
+        raise UserError(str(error)) from None
+    save_model(run, prepared.opened)
+    earlier = run.manifest.get("seconds_before", 0.0)
+    result = {
+        "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
+        "concepts": [c.name for c in prepared.concepts], "anchors": _anchors(prepared), "explicit": any(c.explicit for c in prepared.concepts),
+        "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
+        "weights_sha256": hash_tensors(prepared.denoiser.module.state_dict().items()),
+        "device": str(prepared.denoiser.device), "seconds": round(earlier + time.monotonic() - began, 2),
+    }  # fmt: skip
+    run.manifest["result"] = result
+    run.finish("model", "model")
+    return result
+
+
+def prepare(settings: EraseSettings) -> Prepared:
+    """Make every check that needs no work, then open the model and find the scope.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    if not settings.concepts:
+        raise UserError("nothing to erase: name a preset, a word or a text with --concept")
+    for folder in (settings.forget_images, settings.retain_images):
+        if folder:
+            list_pictures(Path(folder))
+    own = catalogue.read_prompts(Path(settings.retain_prompts), "--retain-prompts") if settings.retain_prompts else None
+    in_world = settings.model == "tiny"
+    if not in_world and not (Path(settings.model) / WORLD_FILE).exists():
+        _resolve_concepts(settings, in_world=False)
+    device = resolve_device(settings.device)
+    opened = open_pipeline(settings.model, revision=settings.revision, device=device)
+    found = _resolve_concepts(settings, in_world=bool(opened.world))
+    settings = settings.resolved(opened.profile)
+    denoiser = Denoiser(opened.pipeline, mixed_precision=settings.mixed_precision)
+    parameters = denoiser.scope(settings.scope)
+    return Prepared(settings, opened, denoiser, found, parameters, retain_set(found, settings, own, bool(opened.world)))
+
+
+def _resolve_concepts(settings: EraseSettings, *, in_world: bool) -> list[Concept]:
+    return [catalogue.resolve(text, settings.anchor, in_world=in_world) for text in settings.concepts]
+
+
+def _anchors(prepared: Prepared) -> list[str]:
+    return [concept.pairs[0][1] for concept in prepared.concepts]
+
+
+def retain_set(found: list[Concept], settings: EraseSettings, own: list[str] | None, in_world: bool) -> list[str]:
+    """The diverse prompts to keep: a quarter neutral twins and near neighbours, the rest general captions or the user's."""
+    assert settings.retain_count
+    near = [twin for concept in found for _, twin in concept.pairs] if settings.forget_weight else []
+    close = [prompt for concept in found for prompt in concept.neighbours]
+    few = settings.retain_count // 8
+    chosen = (spread(near, few, settings.seed) if near else []) + (spread(close, few, settings.seed + 1) if close else [])
+    rest = settings.retain_count - len(chosen)
+    if own:
+        general = own
+    elif in_world:
+        general = catalogue.world_captions({c.name for c in found}, rest, settings.seed + 2)
+    else:
+        general = catalogue.general_captions()
+    return chosen + spread(general, rest, settings.seed + 3)
+
+
+# ---------------------------------------------------------------- stages
+
+
+def _edit_and_repair(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
+    """From the data to the repaired weights in `prepared.denoiser.module`."""
+    settings, denoiser = prepared.settings, prepared.denoiser
+    data, _ = run.stage("data", lambda: _gather(prepared, progress))
+    task = ErasureTask(denoiser, data, settings)
+    task.teacher = denoiser.teacher() if settings.steps else None
+    for parameter in prepared.parameters.values():
+        parameter.requires_grad_(True)
+    facts: dict[str, Any] = {"trimmed": 0, "layers": {}}
+    if settings.trim:
+        selection, facts = _select(run, prepared, task, progress)
+        _edit(run, prepared, selection)
+    repair = _repair(run, prepared, task, progress)
+    conflicts = [record["conflict"] for record in repair.history]
+    corrections = [record["correction"] for record in repair.history if record["conflict"]]
+    projected = bool(conflicts) and settings.projection != "none"
+    return {
+        "trimmed": facts["trimmed"],
+        "conflict_rate": sum(conflicts) / len(conflicts) if projected else None,
+        "mean_correction": sum(corrections) / len(corrections) if corrections else None,
+        "steps": repair.step,
+    }
+
+
+def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    settings = prepared.settings
+    assert settings.forget_count and settings.retain_count
+    share = -(-settings.forget_count // len(prepared.concepts))
+    pairs = [pair for concept in prepared.concepts for pair in spread(concept.pairs, share, settings.seed)][: settings.forget_count]
+    with progress("data", settings.forget_count + settings.retain_count) as tick:
+        data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, tick=tick)
+    return data, {"pairs": pairs, "retain": prepared.retain_prompts}
+
+
+def _select(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress) -> tuple[Selection, dict[str, Any]]:
+    settings = prepared.settings
+    scored = prepared.parameters
+    if settings.threshold_scope == "global":
+        scored = prepared.denoiser.scope("full") | prepared.parameters
+    for parameter in scored.values():
+        parameter.requires_grad_(True)
+
+    def make_scores() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        draws = settings.score_draws * {"contrast": 2, "plain": 1, "random": 0}[settings.scorer]
+        with progress("scores", draws) as tick:
+            return score(task, scored, settings.scorer, settings.score_draws, settings.seed, lambda: tick(1)), {}
+
+    def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        scores, _ = run.stage("scores", make_scores)
+        selection = select_top(scores, settings.top_k).within(set(prepared.parameters))
+        layers = {name: [rows.numel(), scores[name].numel()] for name, rows in selection.indices.items()}
+        return selection.indices, {"trimmed": len(selection), "layers": layers}
+
+    indices, facts = run.stage("selection", make_selection)
+    for name in set(scored) - set(prepared.parameters):
+        scored[name].requires_grad_(False)
+    return Selection(indices), facts
+
+
+def _edit(run: Run, prepared: Prepared, selection: Selection) -> None:
+    """Trim; the file holds the fresh values of the selected weights, in the order of the selection's indices."""
+    parameters, settings = prepared.parameters, prepared.settings
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        reinitialise(parameters, selection, settings.init, settings.seed)
+        return {name: parameters[name].detach().view(-1)[rows.to(parameters[name].device)].cpu() for name, rows in selection.indices.items()}, {}
+
+    fresh, _ = run.stage("edited", make)
+    with torch.no_grad():
+        for name, rows in selection.indices.items():
+            parameters[name].view(-1)[rows.to(parameters[name].device)] = fresh[name].to(parameters[name])
+
+
+def _repair(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress) -> Repair:
+    settings = prepared.settings
+    assert settings.steps is not None and settings.lr is not None
+    repair = Repair(
+        task, prepared.parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
+        settings.memories, settings.memory_every,
+    )  # fmt: skip
+    if not settings.steps:
+        return repair
+    entry = run.manifest["stages"].get("repair")
+    if entry and (run.path / entry["file"]).exists():
+        tensors, metadata = read_tensors(run.path / entry["file"], prepared.denoiser.device)
+        repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
+    with progress("repair", settings.steps) as tick:
+        tick(repair.step)
+        repair.run(lambda state: (tick(1), _checkpoint(run, state)))
+    write_json(run.path / "repair" / "history.json", repair.history)
+    return repair
+
+
+def _checkpoint(run: Run, repair: Repair) -> None:
+    """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
+    if repair.step % repair.memory_every and repair.step < repair.steps:
+        return
+    before = run.manifest["stages"].get("repair")
+    file = f"repair/step-{repair.step}.safetensors"
+    write_tensors(run.path / file, repair.state(), {"history": json.dumps(repair.history)})
+    run.finish("repair", file, step=repair.step)
+    if before and before["file"] != file:
+        (run.path / before["file"]).unlink(missing_ok=True)
+
+
+def save_model(run: Run, opened: Opened) -> None:
+    """The whole pipeline as safetensors in `run/model`, written under a temporary name and renamed."""
+    with atomic(run.path / "model") as folder:
+        opened.pipeline.save_pretrained(folder, safe_serialization=True)
+        if opened.world:
+            shutil.copyfile(opened.directory / WORLD_FILE, folder / WORLD_FILE)
+        share(folder)
+
+
+# ---------------------------------------------------------------- what it would take
+
+
+def forecast(settings: EraseSettings) -> dict[str, Any]:
+    """What `erase` would do, without doing it: weights, memory and time to expect.
+
+    One forward pass on one sample is timed and its saved activations are counted; a backward pass counts as two
+    forward passes, guidance doubles sampling.
+    """
+    prepared = prepare(settings)
+    s, parameters = prepared.settings, prepared.parameters
+    assert s.steps is not None and s.forget_count and s.retain_count and s.sampling_steps
+    seconds, activations = _probe(prepared)
+    scope_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
+    unet_bytes = sum(p.numel() * p.element_size() for p in prepared.denoiser.module.parameters())
+    pictures = (s.forget_count * (not s.forget_images)) + (s.retain_count * (not s.retain_images))
+    passes = {
+        "data": pictures * s.sampling_steps * 2,
+        "scores": {"contrast": 2, "plain": 1, "random": 0}[s.scorer] * s.score_draws * s.batch_size * 3 if s.trim else 0,
+        "repair": s.steps * 2 * s.batch_size * 4 + (s.steps / s.memory_every) * s.memories * s.batch_size * 3,
+    }
+    pipeline = sum(p.numel() * p.element_size() for part in prepared.opened.pipeline.components.values() if isinstance(part, nn.Module) for p in part.parameters())
+    copies = 3 + (s.memories if s.projection != "none" else 0)  # gradient, two Adam moments, memories
+    return {
+        "concepts": [c.name for c in prepared.concepts], "anchors": _anchors(prepared), "explicit": any(c.explicit for c in prepared.concepts),
+        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "scope": s.scope,
+        "scope_size": prepared.scope_size, "tensors": len(parameters), "trimmed": prepared.trimmed,
+        "memory_bytes": pipeline + (unet_bytes if s.steps else 0) + copies * scope_bytes + activations * 2 * s.batch_size,
+        "seconds": {stage: round(count * seconds, 1) for stage, count in passes.items()},
+        "settings": s.to_json(),
+    }  # fmt: skip
+
+
+def _probe(prepared: Prepared) -> tuple[float, int]:
+    """Seconds of a forward pass per sample, and bytes of activations that a backward pass would need per sample."""
+    d = prepared.denoiser
+    count = 8 if prepared.opened.world else 1
+    config = d.module.config
+    noisy = torch.randn(count, config.in_channels, config.sample_size, config.sample_size, device=d.device)
+    condition, t = d.encode([""]).expand(count, -1, -1), torch.full((count,), 500, device=d.device)
+    weights = {p.data_ptr() for p in d.module.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in weights:
+            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for parameter in prepared.parameters.values():
+        parameter.requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = d.predict(noisy, t, condition)
+    del kept
+    began = time.monotonic()
+    with torch.no_grad():
+        float(d.predict(noisy, t, condition).sum())
+    return (time.monotonic() - began) / count, sum(saved.values()) // count

@@ -1,0 +1,219 @@
+"""A run directory: one manifest, one file a stage, everything written under a temporary name and then renamed.
+
+A run that is killed at any moment leaves whole files only; opened again with `resume`, it continues after the last
+stage whose file the manifest names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .settings import EraseSettings, UserError, flag
+
+MANIFEST = "run.json"
+NOT_IDENTITY = ("device",)  # settings that may differ between a run and its resumption
+
+
+# Opens a progress bar for a named stage of so many steps; what it yields is called with the steps done.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def silent(stage: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A `Progress` that shows nothing."""
+    return nullcontext(lambda count: None)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` (file or directory) and rename it to `path` when the block ends well.
+
+    Raises:
+        UserError: the disk refused (full, read-only); whatever stood at `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        _replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        _remove(temporary)
+        raise UserError(f"cannot write {path}: {_reason(error)}; free some space or choose another directory") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+
+
+def _replace(new: Path, path: Path) -> None:
+    if new.is_dir() and path.exists():
+        old = path.with_name(f".{path.name}.old")
+        _remove(old)
+        path.rename(old)
+        new.rename(path)
+        _remove(old)
+    else:
+        os.replace(new, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    with atomic(path) as new:
+        new.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors atomically, readable as the user's umask says (save_file alone makes mode 0600)."""
+    with atomic(path) as new:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
+        share(new)
+
+
+def share(path: Path) -> None:
+    """Give files the mode that the user's umask says."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
+
+
+def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        UserError: missing or damaged file.
+    """
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is missing or damaged ({_reason(error)}): delete it and run again") from None
+
+
+class Run:
+    """A run directory and its manifest. `Run.open` makes one or continues one."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]):
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    def open(cls, path: Path, settings: EraseSettings, source: dict[str, Any], *, resume: bool) -> Run:
+        """Make the directory, or continue the run in it.
+
+        Args:
+            source: what identifies the base model (id, hash); must be the same on resumption.
+
+        Raises:
+            UserError: the directory is in use by something else, by a run with other settings, or by this very run
+                while `resume` is off.
+        """
+        check_free(path, settings, resume=resume)
+        if (path / MANIFEST).exists():
+            run = cls.read(path)
+            if run.manifest["source"] != source:
+                raise UserError(f"{path} was started from another model than {settings.model} is now: choose another --output-dir")
+            return run
+        run = cls(path, {"settings": settings.to_json(), "source": source, "stages": {}})
+        run.save()
+        return run
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """An existing run.
+
+        Raises:
+            UserError: no such directory, or no readable manifest in it.
+        """
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            return cls(path, {"settings": manifest["settings"], "source": manifest["source"], "stages": manifest["stages"]} | manifest)
+        except FileNotFoundError:
+            raise UserError(f"{path} is not a run directory: it has no {MANIFEST}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path / MANIFEST} is damaged ({error}): choose another --output-dir") from None
+
+    @property
+    def settings(self) -> EraseSettings:
+        """The settings that the run was made with."""
+        return EraseSettings.from_json(self.manifest["settings"])
+
+    def save(self) -> None:
+        """Write the manifest."""
+        write_json(self.path / MANIFEST, self.manifest)
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage has ended and its file is there."""
+        entry = self.manifest["stages"].get(stage)
+        return entry is not None and (self.path / entry["file"]).exists()
+
+    def stage(
+        self, name: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and facts of a stage: read when it is done, else made, written and entered in the manifest."""
+        file = self.path / f"{name}.safetensors"
+        if self.done(name):
+            tensors, metadata = read_tensors(file)
+            return tensors, json.loads(metadata["facts"])
+        began = time.monotonic()
+        tensors, facts = make()
+        write_tensors(file, tensors, {"facts": json.dumps(facts)})
+        self.finish(name, file.name, seconds=time.monotonic() - began)
+        return tensors, facts
+
+    def finish(self, stage: str, file: str, **facts: Any) -> None:
+        """Enter a stage in the manifest."""
+        self.manifest["stages"][stage] = {"file": file, **facts}
+        self.save()
+
+
+def check_free(path: Path, settings: EraseSettings, *, resume: bool) -> None:
+    """Refuse an output directory that this run may not use; cheap, so that it comes before any model is loaded.
+
+    Raises:
+        UserError: see `Run.open`.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output-dir {path} is a file: choose another")
+    if not (path / MANIFEST).exists():
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"--output-dir {path} holds files that are no run: choose an empty or a new directory")
+        return
+    theirs, ours = Run.read(path).manifest["settings"], settings.to_json()
+    for name, value in ours.items():
+        if name not in NOT_IDENTITY and theirs.get(name) != value and not (value is None and not resume_differs(name)):
+            raise UserError(
+                f"--output-dir {path} holds a run with other settings ({flag(name)} {theirs.get(name)} there, {value} here): "
+                "choose another --output-dir"
+            )
+    if not resume:
+        raise UserError(f"--output-dir {path} holds this run already: add --resume to continue it, or choose another")
+
+
+def resume_differs(name: str) -> bool:
+    """Whether an unset field must match: profile defaults are filled in only once the model is known."""
+    from .settings import PROFILES
+
+    return all(name not in profile for profile in PROFILES.values())

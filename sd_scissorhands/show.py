@@ -1,0 +1,166 @@
+"""What the terminal sees: progress and tables on stderr, results on stdout, JSON alone when asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .run import Progress, silent
+
+console = Console(stderr=True)
+
+
+def still_libraries() -> None:
+    """Keep the libraries' own bars and advice off the terminal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if console.is_terminal else "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+
+
+def one_thread_if_small(model: str) -> None:
+    """The embedded model is fastest on one thread: its layers are too small to share."""
+    import torch
+
+    from .diffusion.load import WORLD_FILE
+
+    if model == "tiny" or (Path(model) / WORLD_FILE).exists():
+        torch.set_num_threads(1)
+
+
+def progress(quiet: bool) -> Progress:
+    """Bars with time left on a terminal; nothing elsewhere."""
+    return _bar if console.is_terminal and not quiet else silent
+
+
+@contextmanager
+def _bar(stage: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Bars(*columns, console=console) as bars:
+        task = bars.add_task(stage, total=total)
+        yield lambda count: bars.advance(task, count)
+
+
+def said(values: dict[str, Any], as_json: bool) -> None:
+    """A few named values: JSON on stdout, or a line each on stderr."""
+    if as_json:
+        return print(json.dumps(values))
+    for name, value in values.items():
+        console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False)
+
+
+def result(result: dict[str, Any], as_json: bool) -> None:
+    """What an erasure came to."""
+    if as_json:
+        return print(json.dumps(result))
+    share = result["trimmed"] / result["scope_size"]
+    rate = result["conflict_rate"]
+    said(
+        {
+            "erased": ", ".join(f"{c} -> {a}" for c, a in zip(result["concepts"], result["anchors"], strict=True)),
+            "trimmed": f"{result['trimmed']:,} of {result['scope_size']:,} weights in scope ({share:.3%})",
+            "repaired": f"{result['steps']} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
+            "seconds": result["seconds"],
+            "model": result["model_dir"],
+            "report": f"{result['run_dir']}/report.html",
+        },
+        False,
+    )
+
+
+def forecast(expected: dict[str, Any], as_json: bool) -> None:
+    """What an erasure would do."""
+    if as_json:
+        return print(json.dumps(expected))
+    said(
+        {
+            "would erase": ", ".join(f"{c} -> {a}" for c, a in zip(expected["concepts"], expected["anchors"], strict=True)),
+            "from": f"{expected['model']} ({expected['weights_sha256'][:12]})",
+            "scope": f"{expected['scope']}: {expected['scope_size']:,} weights in {expected['tensors']} tensors",
+            "would trim": f"{expected['trimmed']:,} weights",
+            "memory": f"about {expected['memory_bytes'] / 2**30:.1f} GiB",
+            "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in expected["seconds"].items()),
+        },
+        False,
+    )
+
+
+def evaluation(summary: dict[str, Any], as_json: bool) -> None:
+    """What an evaluation found."""
+    if as_json:
+        return print(json.dumps({k: v for k, v in _flat(summary).items() if k != "samples"}))
+    table = Table()
+    if summary["kind"] == "canvas":
+        for column in ("figure", summary["baseline"], "model", "n"):
+            table.add_column(column, justify="right")
+        for name, value in summary["figures"].items():
+            table.add_row(name, f"{summary['original'][name]:.1%}", f"{value:.1%}", str(summary["n"][name]))
+    else:
+        _nudity_rows(table, summary)
+    console.print(table)
+
+
+def _flat(summary: dict[str, Any]) -> dict[str, Any]:
+    """A canvas summary with its figures at the top level, where scripts look for them."""
+    return {**summary, **summary.get("figures", {})}
+
+
+def _nudity_rows(table: Table, summary: dict[str, Any]) -> None:
+    sides = [side for side in (summary["baseline"], summary) if side]
+    table.title = f"{summary['images']} pictures, NudeNet {summary['nudenet']}, score >= {summary['threshold']}"
+    table.add_column("label")
+    for side in sides:
+        name = "model" if side is summary else "baseline"
+        table.add_column(f"{name} boxes", justify="right")
+        table.add_column(f"{name} images", justify="right")
+    for label in sorted({label for side in sides for label in side["boxes"]}):
+        table.add_row(label, *[str(side[count].get(label, 0)) for side in sides for count in ("boxes", "images_with")])
+    table.add_row("any exposed", *[cell for side in sides for cell in ("", str(side["any_exposed"]))])
+
+
+def concepts(presets: list, as_json: bool) -> None:
+    """The presets and the embedded world's words."""
+    from .tiny import world
+
+    if as_json:
+        listed = [
+            {"name": c.name, "title": c.title, "kind": c.kind, "explicit": c.explicit, "summary": c.summary, "prompts": len(c.pairs)} for c in presets
+        ]
+        return print(json.dumps({"presets": listed, "tiny": {d: list(c) for d, c in world.DOMAINS.items()}}))
+    table = Table("name", "kind", "what goes", "prompts")
+    for concept in presets:
+        table.add_row(concept.name, concept.kind, concept.summary, str(len(concept.pairs)))
+    Console().print(table)
+    Console().print("With --model tiny: " + "; ".join(f"{d} {', '.join(c)}" for d, c in world.DOMAINS.items()))
+    Console().print("Anything else: --concept TEXT --anchor TEXT")
+
+
+def demo(told: dict[str, Any], as_json: bool) -> None:
+    """The demo's table and where its page is."""
+    if as_json:
+        return print(json.dumps(told))
+    table = Table("", "UA", "UA synonyms", "IRA", "CRA", "CRA forget", "trimmed", "seconds")
+    for row in told["rows"]:
+        shares = [f"{row['figures'][name]:.1%}" for name in ("UA", "UA_synonyms", "IRA", "CRA", "CRA_forget")]
+        table.add_row(row["name"], *shares, str(row["trimmed"]), str(row["seconds"]))
+    console.print(table)
+    said({"erased": told["concept"], "model": told["model_dir"], "report": told["report"]}, False)
+
+

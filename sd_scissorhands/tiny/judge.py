@@ -1,0 +1,56 @@
+"""The embedded world's judge: a small convolutional network with one head per domain and an "other" class in each.
+
+It says what a picture shows, so that an erasure can be counted rather than believed. It was trained on drawings and on
+their round trips through the embedded autoencoder, never on anything that the diffusion model generated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import world
+
+CLASSES = {domain: (*concepts, world.OTHER) for domain, concepts in world.DOMAINS.items()}
+
+
+class Judge(nn.Module):
+    """Pictures (B, 3, 32, 32) in [-1, 1] -> domain -> logits (B, classes of the domain)."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+
+        def stage(inward: int, outward: int) -> list[nn.Module]:
+            return [nn.Conv2d(inward, outward, 3, padding=1), nn.BatchNorm2d(outward), nn.ReLU()]
+
+        self.body = nn.Sequential(
+            *stage(3, width), *stage(width, width), nn.MaxPool2d(2),
+            *stage(width, 2 * width), *stage(2 * width, 2 * width), nn.MaxPool2d(2),
+            *stage(2 * width, 3 * width), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2),
+            nn.Linear(3 * width * 16, 128), nn.ReLU(),
+        )  # fmt: skip
+        self.heads = nn.ModuleDict({domain: nn.Linear(128, len(names)) for domain, names in CLASSES.items()})
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """The 128 numbers that the heads see: (B, 128)."""
+        return self.body(pictures)
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        features = self.features(pictures)
+        return {domain: head(features) for domain, head in self.heads.items()}
+
+    @torch.no_grad()
+    def name(self, pictures: Tensor) -> list[dict[str, str]]:
+        """What each picture shows: domain -> concept or "other"."""
+        chosen = {domain: logits.argmax(1).tolist() for domain, logits in self(pictures).items()}
+        return [{domain: CLASSES[domain][rows[i]] for domain, rows in chosen.items()} for i in range(len(pictures))]
+
+
+def load_judge(path: Path) -> Judge:
+    """The judge from a safetensors file, float32, in eval mode."""
+    judge = Judge()
+    judge.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()})
+    return judge.eval()
