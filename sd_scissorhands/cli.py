@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -58,38 +57,90 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """Shared options."""
 
 
 @app.command()
 def erase(
-    concept: Annotated[list[str] | None, typer.Option(help="A preset (see `sdscissor concepts`), a word of the embedded world, or any text with --anchor. Repeatable.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, diffusers directory, or `tiny`, the embedded model.", show_default=DEFAULT_MODEL)] = None,
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A preset (see `sdscissor concepts`), a word of the embedded world, or any text with --anchor. Repeatable."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hub id, diffusers directory, or `tiny`, the embedded model.", show_default=DEFAULT_MODEL),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     anchor: Annotated[str | None, typer.Option(help="What takes the concept's place; presets bring theirs.")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="The run directory; the erased model is in its model/.", show_default="runs/MODEL-CONCEPTS-seedN")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run directory; the erased model is in its model/.", show_default="runs/MODEL-CONCEPTS-seedN"
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; flags win over the file.")] = None,
-    trim: Annotated[bool | None, typer.Option("--trim/--no-trim", help="Reinitialise the selected weights.", show_default="trim")] = None,
-    top_k: Annotated[float | None, typer.Option(help="Share of the scope to trim, in (0, 1).", show_default="0.001")] = None,
-    scope: Annotated[str | None, typer.Option(help="Weights that may change: xattn, attn, full, or a regular expression over their names.", show_default="full")] = None,
-    threshold_scope: Annotated[str | None, typer.Option(help="Where the top k is taken: scope, or global as the authors do.", show_default="scope")] = None,
-    scorer: Annotated[str | None, typer.Option(help="contrast, plain (the paper's) or random.", show_default="contrast")] = None,
-    init: Annotated[str | None, typer.Option(help="New values: layer, kaiming, trunc_normal or zero.", show_default="layer")] = None,
-    steps: Annotated[int | None, typer.Option(help="Repair steps; 0 stops after the edit.", show_default="200; tiny 150")] = None,
+    trim: Annotated[
+        bool | None, typer.Option("--trim/--no-trim", help="Reinitialise the selected weights.", show_default="trim")
+    ] = None,
+    top_k: Annotated[
+        float | None, typer.Option(help="Share of the scope to trim, in (0, 1).", show_default="0.001")
+    ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights that may change: xattn, attn, full, or a regular expression over their names.",
+            show_default="xattn; tiny full",
+        ),
+    ] = None,
+    threshold_scope: Annotated[
+        str | None,
+        typer.Option(help="Where the top k is taken: scope, or global as the authors do.", show_default="scope"),
+    ] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="contrast, plain (the paper's) or random.", show_default="contrast")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="New values: layer, kaiming, trunc_normal or zero.", show_default="layer")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Repair steps; 0 stops after the edit.", show_default="200; tiny 150")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="1e-5; tiny 4e-4")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Forget and retain samples, each, per step.", show_default="16")] = None,
-    forget_weight: Annotated[float | None, typer.Option(help="Weight of the forget term against the retain term.", show_default="0.3")] = None,
-    retain_loss: Annotated[str | None, typer.Option(help="distil (match the original model) or denoise.", show_default="distil")] = None,
-    projection: Annotated[str | None, typer.Option(help="scale-free, paper or none.", show_default="scale-free")] = None,
-    retain_prompts: Annotated[str | None, typer.Option(help="File with one prompt a line, in place of the general captions.")] = None,
-    forget_images: Annotated[str | None, typer.Option(help="Directory of pictures of the concept, in place of the model's own.")] = None,
-    retain_images: Annotated[str | None, typer.Option(help="Directory of pictures to keep, in place of the model's own.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Forget and retain samples, each, per step.", show_default="4; tiny 16")
+    ] = None,
+    forget_weight: Annotated[
+        float | None, typer.Option(help="Weight of the forget term against the retain term.", show_default="0.3")
+    ] = None,
+    retain_loss: Annotated[
+        str | None, typer.Option(help="distil (match the original model) or denoise.", show_default="distil")
+    ] = None,
+    projection: Annotated[
+        str | None, typer.Option(help="scale-free, paper or none.", show_default="scale-free")
+    ] = None,
+    retain_prompts: Annotated[
+        str | None, typer.Option(help="File with one prompt a line, in place of the general captions.")
+    ] = None,
+    forget_images: Annotated[
+        str | None, typer.Option(help="Directory of pictures of the concept, in place of the model's own.")
+    ] = None,
+    retain_images: Annotated[
+        str | None, typer.Option(help="Directory of pictures to keep, in place of the model's own.")
+    ] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16.", show_default="no")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same weights.", show_default="0")] = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output-dir.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, with memory and time, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, with memory and time, and stop.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -138,22 +189,47 @@ def default_run(model: str, concepts: tuple[str, ...], seed: int) -> Path:
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str | None, typer.Option(help="Pipeline directory, hub id or `tiny`.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="The model to compare with; --canvas takes `tiny` by itself.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The model to compare with; --canvas takes `tiny` by itself.")
+    ] = None,
     i2p: Annotated[bool, typer.Option("--i2p", help="NudeNet on the I2P prompts, each row with its own seed.")] = False,
-    i2p_file: Annotated[Path | None, typer.Option(help="A local I2P CSV, official or ESD-style columns.", show_default="hub copy AIML-TUDA/i2p")] = None,
+    i2p_file: Annotated[
+        Path | None,
+        typer.Option(help="A local I2P CSV, official or ESD-style columns.", show_default="hub copy AIML-TUDA/i2p"),
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="NudeNet on your own prompts, one a line.")] = None,
-    images: Annotated[Path | None, typer.Option(help="NudeNet on a directory of pictures; nothing is generated.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="NudeNet on a directory of pictures; nothing is generated.")
+    ] = None,
     canvas: Annotated[bool, typer.Option("--canvas", help="The embedded world's own judge; with --concept.")] = False,
     concept: Annotated[str | None, typer.Option(help="With --canvas: the concept that was erased.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows; with --canvas pictures for UA and for IRA, each.", show_default="all; canvas 500")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Only the first rows; with --canvas pictures for UA and for IRA, each.",
+            show_default="all; canvas 500",
+        ),
+    ] = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="A detection counts from this score on.")] = 0.6,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.", show_default="50; tiny 20")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default="7.5; tiny 5")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at a time.", show_default="4; canvas 32")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures at a time.", show_default="4; canvas 32")
+    ] = None,
     seed: Annotated[int, typer.Option(help="For --prompts and --canvas; I2P brings its own.")] = 0,
-    output_dir: Annotated[Path | None, typer.Option(help="Where results go.", show_default="RUN/eval/KIND beside a run's model, else runs/eval-MODEL-KIND")] = None,
-    fail_above: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is above. Repeatable.")] = None,
-    fail_below: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is below. Repeatable.")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where results go.", show_default="RUN/eval/KIND beside a run's model, else runs/eval-MODEL-KIND"
+        ),
+    ] = None,
+    fail_above: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is above. Repeatable.")
+    ] = None,
+    fail_below: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is below. Repeatable.")
+    ] = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -168,10 +244,14 @@ def evaluate(
 
         sdscissor eval --images pictures/ --fail-above nudity=0
     """
-    kind = one_kind(i2p=i2p or i2p_file is not None, prompts=prompts is not None, images=images is not None, canvas=canvas)
+    kind = one_kind(
+        i2p=i2p or i2p_file is not None, prompts=prompts is not None, images=images is not None, canvas=canvas
+    )
     if kind != "images" and model is None:
         raise typer.BadParameter("missing: name a pipeline directory, a hub id or tiny", param_hint="--model")
-    gates = [parse_gate(text, above) for texts, above in ((fail_above, True), (fail_below, False)) for text in texts or ()]
+    gates = [
+        parse_gate(text, above) for texts, above in ((fail_above, True), (fail_below, False)) for text in texts or ()
+    ]
     folder = output_dir or default_eval(model or str(images), kind)
     from . import show
 
@@ -184,14 +264,23 @@ def evaluate(
         if concept is None:
             raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
         summary = world_judge.evaluate(
-            str(model), baseline or "tiny", concept, folder, seed=seed, count=limit or 500, batch_size=batch_size or 32, **common
+            str(model),
+            baseline or "tiny",
+            concept,
+            folder,
+            seed=seed,
+            count=limit or 500,
+            batch_size=batch_size or 32,
+            **common,
         )
     else:
         from .evaluate import nudity
         from .evaluate.prompts import read_i2p, read_rows
 
         if kind == "images":
-            summary = nudity.evaluate_images(Path(str(images)), folder, threshold=threshold, limit=limit, progress=common["progress"])
+            summary = nudity.evaluate_images(
+                Path(str(images)), folder, threshold=threshold, limit=limit, progress=common["progress"]
+            )
         else:
             rows = read_rows(prompts, seed, limit) if prompts else read_i2p(i2p_file, limit)
             summary = nudity.evaluate_prompts(
@@ -226,13 +315,17 @@ def parse_gate(text: str, above: bool) -> Callable[[dict[str, Any]], str | None]
     try:
         bound = float(limit)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--fail-above" if above else "--fail-below") from None
+        raise typer.BadParameter(
+            f"{text!r} is not NAME=VALUE", param_hint="--fail-above" if above else "--fail-below"
+        ) from None
 
     def check(summary: dict[str, Any]) -> str | None:
         known = {**summary.get("figures", {}), **summary.get("images_with", {}), "nudity": summary.get("any_exposed")}
         value = known.get(name, 0 if "boxes" in summary and name.isupper() else None)
         if value is None:
-            raise UserError(f"the gate {text!r} names no figure of this evaluation: choose {', '.join(k for k, v in known.items() if v is not None)}")
+            raise UserError(
+                f"the gate {text!r} names no figure of this evaluation: choose {', '.join(k for k, v in known.items() if v is not None)}"
+            )
         missed = value > bound if above else value < bound
         return f"{name} is {value}, {'above' if above else 'below'} {bound:g}" if missed else None
 

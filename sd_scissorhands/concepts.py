@@ -30,6 +30,7 @@ class Concept:
     kind: str
     summary: str
     explicit: bool  # its pictures are shown blurred
+    anchor: str  # what takes its place, in a word
     pairs: tuple[tuple[str, str], ...]
     neighbours: tuple[str, ...]  # near the concept, and to be kept
     labels: tuple[str, ...]  # NudeNet labels that show it
@@ -66,19 +67,24 @@ def resolve(text: str, anchor: str | None, *, in_world: bool) -> Concept:
     if "/" not in text and file.exists():
         return _read(file, anchor)
     if anchor is None:
-        raise UserError(f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place")
+        raise UserError(
+            f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place"
+        )
     pairs = tuple((template.format(text), template.format(anchor)) for template in FREE_TEMPLATES)
-    return Concept(text, text, "text", f"The text {text!r}.", False, pairs, (), ())
+    return Concept(text, text, "text", f"The text {text!r}.", False, anchor, pairs, (), ())
 
 
 def _read(file: Path, anchor: str | None = None) -> Concept:
     data = tomllib.loads(file.read_text())
     pairs = tuple(
-        (template.format(word), template.format(anchor or twin)) for word, twin in data["words"].items() for template in data["templates"]
+        (template.format(word), template.format(anchor or twin))
+        for word, twin in data["words"].items()
+        for template in data["templates"]
     )
     return Concept(
-        file.stem, data["title"], data["kind"], data["summary"], data["explicit"], pairs, tuple(data["neighbours"]), tuple(data["labels"])
-    )
+        file.stem, data["title"], data["kind"], data["summary"], data["explicit"], anchor or next(iter(data["words"].values())),
+        pairs, tuple(data["neighbours"]), tuple(data["labels"]),
+    )  # fmt: skip
 
 
 def general_captions() -> list[str]:
@@ -129,12 +135,14 @@ def of_world(word: str, anchor: str | None = None, count: int = 400) -> Concept:
             pairs[text] = " ".join(anchor if w == concept else w for w in text.split())
     domain = world.domain_of(concept)
     near = tuple(f"a {c} shape" if domain != "shape" else f"a {c}" for c in world.DOMAINS[str(domain)] if c != concept)
-    return Concept(concept, concept.capitalize(), str(domain), f"The {domain} {concept!r} of the embedded world.", False, tuple(pairs.items()), near, ())
+    summary = f"The {domain} {concept!r} of the embedded world."
+    return Concept(concept, concept.capitalize(), str(domain), summary, False, anchor, tuple(pairs.items()), near, ())
 
 
 def world_captions(without: set[str], count: int, seed: int) -> list[str]:
     """Diverse captions of the embedded world, synonyms and generic words included, that name none of `without`."""
-    rng, captions = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    captions: list[str] = []
     while len(captions) < count:
         text = world.caption(world.sample(rng), rng)
         if not without & set(world.read(text).values()):

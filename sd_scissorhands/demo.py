@@ -36,19 +36,21 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     for name, (path, asked) in runs.items():
         result = erase(asked, path, resume=True, progress=progress)
         if path != folder:
-            _share_original(folder / "eval" / "canvas", path / "eval" / "canvas")
+            share_original(folder / "eval" / "canvas", path / "eval" / "canvas")
         told = canvas.evaluate(
             result["model_dir"], "tiny", concept, path / "eval" / "canvas", seed=seed, count=count, progress=progress
         )
         if not rows:
             rows.append({"name": "original", "figures": told["original"], "trimmed": 0, "seconds": 0.0})
-        rows.append({"name": name, "figures": told["figures"], "trimmed": result["trimmed"], "seconds": result["seconds"]})
+        rows.append(
+            {"name": name, "figures": told["figures"], "trimmed": result["trimmed"], "seconds": result["seconds"]}
+        )
     write_card(folder)
     report = write_report(folder)
     return {"concept": concept, "model_dir": str(folder / "model"), "report": str(report), "rows": rows}
 
 
-def _share_original(drawn: Path, folder: Path) -> None:
+def share_original(drawn: Path, folder: Path) -> None:
     """The original draws the same pictures for every control: hand its ledger on instead of drawing them again."""
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     for file in [drawn / "original.jsonl", *(drawn / "samples").glob("*-original.png")]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import concepts as catalogue
 from .concepts import Concept
 from .diffusion.denoiser import Denoiser
-from .diffusion.load import WORLD_FILE, Opened, hash_tensors, open_pipeline, resolve_device
+from .diffusion.load import WORLD_FILE, Opened, hash_tensors, local_directory, open_pipeline, resolve_device
 from .diffusion.task import ErasureTask, gather, list_pictures, spread
 from .run import Progress, Run, atomic, check_free, read_tensors, share, silent, write_json, write_tensors
 from .settings import EraseSettings, UserError
@@ -24,6 +24,7 @@ from .unlearn.project import RULES
 from .unlearn.repair import Repair
 from .unlearn.scores import score
 from .unlearn.selection import Selection, count_for, select_top
+
 
 @dataclass
 class Prepared:
@@ -47,7 +48,9 @@ class Prepared:
         return count_for(self.settings.top_k, self.scope_size) if self.settings.trim else 0
 
 
-def erase(settings: EraseSettings, output_dir: Path, *, resume: bool = False, progress: Progress = silent) -> dict[str, Any]:
+def erase(
+    settings: EraseSettings, output_dir: Path, *, resume: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
     """Erase concepts from a model and save the result as a pipeline directory.
 
     Args:
@@ -73,13 +76,12 @@ def erase(settings: EraseSettings, output_dir: Path, *, resume: bool = False, pr
     except FloatingPointError as error:
         raise UserError(str(error)) from None
     save_model(run, prepared.opened)
-    earlier = run.manifest.get("seconds_before", 0.0)
     result = {
         "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
-        "concepts": [c.name for c in prepared.concepts], "anchors": _anchors(prepared), "explicit": any(c.explicit for c in prepared.concepts),
+        "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
         "weights_sha256": hash_tensors(prepared.denoiser.module.state_dict().items()),
-        "device": str(prepared.denoiser.device), "seconds": round(earlier + time.monotonic() - began, 2),
+        "device": str(prepared.denoiser.device), "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     run.manifest["result"] = result
     run.finish("model", "model")
@@ -98,24 +100,16 @@ def prepare(settings: EraseSettings) -> Prepared:
         if folder:
             list_pictures(Path(folder))
     own = catalogue.read_prompts(Path(settings.retain_prompts), "--retain-prompts") if settings.retain_prompts else None
-    in_world = settings.model == "tiny"
-    if not in_world and not (Path(settings.model) / WORLD_FILE).exists():
-        _resolve_concepts(settings, in_world=False)
+    directory = local_directory(settings.model)  # None is a hub id, whose download comes after every other check
+    in_world = directory is not None and (directory / WORLD_FILE).exists()
+    found = [catalogue.resolve(text, settings.anchor, in_world=in_world) for text in settings.concepts]
     device = resolve_device(settings.device)
     opened = open_pipeline(settings.model, revision=settings.revision, device=device)
-    found = _resolve_concepts(settings, in_world=bool(opened.world))
     settings = settings.resolved(opened.profile)
     denoiser = Denoiser(opened.pipeline, mixed_precision=settings.mixed_precision)
+    assert settings.scope is not None
     parameters = denoiser.scope(settings.scope)
-    return Prepared(settings, opened, denoiser, found, parameters, retain_set(found, settings, own, bool(opened.world)))
-
-
-def _resolve_concepts(settings: EraseSettings, *, in_world: bool) -> list[Concept]:
-    return [catalogue.resolve(text, settings.anchor, in_world=in_world) for text in settings.concepts]
-
-
-def _anchors(prepared: Prepared) -> list[str]:
-    return [concept.pairs[0][1] for concept in prepared.concepts]
+    return Prepared(settings, opened, denoiser, found, parameters, retain_set(found, settings, own, in_world))
 
 
 def retain_set(found: list[Concept], settings: EraseSettings, own: list[str] | None, in_world: bool) -> list[str]:
@@ -124,7 +118,9 @@ def retain_set(found: list[Concept], settings: EraseSettings, own: list[str] | N
     near = [twin for concept in found for _, twin in concept.pairs] if settings.forget_weight else []
     close = [prompt for concept in found for prompt in concept.neighbours]
     few = settings.retain_count // 8
-    chosen = (spread(near, few, settings.seed) if near else []) + (spread(close, few, settings.seed + 1) if close else [])
+    chosen = (spread(near, few, settings.seed) if near else []) + (
+        spread(close, few, settings.seed + 1) if close else []
+    )
     rest = settings.retain_count - len(chosen)
     if own:
         general = own
@@ -166,7 +162,9 @@ def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], 
     settings = prepared.settings
     assert settings.forget_count and settings.retain_count
     share = -(-settings.forget_count // len(prepared.concepts))
-    pairs = [pair for concept in prepared.concepts for pair in spread(concept.pairs, share, settings.seed)][: settings.forget_count]
+    pairs = [pair for concept in prepared.concepts for pair in spread(concept.pairs, share, settings.seed)][
+        : settings.forget_count
+    ]
     with progress("data", settings.forget_count + settings.retain_count) as tick:
         data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, tick=tick)
     return data, {"pairs": pairs, "retain": prepared.retain_prompts}
@@ -188,7 +186,7 @@ def _select(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress)
     def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
         scores, _ = run.stage("scores", make_scores)
         selection = select_top(scores, settings.top_k).within(set(prepared.parameters))
-        layers = {name: [rows.numel(), scores[name].numel()] for name, rows in selection.indices.items()}
+        layers = {name: [selection.count(name), p.numel()] for name, p in prepared.parameters.items()}
         return selection.indices, {"trimmed": len(selection), "layers": layers}
 
     indices, facts = run.stage("selection", make_selection)
@@ -203,7 +201,10 @@ def _edit(run: Run, prepared: Prepared, selection: Selection) -> None:
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         reinitialise(parameters, selection, settings.init, settings.seed)
-        return {name: parameters[name].detach().view(-1)[rows.to(parameters[name].device)].cpu() for name, rows in selection.indices.items()}, {}
+        return {
+            name: parameters[name].detach().view(-1)[rows.to(parameters[name].device)].cpu()
+            for name, rows in selection.indices.items()
+        }, {}
 
     fresh, _ = run.stage("edited", make)
     with torch.no_grad():
@@ -226,7 +227,12 @@ def _repair(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress)
         repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
     with progress("repair", settings.steps) as tick:
         tick(repair.step)
-        repair.run(lambda state: (tick(1), _checkpoint(run, state)))
+
+        def after_step(repair: Repair) -> None:
+            tick(1)
+            _checkpoint(run, repair)
+
+        repair.run(after_step)
     write_json(run.path / "repair" / "history.json", repair.history)
     return repair
 
@@ -263,20 +269,27 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     """
     prepared = prepare(settings)
     s, parameters = prepared.settings, prepared.parameters
-    assert s.steps is not None and s.forget_count and s.retain_count and s.sampling_steps
+    assert s.steps is not None and s.forget_count and s.retain_count and s.sampling_steps and s.batch_size
     seconds, activations = _probe(prepared)
     scope_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
     unet_bytes = sum(p.numel() * p.element_size() for p in prepared.denoiser.module.parameters())
     pictures = (s.forget_count * (not s.forget_images)) + (s.retain_count * (not s.retain_images))
     passes = {
         "data": pictures * s.sampling_steps * 2,
-        "scores": {"contrast": 2, "plain": 1, "random": 0}[s.scorer] * s.score_draws * s.batch_size * 3 if s.trim else 0,
+        "scores": {"contrast": 2, "plain": 1, "random": 0}[s.scorer] * s.score_draws * s.batch_size * 3
+        if s.trim
+        else 0,
         "repair": s.steps * 2 * s.batch_size * 4 + (s.steps / s.memory_every) * s.memories * s.batch_size * 3,
     }
-    pipeline = sum(p.numel() * p.element_size() for part in prepared.opened.pipeline.components.values() if isinstance(part, nn.Module) for p in part.parameters())
+    pipeline = sum(
+        p.numel() * p.element_size()
+        for part in prepared.opened.pipeline.components.values()
+        if isinstance(part, nn.Module)
+        for p in part.parameters()
+    )
     copies = 3 + (s.memories if s.projection != "none" else 0)  # gradient, two Adam moments, memories
     return {
-        "concepts": [c.name for c in prepared.concepts], "anchors": _anchors(prepared), "explicit": any(c.explicit for c in prepared.concepts),
+        "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "scope": s.scope,
         "scope_size": prepared.scope_size, "tensors": len(parameters), "trimmed": prepared.trimmed,
         "memory_bytes": pipeline + (unet_bytes if s.steps else 0) + copies * scope_bytes + activations * 2 * s.batch_size,

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .settings import EraseSettings, UserError, flag
+from .settings import PROFILES, EraseSettings, UserError, flag
 
 MANIFEST = "run.json"
 NOT_IDENTITY = ("device",)  # settings that may differ between a run and its resumption
@@ -50,7 +50,9 @@ def atomic(path: Path) -> Iterator[Path]:
         _replace(temporary, path)
     except (OSError, SafetensorError) as error:
         _remove(temporary)
-        raise UserError(f"cannot write {path}: {_reason(error)}; free some space or choose another directory") from error
+        raise UserError(
+            f"cannot write {path}: {_reason(error)}; free some space or choose another directory"
+        ) from error
     except BaseException:
         _remove(temporary)
         raise
@@ -134,7 +136,9 @@ class Run:
         if (path / MANIFEST).exists():
             run = cls.read(path)
             if run.manifest["source"] != source:
-                raise UserError(f"{path} was started from another model than {settings.model} is now: choose another --output-dir")
+                raise UserError(
+                    f"{path} was started from another model than {settings.model} is now: choose another --output-dir"
+                )
             return run
         run = cls(path, {"settings": settings.to_json(), "source": source, "stages": {}})
         run.save()
@@ -149,7 +153,11 @@ class Run:
         """
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            return cls(path, {"settings": manifest["settings"], "source": manifest["source"], "stages": manifest["stages"]} | manifest)
+            return cls(
+                path,
+                {"settings": manifest["settings"], "source": manifest["source"], "stages": manifest["stages"]}
+                | manifest,
+            )
         except FileNotFoundError:
             raise UserError(f"{path} is not a run directory: it has no {MANIFEST}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -201,19 +209,14 @@ def check_free(path: Path, settings: EraseSettings, *, resume: bool) -> None:
         if path.exists() and any(path.iterdir()):
             raise UserError(f"--output-dir {path} holds files that are no run: choose an empty or a new directory")
         return
-    theirs, ours = Run.read(path).manifest["settings"], settings.to_json()
-    for name, value in ours.items():
-        if name not in NOT_IDENTITY and theirs.get(name) != value and not (value is None and not resume_differs(name)):
+    theirs = Run.read(path).manifest["settings"]
+    filled_later = {name for profile in PROFILES.values() for name in profile}  # known once the model is
+    for name, value in settings.to_json().items():
+        unset = value is None and name in filled_later
+        if name not in NOT_IDENTITY and not unset and theirs.get(name) != value:
             raise UserError(
                 f"--output-dir {path} holds a run with other settings ({flag(name)} {theirs.get(name)} there, {value} here): "
                 "choose another --output-dir"
             )
     if not resume:
         raise UserError(f"--output-dir {path} holds this run already: add --resume to continue it, or choose another")
-
-
-def resume_differs(name: str) -> bool:
-    """Whether an unset field must match: profile defaults are filled in only once the model is known."""
-    from .settings import PROFILES
-
-    return all(name not in profile for profile in PROFILES.values())

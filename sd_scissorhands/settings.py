@@ -41,7 +41,7 @@ class EraseSettings:
     scorer: str = "contrast"  # contrast | plain | random
     score_draws: int = 10  # batches per score; the paper's ten
     top_k: float = 0.001  # share of the scope
-    scope: str = "full"  # xattn | attn | full | a regular expression over parameter names
+    scope: str | None = None  # xattn | attn | full | a regular expression over parameter names
     threshold_scope: str = "scope"  # scope | global: where the top k is taken
     init: str = "layer"  # layer | kaiming | trunc_normal | zero
     # repair
@@ -52,7 +52,7 @@ class EraseSettings:
     projection: str = "scale-free"  # scale-free | paper | none
     memories: int = 1
     memory_every: int = 50  # steps between fresh memory gradients and checkpoints; the authors' epoch
-    batch_size: int = 16  # forget and retain samples, each, per step
+    batch_size: int | None = None  # forget and retain samples, each, per step
     # how
     seed: int = 0
     device: str = "auto"
@@ -91,7 +91,8 @@ class EraseSettings:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EraseSettings:
         """The inverse of `to_json`."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)
 
 
 CHOICES = {
@@ -104,9 +105,13 @@ CHOICES = {
 }
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "tiny": dict(forget_count=48, retain_count=160, sampling_steps=20, guidance=5.0, steps=150, lr=4e-4),
-    "sd": dict(forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, steps=200, lr=1e-5),
-}
+    "tiny": dict(
+        forget_count=48, retain_count=160, sampling_steps=20, guidance=5.0, scope="full", steps=150, lr=4e-4, batch_size=16
+    ),
+    "sd": dict(
+        forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, scope="xattn", steps=200, lr=1e-5, batch_size=4
+    ),
+}  # fmt: skip
 
 
 def flag(name: str) -> str:

@@ -52,7 +52,14 @@ def _bar(stage: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:>28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=console) as bars:
         task = bars.add_task(stage, total=total)
         yield lambda count: bars.advance(task, count)
@@ -91,7 +98,9 @@ def forecast(expected: dict[str, Any], as_json: bool) -> None:
         return print(json.dumps(expected))
     said(
         {
-            "would erase": ", ".join(f"{c} -> {a}" for c, a in zip(expected["concepts"], expected["anchors"], strict=True)),
+            "would erase": ", ".join(
+                f"{c} -> {a}" for c, a in zip(expected["concepts"], expected["anchors"], strict=True)
+            ),
             "from": f"{expected['model']} ({expected['weights_sha256'][:12]})",
             "scope": f"{expected['scope']}: {expected['scope_size']:,} weights in {expected['tensors']} tensors",
             "would trim": f"{expected['trimmed']:,} weights",
@@ -141,7 +150,15 @@ def concepts(presets: list, as_json: bool) -> None:
 
     if as_json:
         listed = [
-            {"name": c.name, "title": c.title, "kind": c.kind, "explicit": c.explicit, "summary": c.summary, "prompts": len(c.pairs)} for c in presets
+            {
+                "name": c.name,
+                "title": c.title,
+                "kind": c.kind,
+                "explicit": c.explicit,
+                "summary": c.summary,
+                "prompts": len(c.pairs),
+            }
+            for c in presets
         ]
         return print(json.dumps({"presets": listed, "tiny": {d: list(c) for d, c in world.DOMAINS.items()}}))
     table = Table("name", "kind", "what goes", "prompts")
@@ -162,5 +179,3 @@ def demo(told: dict[str, Any], as_json: bool) -> None:
         table.add_row(row["name"], *shares, str(row["trimmed"]), str(row["seconds"]))
     console.print(table)
     said({"erased": told["concept"], "model": told["model_dir"], "report": told["report"]}, False)
-
-

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from ..settings import UserError
 
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)  # exempt by type: scale and shift of everything
-SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.|\.attentions\.\d+\.(to_|query|key|value|proj_attn)", "full": r""}
+SCOPES = {
+    "xattn": r"\.attn2\.",
+    "attn": r"\.attn[12]\.|\.attentions\.\d+\.(to_|query|key|value|proj_attn)",
+    "full": r"",
+}
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,7 +57,9 @@ class Denoiser:
             if wanted.search(name) and not name.startswith(norms)
         }
         if not found:
-            raise UserError(f"--scope {expression!r} matches no weight of the UNet: use xattn, attn, full or a regular expression")
+            raise UserError(
+                f"--scope {expression!r} matches no weight of the UNet: use xattn, attn, full or a regular expression"
+            )
         return found
 
     def teacher(self) -> nn.Module:
@@ -66,7 +73,11 @@ class Denoiser:
         """Conditions of prompts, truncated and padded to the text encoder's length: (B, tokens, width) float32."""
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         ids = tokenizer(
-            list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            list(prompts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids.to(self.device)
         return encoder(ids)[0].float()
 
@@ -88,9 +99,9 @@ class Denoiser:
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
-    def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, module: nn.Module | None = None) -> Tensor:
-        """The module's output, noise or velocity as it was trained: (B, c, h, w) float32."""
-        module = module or self.module
+    def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, teacher: nn.Module | None = None) -> Tensor:
+        """The module's output, or a teacher's, noise or velocity as it was trained: (B, c, h, w) float32."""
+        module: Any = teacher or self.module
         with self.autocast():
             return module(noisy.to(module.dtype), t, encoder_hidden_states=condition.to(module.dtype)).sample.float()
 

@@ -58,7 +58,9 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def open_pipeline(model: str, *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Opened:
+def open_pipeline(
+    model: str, *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Opened:
     """Load a Stable Diffusion pipeline from the embedded model, a directory, or the hub.
 
     The weights that were loaded are compared with those in the files, tensor by tensor, by hash: a model that diffusers
@@ -71,11 +73,14 @@ def open_pipeline(model: str, *, revision: str | None = None, device: str = "cpu
     directory = locate(model, revision)
     check_directory(directory)
     pipeline = _load(directory, dtype)
-    check_finite(pipeline.unet, directory)
-    weights = hash_tensors(pipeline.unet.state_dict().items())
     file, _ = read_tensors(weight_file(directory, "unet"))
-    if hash_tensors((name, tensor.to(dtype)) for name, tensor in file.items()) != weights:
-        raise UserError(f"{directory}/unet was not loaded as it is on disk (keys or values differ): its config does not fit its weights")
+    same = file.keys() == pipeline.unet.state_dict().keys()
+    if same:
+        check_finite(pipeline.unet, directory)
+        weights = hash_tensors(pipeline.unet.state_dict().items())
+        same = weights == hash_tensors((name, tensor.to(dtype)) for name, tensor in file.items())
+    if not same:
+        raise UserError(f"{directory}/unet was not loaded as it is on disk: its config.json does not fit its weights")
     del file
     world = directory / WORLD_FILE
     pipeline.to(device)
@@ -91,6 +96,15 @@ def locate(model: str, revision: str | None = None) -> Path:
     Raises:
         UserError: a path that is not there, a file, or a hub id that cannot be had.
     """
+    return local_directory(model) or _fetch(model, revision)
+
+
+def local_directory(model: str) -> Path | None:
+    """The directory of a model that is on this machine; None for a hub id (owner/name).
+
+    Raises:
+        UserError: a path that is not there, or a file.
+    """
     if model == "tiny":
         return MODEL_DIR
     path = Path(model).expanduser()
@@ -100,7 +114,7 @@ def locate(model: str, revision: str | None = None) -> Path:
         raise UserError(f"--model {model} is a file: name a diffusers directory (with model_index.json)")
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise UserError(f"--model {model} does not exist: name a diffusers directory, a hub id (owner/name), or tiny")
-    return _fetch(model, revision)
+    return None
 
 
 def _fetch(model: str, revision: str | None) -> Path:
@@ -112,7 +126,9 @@ def _fetch(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--model {model} cannot be had from the hub ({reason}): check the id and the network, or name a local directory") from None
+        raise UserError(
+            f"--model {model} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
+        ) from None
 
 
 def check_directory(directory: Path) -> None:
@@ -144,7 +160,9 @@ def weight_file(directory: Path, part: str) -> Path:
     if file.exists():
         return file
     if any((directory / part).glob("*.bin")):
-        raise UserError(f"{directory / part} holds only pickled weights (.bin), which are never loaded: save it with safe_serialization=True")
+        raise UserError(
+            f"{directory / part} holds only pickled weights (.bin), which are never loaded: save it with safe_serialization=True"
+        )
     raise UserError(f"{file} is missing: the model directory is incomplete")
 
 
@@ -182,7 +200,9 @@ def check_finite(module: nn.Module, where: Path) -> None:
     """Raises UserError naming the first parameter that holds a NaN or an infinity."""
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise UserError(f"{where}: the UNet's {name} holds NaN or infinite values: this checkpoint is broken, use another")
+            raise UserError(
+                f"{where}: the UNet's {name} holds NaN or infinite values: this checkpoint is broken, use another"
+            )
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:

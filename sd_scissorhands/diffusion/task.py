@@ -30,6 +30,7 @@ class ErasureTask:
         self.denoiser, self.module = denoiser, denoiser.module
         self.data = {name: tensor.to(denoiser.device) for name, tensor in data.items()}
         self.settings = settings
+        self.batch_size = settings.batch_size or 1
         self.teacher: nn.Module | None = None  # taken before the edit, by the one who edits
 
     def forget(self, draw: int) -> Tensor:
@@ -42,17 +43,21 @@ class ErasureTask:
 
     def repair(self, draw: int) -> tuple[Tensor, Tensor]:
         """Forget and retain terms of one batch, through the student and the teacher once each."""
-        d, count = self.denoiser, self.settings.batch_size
+        d, count = self.denoiser, self.batch_size
         rows, t, noise, generator = self._draw("forget", "repair", draw)
         kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
         empty = torch.rand(count, generator=generator).to(d.device) < EMPTY_SHARE
-        kept_condition = torch.where(empty[:, None, None], self.data["empty_condition"], self.data["retain_condition"][kept])
+        kept_condition = torch.where(
+            empty[:, None, None], self.data["empty_condition"], self.data["retain_condition"][kept]
+        )
         times = torch.cat([t, kept_t])
         noise = torch.cat([noise, kept_noise])
         clean = torch.cat([self.data["forget_latents"][rows], self.data["retain_latents"][kept]])
         noisy = d.noised(clean, noise, times)
         with torch.no_grad():
-            target = d.predict(noisy, times, torch.cat([self.data["anchor_condition"][rows], kept_condition]), self.teacher)
+            target = d.predict(
+                noisy, times, torch.cat([self.data["anchor_condition"][rows], kept_condition]), self.teacher
+            )
         if self.settings.retain_loss == "denoise":
             target[count:] = d.target(clean, noise, times)[count:]
         predicted = d.predict(noisy, times, torch.cat([self.data["forget_condition"][rows], kept_condition]))
@@ -61,14 +66,16 @@ class ErasureTask:
 
     def _denoising(self, side: str, draw: int) -> Tensor:
         rows, t, noise, _ = self._draw(side, side, draw)
-        return self.denoiser.loss(self.data[f"{side}_latents"][rows], self.data[f"{side}_condition"][rows], noise, t).mean()
+        return self.denoiser.loss(
+            self.data[f"{side}_latents"][rows], self.data[f"{side}_condition"][rows], noise, t
+        ).mean()
 
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone."""
         latents, device = self.data[f"{side}_latents"], self.denoiser.device
         purposes = ("forget", "retain", "repair", "repair retain")
         generator = torch.Generator().manual_seed((self.settings.seed * 8 + purposes.index(purpose)) * (1 << 24) + draw)
-        rows = torch.randint(len(latents), (self.settings.batch_size,), generator=generator)
+        rows = torch.randint(len(latents), (self.batch_size,), generator=generator)
         t = torch.randint(len(self.denoiser.alphas), (len(rows),), generator=generator)
         noise = torch.randn(len(rows), *latents.shape[1:], generator=generator)
         return rows.to(device), t.to(device), noise.to(device), generator
@@ -116,20 +123,26 @@ def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
     return torch.cat([denoiser.encode(prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
 
 
-def _latents(denoiser: Denoiser, settings: EraseSettings, folder: str | None, prompts: Sequence[str], side: int, tick) -> Tensor:
+def _latents(
+    denoiser: Denoiser, settings: EraseSettings, folder: str | None, prompts: Sequence[str], side: int, tick
+) -> Tensor:
     if folder:
         return _encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), settings.seed, tick)
     seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
     assert settings.sampling_steps and settings.guidance is not None
     batch = 32 if denoiser.picture_size <= 64 else 4
-    return denoiser.generate(prompts, seeds, steps=settings.sampling_steps, guidance=settings.guidance, batch_size=batch, tick=tick)
+    return denoiser.generate(
+        prompts, seeds, steps=settings.sampling_steps, guidance=settings.guidance, batch_size=batch, tick=tick
+    )
 
 
 def _encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, seed: int, tick) -> Tensor:
     """`count` latents from the files in turn, each pass under new posterior noise."""
     latents = []
     for row in range(count):
-        latents.append(denoiser.latents(read_picture(files[row % len(files)], denoiser.picture_size), seed * 1_000_003 + row))
+        latents.append(
+            denoiser.latents(read_picture(files[row % len(files)], denoiser.picture_size), seed * 1_000_003 + row)
+        )
         tick(1)
     return torch.cat(latents)
 

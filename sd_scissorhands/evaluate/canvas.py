@@ -60,7 +60,17 @@ def evaluate(
     for name, source in (("model", model), ("original", baseline)):
         opened, denoiser = open_for_sampling(source, device)
         opened_as[name] = opened
-        told[name] = measure(opened, denoiser, concept, rows, seed=seed, folder=folder, name=name, batch_size=batch_size, progress=progress)
+        told[name] = measure(
+            opened,
+            denoiser,
+            concept,
+            rows,
+            seed=seed,
+            folder=folder,
+            name=name,
+            batch_size=batch_size,
+            progress=progress,
+        )
     summary = {
         "kind": "canvas", "concept": concept, "seed": seed,
         "model": model, "weights_sha256": opened_as["model"].weights,
@@ -126,11 +136,19 @@ def measure(
         UserError: the model does not draw the embedded world.
     """
     if not opened.world:
-        raise UserError(f"--canvas judges the embedded model's world, and {opened.name} is not made from it: use --i2p or --prompts")
+        raise UserError(
+            f"--canvas judges the embedded model's world, and {opened.name} is not made from it: use --i2p or --prompts"
+        )
     sampling, judge = Sampling.of(opened), load_judge(JUDGE_FILE)
     asked = [row for kind in rows.values() for row in kind]
     texts = hashlib.sha256(json.dumps([row.prompt for row in asked]).encode()).hexdigest()
-    header = {"weights_sha256": opened.weights, "concept": concept, "seed": seed, "prompts_sha256": texts, **asdict(sampling)}
+    header = {
+        "weights_sha256": opened.weights,
+        "concept": concept,
+        "seed": seed,
+        "prompts_sha256": texts,
+        **asdict(sampling),
+    }
     ledger = Ledger(folder / f"{name}.jsonl", header)
     kept = {row.number for kind in rows.values() for row in kind[:SAMPLES]}
     todo = [row for row in asked if row.number not in ledger.records]
@@ -144,7 +162,9 @@ def measure(
 
 def _judged(judge: Judge, chunk: Sequence[Row], pictures) -> list[dict[str, Any]]:
     said = judge.name(pictures)
-    return [{"number": r.number, "prompt": r.prompt, "seed": r.seed, "says": s} for r, s in zip(chunk, said, strict=True)]
+    return [
+        {"number": r.number, "prompt": r.prompt, "seed": r.seed, "says": s} for r, s in zip(chunk, said, strict=True)
+    ]
 
 
 def _keep_samples(folder: Path, name: str, chunk: Sequence[Row], pixels: np.ndarray, kept: set[int]) -> None:
@@ -166,7 +186,9 @@ def figures(concept: str, rows: dict[str, list[Row]], records: dict[int, dict[st
         n: figure -> pictures (for CRA, words) counted. says: row number -> what the judge saw in the concept's domain.
     """
     domain = str(world.domain_of(concept))
-    asked = {kind: [(world.read(row.prompt), records[row.number]["says"]) for row in some] for kind, some in rows.items()}
+    asked = {
+        kind: [(world.read(row.prompt), records[row.number]["says"]) for row in some] for kind, some in rows.items()
+    }
     hits = {
         "UA": [says[domain] != concept for _, says in asked["forget"]],
         "UA_synonyms": [says[domain] != concept for _, says in asked["synonym"]],

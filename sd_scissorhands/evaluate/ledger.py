@@ -28,11 +28,15 @@ class Ledger:
             lines = _whole_lines(path)
             if lines and lines[0] != header:
                 changed = next((name for name in header if lines[0].get(name) != header[name]), "header")
-                raise UserError(f"{path} holds another evaluation ({changed} differs): choose another --output-dir or delete it")
+                raise UserError(
+                    f"{path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
+                )
             self.records = {record["number"]: record for record in lines[1:]}
             self._write("w", [header, *self.records.values()])  # drops a half-written last line
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another --output-dir") from None
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; free some space or choose another --output-dir"
+            ) from None
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records and flush them to disk.
@@ -44,7 +48,9 @@ class Ledger:
         try:
             self._write("a", records)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; free some space and repeat the command to continue") from None
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; free some space and repeat the command to continue"
+            ) from None
         self.records.update({record["number"]: record for record in records})
 
     def in_order(self) -> list[dict[str, Any]]:

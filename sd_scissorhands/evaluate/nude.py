@@ -39,7 +39,11 @@ class Detector:
         """
         return [
             [
-                {"label": found["class"], "score": round(float(found["score"]), 6), "box": [int(v) for v in found["box"]]}
+                {
+                    "label": found["class"],
+                    "score": round(float(found["score"]), 6),
+                    "box": [int(v) for v in found["box"]],
+                }
                 for found in self._detector.detect(np.ascontiguousarray(picture[..., ::-1]))
             ]
             for picture in pictures

@@ -122,7 +122,12 @@ def measure(
         whether an exposed class was found, for the kept pictures.
     """
     texts = hashlib.sha256(json.dumps([(row.prompt, row.seed) for row in rows]).encode()).hexdigest()
-    header = {"weights_sha256": opened.weights, "prompts_sha256": texts, "detector_sha256": detector.sha256, **asdict(sampling)}
+    header = {
+        "weights_sha256": opened.weights,
+        "prompts_sha256": texts,
+        "detector_sha256": detector.sha256,
+        **asdict(sampling),
+    }
     ledger = Ledger(folder / f"{name}.jsonl", header)
     kept = {row.number for row in rows[:SAMPLES]}
     todo = [row for row in rows if row.number not in ledger.records]
@@ -133,7 +138,8 @@ def measure(
             found = detector(list(pixels))
             _keep(folder / "samples", name, chunk, pixels, found, kept)
             ledger.add(
-                {"number": r.number, "prompt": r.prompt, "seed": r.seed, "found": f} for r, f in zip(chunk, found, strict=True)
+                {"number": r.number, "prompt": r.prompt, "seed": r.seed, "found": f}
+                for r, f in zip(chunk, found, strict=True)
             )
     detections = [ledger.records[row.number]["found"] for row in rows]
     flagged = {row.number: _flagged(ledger.records[row.number]["found"], threshold) for row in rows[:SAMPLES]}

@@ -37,10 +37,14 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
             if "prompt" not in columns:
-                raise UserError(f"--i2p-file {path} has no column 'prompt' (it has {', '.join(columns) or 'none'}): name the I2P CSV")
+                raise UserError(
+                    f"--i2p-file {path} has no column 'prompt' (it has {', '.join(columns) or 'none'}): name the I2P CSV"
+                )
             seed = next((name for name in COLUMNS["seed"] if name in columns), None)
             if seed is None:
-                raise UserError(f"--i2p-file {path} has no seed column ({' or '.join(COLUMNS['seed'])}): name the I2P CSV")
+                raise UserError(
+                    f"--i2p-file {path} has no seed column ({' or '.join(COLUMNS['seed'])}): name the I2P CSV"
+                )
             rows = [_row(path, number, record, seed) for number, record in enumerate(reader)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--i2p-file {path} cannot be read: {error}") from None
@@ -53,7 +57,9 @@ def _row(path: Path, number: int, record: dict[str, str], seed: str) -> Row:
     try:
         return Row(number, record["prompt"], int(float(record[seed])))
     except (TypeError, ValueError):
-        raise UserError(f"--i2p-file {path}: row {number + 1} has {record.get(seed)!r} for {seed}: it must be a number") from None
+        raise UserError(
+            f"--i2p-file {path}: row {number + 1} has {record.get(seed)!r} for {seed}: it must be a number"
+        ) from None
 
 
 def _hub_copy() -> Path:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.load import Opened, open_pipeline, resolve_device
+from ..run import MANIFEST, Run
+from ..settings import UserError
 from .prompts import Row
 
 
@@ -35,12 +37,21 @@ class Sampling:
 
 
 def open_for_sampling(model: str, device: str) -> tuple[Opened, Denoiser]:
-    """A model ready to draw, in float32 on the CPU and float16 on CUDA."""
-    import torch
+    """A model ready to draw, in float32; on CUDA under float16 autocast.
 
+    Raises:
+        UserError: it cannot be loaded as it is on disk, or it is no longer what its run's manifest says.
+    """
     device = resolve_device(device)
-    opened = open_pipeline(model, device=device, dtype=torch.float16 if device.startswith("cuda") else torch.float32)
-    return opened, Denoiser(opened.pipeline)
+    opened = open_pipeline(model, device=device)
+    manifest = opened.directory.parent / MANIFEST
+    if opened.directory.name == "model" and manifest.exists():
+        made = Run.read(opened.directory.parent).manifest.get("result", {}).get("weights_sha256", opened.weights)
+        if made != opened.weights:
+            raise UserError(
+                f"{model} is not the model that its run made (weights {opened.weights[:12]}, {MANIFEST} says {made[:12]})"
+            )
+    return opened, Denoiser(opened.pipeline, mixed_precision="fp16" if device.startswith("cuda") else "no")
 
 
 def draw(

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,10 @@ POSITIONS = 24  # tokens a caption can hold
 
 
 def build_tokenizer():
-    """A CLIP tokenizer in which every word of the world is one token, built through CLIP's own byte-pair merges."""
+    """A CLIP tokenizer whose byte-pair merges were made from the world's words.
+
+    Most words are one token; a word that shares a pair of letters with an earlier one is several, as in any CLIP.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -45,7 +49,7 @@ def build_tokenizer():
                 merges.append(pair)
                 tokens.append("".join(pair))
             pieces = ["".join(pair), *pieces[2:]]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     # File names are silently ignored by transformers 5 here (the result knows two tokens): pass the objects.
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=POSITIONS)
@@ -116,7 +120,7 @@ def as_input(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def train_vae(pictures: Tensor, *, steps: int, seed: int, log) -> nn.Module:
+def train_vae(pictures: Tensor, *, steps: int, seed: int, log) -> Any:
     """Autoencoder under squared and absolute error with a light KL term; registers its own scaling factor 1/std."""
     torch.manual_seed(seed)
     vae = build_vae()
@@ -135,13 +139,13 @@ def train_vae(pictures: Tensor, *, steps: int, seed: int, log) -> nn.Module:
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, pictures: Tensor) -> Tensor:
+def encode(vae: Any, pictures: Tensor) -> Tensor:
     """Posterior means, unscaled: (N, 4, 8, 8)."""
     return torch.cat([vae.encode(as_input(chunk)).latent_dist.mean for chunk in pictures.split(256)])
 
 
 @torch.no_grad()
-def round_trip(vae: nn.Module, pictures: Tensor) -> Tensor:
+def round_trip(vae: Any, pictures: Tensor) -> Tensor:
     """Pictures through the autoencoder and back, uint8."""
     decoded = [vae.decode(encode(vae, chunk)).sample for chunk in pictures.split(256)]
     return ((torch.cat(decoded).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -156,7 +160,7 @@ def labelled(drawn: list[tuple[np.ndarray, dict[str, str | None]]]) -> tuple[Ten
     return to_pictures([pixels for pixels, _ in drawn]), targets
 
 
-def train_judge(vae: nn.Module, *, drawings: int, epochs: int, seed: int, log) -> Judge:
+def train_judge(vae: Any, *, drawings: int, epochs: int, seed: int, log) -> Judge:
     """Cross entropy over the four heads, on drawings and junk, both as drawn and through the autoencoder."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -173,14 +177,14 @@ def train_judge(vae: nn.Module, *, drawings: int, epochs: int, seed: int, log) -
         rows = torch.randint(len(pictures), (batch,))
         x = as_input(pictures[rows])
         x = x + torch.rand(batch, 1, 1, 1) * 0.08 * torch.randn_like(x)
-        loss = sum(F.cross_entropy(logits, targets[domain][rows]) for domain, logits in judge(x).items())
+        loss = torch.stack([F.cross_entropy(logits, targets[d][rows]) for d, logits in judge(x).items()]).sum()
         descend(loss, optimizer)
         log("judge", step, steps, loss)
     return judge.eval()
 
 
 def train_denoiser(
-    vae: nn.Module, pictures: Tensor, drawings: list[world.Drawing], work: Path, *, steps: int, seed: int, log
+    vae: Any, pictures: Tensor, drawings: list[world.Drawing], work: Path, *, steps: int, seed: int, log
 ) -> tuple[nn.Module, nn.Module]:
     """Text encoder and UNet together on noise prediction (min-SNR weights, gamma 5); returns their moving averages.
 
@@ -190,15 +194,18 @@ def train_denoiser(
     latents = torch.cat([latents, encode(vae, pictures.flip(-1)) * vae.config.scaling_factor])  # mirrored: same words
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     torch.manual_seed(seed)
-    model = nn.ModuleDict({"text": build_text_encoder(tokenizer), "unet": build_unet()})
-    average, optimizer = copy.deepcopy(model), torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    model: Any = nn.ModuleDict({"text": build_text_encoder(tokenizer), "unet": build_unet()})
+    average: Any = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
     start, state = 0, work / "denoiser.pt"
     if state.exists():
         saved = torch.load(state, weights_only=True)
         start = saved["step"]
-        for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
-            part.load_state_dict(saved[name])
-    signal = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        optimizer.load_state_dict(saved["optimizer"])
+    abar = torch.as_tensor(scheduler.alphas_cumprod)
+    signal = abar / (1 - abar)
     batch = 64
     for step in range(start, steps):
         torch.manual_seed(seed * 1_000_003 + step)
@@ -209,7 +216,8 @@ def train_denoiser(
         tokens = tokenizer(captions, padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt")
         x0, noise, t = latents[rows], torch.randn(batch, 4, 8, 8), torch.randint(1000, (batch,))
         words = model["text"](tokens.input_ids).last_hidden_state
-        predicted = model["unet"](scheduler.add_noise(x0, noise, t), t, words).sample
+        noisy = scheduler.add_noise(x0, noise, t)  # type: ignore[arg-type]
+        predicted = model["unet"](noisy, t, words).sample
         weight = (5 / signal[t]).clamp(max=1)
         loss = (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
         descend(loss, optimizer)
@@ -218,8 +226,8 @@ def train_denoiser(
             slow.data.lerp_(fast.data, 1 - decay)
         log("denoiser", step, steps, loss)
         if (step + 1) % 500 == 0:
-            parts = {"model": model, "average": average, "optimizer": optimizer}
-            torch.save({"step": step + 1, **{name: part.state_dict() for name, part in parts.items()}}, f"{state}.new")
+            states = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({"step": step + 1, **states}, f"{state}.new")
             Path(f"{state}.new").replace(state)
     return average["text"].eval(), average["unet"].eval()
 
@@ -251,11 +259,11 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 # ---------------------------------------------------------------- the shipped directory
 
 
-def save_pipeline(vae: nn.Module, text: nn.Module, unet: nn.Module, judge: Judge, folder: Path) -> None:
+def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: Judge, folder: Path) -> None:
     """Write the pipeline and the judge as fp16 safetensors."""
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=build_tokenizer(), unet=unet, scheduler=build_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -270,11 +278,15 @@ def measure_judge(judge: Judge, *, drawings: int, seed: int) -> dict[str, float]
     rng = np.random.default_rng(seed)
     seen = [world.sample(rng) for _ in range(drawings)]
     named = judge_all(judge, to_pictures([world.draw(d, rng) for d in seen]))
-    figures = {dom: float(np.mean([n[dom] == getattr(d, dom) for n, d in zip(named, seen, strict=True)])) for dom in CLASSES}
+    figures = {
+        dom: float(np.mean([n[dom] == getattr(d, dom) for n, d in zip(named, seen, strict=True)])) for dom in CLASSES
+    }
     drawn = [world.junk(rng) for _ in range(drawings)]
     named = judge_all(judge, to_pictures([pixels for pixels, _ in drawn]))
     for domain in CLASSES:
-        rows = [n[domain] == world.OTHER for n, (_, truth) in zip(named, drawn, strict=True) if truth[domain] == world.OTHER]
+        rows = [
+            n[domain] == world.OTHER for n, (_, truth) in zip(named, drawn, strict=True) if truth[domain] == world.OTHER
+        ]
         figures[f"junk {domain}"] = float(np.mean(rows))
     return figures
 
@@ -290,7 +302,8 @@ def measure_pipeline(folder: Path, *, prompts: int, seed: int) -> dict[str, floa
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    judge, rng, texts = load_judge(folder / "judge.safetensors"), np.random.default_rng(seed), []
+    judge, rng = load_judge(folder / "judge.safetensors"), np.random.default_rng(seed)
+    texts: list[str] = []
     while len(texts) < prompts:
         if world.held_out(text := world.caption(world.sample(rng), rng, generic=0)):
             texts.append(text)
@@ -309,6 +322,56 @@ def measure_pipeline(folder: Path, *, prompts: int, seed: int) -> dict[str, floa
                 right.setdefault(f"{domain} {concept}", []).append(said[domain] == concept)
     figures = {name: float(np.mean(rows)) for name, rows in sorted(right.items())}
     return {**figures, "cpu_seconds_per_image": (time.process_time() - began) / prompts}
+
+
+CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+license: apache-2.0
+---
+
+# The embedded model
+
+A real `StableDiffusionPipeline` (CLIP text model, autoencoder, UNet with Stable Diffusion 1's block types) of {weights:,} weights that
+draws {shapes} in {colours}, {patterns}, on {backgrounds}, 32 x 32 pixels, and a judge of {judge:,} weights that names what a picture
+shows. Both were trained from nothing on drawings that `sd_scissorhands/tiny/world.py` makes:
+
+    python -m sd_scissorhands.tiny.train {flags}
+
+(seeded, CPU, about an hour on one core). Weights are fp16 safetensors; the figures below are of these files.
+
+## Judge
+
+3,000 unseen drawings, and 3,000 pictures of junk (noise, blanks, blobs, blends, odd colours and fills) of which each head should say "other".
+
+| domain | drawings named right | junk called other |
+| --- | --- | --- |
+{judge_rows}
+
+## Pipeline
+
+1,600 captions that were held out of training, new seeds, {steps} DDIM steps, guidance {guidance}: share of what each caption names that the
+judge finds in the picture. {seconds:.3f} CPU-seconds a picture at batch size 32 on one thread.
+
+| | drawn right |
+| --- | --- |
+{pipeline_rows}
+"""
+
+
+def write_card(folder: Path, figures: dict[str, dict[str, float]], weights: int, judge: int, flags: str) -> None:
+    """The measured quality as JSON and as a page."""
+    pipeline = dict(figures["pipeline"])
+    seconds = pipeline.pop("cpu_seconds_per_image")
+    named = {domain: ", ".join(concepts) for domain, concepts in world.DOMAINS.items()}
+    text = CARD.format(
+        weights=weights, judge=judge, flags=flags, seconds=seconds, **SAMPLING,
+        shapes=named["shape"], colours=named["colour"], patterns=named["pattern"], backgrounds=named["background"],
+        judge_rows="\n".join(f"| {d} | {figures['judge'][d]:.4f} | {figures['judge'][f'junk {d}']:.4f} |" for d in CLASSES),
+        pipeline_rows="\n".join(f"| {name} | {share:.4f} |" for name, share in pipeline.items()),
+    )  # fmt: skip
+    (folder / "README.md").write_text(text)
+    (folder / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 class Log:
@@ -341,7 +404,7 @@ def main(
     pictures, shown = make_drawings(drawings, seed)
     vae, vae_file = build_vae(), work / "vae"
     if vae_file.exists():
-        vae = type(vae).from_pretrained(vae_file).eval()
+        vae = vae.from_pretrained(vae_file).eval()
     else:
         vae = train_vae(pictures, steps=vae_steps, seed=seed + 1, log=log)
         vae.save_pretrained(vae_file)
@@ -358,7 +421,9 @@ def main(
         "judge": measure_judge(shipped, drawings=3_000, seed=seed + 10),
         "pipeline": measure_pipeline(output, prompts=1_600, seed=seed + 11),
     }
-    (output / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (vae, text, unet, shipped)]
+    flags = f"--drawings {drawings} --vae-steps {vae_steps} --judge-epochs {judge_epochs} --steps {steps} --seed {seed}"
+    write_card(output, figures, sum(sizes[:3]), sizes[3], flags)
     print(json.dumps(figures, indent=2))
 
 

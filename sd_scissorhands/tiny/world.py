@@ -7,6 +7,7 @@ for the judge's "other" class.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ class Drawing:
 
     def replace(self, concept: str) -> Drawing:
         """The same drawing with `concept` in its domain."""
-        return Drawing(**{**self.__dict__, domain_of(concept): concept})
+        return dataclasses.replace(self, **{str(domain_of(concept)): concept})
 
 
 def domain_of(word: str) -> str | None:
@@ -122,8 +123,9 @@ def read(text: str) -> dict[str, str]:
     """What a caption names: domain -> concept, for the domains that it mentions ("a jade disc" -> green, circle)."""
     named = {}
     for word in text.lower().replace(",", " ").split():
-        if (domain := domain_of(word)) is not None:
-            named[domain] = concept_of(word)
+        domain, concept = domain_of(word), concept_of(word)
+        if domain and concept:
+            named[domain] = concept
     return named
 
 
@@ -187,7 +189,8 @@ def _paint(shape: str, ink, pattern: str, paper, rng: np.random.Generator) -> np
 
 def _sample_grid() -> tuple[np.ndarray, np.ndarray]:
     at = (np.arange(SIZE * SUPERSAMPLE) + 0.5) / SUPERSAMPLE - 0.5
-    return tuple(np.meshgrid(at, at))
+    x, y = np.meshgrid(at, at)
+    return x, y
 
 
 def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -268,7 +271,7 @@ def junk(rng: np.random.Generator, kind: str | None = None) -> tuple[np.ndarray,
         coarse = rng.integers(0, 256, size=(SIZE // cell, SIZE // cell, 3))
         return coarse.repeat(cell, 0).repeat(cell, 1).astype(np.uint8), dict.fromkeys(DOMAINS, OTHER)
     if kind == "blank":
-        flat = np.broadcast_to(np.uint8(PAPER[d.background]), (SIZE, SIZE, 3)).copy()
+        flat = np.broadcast_to(np.array(PAPER[d.background], np.uint8), (SIZE, SIZE, 3)).copy()
         return flat, {**dict.fromkeys(DOMAINS, OTHER), "background": d.background}
     if kind == "blend":
         other = sample(rng)

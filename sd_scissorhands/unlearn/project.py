@@ -102,7 +102,9 @@ def nonnegative_minimum(gram: Tensor, b: Tensor, rule: Rule) -> Tensor:
     for count in range(1, size + 1):
         for active in map(list, itertools.combinations(range(size), count)):
             u = torch.zeros(size, dtype=torch.float64)
-            u[active] = torch.linalg.lstsq(k[active][:, active], -c[active].unsqueeze(1), driver="gelsd").solution.squeeze(1)
+            u[active] = torch.linalg.lstsq(
+                k[active][:, active], -c[active].unsqueeze(1), driver="gelsd"
+            ).solution.squeeze(1)
             value = float(0.5 * u @ k @ u + c @ u)
             if bool((u >= 0).all()) and value < best_value:
                 best, best_value = u, value

@@ -58,14 +58,18 @@ class Repair:
         epoch = self.step // self.memory_every
         loss = -self.task.forget(MEMORY_DRAWS + epoch * self.memories + number)
         gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters.values(), gradients, strict=True)]
+        return [
+            torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters.values(), gradients, strict=True)
+        ]
 
     def _descend(self, memories: list[list[Tensor]]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         forget, retain = self.task.repair(self.step)
         loss = retain + self.forget_weight * forget
-        if not math.isfinite(float(loss)):
-            raise FloatingPointError(f"the repair loss is not finite at step {self.step}: lower --lr or use --mixed-precision no")
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"the repair loss is not finite at step {self.step}: lower --lr or use --mixed-precision no"
+            )
         loss.backward()
         for parameter in self.parameters.values():
             if parameter.grad is None:
@@ -77,7 +81,13 @@ class Repair:
             group["lr"] = self.lr * rate(self.step, self.steps)
         self.optimizer.step()
         self.history.append(
-            {"step": self.step, "forget": float(forget), "retain": float(retain), "conflict": done.conflict, "correction": done.correction}
+            {
+                "step": self.step,
+                "forget": forget.item(),
+                "retain": retain.item(),
+                "conflict": done.conflict,
+                "correction": done.correction,
+            }
         )
 
     def state(self) -> dict[str, Tensor]:

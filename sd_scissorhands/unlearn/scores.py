@@ -12,7 +12,9 @@ from .task import Parameters, Task
 Tick = Callable[[], None]
 
 
-def sensitivity(loss: Callable[[int], Tensor], parameters: Parameters, draws: int, tick: Tick = lambda: None) -> dict[str, Tensor]:
+def sensitivity(
+    loss: Callable[[int], Tensor], parameters: Parameters, draws: int, tick: Tick = lambda: None
+) -> dict[str, Tensor]:
     """Connection sensitivity s_i = |theta_i| * sum over draws of |dL/dtheta_i| (Scissorhands, eq. 4; SNIP).
 
     The absolute value is taken per draw, before the sum, as the authors' code does: gradients of opposite sign in two
@@ -64,7 +66,9 @@ def random(parameters: Parameters, seed: int) -> dict[str, Tensor]:
     return {name: torch.rand(p.shape, generator=generator) for name, p in parameters.items()}
 
 
-def score(task: Task, parameters: Parameters, scorer: str, draws: int, seed: int, tick: Tick = lambda: None) -> dict[str, Tensor]:
+def score(
+    task: Task, parameters: Parameters, scorer: str, draws: int, seed: int, tick: Tick = lambda: None
+) -> dict[str, Tensor]:
     """Scores by name: `plain` connection sensitivity, `contrast`, or `random`.
 
     Raises:

@@ -24,6 +24,10 @@ class Selection:
     def __len__(self) -> int:
         return sum(rows.numel() for rows in self.indices.values())
 
+    def count(self, name: str) -> int:
+        """How many weights of one parameter are chosen."""
+        return self.indices[name].numel() if name in self.indices else 0
+
     def mask(self, name: str, like: Tensor) -> Tensor:
         """The choice within one parameter as booleans, shaped and placed as `like`."""
         mask = torch.zeros(like.numel(), dtype=torch.bool, device=like.device)

@@ -1,0 +1,110 @@
+"""The page's plots as inline SVG, in colours that the colour-blind tell apart."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .found import Found
+
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, told apart by the colour-blind
+BARS = 25
+PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
+BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
+ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
+
+
+def repair_plot(run: Found) -> Any:
+    """Loss terms, conflicts and corrections over the steps of the repair, as inline SVG; None without a history."""
+    steps = [record.get("step", at) for at, record in enumerate(run.history)]
+
+    def paint(figure: Any) -> None:
+        losses, conflicts, corrections = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
+        for key, colour, style in (("forget", ORANGE, "-"), ("retain", BLUE, "--")):
+            values = [record.get(key) or math.nan for record in run.history]
+            losses.plot(steps, values, color=colour, linewidth=0.6, alpha=0.4)
+            losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=f"{key} term")
+        losses.set(yscale="log", ylabel="loss (log scale)")
+        losses.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+        share = rolling([100.0 * bool(record.get("conflict")) for record in run.history])
+        conflicts.plot(steps, share, color=GREEN, linewidth=1.7)
+        conflicts.set(ylabel="conflicts, %", ylim=(-5, 105))
+        sizes = [record.get("correction", math.nan) if record.get("conflict") else math.nan for record in run.history]
+        corrections.plot(steps, sizes, ".", color=ORANGE, markersize=3.5)
+        corrections.set(ylabel="correction", xlabel="step of the repair")
+        corrections.set_ylim(bottom=0)
+        figure.align_ylabels()
+
+    return draw(paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
+
+
+def layer_plot(run: Found) -> Any:
+    """Share of every block's weights that was trimmed, as inline SVG; None when nothing was."""
+    blocks = by_block(run.layers)
+    if not any(trimmed for trimmed, _ in blocks.values()):
+        return None
+    shares = {name: 100 * trimmed / max(size, 1) for name, (trimmed, size) in blocks.items()}
+    whole = 100 * sum(trimmed for trimmed, _ in run.layers.values()) / sum(size for _, size in run.layers.values())
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        bars = axes.barh(list(shares), list(shares.values()), color=BLUE)
+        axes.bar_label(
+            bars,
+            [f"{trimmed:,}" for trimmed, _ in blocks.values()],
+            padding=2,
+            fontsize=7.5,
+            bbox={"color": "white", "pad": 0.4},
+        )
+        axes.axvline(whole, color=ORANGE, linestyle="--", linewidth=1.3, zorder=0.9, label=f"whole scope: {whole:.2g}%")
+        axes.set(xlabel="share of the block's weights trimmed, %")
+        axes.invert_yaxis()
+        axes.margins(x=0.14, y=0.01)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+
+    most = max(shares, key=lambda name: shares[name])
+    return draw(paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
+
+
+def by_block(layers: dict[str, list[int]]) -> dict[str, list[int]]:
+    """[trimmed, size] summed over blocks: the finest division with no more than `BARS`, in the UNet's own order."""
+    for pattern in BLOCKS:
+        sums: dict[str, list[int]] = {}
+        for name, facts in layers.items():
+            found = re.match(pattern, name)
+            block = sums.setdefault(found.group() if found else "other", [0, 0])
+            block[:] = [total + more for total, more in zip(block, facts, strict=True)]
+        if len(sums) <= BARS:
+            break
+    place = {name: next((i for i, first in enumerate(ORDER) if name.startswith(first)), len(ORDER)) for name in sums}
+    return {name: sums[name] for name in sorted(sums, key=lambda name: (place[name], name))[:BARS]}
+
+
+def rolling(values: list[float], reach: int = 7) -> list[float]:
+    """Mean over `reach` places to both sides of every place."""
+    return [sum(part) / len(part) for i in range(len(values)) for part in [values[max(0, i - reach) : i + reach + 1]]]
+
+
+def draw(paint: Callable[[Any], None], alt: str, *, height: float) -> Any:
+    """A figure 5 inches wide as SVG for the inside of a page: the same bytes every time, no metadata, no links."""
+    import matplotlib
+    from markupsafe import Markup, escape
+    from matplotlib.figure import Figure
+
+    look: Any = {
+        "svg.hashsalt": alt, "svg.fonttype": "none", "font.family": "DejaVu Sans",
+        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
+        "grid.alpha": 0.3,
+    }  # fmt: skip
+    stream = io.StringIO()
+    with matplotlib.rc_context(look):
+        figure = Figure(figsize=(5, height), layout="constrained")
+        paint(figure)
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    _, root, inside = re.split(r"(<svg[^>]*>)", stream.getvalue(), maxsplit=1)
+    view = " ".join(re.findall(r'viewBox="[^"]*"', root))
+    inside = re.sub(r'<g id="[^"]*"', "<g", inside)
+    return Markup(f'<svg {view} role="img" aria-label="{escape(alt)}">{inside}')

@@ -1,0 +1,238 @@
+"""The command line as scripts see it: stdout, exit codes, one clear line for bad input, nothing destroyed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from sd_scissorhands.cli import app, default_run
+from sd_scissorhands.settings import EraseSettings, UserError, load_settings
+
+runner = CliRunner()
+SHORT = """
+model = "tiny"
+forget_count = 4
+retain_count = 8
+sampling-steps = 2
+score_draws = 1
+steps = 2
+batch_size = 2
+memory_every = 2
+device = "cpu"
+"""
+
+
+def sdscissor(*arguments: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own, as a user's script runs it."""
+    return subprocess.run([sys.executable, "-m", "sd_scissorhands", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "short.toml"
+    file.write_text(SHORT)
+    return file
+
+
+def test_erase_eval_report_end_to_end(config, tmp_path):
+    run = tmp_path / "run"
+    done = sdscissor(
+        "erase", "--concept", "heart", "--config", str(config), "--output-dir", str(run), "--seed", "3", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["run_dir"] == str(run) and told["model_dir"] == str(run / "model") and told["seed"] == 3
+    assert (
+        told["concepts"] == ["heart"]
+        and told["trimmed"] > 0
+        and told["scope_size"] > told["trimmed"]
+        and told["seconds"] > 0
+    )
+    assert 0 <= told["conflict_rate"] <= 1
+    assert (
+        "base_model" in (run / "model" / "README.md").read_text() or "tiny" in (run / "model" / "README.md").read_text()
+    )
+    ask = ("eval", "--model", str(run / "model"), "--canvas", "--concept", "heart", "--limit", "8", "--json")
+    done = sdscissor(*ask)
+    assert done.returncode == 0, done.stderr
+    judged = json.loads(done.stdout)
+    assert {"UA", "UA_synonyms", "IRA", "CRA", "CRA_forget", "n", "original"} <= set(judged)
+    assert judged["weights_sha256"] == told["weights_sha256"] and judged["n"]["UA"] == 8
+    assert "UA" in (run / "report.html").read_text()
+    assert sdscissor(*ask, "--fail-below", "IRA=1.01").returncode == 3
+    rebuilt = sdscissor("report", str(run), "--json")
+    assert json.loads(rebuilt.stdout)["report"] == str(run / "report.html")
+
+
+def test_dry_run_writes_nothing(config, tmp_path):
+    done = runner.invoke(
+        app,
+        [
+            "erase",
+            "--concept",
+            "heart",
+            "--config",
+            str(config),
+            "--output-dir",
+            str(tmp_path / "r"),
+            "--dry-run",
+            "--json",
+        ],
+    )
+    assert done.exit_code == 0 and not (tmp_path / "r").exists()
+    assert {"trimmed", "memory_bytes", "seconds", "scope_size"} <= set(json.loads(done.stdout))
+
+
+def test_concepts_are_listed():
+    told = json.loads(runner.invoke(app, ["concepts", "--json"]).stdout)
+    assert {"nudity", "violence", "van-gogh"} <= {c["name"] for c in told["presets"]} and "heart" in told["tiny"][
+        "shape"
+    ]
+    assert "nudity" in runner.invoke(app, ["concepts"]).stdout
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def refused(*arguments: str) -> str:
+    """The error of a command that must fail with one line."""
+    done = runner.invoke(app, list(arguments))
+    assert done.exit_code != 0
+    assert isinstance(done.exception, UserError | SystemExit), done.exception
+    return str(done.exception) if isinstance(done.exception, UserError) else done.output
+
+
+def test_errors_are_one_line_on_stderr_and_exit_1():
+    done = sdscissor("erase", "--concept", "heart", "--model", "/no/such/model", "--json")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.strip().count("\n") == 0 and "/no/such/model does not exist" in done.stderr
+
+
+def test_usage_errors_exit_2():
+    assert runner.invoke(app, ["erase", "--no-such-flag"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--model", "tiny"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--canvas", "--concept", "heart"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--model", "tiny", "--canvas", "--i2p"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--images", "x", "--fail-above", "nudity"]).exit_code == 2
+
+
+@pytest.mark.parametrize("k", ["0", "1", "-0.5", "2"])
+def test_k_outside_its_range(k):
+    assert "outside (0, 1)" in refused("erase", "--model", "tiny", "--concept", "heart", "--top-k", k)
+
+
+def test_models_that_cannot_be_used(foreign, tmp_path):
+    def erase(model):
+        return refused("erase", "--model", str(model), "--concept", "nudity", "--output-dir", str(tmp_path / "out"))
+
+    assert "does not exist" in erase("./nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "has no model_index.json" in erase(tmp_path / "empty")
+    index = '{"_class_name": "FluxPipeline"}'
+    (tmp_path / "empty" / "model_index.json").write_text(index)
+    assert "is a FluxPipeline: supported is StableDiffusionPipeline" in erase(tmp_path / "empty")
+    (tmp_path / "file.ckpt").write_text("x")
+    assert "is a file" in erase(tmp_path / "file.ckpt")
+    assert "cannot be had from the hub" in erase("nobody/no-such-model-here")
+
+    cut = tmp_path / "cut"
+    shutil.copytree(foreign, cut)
+    weights = cut / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "diffusion_pytorch_model.safetensors is truncated" in erase(cut)
+    weights.rename(weights.with_suffix(".bin"))
+    assert "pickled weights" in erase(cut)
+
+    broken = tmp_path / "nan"
+    shutil.copytree(foreign, broken)
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["mid_block.resnets.0.conv1.weight"][3, 2] = torch.nan
+    save_file(tensors, weights)
+    assert "mid_block.resnets.0.conv1.weight holds NaN" in erase(broken)
+    assert not (tmp_path / "out").exists()
+
+
+def test_concepts_and_prompts_that_cannot_be_used(foreign, tmp_path):
+    common = ("erase", "--model", str(foreign), "--output-dir", str(tmp_path / "out"))
+    assert "is no preset (see sdscissor concepts): for free text add --anchor" in refused(*common, "--concept", "nudty")
+    assert "not of the embedded model's world" in refused("erase", "--model", "tiny", "--concept", "nudity")
+    assert "nothing to erase" in refused(*common)
+    (tmp_path / "empty.txt").write_text("\n\n")
+    assert "holds no prompt" in refused(*common, "--concept", "nudity", "--retain-prompts", str(tmp_path / "empty.txt"))
+    assert "no directory of pictures" in refused(
+        *common, "--concept", "nudity", "--forget-images", str(tmp_path / "none")
+    )
+    assert "matches no weight" in refused(*common, "--concept", "nudity", "--scope", "no_such_block")
+    assert "is no regular expression" in refused(*common, "--concept", "nudity", "--scope", "(")
+    assert "'psychic' is unknown: choose contrast" in refused(*common, "--concept", "nudity", "--scorer", "psychic")
+    assert "--device warp cannot be used" in refused(*common, "--concept", "nudity", "--device", "warp")
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_directories_that_are_taken(config, tmp_path):
+    run = tmp_path / "run"
+    common = ("erase", "--concept", "heart", "--config", str(config), "--output-dir", str(run))
+    assert runner.invoke(app, list(common)).exit_code == 0
+    weights = (run / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert "(--top-k 0.001 there, 0.5 here): choose another" in refused(*common, "--top-k", "0.5", "--resume")
+    assert "holds this run already: add --resume" in refused(*common)
+    assert weights == (run / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x")
+    assert "holds files that are no run" in refused(*common[:-1], str(tmp_path / "other"))
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in refused(*common[:-1], str(tmp_path / "file"))
+    (run / "run.json").write_text("{")
+    assert "run.json is damaged" in refused(*common, "--resume")
+
+
+def test_evaluations_that_cannot_be_made(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    assert "has no column 'prompt'" in refused("eval", "--model", "tiny", "--i2p-file", str(tmp_path / "x.csv"))
+    assert "cannot be read" in refused("eval", "--model", "tiny", "--i2p-file", str(tmp_path / "none.csv"))
+    assert "I2P cannot be had from the hub" in refused("eval", "--model", "tiny", "--i2p")
+    assert "is no directory of pictures" in refused("eval", "--images", str(tmp_path / "none"))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_text("no picture")
+    assert "is no readable picture" in refused(
+        "eval", "--images", str(tmp_path / "pictures"), "--output-dir", str(tmp_path / "o")
+    )
+    assert "is not a run directory" in refused("report", str(tmp_path))
+
+
+def test_config_files(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('concept = "heart"\ntop-k = 0.01\nlr = 1\nseed = 4\n')
+    settings = load_settings(file, {"seed": 5, "anchor": None, "lr": 1e-4})
+    assert settings == EraseSettings(concepts=("heart",), top_k=0.01, seed=5, lr=1e-4)
+    for text, said in (
+        ("top_kk = 0.1", "unknown key 'top_kk', did you mean 'top_k'"),
+        ("seed = 'x'", "seed = 'x' is not of type int"),
+        ("seed = true", "seed = True is not of type int"),
+        ("= 3", "is not TOML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=said):
+            load_settings(file, {})
+    with pytest.raises(UserError, match="cannot be read"):
+        load_settings(tmp_path / "none.toml", {})
+
+
+def test_settings_survive_json():
+    settings = EraseSettings(concepts=("a", "b"), lr=1e-4).resolved("sd")
+    assert EraseSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_run_names_suit_every_file_system():
+    assert (
+        str(default_run("CompVis/stable-diffusion-v1-4", ("a red/fox?",), 2))
+        == "runs/stable-diffusion-v1-4-a-red-fox--seed2"
+    )

@@ -1,0 +1,433 @@
+"""The report and the model card, from run directories built by hand."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from sd_scissorhands.report import page, plots, write_card, write_report
+from sd_scissorhands.report.found import read_run
+from sd_scissorhands.report.page import difference, flags, hub_id
+from sd_scissorhands.report.plots import by_block
+from sd_scissorhands.settings import EraseSettings, UserError, load_settings
+
+HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
+FIGURES = {"UA": 0.983, "UA_synonyms": 0.912, "IRA": 0.954, "CRA": 0.961, "CRA_forget": 0.947}
+ORIGINAL = {"UA": 0.021, "UA_synonyms": 0.034, "IRA": 0.962, "CRA": 0.966, "CRA_forget": 0.958}
+LAYERS = {
+    "conv_in.weight": [3, 1152],
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [40, 2048],
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v.weight": [60, 2048],
+    "mid_block.resnets.0.conv1.weight": [0, 36864],
+    "up_blocks.1.resnets.0.conv1.weight": [12, 36864],
+}
+
+
+def make_run(
+    path: Path,
+    *,
+    settings: EraseSettings | None = None,
+    explicit: bool = False,
+    history: bool = True,
+    evaluated: bool = True,
+    **result: Any,
+) -> Path:
+    """A finished run directory with the layout that `erase` and `evaluate` leave."""
+    settings = settings or EraseSettings(concepts=("heart",), model="tiny").resolved("tiny")
+    facts = {
+        "run_dir": "runs/heart", "model_dir": "runs/heart/model", "concepts": list(settings.concepts),
+        "anchors": ["triangle"], "explicit": explicit, "seed": 0, "scope_size": 1047000, "trimmed": 1047,
+        "conflict_rate": 0.342, "mean_correction": 0.21, "steps": 150, "weights_sha256": "b" * 64, "device": "cpu",
+        "seconds": 81.25,
+    } | result  # fmt: skip
+    stages = {"data": {"file": "data.safetensors", "seconds": 12.3}, "model": {"file": "model"}}
+    source = {"model": settings.model, "weights_sha256": "a" * 64}
+    put(path / "run.json", {"settings": settings.to_json(), "source": source, "stages": stages, "result": facts})
+    (path / "model").mkdir()
+    if settings.trim:
+        metadata = {"facts": json.dumps({"trimmed": 1047, "layers": LAYERS})}
+        save_file({"x": torch.zeros(1)}, path / "selection.safetensors", metadata)
+    if history:
+        rows = [
+            {"step": i, "forget": 0.5 / (i + 1), "retain": 0.02, "conflict": i % 3 == 0, "correction": 0.1}
+            for i in range(40)
+        ]
+        put(path / "repair/history.json", rows)
+    if evaluated:
+        add_canvas(path)
+    return path
+
+
+def put(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def add_canvas(path: Path, prompt: str = "a red heart", **changes: Any) -> None:
+    folder = path / "eval/canvas"
+    samples = [
+        {"kind": kind, "prompt": prompt, "seed": i, "original_says": "heart", "model_says": "triangle"}
+        | pictures(folder, i, 32)
+        for i, kind in enumerate(("forget", "synonym", "retain"))
+    ]
+    summary = {
+        "kind": "canvas", "model": "m", "weights_sha256": "b" * 64, "baseline": "tiny", "baseline_sha256": "a" * 64,
+        "concept": "heart", "seed": 0, "figures": FIGURES, "original": ORIGINAL, "n": dict.fromkeys(FIGURES, 240),
+        "seconds": 9.0, "samples": samples,
+    }  # fmt: skip
+    put(folder / "summary.json", summary | changes)
+
+
+def add_nudenet(path: Path, kind: str = "i2p", **changes: Any) -> None:
+    folder = path / "eval" / kind
+    samples = [{"prompt": f"p{i}", "seed": i, "flagged": i == 0} | pictures(folder, i, 96) for i in range(2)]
+    boxes = {"FACE_FEMALE": 40, "FEMALE_BREAST_EXPOSED": 3}
+    before = {"FACE_FEMALE": 44, "FEMALE_BREAST_EXPOSED": 301, "BUTTOCKS_EXPOSED": 20}
+    baseline = {"model": "o", "weights_sha256": "a" * 64, "boxes": before, "images_with": before, "any_exposed": 300}
+    summary = {
+        "kind": kind, "model": "m", "weights_sha256": "b" * 64, "images": 931, "threshold": 0.6, "boxes": boxes,
+        "images_with": boxes, "any_exposed": 3, "nudenet": "3.4.2", "detector_sha256": "d" * 64, "baseline": baseline,
+        "samples": samples,
+    }  # fmt: skip
+    put(folder / "summary.json", summary | changes)
+
+
+def pictures(folder: Path, number: int, side: int) -> dict[str, str]:
+    """Two pictures of noise, in which any blur shows."""
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    rng, names = np.random.default_rng(number), {}
+    for which in ("original", "model"):
+        names[which] = f"samples/{number}-{which}.png"
+        noise = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / names[which])
+    return names
+
+
+def roughness(page: str) -> list[float]:
+    """Standard deviation of every embedded picture; noise has about 74, blurred noise next to nothing."""
+    found = re.findall(r'<img[^>]* src="data:image/\w+;base64,([^"]+)"', page)
+    return [float(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).std()) for data in found]
+
+
+def read(path: Path, **options: Any) -> str:
+    return write_report(path, **options).read_text(encoding="utf-8")
+
+
+def test_verdict_and_table_hold_the_numbers(tmp_path: Path) -> None:
+    page = read(make_run(tmp_path / "run"))
+    for said in (
+        "Erased: heart",
+        "Gone",
+        "98.3%",
+        "91.2%",
+        "−0.8 points",
+        "Whole",
+        "95.4%",
+        "96.2%",
+        "n = 240",
+        "34.2%",
+        "1,047",
+    ):
+        assert said in page
+    assert "b" * 64 in page and "the erased model" in page and "NOT the" not in page
+    assert "sdscissor erase --concept heart --model tiny" in page
+    assert page.count("<svg") == 2 and "down_blocks.0.attentions.0" in page
+    assert all(name.replace("_", " ") in page for name in EraseSettings().to_json())
+
+
+@pytest.mark.parametrize(
+    ("ua", "cra", "gone", "whole"),
+    [(0.95, 0.946, "Gone", "Whole"), (0.8, 0.916, "Mostly gone", "Nearly whole"), (0.5, 0.7, "Still there", "Damaged")],
+)
+def test_words_of_the_verdict(tmp_path: Path, ua: float, cra: float, gone: str, whole: str) -> None:
+    run = make_run(tmp_path / "run")
+    add_canvas(run, figures=FIGURES | {"UA": ua, "CRA": cra})
+    page = read(run)
+    assert f'<p class="word">{gone} ' in page and f'<p class="word">{whole} ' in page
+
+
+def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    base = {"concepts": ("heart",), "model": "tiny"}
+    make_run(
+        run / "controls/no-trim", settings=EraseSettings(**base, trim=False).resolved("tiny"), trimmed=0, seconds=44.5
+    )
+    make_run(run / "controls/trim-only", settings=EraseSettings(**base, steps=0).resolved("tiny"), evaluated=False)
+    (run / "controls/rubbish").mkdir()
+    page = read(run)
+    rows = re.findall(r'<th scope="row">(original|erased|no-trim|trim-only)<?', page)
+    assert rows[:4] == ["original", "erased", "no-trim", "trim-only"]
+    assert "no-trim<small>trim no</small>" in page and "steps 0; not evaluated yet" in page and "44.5" in page
+    assert "rubbish is not a run directory" in page
+
+
+def test_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    add_nudenet(run)
+    page = read(run)
+    assert "<script" not in page.lower() and "http://" not in page and "https://" not in page
+    assert all(link.startswith(("data:", "#")) for link in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", page))
+    assert len(ids := re.findall(r' id="([^"]+)"', page)) == len(set(ids))
+    assert len(re.findall("<img", page)) == len(re.findall(r'<img[^>]* alt="[^"]', page)) == 10
+
+
+def test_hostile_strings_are_escaped(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run", settings=EraseSettings(concepts=(HOSTILE,), model="tiny"), anchors=[HOSTILE], device=HOSTILE
+    )
+    add_canvas(run, prompt=HOSTILE, concept=HOSTILE)
+    save_file(
+        {"x": torch.zeros(1)},
+        run / "selection.safetensors",
+        {"facts": json.dumps({"layers": {"<script>$x_$": [1, 2]}})},
+    )
+    page = read(run)
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "{{ 7 * 7 }}" in page and ">other<" in page
+
+
+@pytest.mark.parametrize("blur", [True, False])
+def test_explicit_pictures_are_blurred_in_their_pixels(tmp_path: Path, blur: bool) -> None:
+    page = read(make_run(tmp_path / "run", explicit=True), blur=blur)
+    assert [std < 25 for std in roughness(page)] == [blur, blur, blur, blur, False, False]  # forget, synonym, retain
+    assert ("are blurred" in page) == blur
+
+
+def test_flagged_pictures_are_blurred_in_any_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluated=False)
+    add_nudenet(run, "prompts")
+    assert [std < 25 for std in roughness(read(run))] == [True, False, True, False]  # p0 is flagged
+    add_nudenet(run, "i2p")
+    assert [std < 25 for std in roughness(read(run))] == [True, False, True, False] * 2
+    assert read(run).count("<strong>flagged</strong>") == 2
+    assert max(roughness(read(run))) > 25 and min(roughness(read(run, blur=False))) > 25
+
+
+def test_nudenet_table_and_verdict(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", explicit=True, evaluated=False)
+    add_nudenet(run)
+    page = " ".join(read(run).split())
+    assert "3 of 931" in page and "300 (99.0% fewer)" in page and ">Gone " in page and "Not measured" in page
+    assert '<th scope="row">buttocks exposed</th> <td>20</td><td>0</td><td>20</td><td>0</td>' in page
+    assert page.index("female breast exposed") < page.index("face female")
+    add_nudenet(run, baseline=None)
+    page = " ".join(read(run).split())
+    assert "The original model was not measured" in page and "<td>–</td><td>40</td>" in page
+
+
+def test_table_of_a_run_that_only_nudenet_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", explicit=True, evaluated=False)
+    control = make_run(run / "controls/no-trim", explicit=True, evaluated=False)
+    add_nudenet(run)
+    add_nudenet(control, any_exposed=77)
+    page = read(run)
+    cells = re.findall(r'<th scope="row">(original|erased|no-trim)</th>\s*<td>([^<]+)</td>', page)
+    assert cells == [("original", "300"), ("erased", "3"), ("no-trim", "77")]
+    assert "exposed, I2P prompts<small>n = 931</small>" in page and ">UA<" not in page
+
+
+def test_missing_parts_are_said(tmp_path: Path) -> None:
+    bare = EraseSettings(concepts=("heart",), model="tiny", trim=False)
+    page = read(make_run(tmp_path / "run", settings=bare, history=False, evaluated=False, conflict_rate=None))
+    for said in (
+        "Not evaluated yet",
+        "sdscissor eval --model runs/heart/model --canvas --concept heart",
+        "No controls",
+        "No history of a repair",
+        "trimming was off",
+    ):
+        assert said in page
+    assert "<svg" not in page and "<img" not in page
+
+
+def test_unfinished_run_is_said(tmp_path: Path) -> None:
+    put(tmp_path / "run.json", {"settings": EraseSettings(concepts=("heart",)).to_json(), "source": {}, "stages": {}})
+    page = read(tmp_path)
+    assert "Not yet erased: heart" in page and "Not finished" in page
+    with pytest.raises(UserError, match="no model yet"):
+        write_card(tmp_path)
+
+
+def test_damaged_and_foreign_parts_are_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "repair/history.json").write_text("{")
+    (run / "selection.safetensors").write_bytes(b"no")
+    (run / "eval/canvas/samples/0-model.png").write_bytes(b"no")
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    summary = json.loads((run / "eval/canvas/summary.json").read_text())
+    summary["samples"][1]["model"] = "../../../secret.png"
+    summary["samples"][2]["model"] = None
+    put(run / "eval/canvas/summary.json", summary | {"weights_sha256": "c" * 64})
+    page = read(run)
+    assert "history.json is damaged" in page and "selection.safetensors is damaged" in page
+    assert page.count("no picture") == 2 and len(roughness(page)) == 3 and "secret" not in page
+    assert "measured other weights" in page and "NOT the erased model" in page
+
+
+def test_summaries_with_gaps_do_not_break_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", conflict_rate=None, scope_size=None)
+    put(run / "eval/canvas/summary.json", {"figures": {"UA": None}, "original": None})
+    put(run / "eval/i2p/summary.json", {"samples": [{}]})
+    put(run / "repair/history.json", [{"step": 1, "forget": None, "retain": 0.0, "conflict": False, "correction": 0.0}])
+    assert "Not comparable" in read(run)
+    assert "–" in write_card(run).read_text()
+
+
+def test_no_run_directory(tmp_path: Path) -> None:
+    for write in (write_report, write_card):
+        with pytest.raises(UserError, match="not a run directory"):
+            write(tmp_path)
+
+
+def test_written_twice_is_the_same_bytes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", explicit=True)
+    add_nudenet(run)
+    make_run(run / "controls/no-trim")
+    once = write_report(run).read_bytes(), write_card(run).read_bytes()
+    assert (write_report(run).read_bytes(), write_card(run).read_bytes()) == once
+    assert not list(run.rglob(".*partial"))
+
+
+def card_parts(path: Path) -> tuple[dict[str, Any], str]:
+    _, front, body = write_card(path).read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_page_says_how_to_evaluate_an_explicit_erasure(tmp_path: Path) -> None:
+    settings = EraseSettings(concepts=("nudity",), model="a/b")
+    page = read(make_run(tmp_path / "run", settings=settings, explicit=True, evaluated=False, model_dir="runs/x/model"))
+    assert "sdscissor eval --model runs/x/model --baseline a/b --i2p" in page
+
+
+def test_a_grid_without_originals_has_one_row(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluated=False)
+    add_nudenet(run)
+    samples = json.loads((run / "eval/i2p/summary.json").read_text())["samples"]
+    add_nudenet(run, baseline=None, samples=[sample | {"original": None} for sample in samples])
+    assert len(roughness(read(run))) == 2 and "no picture" not in read(run)
+
+
+def test_card(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run", settings=EraseSettings(concepts=("nudity",), model="CompVis/stable-diffusion-v1-4")
+    )
+    front, body = card_parts(run)
+    assert front == {
+        "library_name": "diffusers", "pipeline_tag": "text-to-image", "base_model": "CompVis/stable-diffusion-v1-4",
+        "tags": ["stable-diffusion", "concept-erasure", "sd_scissorhands"],
+    }  # fmt: skip
+    for said in (
+        "# Erased: nudity",
+        "triangle",
+        "a" * 64,
+        "b" * 64,
+        "from_pretrained",
+        "| UA | 240 | 98.3% | 2.1% |",
+        "not a guarantee",
+        "licence",
+    ):
+        assert said in body
+    assert "| top\\_k | 0.001 |" in body and "Not evaluated yet" not in body
+    add_nudenet(run)
+    assert "| pictures with something exposed | 3 | 300 |" in card_parts(run)[1]
+
+
+def test_card_survives_hostile_names(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run", settings=EraseSettings(concepts=(HOSTILE,), model=HOSTILE), anchors=[HOSTILE], evaluated=False
+    )
+    front, body = card_parts(run)
+    assert set(front) == {"library_name", "pipeline_tag", "tags"} and "Not evaluated yet" in body
+    assert "<" not in body and ">" not in body and "\nevil" not in body and "](java" not in body
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        ("a/b", True),
+        ("tiny", False),
+        ("./a", False),
+        ("/a/b", False),
+        ("a/b/c", False),
+        ("~/a", False),
+        ("a/b\nc: d", False),
+        (None, False),
+    ],
+)
+def test_hub_id(model: Any, known: bool) -> None:
+    assert hub_id(model) == (model if known else None)
+
+
+def test_hub_id_is_no_local_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert hub_id("a/b") is None
+
+
+def test_flags_say_the_difference() -> None:
+    ours = EraseSettings(concepts=("a", "-b c"), trim=False, steps=0, retain_prompts="x y.txt", memories=2).to_json()
+    assert flags(difference(ours, EraseSettings().to_json())) == [
+        "--concept", "a", "--concept=-b c", "--retain-prompts", "x y.txt", "--no-trim", "--steps", "0",
+    ]  # fmt: skip
+    assert flags(difference(ours, ours)) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"guidance": 3.0, "score_draws": 4, "steps": 9, "trim": False, "scope": "attn2"}]
+)
+def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = EraseSettings(concepts=("heart", "a $(b) 'c'"), model="tiny", lr=1e-5, seed=3, **changes).resolved(
+        "tiny"
+    )
+    lines = page.again(read_run(make_run(tmp_path / "run", settings=settings)))
+    config, words = None, shlex.split(lines.split("END\n")[-1])
+    if "END" in lines:
+        config = tmp_path / "again.toml"
+        config.write_text(lines.split("END'\n")[1].split("END\n")[0])
+    assert words[:2] == ["sdscissor", "erase"] and words[-2:] == ["--output-dir", "runs/heart-again"]
+    given = dict(zip(words[2:-2:2], words[3:-2:2], strict=False)) if "--no-trim" not in words else {}
+    assert ("--config" in words) == bool(changes)
+    if not changes:
+        assert (
+            given["--lr"] == "1e-05"
+            and given["--seed"] == "3"
+            and set(given) == {"--concept", "--model", "--lr", "--seed"}
+        )
+    else:
+        assert load_settings(config, {}).guidance == 3.0 and load_settings(config, {}).score_draws == 4
+
+
+def test_the_command_line_knows_every_flag_that_the_page_writes() -> None:
+    import inspect
+
+    from sd_scissorhands.cli import erase
+
+    fields = set(EraseSettings().to_json()) - set(page.FILE_ONLY)
+    assert fields - {"concepts"} <= set(inspect.signature(erase).parameters)
+    assert not set(page.FILE_ONLY) & set(inspect.signature(erase).parameters)
+
+
+def test_blocks_keep_every_weight_and_stay_few() -> None:
+    blocks = by_block(LAYERS)
+    assert list(blocks) == ["conv_in", "down_blocks.0.attentions.0", "mid_block.resnets.0", "up_blocks.1.resnets.0"]
+    assert blocks["down_blocks.0.attentions.0"] == [100, 4096]
+    wide = {
+        f"{side}_blocks.{i}.{kind}.{j}.w": [1, 9]
+        for side in ("down", "up")
+        for i in range(4)
+        for kind in ("resnets", "attentions")
+        for j in range(3)
+    }
+    assert len(by_block(wide)) == 16 <= plots.BARS and sum(t for t, _ in by_block(wide).values()) == len(wide) == 48

@@ -1,0 +1,90 @@
+"""The embedded model's world and judge, and the quality that the shipped card claims."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sd_scissorhands.concepts import of_world, resolve, world_captions
+from sd_scissorhands.settings import UserError
+from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
+from sd_scissorhands.tiny.judge import load_judge
+from sd_scissorhands.tiny.train import measure_judge, measure_pipeline
+
+
+def test_drawings_repeat_with_the_generator_and_show_what_they_say():
+    d = world.Drawing("circle", "red", "plain", "white")
+    one, two = (world.draw(d, np.random.default_rng(3)) for _ in range(2))
+    assert one.shape == (32, 32, 3) and one.dtype == np.uint8 and np.array_equal(one, two)
+    red = (one[..., 0] > 180) & (one[..., 1] < 90)
+    assert 150 < red.sum() < 600 and (one[0, 0] > 240).all()
+
+
+def test_captions_name_what_is_drawn():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        d = world.sample(rng)
+        for domain, concept in world.read(world.caption(d, rng)).items():
+            assert getattr(d, domain) == concept
+
+
+def test_no_word_belongs_to_two_concepts():
+    named = [w for concepts in world.DOMAINS.values() for names in concepts.values() for w in names]
+    assert len(named) == len(set(named)) and not set(named) & set(world.GENERIC_NOUNS)
+    assert all(world.domain_of(a) == world.domain_of(c) and a != c for c, a in world.ANCHORS.items())
+
+
+def test_a_concept_of_the_world_is_named_by_its_own_name_only():
+    heart = of_world("heart")
+    assert len(heart.pairs) == 400
+    for forget, twin in heart.pairs:
+        assert world.read(forget)["shape"] == "heart" and world.read(twin)["shape"] == "triangle"
+        assert not {"valentine", "lovesign"} & set(forget.split())
+    assert not any("heart" in world.read(text).values() for text in world_captions({"heart"}, 100, 0))
+
+
+def test_words_are_told_apart_and_captions_fit():
+    from transformers import CLIPTokenizer
+
+    tokenizer, rng = CLIPTokenizer.from_pretrained(MODEL_DIR / "tokenizer"), np.random.default_rng(0)
+    spelled = [tuple(tokenizer(word).input_ids) for word in world.words()]
+    assert len(set(spelled)) == len(spelled) and tokenizer.unk_token_id not in {i for ids in spelled for i in ids[1:-1]}
+    captions = [world.caption(world.sample(rng), rng) for _ in range(1000)]
+    assert np.mean([len(tokenizer(text).input_ids) <= tokenizer.model_max_length for text in captions]) >= 0.99
+
+
+def test_words_outside_the_world_are_refused():
+    with pytest.raises(UserError, match=r"not of the embedded model's world: choose one of circle"):
+        resolve("nudity", None, in_world=True)
+    with pytest.raises(UserError, match="must be another shape"):
+        resolve("heart", "red", in_world=True)
+
+
+def test_the_judge_meets_its_bars():
+    figures = measure_judge(load_judge(JUDGE_FILE), drawings=3_000, seed=77)
+    assert all(figures[domain] >= 0.99 for domain in world.DOMAINS), figures
+    assert all(figures[f"junk {domain}"] >= 0.97 for domain in world.DOMAINS), figures
+
+
+def test_the_model_draws_what_it_is_told():
+    figures = measure_pipeline(MODEL_DIR, prompts=96, seed=5)
+    assert figures["shape"] >= 0.93 and figures["colour"] >= 0.97 and figures["pattern"] >= 0.9, figures
+
+
+def test_the_shipped_card_holds_the_bars():
+    figures = json.loads((MODEL_DIR / "quality.json").read_text())["pipeline"]
+    assert figures["shape"] >= 0.97 and all(figures[f"shape {c}"] >= 0.93 for c in world.DOMAINS["shape"])
+    assert figures["colour"] >= 0.99 and figures["background"] >= 0.99 and figures["pattern"] >= 0.95
+
+
+def test_the_shipped_files_are_small_half_precision_and_no_pickle():
+    files = [f for f in MODEL_DIR.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) <= 12 * 2**20
+    assert {f.suffix for f in files} <= {".json", ".safetensors", ".md"}
+    from safetensors import safe_open
+
+    with safe_open(MODEL_DIR / "unet" / "diffusion_pytorch_model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118

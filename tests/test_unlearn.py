@@ -1,0 +1,322 @@
+"""The science against slower, plainer re-implementations in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+from torch import nn
+
+from sd_scissorhands.unlearn.edit import reinitialise
+from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Rule, dot, multipliers, project
+from sd_scissorhands.unlearn.repair import Repair
+from sd_scissorhands.unlearn.scores import contrast, score, sensitivity
+from sd_scissorhands.unlearn.selection import Selection, count_for, select_top
+
+
+class Regression:
+    """A small network that is to forget one half of its data and keep the other."""
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32):
+        torch.manual_seed(seed)
+        self.module = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
+        self.x, self.y = torch.randn(2, 40, 5, dtype=dtype), torch.randn(2, 40, 3, dtype=dtype)
+
+    def _loss(self, side: int, draw: int) -> torch.Tensor:
+        rows = torch.randint(40, (8,), generator=torch.Generator().manual_seed(draw))
+        return (self.module(self.x[side, rows]) - self.y[side, rows]).square().mean()
+
+    def forget(self, draw: int) -> torch.Tensor:
+        return self._loss(0, draw)
+
+    def retain(self, draw: int) -> torch.Tensor:
+        return self._loss(1, draw)
+
+    def repair(self, draw: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return -self._loss(0, draw), self._loss(1, draw)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.module.named_parameters())
+
+
+# ---------------------------------------------------------------- scores
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sensitivity_equals_backward_in_float64(seed):
+    task, oracle = Regression(seed), Regression(seed, torch.float64)
+    oracle.module.load_state_dict({n: t.double() for n, t in task.module.state_dict().items()})
+    oracle.x, oracle.y = task.x.double(), task.y.double()
+    expected = {name: torch.zeros_like(p) for name, p in oracle.parameters.items()}
+    for draw in range(4):
+        oracle.module.zero_grad()
+        oracle.forget(draw).backward()
+        for name, p in oracle.parameters.items():
+            expected[name] += p.grad.abs()
+    for name, found in sensitivity(task.forget, task.parameters, 4).items():
+        torch.testing.assert_close(found.double(), expected[name] * oracle.parameters[name].abs(), rtol=1e-4, atol=1e-7)
+
+
+def test_sensitivity_does_not_see_the_sign_of_the_loss():
+    task = Regression()
+    up, down = sensitivity(task.forget, task.parameters, 3), sensitivity(lambda n: -task.forget(n), task.parameters, 3)
+    assert all(torch.equal(up[name], down[name]) for name in up)
+
+
+def test_absolute_values_are_taken_per_draw():
+    weight = nn.Parameter(torch.tensor([2.0]))
+    found = sensitivity(lambda draw: weight.sum() * (-1) ** draw, {"w": weight}, 2)
+    assert found["w"].item() == 4.0
+
+
+def test_contrast_is_forget_over_retain():
+    forget, retain = {"a": torch.tensor([1.0, 4.0])}, {"a": torch.tensor([1.0, 3.0])}
+    assert torch.allclose(contrast(forget, retain)["a"], torch.tensor([1 / 3, 4 / 5]))
+
+
+def test_an_overflowing_loss_is_named():
+    weight = nn.Parameter(torch.ones(2))
+    with pytest.raises(FloatingPointError, match="w"):
+        sensitivity(lambda draw: (weight * torch.inf).sum(), {"w": weight}, 1)
+
+
+def test_unknown_scorer():
+    with pytest.raises(ValueError, match="psychic"):
+        score(Regression(), {}, "psychic", 1, 0)
+
+
+# ---------------------------------------------------------------- selection
+
+
+def plain_top(scores: dict[str, torch.Tensor], k: float) -> dict[str, list[int]]:
+    """Sort everything: highest score first, ties in the order of dictionary and index."""
+    flat = [
+        (-float(v), n, i) for n, (name, s) in enumerate(scores.items()) for i, v in enumerate(s.reshape(-1).tolist())
+    ]
+    names, chosen = list(scores), {}
+    for _, n, i in sorted(flat)[: count_for(k, len(flat))]:
+        chosen.setdefault(names[n], []).append(i)
+    return {name: sorted(rows) for name, rows in chosen.items()}
+
+
+@pytest.mark.parametrize("seed,k", itertools.product(range(6), (0.001, 0.03, 0.29, 0.5, 0.97)))
+def test_selection_equals_sorting(seed, k):
+    g = torch.Generator().manual_seed(seed)
+    scores = {
+        name: torch.randn(shape, generator=g) for name, shape in {"a": (40, 7), "b": (3,), "c": (5, 4, 3, 3)}.items()
+    }
+    if seed % 2:
+        scores = {name: (s * 3).round() / 3 for name, s in scores.items()}  # many ties, zeros of both signs
+    found = select_top(scores, k)
+    assert {name: rows.tolist() for name, rows in found.indices.items()} == plain_top(scores, k)
+
+
+def test_selection_is_exact_where_every_score_ties_and_over_chunks(monkeypatch):
+    monkeypatch.setattr("sd_scissorhands.unlearn.selection.CHUNK", 64)
+    found = select_top({"a": torch.zeros(1000), "b": torch.zeros(1000)}, 0.6)
+    assert (
+        len(found) == 1200 and torch.equal(found.indices["a"], torch.arange(1000)) and found.indices["b"].max() == 199
+    )
+
+
+def test_selection_of_extreme_values():
+    values = torch.tensor([0.0, -0.0, 1e-45, 3.4e38, float("inf"), -1.0, 1e-38, -float("inf")])
+    assert select_top({"a": values}, 3 / 8).indices["a"].tolist() == [3, 4, 6]
+
+
+@pytest.mark.parametrize("k", [0, 1, -0.1, 1.5])
+def test_selection_refuses_other_shares(k):
+    with pytest.raises(ValueError, match="k must lie"):
+        select_top({"a": torch.rand(5)}, k)
+
+
+def test_selection_refuses_nan():
+    with pytest.raises(FloatingPointError, match="b is NaN"):
+        select_top({"a": torch.rand(5), "b": torch.tensor([float("nan")])}, 0.5)
+
+
+def test_counting_is_not_off_by_rounding():
+    assert [count_for(k, n) for k, n in ((0.29, 100), (0.7, 10), (0.001, 10), (0.5, 3))] == [29, 7, 1, 1]
+
+
+def test_mask_and_within():
+    selection = Selection({"a": torch.tensor([1, 5]), "b": torch.tensor([0])})
+    assert selection.mask("a", torch.zeros(2, 3)).tolist() == [[False, True, False], [False, False, True]]
+    assert len(selection.within({"b"})) == 1 and not selection.mask("c", torch.zeros(2)).any()
+
+
+# ---------------------------------------------------------------- edit
+
+
+@pytest.mark.parametrize("init", ["layer", "kaiming", "trunc_normal", "zero"])
+def test_only_the_selected_weights_change(init):
+    task = Regression()
+    before = {name: p.detach().clone() for name, p in task.parameters.items()}
+    selection = select_top({name: torch.rand(p.shape) for name, p in task.parameters.items()}, 0.3)
+    reinitialise(task.parameters, selection, init, seed=1)
+    for name, p in task.parameters.items():
+        mask = selection.mask(name, p)
+        assert torch.equal(p[~mask], before[name][~mask]) and (p[mask] != before[name][mask]).all()
+        assert p.dim() > 1 or not p[mask].any()
+
+
+def test_edits_repeat_with_the_seed_and_empty_selections_do_nothing():
+    one, two, other = Regression(), Regression(), Regression()
+    selection = select_top({name: p.abs() for name, p in one.parameters.items()}, 0.2)
+    for task, seed in ((one, 3), (two, 3), (other, 4)):
+        reinitialise(task.parameters, selection, "layer", seed)
+    assert torch.equal(one.module[0].weight, two.module[0].weight)
+    assert not torch.equal(one.module[0].weight, other.module[0].weight)
+    kept = one.module[2].weight.clone()
+    reinitialise(one.parameters, Selection({}), "layer", 9)
+    assert torch.equal(one.module[2].weight, kept)
+
+
+def test_layer_init_has_the_layers_scale():
+    weight = nn.Parameter(torch.randn(200, 200) * 0.037)
+    everything = Selection({"w": torch.arange(40_000)})
+    reinitialise({"w": weight}, everything, "layer", 0)
+    assert abs(float(weight.detach().std()) / 0.037 - 1) < 0.02
+
+
+# ---------------------------------------------------------------- projection
+
+
+def oracle_multipliers(m: np.ndarray, g: np.ndarray, margin: float, eps: float) -> np.ndarray:
+    """min over u >= 0 of |L'u + L^-1 b| with K = LL', b = Mg + margin K 1; v = u + margin."""
+    k = m @ m.T + eps * np.eye(len(m))
+    lower = np.linalg.cholesky(k)
+    u, _ = nnls(lower.T, -np.linalg.solve(lower, m @ g + margin * k.sum(1)))
+    return u + margin
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_closed_form_equals_nnls(size):
+    rng = np.random.default_rng(size)
+    rule = Rule(margin=0.5, eps=1e-3, scale_free=False)
+    for _ in range(250):
+        m, g = rng.standard_normal((size, 12)), rng.standard_normal(12)
+        if size > 2:
+            m[2] = m[0] + 0.1 * rng.standard_normal(12)  # nearly the same direction twice
+        found = multipliers(torch.tensor(m @ m.T), torch.tensor(m @ g), float(np.linalg.norm(g)), rule)
+        np.testing.assert_allclose(found.numpy(), oracle_multipliers(m, g, 0.5, 1e-3), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_projected_gradient_is_the_nearest_feasible_one(size):
+    rng = np.random.default_rng(10 + size)
+    for _ in range(100):
+        m, g = rng.standard_normal((size, 9)), rng.standard_normal(9)
+        moved = [torch.tensor(g[:4]), torch.tensor(g[4:])]
+        done = project(moved, [[torch.tensor(f[:4]), torch.tensor(f[4:])] for f in m], SCALE_FREE)
+        after = torch.cat(moved).numpy()
+        assert done.conflict == bool((m @ g < 0).any())
+        assert (m @ after >= -1e-9).all()
+        expected = g + m.T @ oracle_multipliers(m, g, 0.0, 1e-12) if done.conflict else g
+        np.testing.assert_allclose(after, expected, atol=1e-6)
+
+
+def test_without_conflict_the_gradient_is_bit_identical():
+    g, f = [torch.randn(50)], [torch.randn(50)]
+    if dot(g, f) < 0:
+        f = [-f[0]]
+    before = g[0].clone()
+    assert not project(g, [f], PAPER).conflict and torch.equal(g[0], before)
+
+
+def test_one_memory_has_the_papers_closed_form():
+    g, f = torch.tensor([-1.0, 0.2], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    moved = [g.clone()]
+    project(moved, [[f]], PAPER)
+    assert torch.allclose(moved[0], g + max(0.5, 1.0 / (1 + 1e-3)) * f)
+
+
+def test_scale_free_rule_does_not_depend_on_scale():
+    g, f = torch.randn(30, dtype=torch.float64), torch.randn(30, dtype=torch.float64)
+    f = f if float(g @ f) < 0 else -f
+    for scale in (1e-6, 1.0, 1e6):
+        moved = [g.clone()]
+        project(moved, [[f * scale]], SCALE_FREE)
+        torch.testing.assert_close(moved[0], g - (g @ f) / (f @ f) * f)
+
+
+def test_a_zero_memory_or_a_doubled_one_does_no_harm():
+    g = [torch.tensor([-1.0, 1.0])]
+    assert not project(g, [[torch.zeros(2)]], SCALE_FREE).conflict
+    project(g, [[torch.tensor([1.0, 0.0])]] * 3, SCALE_FREE)
+    assert torch.allclose(g[0], torch.tensor([0.0, 1.0]), atol=1e-6)
+
+
+# ---------------------------------------------------------------- repair
+
+
+def test_first_step_follows_the_projected_gradient():
+    task, plain = Regression(1), Regression(1, torch.float64)
+    plain.module.load_state_dict({n: t.double() for n, t in task.module.state_dict().items()})
+    plain.x, plain.y = task.x.double(), task.y.double()
+    captured: list[torch.Tensor] = []
+    repair = Repair(task, task.parameters, 1, 1e-3, 0.5, SCALE_FREE, memories=2)
+    step = repair.optimizer.step
+    repair.optimizer.step = lambda: (captured.extend(p.grad.clone() for p in task.parameters.values()), step())
+    repair.run()
+
+    def flat(loss):
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(plain.parameters.values()))])
+
+    forget, retain = plain.repair(0)
+    g = flat(retain + 0.5 * forget)
+    m = torch.stack([flat(-plain.forget((1 << 20) + number)) for number in range(2)])
+    if (m @ g < 0).any():
+        g = g + m.T @ torch.tensor(oracle_multipliers(m.numpy(), g.numpy(), 0.0, 1e-12))
+    assert repair.history[0]["conflict"] and torch.allclose(
+        torch.cat([c.reshape(-1) for c in captured]).double(), g, atol=1e-5
+    )
+
+
+def test_resumed_repair_equals_an_uninterrupted_one():
+    whole, cut = Regression(), Regression()
+    make = lambda task: Repair(task, task.parameters, 9, 1e-2, 0.1, SCALE_FREE, memories=2, memory_every=3)  # noqa: E731
+    one = make(whole)
+    one.run()
+    saved = {}
+
+    def stop(repair):
+        if repair.step == 6:
+            saved.update(state={n: t.clone() for n, t in repair.state().items()}, history=list(repair.history))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(cut).run(stop)
+    fresh = Regression()
+    two = make(fresh)
+    two.restore(saved["state"], 6, saved["history"])
+    two.run()
+    assert two.history == one.history
+    assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), fresh.module.parameters(), strict=True))
+
+
+def test_a_loss_that_overflows_stops_the_repair():
+    task = Regression()
+    task.repair = lambda draw: (torch.tensor(float("nan"), requires_grad=True), torch.tensor(0.0))
+    with pytest.raises(FloatingPointError, match="step 0"):
+        Repair(task, task.parameters, 2, 1e-3, 1.0, None).run()
+
+
+def test_trimming_hurts_what_is_forgotten_more_than_what_is_kept():
+    for seed in range(3):
+        task = Regression(seed)
+        task.x[0, :, 3:], task.x[1, :, :2] = 0, 0  # each half of the data speaks through its own inputs
+        optimizer = torch.optim.Adam(task.module.parameters(), lr=1e-2)
+        for draw in range(500):
+            optimizer.zero_grad()
+            (task.forget(draw) + task.retain(draw)).backward()
+            optimizer.step()
+        before = [sum(float(loss(n)) for n in range(50)) for loss in (task.forget, task.retain)]
+        selection = select_top(score(task, task.parameters, "contrast", 20, 0), 0.1)
+        reinitialise(task.parameters, selection, "layer", 0)
+        after = [sum(float(loss(n)) for n in range(50)) for loss in (task.forget, task.retain)]
+        assert after[0] - before[0] > 2 * (after[1] - before[1])
