@@ -165,7 +165,7 @@ def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], 
     pairs = [pair for concept in prepared.concepts for pair in spread(concept.pairs, share, settings.seed)][
         : settings.forget_count
     ]
-    with progress("data", settings.forget_count + settings.retain_count) as tick:
+    with progress("data", 2 * settings.forget_count + settings.retain_count) as tick:
         data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, tick=tick)
     return data, {"pairs": pairs, "retain": prepared.retain_prompts}
 
@@ -273,7 +273,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     seconds, activations = _probe(prepared)
     scope_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
     unet_bytes = sum(p.numel() * p.element_size() for p in prepared.denoiser.module.parameters())
-    pictures = (s.forget_count * (not s.forget_images)) + (s.retain_count * (not s.retain_images))
+    pictures = s.forget_count * (2 - bool(s.forget_images)) + s.retain_count * (not s.retain_images)
     passes = {
         "data": pictures * s.sampling_steps * 2,
         "scores": {"contrast": 2, "plain": 1, "random": 0}[s.scorer] * s.score_draws * s.batch_size * 3

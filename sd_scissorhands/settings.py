@@ -48,6 +48,7 @@ class EraseSettings:
     steps: int | None = None
     lr: float | None = None
     forget_weight: float = 0.3
+    anchor_share: float = 0.5  # of the forget term's latents that show the anchor already; the others show the concept
     retain_loss: str = "distil"  # distil | denoise
     projection: str = "scale-free"  # scale-free | paper | none
     memories: int = 1
@@ -78,6 +79,8 @@ class EraseSettings:
             raise UserError(f"--lr {self.lr} is outside (0, 1)")
         if self.forget_weight < 0:
             raise UserError(f"--forget-weight {self.forget_weight} is negative")
+        if not 0 <= self.anchor_share <= 1:
+            raise UserError(f"anchor_share {self.anchor_share} is outside [0, 1]")
 
     def resolved(self, profile: str) -> EraseSettings:
         """The same settings with every None that has a profile default filled in."""

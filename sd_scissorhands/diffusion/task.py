@@ -22,8 +22,9 @@ class ErasureTask:
     """A denoiser with a concept to forget: a `Task` over cached latents.
 
     The forget term matches a FROZEN teacher's prediction for the anchor on the same x_t, t and noise; the authors use
-    the trimmed model's own output on a fresh sample instead, which is unbounded drift. The retain term matches the
-    teacher on everything else, or is the plain denoising loss (`retain_loss="denoise"`).
+    the trimmed model's own output on a fresh sample instead, which is unbounded drift. A share of its x_t comes from
+    the anchor's own latents: once the concept's prompt leads to the anchor, that is where sampling passes through. The
+    retain term matches the teacher on everything else, or is the plain denoising loss (`retain_loss="denoise"`).
     """
 
     def __init__(self, denoiser: Denoiser, data: dict[str, Tensor], settings: EraseSettings):
@@ -52,7 +53,11 @@ class ErasureTask:
         )
         times = torch.cat([t, kept_t])
         noise = torch.cat([noise, kept_noise])
-        clean = torch.cat([self.data["forget_latents"][rows], self.data["retain_latents"][kept]])
+        arrived = torch.rand(count, generator=generator).to(d.device) < self.settings.anchor_share
+        drawn = torch.where(
+            arrived[:, None, None, None], self.data["anchor_latents"][rows], self.data["forget_latents"][rows]
+        )
+        clean = torch.cat([drawn, self.data["retain_latents"][kept]])
         noisy = d.noised(clean, noise, times)
         with torch.no_grad():
             target = d.predict(
@@ -100,19 +105,20 @@ def gather(
         tick: called with the number of pictures made or read.
 
     Returns:
-        forget_latents (N, c, h, w), forget_condition and anchor_condition (N, tokens, width), retain_latents
+        forget_latents and anchor_latents (N, c, h, w; the same start noise), forget_condition and anchor_condition (N, tokens, width), retain_latents
         (M, c, h, w), retain_condition (M, tokens, width), empty_condition (tokens, width); float32 on the CPU. Forget
         latents are never decoded.
 
     Raises:
         UserError: a user's picture cannot be read.
     """
-    forget_prompts = [forget for forget, _ in pairs]
+    forget_prompts, anchors = [forget for forget, _ in pairs], [anchor for _, anchor in pairs]
     data = {
         "forget_latents": _latents(denoiser, settings, settings.forget_images, forget_prompts, 0, tick),
+        "anchor_latents": _latents(denoiser, settings, None, anchors, 0, tick),
         "retain_latents": _latents(denoiser, settings, settings.retain_images, keep, 1, tick),
         "forget_condition": _encode(denoiser, forget_prompts),
-        "anchor_condition": _encode(denoiser, [anchor for _, anchor in pairs]),
+        "anchor_condition": _encode(denoiser, anchors),
         "retain_condition": _encode(denoiser, keep),
         "empty_condition": _encode(denoiser, [""])[0],
     }

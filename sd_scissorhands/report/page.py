@@ -20,7 +20,16 @@ from .words import change, grade, markdown, number, percent, plain, points
 
 FIGURES = {"UA": "UA", "UA_synonyms": "UA synonyms", "IRA": "IRA", "CRA": "CRA", "CRA_forget": "CRA on forget prompts"}
 GONE, WHOLE = (0.95, 0.80), (-0.02, -0.05)  # least UA, least change of IRA and CRA, for "good" and for "fair"
-FILE_ONLY = ("forget_count", "retain_count", "sampling_steps", "guidance", "score_draws", "memories", "memory_every")
+FILE_ONLY = (
+    "forget_count",
+    "retain_count",
+    "sampling_steps",
+    "guidance",
+    "anchor_share",
+    "score_draws",
+    "memories",
+    "memory_every",
+)
 
 
 def write_report(run_dir: Path, *, blur: bool = True) -> Path:
