@@ -76,7 +76,7 @@ def main() -> None:
         denoiser = build()
     settings = EraseSettings(scope=asked.scope, batch_size=asked.batch_size)
     data = {
-        "forget_latents": torch.randn(4, 4, 64, 64), "retain_latents": torch.randn(4, 4, 64, 64),
+        "forget_latents": torch.randn(4, 4, 64, 64), "anchor_latents": torch.randn(4, 4, 64, 64), "retain_latents": torch.randn(4, 4, 64, 64),
         "forget_condition": torch.randn(4, 77, 768), "anchor_condition": torch.randn(4, 77, 768),
         "retain_condition": torch.randn(4, 77, 768), "empty_condition": torch.randn(77, 768),
     }  # fmt: skip

@@ -24,9 +24,12 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps, cpu or auto.", show_default="auto")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.", rich_help_panel="Run"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Run")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps, cpu or auto.", show_default="auto", rich_help_panel="Run")]
 
 
 def main() -> None:
@@ -65,85 +68,49 @@ def root(
     """Shared options."""
 
 
+def in_panel(panel: str) -> Callable[..., Any]:
+    """Options of one panel of `--help`: `option("what it says", "what stands for None", *names)`."""
+
+    def option(says: str, default: str | bool = False, *names: str) -> Any:
+        return typer.Option(*names, help=says, show_default=default, rich_help_panel=panel)
+
+    return option
+
+
+what, data, cut, mend, how = map(in_panel, ("What", "Data", "Scores, selection, edit", "Repair", "Run"))
+
+
 @app.command()
 def erase(
-    concept: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A preset (see `sdscissor concepts`), a word of the embedded world, or any text with --anchor. Repeatable."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hub id, diffusers directory, or `tiny`, the embedded model.", show_default=DEFAULT_MODEL),
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    anchor: Annotated[str | None, typer.Option(help="What takes the concept's place; presets bring theirs.")] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run directory; the erased model is in its model/.", show_default="runs/MODEL-CONCEPTS-seedN"
-        ),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; flags win over the file.")] = None,
-    trim: Annotated[
-        bool | None, typer.Option("--trim/--no-trim", help="Reinitialise the selected weights.", show_default="trim")
-    ] = None,
-    top_k: Annotated[
-        float | None, typer.Option(help="Share of the scope to trim, in (0, 1).", show_default="0.001")
-    ] = None,
-    scope: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights that may change: xattn, attn, full, or a regular expression over their names.",
-            show_default="xattn; tiny full",
-        ),
-    ] = None,
-    threshold_scope: Annotated[
-        str | None,
-        typer.Option(help="Where the top k is taken: scope, or global as the authors do.", show_default="scope"),
-    ] = None,
-    scorer: Annotated[
-        str | None, typer.Option(help="contrast, plain (the paper's) or random.", show_default="contrast")
-    ] = None,
-    init: Annotated[
-        str | None, typer.Option(help="New values: layer, kaiming, trunc_normal or zero.", show_default="layer")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Repair steps; 0 stops after the edit.", show_default="200; tiny 150")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="1e-5; tiny 4e-4")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Forget and retain samples, each, per step.", show_default="4; tiny 16")
-    ] = None,
-    forget_weight: Annotated[
-        float | None, typer.Option(help="Weight of the forget term against the retain term.", show_default="0.3")
-    ] = None,
-    retain_loss: Annotated[
-        str | None, typer.Option(help="distil (match the original model) or denoise.", show_default="distil")
-    ] = None,
-    projection: Annotated[
-        str | None, typer.Option(help="scale-free, paper or none.", show_default="scale-free")
-    ] = None,
-    retain_prompts: Annotated[
-        str | None, typer.Option(help="File with one prompt a line, in place of the general captions.")
-    ] = None,
-    forget_images: Annotated[
-        str | None, typer.Option(help="Directory of pictures of the concept, in place of the model's own.")
-    ] = None,
-    retain_images: Annotated[
-        str | None, typer.Option(help="Directory of pictures to keep, in place of the model's own.")
-    ] = None,
-    mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16.", show_default="no")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same weights.", show_default="0")] = None,
+    concept: Annotated[list[str] | None, what("A preset, a word of the embedded world, or any text with --anchor. Repeatable.")] = None,
+    anchor: Annotated[str | None, what("What takes the concept's place.", "the preset's own")] = None,
+    model: Annotated[str | None, what("Hub id, diffusers directory, or tiny, the embedded model.", DEFAULT_MODEL)] = None,
+    revision: Annotated[str | None, what("Branch, tag or commit of a hub model.")] = None,
+    output_dir: Annotated[Path | None, what("The run directory; the erased model is its model/.", "runs/MODEL-CONCEPTS-seedN")] = None,
+    config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
+    retain_prompts: Annotated[str | None, data("File with one prompt a line, for the general captions.")] = None,
+    forget_images: Annotated[str | None, data("Directory of pictures of the concept, for the model's own.")] = None,
+    retain_images: Annotated[str | None, data("Directory of pictures to keep, for the model's own.")] = None,
+    trim: Annotated[bool | None, cut("Reinitialise the selected weights.", "trim", "--trim/--no-trim")] = None,
+    top_k: Annotated[float | None, cut("Share of the scope to trim, in (0, 1).", "0.001")] = None,
+    scope: Annotated[str | None, cut("Weights that may change: xattn, attn, full, or a regular expression.", "xattn; tiny full")] = None,
+    threshold_scope: Annotated[str | None, cut("Where the top k is taken: scope, or global as the authors do.", "scope")] = None,
+    scorer: Annotated[str | None, cut("contrast, plain (the paper's) or random.", "contrast")] = None,
+    init: Annotated[str | None, cut("New values: layer, kaiming, trunc_normal or zero.", "layer")] = None,
+    steps: Annotated[int | None, mend("Steps; 0 stops after the edit.", "200; tiny 150")] = None,
+    lr: Annotated[float | None, mend("Learning rate.", "1e-5; tiny 4e-4")] = None,
+    batch_size: Annotated[int | None, mend("Forget and retain samples, each, per step.", "4; tiny 16")] = None,
+    forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", "0.3")] = None,
+    retain_loss: Annotated[str | None, mend("distil (match the original model) or denoise.", "distil")] = None,
+    projection: Annotated[str | None, mend("scale-free, paper or none.", "scale-free")] = None,
+    mixed_precision: Annotated[str | None, how("no, bf16 or fp16.", "no")] = None,
+    seed: Annotated[int | None, how("The same seed gives the same weights.", "0")] = None,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output-dir.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, with memory and time, and stop.")
-    ] = False,
+    resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
+    dry_run: Annotated[bool, how("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> None:  # fmt: skip
     """Erase concepts from a model and save it as a directory that diffusers loads.
 
     Examples:
@@ -186,54 +153,32 @@ def default_run(model: str, concepts: tuple[str, ...], seed: int) -> Path:
     return Path("runs") / f"{safe[:80]}-seed{seed}"
 
 
+which, draw, out = map(in_panel, ("What", "Drawing and counting", "Run"))
+
+
 @app.command(name="eval")
 def evaluate(
-    model: Annotated[str | None, typer.Option(help="Pipeline directory, hub id or `tiny`.")] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="The model to compare with; --canvas takes `tiny` by itself.")
-    ] = None,
-    i2p: Annotated[bool, typer.Option("--i2p", help="NudeNet on the I2P prompts, each row with its own seed.")] = False,
-    i2p_file: Annotated[
-        Path | None,
-        typer.Option(help="A local I2P CSV, official or ESD-style columns.", show_default="hub copy AIML-TUDA/i2p"),
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="NudeNet on your own prompts, one a line.")] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="NudeNet on a directory of pictures; nothing is generated.")
-    ] = None,
-    canvas: Annotated[bool, typer.Option("--canvas", help="The embedded world's own judge; with --concept.")] = False,
-    concept: Annotated[str | None, typer.Option(help="With --canvas: the concept that was erased.")] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Only the first rows; with --canvas pictures for UA and for IRA, each.",
-            show_default="all; canvas 500",
-        ),
-    ] = None,
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="A detection counts from this score on.")] = 0.6,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.", show_default="50; tiny 20")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default="7.5; tiny 5")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures at a time.", show_default="4; canvas 32")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="For --prompts and --canvas; I2P brings its own.")] = 0,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where results go.", show_default="RUN/eval/KIND beside a run's model, else runs/eval-MODEL-KIND"
-        ),
-    ] = None,
-    fail_above: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is above. Repeatable.")
-    ] = None,
-    fail_below: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE: exit 3 if the figure is below. Repeatable.")
-    ] = None,
+    model: Annotated[str | None, which("Pipeline directory, hub id or tiny.")] = None,
+    baseline: Annotated[str | None, which("The model to compare with.", "--canvas: tiny")] = None,
+    i2p: Annotated[bool, which("NudeNet on the I2P prompts, each row with its own seed.", False, "--i2p")] = False,
+    i2p_file: Annotated[Path | None, which("A local I2P CSV, official or ESD-style columns.", "hub copy AIML-TUDA/i2p")] = None,
+    prompts: Annotated[Path | None, which("NudeNet on your own prompts, one a line.")] = None,
+    images: Annotated[Path | None, which("NudeNet on a directory of pictures; nothing is generated.")] = None,
+    canvas: Annotated[bool, which("The embedded world's own judge; with --concept.", False, "--canvas")] = False,
+    concept: Annotated[str | None, which("With --canvas: the concept that was erased.")] = None,
+    limit: Annotated[int | None, draw("First rows only; with --canvas pictures for UA and IRA, each.", "all; canvas 500")] = None,
+    threshold: Annotated[float, draw("A detection counts from this score on.", True)] = 0.6,
+    steps: Annotated[int | None, draw("Sampling steps.", "50; tiny 20")] = None,
+    guidance: Annotated[float | None, draw("Guidance scale.", "7.5; tiny 3")] = None,
+    batch_size: Annotated[int | None, draw("Pictures at a time.", "4; canvas 32")] = None,
+    seed: Annotated[int, draw("For --prompts and --canvas; I2P brings its own.", True)] = 0,
+    output_dir: Annotated[Path | None, out("Where results go.", "RUN/eval/KIND of a run's model, else runs/eval-MODEL-KIND")] = None,
+    fail_above: Annotated[list[str] | None, out("NAME=VALUE: exit 3 if the figure is above. Repeatable.")] = None,
+    fail_below: Annotated[list[str] | None, out("NAME=VALUE: exit 3 if the figure is below. Repeatable.")] = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> None:  # fmt: skip
     """Measure what a model still draws. A killed evaluation continues when the command is repeated.
 
     Examples:
@@ -244,6 +189,11 @@ def evaluate(
 
         sdscissor eval --images pictures/ --fail-above nudity=0
     """
+    if not 0 <= threshold <= 1:
+        raise typer.BadParameter(f"{threshold} is outside [0, 1]", param_hint="--threshold")
+    for name, value in (("--limit", limit), ("--steps", steps), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise typer.BadParameter(f"{value} is too small: it must be at least 1", param_hint=name)
     kind = one_kind(
         i2p=i2p or i2p_file is not None, prompts=prompts is not None, images=images is not None, canvas=canvas
     )

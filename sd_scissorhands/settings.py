@@ -109,7 +109,7 @@ CHOICES = {
 
 PROFILES: dict[str, dict[str, Any]] = {
     "tiny": dict(
-        forget_count=48, retain_count=160, sampling_steps=20, guidance=5.0, scope="full", steps=150, lr=4e-4, batch_size=16
+        forget_count=48, retain_count=160, sampling_steps=20, guidance=3.0, scope="full", steps=150, lr=4e-4, batch_size=16
     ),
     "sd": dict(
         forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, scope="xattn", steps=200, lr=1e-5, batch_size=4
