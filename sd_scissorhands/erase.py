@@ -107,7 +107,6 @@ def prepare(settings: EraseSettings) -> Prepared:
     opened = open_pipeline(settings.model, revision=settings.revision, device=device)
     settings = settings.resolved(opened.profile)
     denoiser = Denoiser(opened.pipeline, mixed_precision=settings.mixed_precision)
-    assert settings.scope is not None
     parameters = denoiser.scope(settings.scope)
     return Prepared(settings, opened, denoiser, found, parameters, retain_set(found, settings, own, in_world))
 

@@ -41,7 +41,7 @@ class EraseSettings:
     scorer: str = "contrast"  # contrast | plain | random
     score_draws: int = 10  # batches per score; the paper's ten
     top_k: float = 0.001  # share of the scope
-    scope: str | None = None  # xattn | attn | full | a regular expression over parameter names
+    scope: str = "attn"  # xattn | attn | full | a regular expression over parameter names
     threshold_scope: str = "scope"  # scope | global: where the top k is taken
     init: str = "layer"  # layer | kaiming | trunc_normal | zero
     # repair
@@ -109,10 +109,10 @@ CHOICES = {
 
 PROFILES: dict[str, dict[str, Any]] = {
     "tiny": dict(
-        forget_count=48, retain_count=160, sampling_steps=20, guidance=3.0, scope="full", steps=150, lr=4e-4, batch_size=16
+        forget_count=48, retain_count=160, sampling_steps=12, guidance=3.0, steps=150, lr=1e-3, batch_size=16
     ),
     "sd": dict(
-        forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, scope="xattn", steps=200, lr=1e-5, batch_size=4
+        forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, steps=200, lr=1e-5, batch_size=4
     ),
 }  # fmt: skip
 

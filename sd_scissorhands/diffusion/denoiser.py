@@ -14,11 +14,7 @@ from torch import Tensor, nn
 from ..settings import UserError
 
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)  # exempt by type: scale and shift of everything
-SCOPES = {
-    "xattn": r"\.attn2\.",
-    "attn": r"\.attn[12]\.|\.attentions\.\d+\.(to_|query|key|value|proj_attn)",
-    "full": r"",
-}
+SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
