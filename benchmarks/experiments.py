@@ -33,14 +33,13 @@ CONTROLS = {
     "no projection": {"projection": "none"},
     "no trim, no projection": {"trim": False, "projection": "none"},
     "retain only": {"forget_weight": 0.0},
-    "trimmed, retain only": {"trim": True, "forget_weight": 0.0},
-    "plain score": {"trim": True, "scorer": "plain"},
-    "contrast score": {"trim": True, "scorer": "contrast"},
-    "random weights": {"trim": True, "scorer": "random"},
-    "paper's projection": {"projection": "paper"},
-    "denoising retain loss": {"retain_loss": "denoise"},
-    "scope attn": {"scope": "attn"},
+    "plain score": {"scorer": "plain"},
+    "no anchor latents": {"anchor_share": 0.0},
     "scope xattn": {"scope": "xattn"},
+    "scope full": {"scope": "full", "lr": 4e-4},
+    "scope full, no trim": {"scope": "full", "lr": 4e-4, "trim": False},
+    "scope full, trim only": {"scope": "full", "steps": 0},
+    "scope full, trim only, plain score": {"scope": "full", "steps": 0, "scorer": "plain"},
 }
 
 
@@ -75,13 +74,8 @@ def work(job: Job) -> dict:
     folder = job.folder / f"eval-{job.count}"
     share_original(original_folder(job.concept, job.count), folder)
     told = canvas.evaluate(result["model_dir"], "tiny", job.concept, folder, seed=EVALUATION_SEED, count=job.count)
-    return {
-        **dataclasses.asdict(job),
-        **told["figures"],
-        "original": told["original"],
-        "n": told["n"],
-        **{k: result[k] for k in ("trimmed", "conflict_rate", "mean_correction", "seconds", "scope_size")},
-    }
+    facts = {name: result[name] for name in ("trimmed", "conflict_rate", "mean_correction", "seconds")}
+    return dataclasses.asdict(job) | facts | told["figures"] | {"original": told["original"], "n": told["n"]}
 
 
 def draw_original(concept_and_count: tuple[str, int]) -> None:
@@ -110,26 +104,15 @@ def original_folder(concept: str, count: int) -> Path:
 
 
 def run_all(jobs: list[Job]) -> list[dict]:
-    """All rows, two at a time, printed as they come."""
+    """All rows in order, worked on two at a time, printed as they come."""
     rows = []
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(draw_original, sorted({(job.concept, job.count) for job in jobs}), chunksize=1)
-        for row in pool.imap_unordered(work, jobs, chunksize=1):
+        for row in pool.imap(work, jobs, chunksize=1):
             rows.append(row)
-            print(
-                f"{len(rows)}/{len(jobs)} {row['variant']}, {row['concept']}, seed {row['seed']}: "
-                + ", ".join(f"{f} {row[f]:.3f}" for f in FIGURES)
-                + f", {row['seconds']} s",
-                flush=True,
-            )
-    return sorted(
-        rows,
-        key=lambda row: [
-            jobs.index(job)
-            for job in jobs
-            if (job.variant, job.concept, job.seed) == (row["variant"], row["concept"], row["seed"])
-        ],
-    )
+            said = ", ".join(f"{name} {row[name]:.3f}" for name in FIGURES)
+            print(f"{len(rows)}/{len(jobs)} {row['variant']}, {row['concept']}, {row['seed']}: {said}", flush=True)
+    return rows
 
 
 def mean(rows: list[dict], figure: str) -> float:
@@ -137,112 +120,73 @@ def mean(rows: list[dict], figure: str) -> float:
     return statistics.fmean(row[figure] for row in rows)
 
 
-def markdown(header: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
+def mean_original(rows: list[dict], figure: str) -> float:
+    """Mean of the original's figure over the same rows."""
+    return statistics.fmean(row["original"][figure] for row in rows)
 
 
-def table_defaults(seeds: tuple[int, ...] = (0, 1, 2), count: int = 500) -> str:
+def markdown(header: str, lines: list[list[str]]) -> str:
+    """A Markdown table; the header's cells are parted by semicolons."""
+    cells = header.split("; ")
+    return "\n".join("| " + " | ".join(line) + " |" for line in [cells, ["---"] * len(cells), *lines])
+
+
+def footnote(rows: list[dict]) -> str:
+    """Seeds, numbers of pictures and the machine."""
+    n, seeds = rows[0]["n"], sorted({row["seed"] for row in rows})
+    counts = f"{n['UA']} pictures for UA, {n['UA_synonyms']} for UA synonyms, {n['IRA']} for IRA"
+    return f"\n\nSeeds {', '.join(map(str, seeds))}; per run {counts}. {machine()}"
+
+
+def table_defaults() -> str:
     """Table 1: one set of defaults over tuned and unseen concepts."""
     concepts = TUNED_ON + UNSEEN
-    rows = run_all([Job("default", concept, seed, count) for concept in concepts for seed in seeds])
+    rows = run_all([Job("default", concept, seed, 500) for concept in concepts for seed in (0, 1, 2)])
+
+    def line(name: str, own: list[dict]) -> list[str]:
+        gone = [f"{mean(own, f):.3f} ({min(r[f] for r in own):.3f})" for f in ("UA", "UA_synonyms")]
+        kept = [f"{mean(own, f):.3f} / {mean_original(own, f):.3f}" for f in ("IRA", "CRA", "CRA_forget")]
+        seconds = f"{mean(own, 'seconds'):.0f} ({max(r['seconds'] for r in own):.0f})"
+        return [name, f"{mean_original(own, 'UA'):.3f}", *gone, *kept, seconds]
+
     lines = []
     for concept in concepts:
-        own = [row for row in rows if row["concept"] == concept]
         name = concept if concept in TUNED_ON else f"**{concept}**"
-        cells = [f"{mean(own, f):.3f} ({min(r[f] for r in own):.3f})" for f in ("UA", "UA_synonyms")]
-        cells += [f"{mean(own, f):.3f} / {own[0]['original'][f]:.3f}" for f in ("IRA", "CRA", "CRA_forget")]
-        lines.append(
-            [
-                name,
-                f"{own[0]['original']['UA']:.3f}",
-                *cells,
-                f"{mean(own, 'seconds'):.0f} ({max(r['seconds'] for r in own):.0f})",
-            ]
-        )
-    cells = [f"{mean(rows, f):.3f}" for f in ("UA", "UA_synonyms")]
-    cells += [
-        f"{mean(rows, f):.3f} / {statistics.fmean(r['original'][f] for r in rows):.3f}"
-        for f in ("IRA", "CRA", "CRA_forget")
-    ]
-    lines.append(
-        ["mean", f"{statistics.fmean(r['original']['UA'] for r in rows):.3f}", *cells, f"{mean(rows, 'seconds'):.0f}"]
+        lines.append(line(name, [row for row in rows if row["concept"] == concept]))
+    header = (
+        "concept; UA of the original; UA (worst); UA synonyms (worst); IRA / original; CRA / original; "
+        "CRA forget / original; seconds (worst)"
     )
-    header = [
-        "concept",
-        "UA original",
-        "UA (worst seed)",
-        "UA synonyms (worst)",
-        "IRA / original",
-        "CRA / original",
-        "CRA forget / original",
-        "seconds (worst)",
-    ]
-    n = rows[0]["n"]
-    return (
-        markdown(header, lines)
-        + f"\n\nSeeds {', '.join(map(str, seeds))}; per run {n['UA']} pictures for UA, {n['UA_synonyms']} for UA synonyms, {n['IRA']} for IRA. {machine()}"
-    )
+    return markdown(header, [*lines, line("mean", rows)]) + footnote(rows)
 
 
-def table_controls(seeds: tuple[int, ...] = (0,), count: int = 200) -> str:
+def table_controls() -> str:
     """Table 2: what each part brings, on the same concepts."""
-    concepts = ("heart", "circle", "red", "star", "ring", "blue")
-    rows = run_all(
-        [Job(variant, concept, seed, count) for variant in CONTROLS for concept in concepts for seed in seeds]
-    )
-    first = [row for row in rows if row["variant"] == "default"]
-    lines = [
-        ["original", *[f"{statistics.fmean(r['original'][f] for r in first):.3f}" for f in FIGURES], "", "", "", ""]
-    ]
+    concepts = TUNED_ON + UNSEEN
+    rows = run_all([Job(variant, concept, 0, 80) for variant in CONTROLS for concept in concepts])
+    lines = [["original", *[f"{mean_original(rows, name):.3f}" for name in FIGURES], "", "", "", ""]]
     for variant in CONTROLS:
         own = [row for row in rows if row["variant"] == variant]
-        rates = [r["conflict_rate"] for r in own if r["conflict_rate"] is not None]
-        sizes = [r["mean_correction"] for r in own if r["mean_correction"] is not None]
+        conflicts = [(r["conflict_rate"], r["mean_correction"]) for r in own if r["mean_correction"] is not None]
         worst = min(own, key=lambda r: r["UA"])
-        lines.append(
-            [
-                variant, *[f"{mean(own, f):.3f}" for f in FIGURES], f"{worst['UA']:.3f} ({worst['concept']})", f"{mean(own, 'trimmed'):.0f}",
-                f"{statistics.fmean(rates):.2f} / {statistics.fmean(sizes):.2f}" if rates and sizes else "", f"{mean(own, 'seconds'):.0f}",
-            ]
-        )  # fmt: skip
-    header = [
-        "variant",
-        "UA",
-        "UA synonyms",
-        "IRA",
-        "CRA",
-        "CRA forget",
-        "worst UA",
-        "trimmed",
-        "conflicts / correction",
-        "seconds",
-    ]
-    n = rows[0]["n"]
-    return (
-        markdown(header, lines)
-        + f"\n\nMeans over {', '.join(concepts)}; seeds {', '.join(map(str, seeds))}; per run {n['UA']} pictures for UA, {n['UA_synonyms']} for UA synonyms, {n['IRA']} for IRA. {machine()}"
-    )
+        figures = [f"{mean(own, name):.3f}" for name in FIGURES]
+        both = " / ".join(f"{statistics.fmean(some):.2f}" for some in zip(*conflicts, strict=True))
+        trimmed, seconds = f"{mean(own, 'trimmed'):.0f}", f"{mean(own, 'seconds'):.0f}"
+        lines.append([variant, *figures, f"{worst['UA']:.3f} ({worst['concept']})", trimmed, both, seconds])
+    header = "variant; UA; UA synonyms; IRA; CRA; CRA forget; worst UA; trimmed; conflicts / correction; seconds"
+    return markdown(header, lines) + f"\n\nMeans over {', '.join(concepts)}. " + footnote(rows).strip()
 
 
 def table_full_size() -> str:
     """Table 3: the real SD 1.4 UNet configuration with random weights, in a process of its own for its peak memory."""
     tables = []
-    for scope in ("xattn", "full"):
-        done = subprocess.run(
-            [sys.executable, Path(__file__).parent / "full_size.py", "--scope", scope, "--json"],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr[-2000:])
-        told = json.loads(done.stdout.splitlines()[-1])
+    for scope in ("attn", "full"):
+        command = [sys.executable, str(Path(__file__).parent / "full_size.py"), "--scope", scope]
+        told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         lines = [[s["stage"], f"{s['seconds']:.1f}", f"{s['peak_gib']:.1f}"] for s in told["stages"]]
-        tables.append(
-            f"Scope `{scope}`: {told['scope_size']:,} of {told['weights']:,} weights, {told['trimmed']:,} trimmed.\n\n"
-            + markdown(["stage", "seconds", "peak GiB"], lines)
-        )
-    return "\n\n".join(tables) + f"\n\n{machine()}"
+        sizes = f"{told['scope_size']:,} of {told['weights']:,} weights, {told['trimmed']:,} trimmed"
+        tables.append(f"Scope `{scope}`: {sizes}.\n\n" + markdown("stage; seconds; peak GiB", lines))
+    return "\n\n".join([*tables, machine()])
 
 
 def machine() -> str:
@@ -253,11 +197,11 @@ def machine() -> str:
     from sd_scissorhands.show import still_libraries
 
     still_libraries()
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "unknown CPU",
-    )
-    return f"Machine: {cpu}, {os.cpu_count()} cores; torch {torch.__version__}; embedded model {open_pipeline('tiny').weights[:12]}."
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    model = open_pipeline("tiny").weights[:12]
+    return f"Machine: {names[0]}, {os.cpu_count()} cores; torch {torch.__version__}; embedded model {model}."
 
 
 TABLES = {"defaults": table_defaults, "controls": table_controls, "full-size": table_full_size}
@@ -274,7 +218,7 @@ def publish(name: str, table: str) -> None:
 def main() -> None:
     """Run the tables named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=[])
+    parser.add_argument("tables", nargs="*", help=", ".join(TABLES))
     for name in parser.parse_args().tables or TABLES:
         publish(name, TABLES[name]())
 

@@ -132,13 +132,13 @@ def erase(
     from . import show
 
     show.still_libraries()
-    from .erase import erase, forecast
+    from .erase import erase as run_erasure
+    from .forecast import forecast
 
     show.one_thread_if_small(settings.model)
     if dry_run:
-        expected = forecast(settings)
-        return show.forecast(expected, as_json)
-    result = erase(settings, folder, resume=resume, progress=show.progress(quiet))
+        return show.forecast(forecast(settings), as_json)
+    result = run_erasure(settings, folder, resume=resume, progress=show.progress(quiet))
     from .report import write_card, write_report
 
     write_card(folder)

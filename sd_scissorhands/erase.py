@@ -22,7 +22,7 @@ from .settings import EraseSettings, UserError
 from .unlearn.edit import reinitialise
 from .unlearn.project import RULES
 from .unlearn.repair import Repair
-from .unlearn.scores import score
+from .unlearn.scores import DRAWS, score
 from .unlearn.selection import Selection, count_for, select_top
 
 
@@ -112,21 +112,20 @@ def prepare(settings: EraseSettings) -> Prepared:
 
 
 def retain_set(found: list[Concept], settings: EraseSettings, own: list[str] | None, in_world: bool) -> list[str]:
-    """The diverse prompts to keep: a quarter neutral twins and near neighbours, the rest general captions or the user's."""
+    """The diverse prompts to keep: an eighth neutral twins, an eighth near neighbours, the rest general captions or the user's."""
     assert settings.retain_count
-    near = [twin for concept in found for _, twin in concept.pairs] if settings.forget_weight else []
-    close = [prompt for concept in found for prompt in concept.neighbours]
     few = settings.retain_count // 8
-    chosen = (spread(near, few, settings.seed) if near else []) + (
-        spread(close, few, settings.seed + 1) if close else []
-    )
+    chosen = []
+    for near in ([twin for c in found for _, twin in c.pairs], [prompt for c in found for prompt in c.neighbours]):
+        chosen += spread(near, few, settings.seed) if near else []
     rest = settings.retain_count - len(chosen)
     if own:
         general = own
     elif in_world:
         general = catalogue.world_captions({c.name for c in found}, rest, settings.seed + 2)
     else:
-        general = catalogue.general_captions()
+        names = [concept.name.lower() for concept in found]
+        general = [text for text in catalogue.general_captions() if not any(name in text.lower() for name in names)]
     return chosen + spread(general, rest, settings.seed + 3)
 
 
@@ -161,9 +160,8 @@ def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], 
     settings = prepared.settings
     assert settings.forget_count and settings.retain_count
     share = -(-settings.forget_count // len(prepared.concepts))
-    pairs = [pair for concept in prepared.concepts for pair in spread(concept.pairs, share, settings.seed)][
-        : settings.forget_count
-    ]
+    pairs = [pair for concept in prepared.concepts for pair in spread(concept.pairs, share, settings.seed)]
+    pairs = pairs[: settings.forget_count]
     with progress("data", 2 * settings.forget_count + settings.retain_count) as tick:
         data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, tick=tick)
     return data, {"pairs": pairs, "retain": prepared.retain_prompts}
@@ -178,8 +176,7 @@ def _select(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress)
         parameter.requires_grad_(True)
 
     def make_scores() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        draws = settings.score_draws * {"contrast": 2, "plain": 1, "random": 0}[settings.scorer]
-        with progress("scores", draws) as tick:
+        with progress("scores", settings.score_draws * DRAWS[settings.scorer]) as tick:
             return score(task, scored, settings.scorer, settings.score_draws, settings.seed, lambda: tick(1)), {}
 
     def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -255,69 +252,3 @@ def save_model(run: Run, opened: Opened) -> None:
         if opened.world:
             shutil.copyfile(opened.directory / WORLD_FILE, folder / WORLD_FILE)
         share(folder)
-
-
-# ---------------------------------------------------------------- what it would take
-
-
-def forecast(settings: EraseSettings) -> dict[str, Any]:
-    """What `erase` would do, without doing it: weights, memory and time to expect.
-
-    One forward pass on one sample is timed and its saved activations are counted; a backward pass counts as two
-    forward passes, guidance doubles sampling.
-    """
-    prepared = prepare(settings)
-    s, parameters = prepared.settings, prepared.parameters
-    assert s.steps is not None and s.forget_count and s.retain_count and s.sampling_steps and s.batch_size
-    seconds, activations = _probe(prepared)
-    scope_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
-    unet_bytes = sum(p.numel() * p.element_size() for p in prepared.denoiser.module.parameters())
-    pictures = s.forget_count * (2 - bool(s.forget_images)) + s.retain_count * (not s.retain_images)
-    passes = {
-        "data": pictures * s.sampling_steps * 2,
-        "scores": {"contrast": 2, "plain": 1, "random": 0}[s.scorer] * s.score_draws * s.batch_size * 3
-        if s.trim
-        else 0,
-        "repair": s.steps * 2 * s.batch_size * 4 + (s.steps / s.memory_every) * s.memories * s.batch_size * 3,
-    }
-    pipeline = sum(
-        p.numel() * p.element_size()
-        for part in prepared.opened.pipeline.components.values()
-        if isinstance(part, nn.Module)
-        for p in part.parameters()
-    )
-    copies = 3 + (s.memories if s.projection != "none" else 0)  # gradient, two Adam moments, memories
-    return {
-        "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "scope": s.scope,
-        "scope_size": prepared.scope_size, "tensors": len(parameters), "trimmed": prepared.trimmed,
-        "memory_bytes": pipeline + (unet_bytes if s.steps else 0) + copies * scope_bytes + activations * 2 * s.batch_size,
-        "seconds": {stage: round(count * seconds, 1) for stage, count in passes.items()},
-        "settings": s.to_json(),
-    }  # fmt: skip
-
-
-def _probe(prepared: Prepared) -> tuple[float, int]:
-    """Seconds of a forward pass per sample, and bytes of activations that a backward pass would need per sample."""
-    d = prepared.denoiser
-    count = 8 if prepared.opened.world else 1
-    config = d.module.config
-    noisy = torch.randn(count, config.in_channels, config.sample_size, config.sample_size, device=d.device)
-    condition, t = d.encode([""]).expand(count, -1, -1), torch.full((count,), 500, device=d.device)
-    weights = {p.data_ptr() for p in d.module.parameters()}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in weights:
-            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    for parameter in prepared.parameters.values():
-        parameter.requires_grad_(True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = d.predict(noisy, t, condition)
-    del kept
-    began = time.monotonic()
-    with torch.no_grad():
-        float(d.predict(noisy, t, condition).sum())
-    return (time.monotonic() - began) / count, sum(saved.values()) // count

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
-from sd_scissorhands.erase import erase, forecast
+from sd_scissorhands.erase import erase
+from sd_scissorhands.forecast import forecast
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR

@@ -18,7 +18,7 @@ FLOORS = [
     {"unlearn"},
     {"diffusion"},
     {"erase", "evaluate", "report"},
-    {"demo"},
+    {"demo", "forecast"},
     {"show", "cli", "__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -10,6 +10,7 @@ from torch import Tensor
 from .task import Parameters, Task
 
 Tick = Callable[[], None]
+DRAWS = {"contrast": 2, "plain": 1, "random": 0}  # scorer -> losses that it differentiates per draw
 
 
 def sensitivity(
@@ -76,7 +77,7 @@ def score(
     """
     if scorer == "random":
         return random(parameters, seed)
-    if scorer not in ("plain", "contrast"):
+    if scorer not in DRAWS:
         raise ValueError(f"unknown scorer {scorer!r}")
     forget = sensitivity(task.forget, parameters, draws, tick)
     return forget if scorer == "plain" else contrast(forget, sensitivity(task.retain, parameters, draws, tick))
