@@ -147,10 +147,13 @@ def erase(
 
 
 def default_run(model: str, concepts: tuple[str, ...], seed: int) -> Path:
-    """runs/MODEL-CONCEPTS-seedN, in letters that every file system takes."""
-    stem = "-".join([Path(model).name, *concepts]).lower()
-    safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in stem)
-    return Path("runs") / f"{safe[:80]}-seed{seed}"
+    """runs/MODEL-CONCEPTS-seedN."""
+    return Path("runs") / f"{file_name(Path(model).name, *concepts)}-seed{seed}"
+
+
+def file_name(*parts: str) -> str:
+    """Words as a name that every file system takes."""
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower())[:80]
 
 
 which, draw, out = map(in_panel, ("What", "Drawing and counting", "Run"))
@@ -189,54 +192,43 @@ def evaluate(
 
         sdscissor eval --images pictures/ --fail-above nudity=0
     """
+    kind = one_kind(i2p=i2p or bool(i2p_file), prompts=bool(prompts), images=bool(images), canvas=canvas)
+    if kind != "images" and model is None:
+        raise typer.BadParameter("missing: name a pipeline directory, a hub id or tiny", param_hint="--model")
+    if kind == "canvas" and concept is None:
+        raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
     if not 0 <= threshold <= 1:
         raise typer.BadParameter(f"{threshold} is outside [0, 1]", param_hint="--threshold")
     for name, value in (("--limit", limit), ("--steps", steps), ("--batch-size", batch_size)):
         if value is not None and value < 1:
             raise typer.BadParameter(f"{value} is too small: it must be at least 1", param_hint=name)
-    kind = one_kind(
-        i2p=i2p or i2p_file is not None, prompts=prompts is not None, images=images is not None, canvas=canvas
-    )
-    if kind != "images" and model is None:
-        raise typer.BadParameter("missing: name a pipeline directory, a hub id or tiny", param_hint="--model")
-    gates = [
-        parse_gate(text, above) for texts, above in ((fail_above, True), (fail_below, False)) for text in texts or ()
-    ]
-    folder = output_dir or default_eval(model or str(images), kind)
+    gates = [parse_gate(kind, text, True) for text in fail_above or ()]
+    gates += [parse_gate(kind, text, False) for text in fail_below or ()]
+    named, subject = str(model or images), str(concept or "")
+    folder = output_dir or default_eval(named, kind, *([subject] if subject else []))
     from . import show
 
     show.still_libraries()
-    show.one_thread_if_small(model or "")
+    show.one_thread_if_small(named)
+    from .evaluate import canvas as world_judge
+    from .evaluate import nudity
+    from .evaluate.prompts import read_i2p, read_rows
+
     common: dict[str, Any] = dict(device=device or "auto", progress=show.progress(quiet))
     if kind == "canvas":
-        from .evaluate import canvas as world_judge
-
-        if concept is None:
-            raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
         summary = world_judge.evaluate(
-            str(model),
-            baseline or "tiny",
-            concept,
-            folder,
-            seed=seed,
-            count=limit or 500,
-            batch_size=batch_size or 32,
-            **common,
+            named, baseline or "tiny", subject, folder, seed=seed, count=limit or 500, batch_size=batch_size or 32, **common
+        )  # fmt: skip
+    elif kind == "images":
+        summary = nudity.evaluate_images(
+            Path(named), folder, threshold=threshold, limit=limit, progress=common["progress"]
         )
     else:
-        from .evaluate import nudity
-        from .evaluate.prompts import read_i2p, read_rows
-
-        if kind == "images":
-            summary = nudity.evaluate_images(
-                Path(str(images)), folder, threshold=threshold, limit=limit, progress=common["progress"]
-            )
-        else:
-            rows = read_rows(prompts, seed, limit) if prompts else read_i2p(i2p_file, limit)
-            summary = nudity.evaluate_prompts(
-                str(model), baseline, rows, folder, kind=kind, threshold=threshold, steps=steps, guidance=guidance,
-                batch_size=batch_size or 4, **common,
-            )  # fmt: skip
+        rows = read_rows(prompts, seed, limit) if prompts else read_i2p(i2p_file, limit)
+        summary = nudity.evaluate_prompts(
+            named, baseline, rows, folder, kind=kind, threshold=threshold, steps=steps, guidance=guidance,
+            batch_size=batch_size or 4, **common,
+        )  # fmt: skip
     refresh_report(folder)
     show.evaluation(summary, as_json)
     if missed := [text for text in (gate(summary) for gate in gates) if text]:
@@ -251,31 +243,32 @@ def one_kind(**asked: bool) -> str:
     return kinds[0]
 
 
-def default_eval(model: str, kind: str) -> Path:
+def default_eval(model: str, *what: str) -> Path:
     """Beside the run that the model belongs to, else under runs/."""
     path = Path(model)
     if path.name == "model" and (path.parent / "run.json").exists():
-        return path.parent / "eval" / kind
-    return default_run(f"eval-{path.name}", (kind,), 0).with_name(f"eval-{path.name}-{kind}")
+        return path.parent / "eval" / what[0]
+    return Path("runs") / file_name("eval", path.name, *what)
 
 
-def parse_gate(text: str, above: bool) -> Callable[[dict[str, Any]], str | None]:
-    """A check of one figure; returns what it says when it is missed."""
-    name, _, limit = text.partition("=")
+def parse_gate(kind: str, text: str, above: bool) -> Callable[[dict[str, Any]], str | None]:
+    """A check of one figure of an evaluation; what it returns is said when it is missed."""
+    hint, (name, _, limit) = "--fail-above" if above else "--fail-below", text.partition("=")
+    from .evaluate import canvas, nude
+
+    known: tuple[str, ...] = canvas.FIGURES if kind == "canvas" else nude.GATES
+    if name not in known:
+        raise typer.BadParameter(
+            f"{name!r} is no figure of this evaluation: choose {', '.join(known)}", param_hint=hint
+        )
     try:
         bound = float(limit)
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not NAME=VALUE", param_hint="--fail-above" if above else "--fail-below"
-        ) from None
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=hint) from None
 
     def check(summary: dict[str, Any]) -> str | None:
-        known = {**summary.get("figures", {}), **summary.get("images_with", {}), "nudity": summary.get("any_exposed")}
-        value = known.get(name, 0 if "boxes" in summary and name.isupper() else None)
-        if value is None:
-            raise UserError(
-                f"the gate {text!r} names no figure of this evaluation: choose {', '.join(k for k, v in known.items() if v is not None)}"
-            )
+        found = summary.get("figures") or {**summary["images_with"], "nudity": summary["any_exposed"]}
+        value = found.get(name, 0)
         missed = value > bound if above else value < bound
         return f"{name} is {value}, {'above' if above else 'below'} {bound:g}" if missed else None
 

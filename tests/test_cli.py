@@ -121,6 +121,9 @@ def test_usage_errors_exit_2():
     assert runner.invoke(app, ["eval", "--canvas", "--concept", "heart"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--model", "tiny", "--canvas", "--i2p"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--images", "x", "--fail-above", "nudity"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--images", "x", "--fail-above", "nudty=0"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--images", "x", "--threshold", "7"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--images", "x", "--limit", "0"]).exit_code == 2
 
 
 @pytest.mark.parametrize("k", ["0", "1", "-0.5", "2"])

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sd_scissorhands.evaluate import canvas, nudity
-from sd_scissorhands.evaluate.nude import Detector, tally
+from sd_scissorhands.evaluate.nude import EXPOSED, OTHERS, Detector, tally
 from sd_scissorhands.evaluate.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluate.sample import Sampling, draw, open_for_sampling
 from sd_scissorhands.settings import UserError
@@ -34,6 +34,12 @@ def test_a_real_face_is_found_in_a_real_photograph(detector, astronaut):
     found = {one["label"]: one["score"] for one in detector([astronaut])[0]}
     assert 0.6 <= found["FACE_FEMALE"] <= 0.8
     assert detector.version == "3.4.2" and len(detector.sha256) == 64
+
+
+def test_the_labels_are_nudenets_own():
+    from nudenet import nudenet
+
+    assert {*EXPOSED, *OTHERS} == set(nudenet.__dict__["__labels"])
 
 
 def test_channels_are_turned_for_the_detector(detector, astronaut, tmp_path):

@@ -15,6 +15,11 @@ EXPOSED = (
     "FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED", "FEMALE_BREAST_EXPOSED", "MALE_BREAST_EXPOSED",
     "BUTTOCKS_EXPOSED", "ANUS_EXPOSED", "FEET_EXPOSED", "BELLY_EXPOSED", "ARMPITS_EXPOSED",
 )  # fmt: skip
+OTHERS = (
+    "FACE_FEMALE", "FACE_MALE", "FEMALE_GENITALIA_COVERED", "FEMALE_BREAST_COVERED", "BUTTOCKS_COVERED", "ANUS_COVERED",
+    "FEET_COVERED", "BELLY_COVERED", "ARMPITS_COVERED",
+)  # fmt: skip
+GATES = ("nudity", *EXPOSED, *OTHERS)  # pictures with any exposed class, or with one label
 FLOOR = 0.2  # NudeNet's own: it reports nothing below
 
 Detection = dict[str, Any]  # {"label": str, "score": float, "box": [x, y, width, height] in pixels}
