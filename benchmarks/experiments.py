@@ -180,12 +180,15 @@ def table_controls() -> str:
 def table_full_size() -> str:
     """Table 3: the real SD 1.4 UNet configuration with random weights, in a process of its own for its peak memory."""
     tables = []
-    for scope in ("attn", "full"):
-        command = [sys.executable, str(Path(__file__).parent / "full_size.py"), "--scope", scope]
+    for threshold_scope in ("scope", "global"):
+        command = [sys.executable, str(Path(__file__).parent / "full_size.py"), "--threshold-scope", threshold_scope]
         told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         lines = [[s["stage"], f"{s['seconds']:.1f}", f"{s['peak_gib']:.1f}"] for s in told["stages"]]
-        sizes = f"{told['scope_size']:,} of {told['weights']:,} weights, {told['trimmed']:,} trimmed"
-        tables.append(f"Scope `{scope}`: {sizes}.\n\n" + markdown("stage; seconds; peak GiB", lines))
+        sizes = f"{told['scored']:,} weights scored, {told['scope_size']:,} in scope, {told['trimmed']:,} trimmed"
+        title = f"Scope `{told['scope']}`, top k over the {threshold_scope} scope: {sizes}.".replace(
+            "scope scope", "scope"
+        )
+        tables.append(f"{title}\n\n" + markdown("stage; seconds; peak GiB", lines))
     return "\n\n".join([*tables, machine()])
 
 

@@ -103,7 +103,7 @@ def erase(
     forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", "0.3")] = None,
     retain_loss: Annotated[str | None, mend("distil (match the original model) or denoise.", "distil")] = None,
     projection: Annotated[str | None, mend("scale-free, paper or none.", "scale-free")] = None,
-    mixed_precision: Annotated[str | None, how("no, bf16 or fp16.", "no")] = None,
+    mixed_precision: Annotated[str | None, how("no or bf16.", "no")] = None,
     seed: Annotated[int | None, how("The same seed gives the same weights.", "0")] = None,
     device: Device = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,

@@ -57,7 +57,7 @@ class EraseSettings:
     # how
     seed: int = 0
     device: str = "auto"
-    mixed_precision: str = "no"  # no | bf16 | fp16
+    mixed_precision: str = "no"  # no | bf16, which has the range of float32 and needs no loss scaling
 
     def __post_init__(self) -> None:
         """Refuse what no run could use.
@@ -104,7 +104,7 @@ CHOICES = {
     "init": ("layer", "kaiming", "trunc_normal", "zero"),
     "retain_loss": ("distil", "denoise"),
     "projection": ("scale-free", "paper", "none"),
-    "mixed_precision": ("no", "bf16", "fp16"),
+    "mixed_precision": ("no", "bf16"),
 }
 
 PROFILES: dict[str, dict[str, Any]] = {
