@@ -34,8 +34,6 @@ CONTROLS = {
     "no trim, no projection": {"trim": False, "projection": "none"},
     "retain only": {"forget_weight": 0.0},
     "plain score": {"scorer": "plain"},
-    "no anchor latents": {"anchor_share": 0.0},
-    "scope xattn": {"scope": "xattn"},
     "scope full": {"scope": "full", "lr": 4e-4},
     "scope full, no trim": {"scope": "full", "lr": 4e-4, "trim": False},
     "scope full, trim only": {"scope": "full", "steps": 0},
@@ -163,7 +161,7 @@ def table_defaults() -> str:
 def table_controls() -> str:
     """Table 2: what each part brings, on the same concepts."""
     concepts = TUNED_ON + UNSEEN
-    rows = run_all([Job(variant, concept, 0, 80) for variant in CONTROLS for concept in concepts])
+    rows = run_all([Job(variant, concept, 0, 60) for variant in CONTROLS for concept in concepts])
     lines = [["original", *[f"{mean_original(rows, name):.3f}" for name in FIGURES], "", "", "", ""]]
     for variant in CONTROLS:
         own = [row for row in rows if row["variant"] == variant]

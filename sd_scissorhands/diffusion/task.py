@@ -15,6 +15,7 @@ from ..settings import EraseSettings, UserError
 from .denoiser import Denoiser
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OTHER_SHARE = 0.5  # retain samples under the words of another retain sample
 EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
 
 
@@ -47,10 +48,7 @@ class ErasureTask:
         d, count = self.denoiser, self.batch_size
         rows, t, noise, generator = self._draw("forget", "repair", draw)
         kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
-        empty = torch.rand(count, generator=generator).to(d.device) < EMPTY_SHARE
-        kept_condition = torch.where(
-            empty[:, None, None], self.data["empty_condition"], self.data["retain_condition"][kept]
-        )
+        kept_condition = self._kept_condition(kept, generator)
         times = torch.cat([t, kept_t])
         noise = torch.cat([noise, kept_noise])
         arrived = torch.rand(count, generator=generator).to(d.device) < self.settings.anchor_share
@@ -68,6 +66,18 @@ class ErasureTask:
         predicted = d.predict(noisy, times, torch.cat([self.data["forget_condition"][rows], kept_condition]))
         errors = (predicted - target).square().mean((1, 2, 3))  # (2 B,)
         return errors[:count].mean(), errors[count:].mean()
+
+    def _kept_condition(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Conditions of retain samples: a share under the empty prompt and, when distilling, a share under another's.
+
+        A teacher has an answer for any words on any x_t; where noise hides the picture, the words are all there is.
+        """
+        conditions, count = self.data["retain_condition"], len(rows)
+        lots = torch.rand(2, count, generator=generator).to(rows.device)
+        others = torch.randint(len(conditions), (count,), generator=generator).to(rows.device)
+        if self.settings.retain_loss == "distil":
+            rows = torch.where(lots[0] < OTHER_SHARE, others, rows)
+        return torch.where((lots[1] < EMPTY_SHARE)[:, None, None], self.data["empty_condition"], conditions[rows])
 
     def _denoising(self, side: str, draw: int) -> Tensor:
         rows, t, noise, _ = self._draw(side, side, draw)
