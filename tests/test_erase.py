@@ -210,3 +210,14 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_continues(short, whole, tmp
             erase(short, tmp_path / "run")
     assert not list((tmp_path / "run").glob(".*.partial"))
     assert erase(short, tmp_path / "run", resume=True)["weights_sha256"] == whole[1]["weights_sha256"]
+
+
+def test_the_defaults_erase_a_concept_and_keep_the_rest(tmp_path):
+    """The main job itself: a concept that no default was chosen on, judged on prompts that the erasure never saw."""
+    from sd_scissorhands.evaluate import canvas
+    from sd_scissorhands.settings import EraseSettings
+
+    result = erase(EraseSettings(concepts=("ring",), model="tiny", device="cpu", seed=11), tmp_path / "run")
+    told = canvas.evaluate(result["model_dir"], "tiny", "ring", tmp_path / "eval", seed=5, count=48, device="cpu")
+    assert told["figures"]["UA"] >= 0.95 and told["figures"]["UA_synonyms"] >= 0.9 and told["original"]["UA"] <= 0.05
+    assert told["figures"]["IRA"] >= 0.9 and told["figures"]["CRA"] >= 0.95
