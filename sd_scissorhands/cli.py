@@ -100,7 +100,7 @@ def erase(
     steps: Annotated[int | None, mend("Steps; 0 stops after the edit.", "200; tiny 150")] = None,
     lr: Annotated[float | None, mend("Learning rate.", "1e-5; tiny 1e-3")] = None,
     batch_size: Annotated[int | None, mend("Forget and retain samples, each, per step.", "4; tiny 16")] = None,
-    forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", "1")] = None,
+    forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", "0.3")] = None,
     retain_loss: Annotated[str | None, mend("distil (match the original model) or denoise.", "distil")] = None,
     projection: Annotated[str | None, mend("scale-free, paper or none.", "scale-free")] = None,
     mixed_precision: Annotated[str | None, how("no or bf16.", "no")] = None,

@@ -47,7 +47,7 @@ class EraseSettings:
     # repair
     steps: int | None = None
     lr: float | None = None
-    forget_weight: float = 1.0
+    forget_weight: float = 0.3
     anchor_share: float = 0.5  # of the forget term's latents that show the anchor already; the others show the concept
     retain_loss: str = "distil"  # distil | denoise
     projection: str = "scale-free"  # scale-free | paper | none
