@@ -1,7 +1,7 @@
 """Stable Diffusion 1.4's real UNet with random weights through score, selection, edit and two repair steps on the CPU.
 
 Time and memory do not depend on the weights' values. Peak memory is the process's own high-water mark, reset before
-each stage. `python benchmarks/full_size.py --scope attn --threshold-scope scope|global` prints one JSON object.
+each stage. `python benchmarks/full_size.py --scope attn` prints one JSON object.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scope", default="attn")
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--threshold-scope", default="scope")
     parser.add_argument("--draws", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -81,26 +80,22 @@ def main() -> None:
         "retain_condition": torch.randn(4, 77, 768), "empty_condition": torch.randn(77, 768),
     }  # fmt: skip
     task, parameters = ErasureTask(denoiser, data, settings), denoiser.scope(asked.scope)
-    scored = denoiser.scope("full") if asked.threshold_scope == "global" else parameters
-    for parameter in scored.values():
+    for parameter in parameters.values():
         parameter.requires_grad_(True)
     with stage(f"scores ({asked.draws} forget and {asked.draws} retain draws)", stages):
-        scores = score(task, scored, "contrast", asked.draws, 0)
+        scores = score(task, parameters, "contrast", asked.draws, 0)
     with stage("selection", stages):
-        selection = select_top(scores, settings.top_k).within(set(parameters))
+        selection = select_top(scores, settings.top_k)
     del scores
-    for name in scored.keys() - parameters.keys():
-        scored[name].requires_grad_(False)
     with stage("teacher", stages):
         task.teacher = denoiser.teacher()
     with stage("edit", stages):
         reinitialise(parameters, selection, "layer", 0)
     with stage("repair (2 steps, projected)", stages):
         Repair(task, parameters, 2, 1e-5, settings.forget_weight, RULES[settings.projection]).run()
-    sizes = {
-        name: sum(p.numel() for p in some.values()) for name, some in (("scored", scored), ("scope_size", parameters))
-    }
-    print(json.dumps({"scope": asked.scope, **sizes, "trimmed": len(selection), "stages": stages}))
+    weights, scope = (sum(p.numel() for p in some) for some in (denoiser.module.parameters(), parameters.values()))
+    sizes = {"weights": weights, "scope_size": scope, "trimmed": len(selection)}
+    print(json.dumps({"scope": asked.scope, **sizes, "stages": stages}))
 
 
 if __name__ == "__main__":
