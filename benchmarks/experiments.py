@@ -33,12 +33,10 @@ CONTROLS = {
     "no projection": {"projection": "none"},
     "no trim, no projection": {"trim": False, "projection": "none"},
     "retain only": {"forget_weight": 0.0},
-    "plain score": {"scorer": "plain"},
-    "scope full, no trim": {"scope": "full", "lr": 4e-4, "trim": False},
     "scope full, trim only": {"scope": "full", "steps": 0},
     "scope full, trim only, plain score": {"scope": "full", "steps": 0, "scorer": "plain"},
 }
-CONTROLLED = ("heart", "star", "blue", "ring")
+CONTROLLED = ("heart", "star", "blue")
 
 
 @dataclasses.dataclass(frozen=True)
