@@ -385,7 +385,7 @@ def test_flags_say_the_difference() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"guidance": 3.0, "score_draws": 4, "steps": 9, "trim": False, "scope": "attn2"}]
+    "changes", [{}, {"guidance": 4.0, "score_draws": 4, "steps": 9, "trim": False, "scope": "attn2"}]
 )
 def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = EraseSettings(concepts=("heart", "a $(b) 'c'"), model="tiny", lr=1e-5, seed=3, **changes).resolved(
@@ -406,7 +406,7 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
             and set(given) == {"--concept", "--model", "--lr", "--seed"}
         )
     else:
-        assert load_settings(config, {}).guidance == 3.0 and load_settings(config, {}).score_draws == 4
+        assert load_settings(config, {}).guidance == 4.0 and load_settings(config, {}).score_draws == 4
 
 
 def test_the_command_line_knows_every_flag_that_the_page_writes() -> None:
