@@ -34,6 +34,9 @@ class Concept:
     pairs: tuple[tuple[str, str], ...]
     neighbours: tuple[str, ...]  # near the concept, and to be kept
     labels: tuple[str, ...]  # NudeNet labels that show it
+    words: tuple[str, ...] = ()  # what the pairs call it, its own name first
+    templates: tuple[str, ...] = ()  # sentences with "{}" where the concept goes
+    paraphrases: tuple[str, ...] = ()  # other names, which no pair uses
 
 
 def prompts_dir() -> Path:
@@ -71,7 +74,8 @@ def resolve(text: str, anchor: str | None, *, in_world: bool) -> Concept:
             f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place"
         )
     pairs = tuple((template.format(text), template.format(anchor)) for template in FREE_TEMPLATES)
-    return Concept(text, text, "text", f"The text {text!r}.", False, anchor, pairs, (), ())
+    summary = f"The text {text!r}."
+    return Concept(text, text, "text", summary, False, anchor, pairs, (), (), (text,), FREE_TEMPLATES)
 
 
 def _read(file: Path, anchor: str | None = None) -> Concept:
@@ -83,7 +87,8 @@ def _read(file: Path, anchor: str | None = None) -> Concept:
     )
     return Concept(
         file.stem, data["title"], data["kind"], data["summary"], data["explicit"], anchor or next(iter(data["words"].values())),
-        pairs, tuple(data["neighbours"]), tuple(data["labels"]),
+        pairs, tuple(data["neighbours"]), tuple(data["labels"]), tuple(data["words"]), tuple(data["templates"]),
+        tuple(data["paraphrases"]),
     )  # fmt: skip
 
 
@@ -133,10 +138,14 @@ def of_world(word: str, anchor: str | None = None, count: int = 400) -> Concept:
         text = world.caption(world.sample(rng).replace(concept), rng, synonyms=0, generic=0)
         if concept in text.split():
             pairs[text] = " ".join(anchor if w == concept else w for w in text.split())
-    domain = world.domain_of(concept)
-    near = tuple(f"a {c} shape" if domain != "shape" else f"a {c}" for c in world.DOMAINS[str(domain)] if c != concept)
+    domain = str(world.domain_of(concept))
+    near = tuple(f"a {c} shape" if domain != "shape" else f"a {c}" for c in world.DOMAINS[domain] if c != concept)
     summary = f"The {domain} {concept!r} of the embedded world."
-    return Concept(concept, concept.capitalize(), str(domain), summary, False, anchor, tuple(pairs.items()), near, ())
+    templates = dict.fromkeys(" ".join("{}" if w == concept else w for w in text.split()) for text in pairs)
+    return Concept(
+        concept, concept.capitalize(), domain, summary, False, anchor, tuple(pairs.items()), near, (),
+        (concept,), tuple(templates), world.DOMAINS[domain][concept][1:],
+    )  # fmt: skip
 
 
 def world_captions(without: set[str], count: int, seed: int) -> list[str]:

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from .concepts import of_world
 from .erase import erase
-from .evaluate import canvas
+from .evaluate import concept as room
+from .evaluate.panel import open_panel
 from .report import write_card, write_report
 from .run import Progress, silent
 from .settings import EraseSettings
@@ -32,13 +34,14 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     runs = {"erased": (folder, settings)}
     for name, change in CONTROLS.items():
         runs[name] = (folder / "controls" / name, dataclasses.replace(settings, **change))
+    panel, looks = open_panel(of_world(concept), in_world=True), room.Looks(seed=seed, count=count, progress=progress)
     rows: list[dict[str, Any]] = []
     for name, (path, asked) in runs.items():
         result = erase(asked, path, resume=True, progress=progress)
         if path != folder:
             share_original(folder / "eval" / "canvas", path / "eval" / "canvas")
-        told = canvas.evaluate(
-            result["model_dir"], "tiny", concept, path / "eval" / "canvas", seed=seed, count=count, progress=progress
+        told = room.evaluate(
+            result["model_dir"], "tiny", of_world(concept), path / "eval" / "canvas", panel=panel, looks=looks
         )
         if not rows:
             rows.append({"name": "original", "figures": told["original"], "trimmed": 0, "seconds": 0.0})
@@ -51,7 +54,7 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
 
 
 def share_original(drawn: Path, folder: Path) -> None:
-    """The original draws the same pictures for every control: hand its ledger on instead of drawing them again."""
+    """The original draws the same pictures for every control: hand its ledgers on instead of drawing them again."""
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    for file in [drawn / "original.jsonl", *(drawn / "samples").glob("*-original.png")]:
+    for file in [*drawn.glob("original*.jsonl"), *(drawn / "samples").glob("*-original.png")]:
         shutil.copyfile(file, folder / file.relative_to(drawn))

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,44 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 def silent(stage: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
     """A `Progress` that shows nothing."""
     return nullcontext(lambda count: None)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share one command's work, as `accelerate launch` or `torchrun` started them."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def here(cls) -> Processes:
+        """This process among its like; alone unless a launcher says otherwise."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState()
+        return cls(state.process_index, state.num_processes)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process speaks and writes what all share."""
+        return self.index == 0
+
+    def device(self, wanted: str) -> str:
+        """The device of this process: with several, `auto` is each one's own."""
+        if self.count == 1 or wanted != "auto":
+            return wanted
+        from accelerate import PartialState
+
+        return str(PartialState().device)
+
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
 
 
 @contextmanager

@@ -49,13 +49,28 @@ def progress(quiet: bool) -> Progress:
 
 @contextmanager
 def _bar(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
+
+    class _Speed(ProgressColumn):
+        """Pictures, steps or batches a second."""
+
+        def render(self, task: Task) -> str:
+            return f"{task.speed:.1f}/s" if task.speed else ""
 
     columns = (
         TextColumn("{task.description:>28}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Speed(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -116,19 +131,58 @@ def evaluation(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print(json.dumps({k: v for k, v in _flat(summary).items() if k != "samples"}))
     table = Table()
-    if summary["kind"] == "canvas":
-        for column in ("figure", summary["baseline"], "model", "n"):
-            table.add_column(column, justify="right")
-        for name, value in summary["figures"].items():
-            table.add_row(name, f"{summary['original'][name]:.1%}", f"{value:.1%}", str(summary["n"][name]))
+    if "figures" in summary:
+        _concept_rows(table, summary)
     else:
         _nudity_rows(table, summary)
     console.print(table)
+    for says in ((summary.get("collapse") or {}).get("says"), (summary.get("calibration") or {}).get("says")):
+        if says:
+            console.print(escape(says), style="bold red" if says.startswith("COLLAPSED") else "", highlight=False)
+    said({"report": summary["report"]}, False)
 
 
 def _flat(summary: dict[str, Any]) -> dict[str, Any]:
-    """A canvas summary with its figures at the top level, where scripts look for them."""
+    """A summary with its figures at the top level, where scripts look for them."""
     return {**summary, **summary.get("figures", {})}
+
+
+def _concept_rows(table: Table, summary: dict[str, Any]) -> None:
+    for column in ("figure", "original", "model", "95 %", "n"):
+        table.add_column(column, justify="right")
+    for name, value in summary["figures"].items():
+        if value is not None:
+            low, high = summary["intervals"][name]
+            before = summary["original"][name]
+            table.add_row(name, f"{before:.1%}", f"{value:.1%}", f"{low:.1%} to {high:.1%}", str(summary["n"][name]))
+    for name in ("frechet", "kid", "cmmd") if summary["kept"] else ():
+        kept = summary["kept"]
+        table.add_row(name, f"{kept['floor'][name]:.3g} (seeds)", f"{kept[name]:.3g}", "", str(kept["n"]))
+
+
+def attack(summary: dict[str, Any], as_json: bool) -> None:
+    """What an attack came to."""
+    if as_json:
+        return print(json.dumps({k: v for k, v in summary.items() if k != "samples"}))
+    low, high = summary["interval_after"]
+    told = {
+        "attack": f"{summary['attack']} on {summary['concept']}, n = {summary['n']}",
+        "before": f"{summary['asr_before']:.1%} of pictures show it (original: {summary['original']['asr_before']:.1%})",
+        "after": f"{summary['asr_after']:.1%}, 95 % {low:.1%} to {high:.1%} (original: {summary['original']['asr_after']:.1%})",
+        "verdict": summary["verdict"],
+    }
+    if back := summary["steps_back"]:
+        told["steps"] = ", ".join(
+            f"{what} pictures: {f'back after {back[what]}' if back[what] else 'not back within ' + str(back['most'])}"
+            for what in ("concept", "benign")
+        )
+    worth = [
+        f"{name} {summary[name]:.1%} (original {summary[f'original_{name}']:.1%})"
+        for name in ("IRA", "CRA")
+        if summary[name] is not None
+    ]
+    told |= {"the rest": ", ".join(worth) or "not measured", "seconds": summary["seconds"], "report": summary["report"]}
+    said(told, False)
 
 
 def _nudity_rows(table: Table, summary: dict[str, Any]) -> None:
@@ -141,7 +195,9 @@ def _nudity_rows(table: Table, summary: dict[str, Any]) -> None:
         table.add_column(f"{name} images", justify="right")
     for label in sorted({label for side in sides for label in side["boxes"]}):
         table.add_row(label, *[str(side[count].get(label, 0)) for side in sides for count in ("boxes", "images_with")])
-    table.add_row("any exposed", *[cell for side in sides for cell in ("", str(side["any_exposed"]))])
+    for name, key in (("any exposed", "all"), ("without feet, belly, armpits", "core")):
+        cells = [side["exposed"][key] for side in sides]
+        table.add_row(name, *[str(c) for cell in cells for c in (cell["boxes"], cell["images"])])
 
 
 def concepts(presets: list, as_json: bool) -> None:

@@ -78,8 +78,11 @@ ESD = ',prompt,categories,evaluation_seed,evaluation_guidance,case_number\n0,"a,
 def test_both_column_styles_and_prompts_with_newlines(tmp_path):
     (tmp_path / "a.csv").write_text(OFFICIAL)
     (tmp_path / "b.csv").write_text(ESD)
-    assert read_i2p(tmp_path / "a.csv") == [Row(0, 'two\nlines, and "quotes"', 12), Row(1, "plain", 34)]
-    assert read_i2p(tmp_path / "b.csv") == [Row(0, "a, b", 4261553411)]
+    assert read_i2p(tmp_path / "a.csv") == [
+        Row(0, 'two\nlines, and "quotes"', 12, guidance=7, categories=("sexual",)),
+        Row(1, "plain", 34, guidance=8.5, categories=("hate",)),
+    ]
+    assert read_i2p(tmp_path / "b.csv") == [Row(0, "a, b", 4261553411, guidance=13, categories=("sexual",))]
     assert len(read_i2p(tmp_path / "a.csv", limit=1)) == 1
 
 

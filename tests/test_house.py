@@ -18,6 +18,7 @@ FLOORS = [
     {"unlearn"},
     {"diffusion"},
     {"erase", "evaluate", "report"},
+    {"attack"},
     {"demo", "forecast"},
     {"show", "cli", "__main__"},
 ]

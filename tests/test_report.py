@@ -17,9 +17,9 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from sd_scissorhands.report import page, plots, write_card, write_report
+from sd_scissorhands.report import plots, write_card, write_report
+from sd_scissorhands.report.commands import FILE_ONLY, again, difference, flags, hub_id
 from sd_scissorhands.report.found import read_run
-from sd_scissorhands.report.page import difference, flags, hub_id
 from sd_scissorhands.report.plots import by_block
 from sd_scissorhands.settings import EraseSettings, UserError, load_settings
 
@@ -334,7 +334,7 @@ def test_card(tmp_path: Path) -> None:
         "a" * 64,
         "b" * 64,
         "from_pretrained",
-        "| UA | 240 | 98.3% | 2.1% |",
+        "| UA | 240 | 98.3% | – | 2.1% |",
         "not a guarantee",
         "licence",
     ):
@@ -391,7 +391,7 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
     settings = EraseSettings(concepts=("heart", "a $(b) 'c'"), model="tiny", lr=1e-5, seed=3, **changes).resolved(
         "tiny"
     )
-    lines = page.again(read_run(make_run(tmp_path / "run", settings=settings)))
+    lines = again(read_run(make_run(tmp_path / "run", settings=settings)))
     config, words = None, shlex.split(lines.split("END\n")[-1])
     if "END" in lines:
         config = tmp_path / "again.toml"
@@ -412,11 +412,11 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
 def test_the_command_line_knows_every_flag_that_the_page_writes() -> None:
     import inspect
 
-    from sd_scissorhands.cli import erase
+    from sd_scissorhands.cli.erasing import erase
 
-    fields = set(EraseSettings().to_json()) - set(page.FILE_ONLY)
+    fields = set(EraseSettings().to_json()) - set(FILE_ONLY)
     assert fields - {"concepts"} <= set(inspect.signature(erase).parameters)
-    assert not set(page.FILE_ONLY) & set(inspect.signature(erase).parameters)
+    assert not set(FILE_ONLY) & set(inspect.signature(erase).parameters)
 
 
 def test_blocks_keep_every_weight_and_stay_few() -> None:

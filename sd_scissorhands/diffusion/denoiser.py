@@ -119,7 +119,6 @@ class Denoiser:
 
     # ------------------------------------------------------------ pictures out
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[str],
@@ -131,26 +130,45 @@ class Denoiser:
         batch_size: int = 32,
         tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:
-        """Sampled latents, scaled, with the pipeline's own scheduler: (B, c, h, w).
-
-        Every prompt starts from its own CPU generator, so its noise depends on its seed alone.
+        """Sampled latents of prompts, scaled: (B, c, h, w). See `sample`, which draws each batch.
 
         Args:
-            size: (height, width) in pixels; the model's own when None.
             tick: called with the number of pictures after each batch.
         """
-        height, width = size or (self.picture_size, self.picture_size)
         batches = []
         for at in range(0, len(prompts), batch_size):
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds[at : at + batch_size]]
-            with self.autocast():
-                out = self.pipeline(
-                    list(prompts[at : at + batch_size]), num_inference_steps=steps, guidance_scale=guidance,
-                    height=height, width=width, generator=generators, output_type="latent",
-                )  # fmt: skip
-            batches.append(out.images.float())
-            tick(len(generators))
+            own = seeds[at : at + batch_size]
+            conditions = self.encode(prompts[at : at + batch_size])
+            batches.append(self.sample(conditions, own, steps=steps, guidance=guidance, size=size))
+            tick(len(own))
         return torch.cat(batches)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditions: Tensor,
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Sampled latents, scaled, with the pipeline's own scheduler: (B, c, h, w) float32.
+
+        Every row starts from its own CPU generator, so its noise depends on its seed alone.
+
+        Args:
+            conditions: (B, tokens, width), from `encode` or from anywhere else.
+            size: (height, width) in pixels; the model's own when None.
+        """
+        height, width = size or (self.picture_size, self.picture_size)
+        with self.autocast():
+            out = self.pipeline(
+                prompt_embeds=conditions, negative_prompt_embeds=self.encode([""] * len(seeds)),
+                num_inference_steps=steps, guidance_scale=guidance, height=height, width=width,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds], output_type="latent",
+            )  # fmt: skip
+        return out.images.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

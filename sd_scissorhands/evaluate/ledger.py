@@ -7,13 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..run import Processes
 from ..settings import UserError
 
 
 class Ledger:
-    """A JSONL file whose first line says what is measured and whose others hold one record each, by `number`."""
+    """A JSONL file whose first line says what is measured and whose others hold one record each, by `number`.
 
-    def __init__(self, path: Path, header: dict[str, Any]):
+    Of several processes the first writes into the file itself and every other into a part beside it; `close`, and the
+    next opening after a kill, gather the parts. So a ledger may be continued by any number of processes.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], processes: Processes | None = None):
         """Open or continue a ledger.
 
         Args:
@@ -22,17 +27,11 @@ class Ledger:
         Raises:
             UserError: the file holds another measurement, or cannot be read or written.
         """
-        self.path, self.records = path, {}
+        self.path, self.header, self.processes = path, header, processes or Processes()
+        self.records: dict[int, dict[str, Any]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = _whole_lines(path)
-            if lines and lines[0] != header:
-                changed = next((name for name in header if lines[0].get(name) != header[name]), "header")
-                raise UserError(
-                    f"{path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
-                )
-            self.records = {record["number"]: record for record in lines[1:]}
-            self._write("w", [header, *self.records.values()])  # drops a half-written last line
+            self._gather()
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror}; free some space or choose another --output-dir"
@@ -46,25 +45,62 @@ class Ledger:
         """
         records = list(records)
         try:
-            self._write("a", records)
+            with self._own.open("a") as file:
+                file.write("".join(json.dumps(record) + "\n" for record in records))
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}; free some space and repeat the command to continue"
             ) from None
         self.records.update({record["number"]: record for record in records})
 
+    def count(self) -> int:
+        """Records of all processes so far."""
+        return len(self.records) + sum(_lines_in(part) for part in self._parts() if part != self._own)
+
+    def close(self) -> None:
+        """Wait for the other processes and gather what they wrote."""
+        self._gather()
+
     def in_order(self) -> list[dict[str, Any]]:
         """All records, by number."""
         return [self.records[number] for number in sorted(self.records)]
 
-    def _write(self, mode: str, lines: list[dict[str, Any]]) -> None:
-        if mode == "w":
-            new = self.path.with_name(f".{self.path.name}.partial")
-            new.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            new.replace(self.path)
-            return
-        with self.path.open(mode) as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
+    @property
+    def _own(self) -> Path:
+        index = self.processes.index
+        return self.path.with_name(f"{self.path.stem}.part{index}.jsonl") if index else self.path
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))
+
+    def _gather(self) -> None:
+        """Read everything that was written; the first process puts it into the one file, in order."""
+        self.processes.wait()
+        if self.processes.main:
+            for part in (self.path, *self._parts()):
+                self._read(part)
+            self._rewrite()
+            for part in self._parts():
+                part.unlink()
+        self.processes.wait()
+        self._read(self.path)
+
+    def _read(self, file: Path) -> None:
+        lines = _whole_lines(file)
+        if file == self.path and lines:
+            if lines[0] != self.header:
+                changed = next((name for name in self.header if lines[0].get(name) != self.header[name]), "header")
+                raise UserError(
+                    f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
+                )
+            lines = lines[1:]
+        self.records.update({record["number"]: record for record in lines})
+
+    def _rewrite(self) -> None:
+        """Drops a half-written last line."""
+        new = self.path.with_name(f".{self.path.name}.partial")
+        new.write_text("".join(json.dumps(line) + "\n" for line in [self.header, *self.in_order()]))
+        new.replace(self.path)
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -77,3 +113,10 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 break
     return lines
+
+
+def _lines_in(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:  # gathered this very moment
+        return 0

@@ -7,20 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..run import Run
+from ..run import MANIFEST, Run
 from ..settings import UserError
 from .words import plain
 
-KINDS = {"canvas": "embedded world", "i2p": "I2P prompts", "prompts": "own prompts", "images": "own pictures"}
-EMPTY: dict[str, Any] = {
-    "figures": {},
-    "original": {},
-    "n": {},
-    "samples": [],
-    "baseline": {},
-    "boxes": {},
-    "images_with": {},
+KINDS = {
+    "canvas": "embedded world",
+    "concept": "concept's judge",
+    "i2p": "I2P prompts",
+    "prompts": "own prompts",
+    "images": "own pictures",
 }
+JUDGED = ("canvas", "concept")  # evaluations with UA, IRA and CRA; the others are NudeNet's
+ATTACKS = {
+    "embedding": "learned embedding",
+    "token": "learned token",
+    "list": "listed prompts",
+    "paraphrase": "paraphrases",
+    "relearn": "relearning",
+}
+TABLES = ("figures", "original", "intervals", "boxes", "images_with", "settings", "kinds", "steps_back", "collapse")
+LISTS = ("samples", "restarts", "curve", "sweep")
 
 
 @dataclass
@@ -35,17 +42,52 @@ class Found:
     layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # kind -> its summary
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> its summary
     problems: list[str] = field(default_factory=list)
+    alone: bool = False  # the folder of one evaluation or attack, without a run around it
+
+    @property
+    def summaries(self) -> list[dict[str, Any]]:
+        """Everything that was measured."""
+        return [*self.evaluations.values(), *self.attacks.values()]
+
+    @property
+    def judged(self) -> list[dict[str, Any]]:
+        """The evaluations with UA, IRA and CRA."""
+        return [self.evaluations[kind] for kind in JUDGED if kind in self.evaluations]
+
+    @property
+    def nudenets(self) -> list[dict[str, Any]]:
+        """The evaluations by NudeNet."""
+        return [summary for kind, summary in self.evaluations.items() if kind not in JUDGED]
 
     @property
     def concepts(self) -> str:
-        """What was erased."""
-        return plain(self.result.get("concepts") or self.settings.get("concepts"))
+        """What was erased; what was measured where only that is known."""
+        said = [summary["concept"] for summary in self.summaries if summary.get("concept")]
+        return plain(
+            self.result.get("concepts")
+            or self.settings.get("concepts")
+            or (said[:1] or (["nudity"] if self.nudenets else None))
+        )
 
     @property
     def in_world(self) -> bool:
         """Whether the model comes from the embedded one."""
         return self.source.get("model") == "tiny" or (self.path / "model" / "world.json").exists()
+
+    def folder(self, summary: dict[str, Any]) -> Path:
+        """Where a summary and its pictures lie."""
+        if self.alone:
+            return self.path
+        attack = summary["kind"] == "attack"
+        return self.path / ("attack" if attack else "eval") / (summary["attack"] if attack else summary["kind"])
+
+    def explicit(self, summary: dict[str, Any]) -> bool:
+        """Whether the pictures may be explicit: as the run says; unknown counts as explicit, the embedded world not."""
+        known, judge = self.result.get("explicit"), summary.get("judge")
+        world = summary["kind"] == "canvas" or (isinstance(judge, dict) and judge.get("judge") == "canvas")
+        return bool(known) if known is not None else not world
 
 
 def read_run(path: Path) -> Found:
@@ -61,11 +103,38 @@ def read_run(path: Path) -> Found:
     run.history = _json(run, "repair/history.json", list)
     for kind in KINDS:
         if summary := _json(run, f"eval/{kind}/summary.json", dict):
-            known = {name: value for name, value in summary.items() if value is not None}
-            run.evaluations[kind] = EMPTY | known | {"kind": kind}
-            if summary.get("weights_sha256") not in (None, run.result.get("weights_sha256")):
-                run.problems.append(f"eval/{kind} measured other weights than this run's model: evaluate it again")
+            run.evaluations[kind] = _known(summary, kind=kind)
+    names = sorted(file.parent.name for file in path.glob("attack/*/summary.json"))
+    for name in sorted(names, key=_place):
+        summary = _json(run, f"attack/{name}/summary.json", dict)
+        if summary.get("kind") == "attack":  # beside attacks lies what measured the rest for them
+            run.attacks[name] = _known(summary, kind="attack", attack=name)
+    for summary in run.summaries:
+        if summary.get("weights_sha256") not in (None, run.result.get("weights_sha256")):
+            where = run.folder(summary).relative_to(path).as_posix()
+            run.problems.append(f"{where} measured other weights than this run's model: measure it again")
     return run
+
+
+def read_alone(path: Path) -> Found:
+    """The folder of one evaluation or attack that belongs to no run.
+
+    Raises:
+        UserError: there is no summary in `path`, or none that this page knows.
+    """
+    if (path / MANIFEST).exists():
+        raise UserError(f"{path} is a run directory, not the folder of one evaluation")
+    found = Found(path, {}, {}, {}, {}, alone=True)
+    summary = _json(found, "summary.json", dict)
+    kind = summary.get("kind")
+    if kind == "attack":
+        name = str(summary.get("attack") or "attack")
+        found.attacks[name] = _known(summary, kind=kind, attack=name)
+    elif isinstance(kind, str) and kind in KINDS:
+        found.evaluations[kind] = _known(summary, kind=kind)
+    else:
+        raise UserError(f"{path} holds no summary of an evaluation or an attack")
+    return found
 
 
 def read_controls(run: Found) -> list[Found]:
@@ -77,6 +146,25 @@ def read_controls(run: Found) -> list[Found]:
         except UserError as error:
             run.problems.append(str(error))
     return controls
+
+
+def _place(name: str) -> int:
+    return list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)
+
+
+def _known(summary: dict[str, Any], **names: str) -> dict[str, Any]:
+    """A summary without its nulls, with an empty part for everything that has parts and is missing."""
+    known = {name: value for name, value in summary.items() if value is not None}
+    for parts, wanted in ((TABLES, dict), (LISTS, list)):
+        for name in parts:
+            known[name] = known[name] if isinstance(known.get(name), wanted) else wanted()
+    for name in LISTS:
+        known[name] = [one for one in known[name] if isinstance(one, dict)]
+    if names["kind"] != "attack" and not isinstance(known.get("n"), dict):
+        known["n"] = {}
+    if not isinstance(known.get("baseline"), dict | str):
+        known["baseline"] = {}
+    return known | names
 
 
 def _json(run: Found, name: str, wanted: type) -> Any:

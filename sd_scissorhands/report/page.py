@@ -5,31 +5,19 @@ The page carries its own pictures and plots, loads nothing and runs nothing.
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 from ..run import atomic
-from ..settings import EraseSettings, UserError, flag
-from .found import KINDS, Found, read_controls, read_run
-from .pictures import picture_grids
-from .plots import layer_plot, repair_plot
-from .words import change, grade, markdown, number, percent, plain, points
+from ..settings import UserError
+from . import verdict, words
+from .commands import again, attack, difference, hub_id, measure
+from .found import ATTACKS, KINDS, Found, read_alone, read_controls, read_run
+from .pictures import attack_grid, picture_grids
+from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot
+from .table import FIGURES, columns, returned, rows
 
-FIGURES = {"UA": "UA", "UA_synonyms": "UA synonyms", "IRA": "IRA", "CRA": "CRA", "CRA_forget": "CRA on forget prompts"}
-GONE, WHOLE = (0.95, 0.80), (-0.02, -0.05)  # least UA, least change of IRA and CRA, for "good" and for "fair"
-FILE_ONLY = (
-    "forget_count",
-    "retain_count",
-    "sampling_steps",
-    "guidance",
-    "anchor_share",
-    "score_draws",
-    "memories",
-    "memory_every",
-)
+FILTERS = ("percent", "points", "number", "total", "brief", "between", "plain", "command", "markdown", "change")
 
 
 def write_report(run_dir: Path, *, blur: bool = True) -> Path:
@@ -42,13 +30,29 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
         UserError: `run_dir` is not a run directory, or cannot be written to.
     """
     run = read_run(run_dir)
-    controls = read_controls(run)
-    grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]
+    controls = [(control, words.plain(difference(control.settings, run.settings))) for control in read_controls(run)]
+    models = [control for control, _ in controls]
     page = _template("report.html.j2").render(
-        run=run, controls=[(c, plain(difference(c.settings, run.settings))) for c in controls], grids=grids,
-        repair=repair_plot(run), layers=layer_plot(run), again=again(run), measure=measure(run), **_names(),
+        controls=controls, columns=columns(run, models), rows=rows(run, controls), repair=repair_plot(run),
+        layers=layer_plot(run), again=again(run), measure=measure(run), **_shown(run, blur), **_names(),
     )  # fmt: skip
     return _write(run_dir / "report.html", page)
+
+
+def write_evaluation_report(folder: Path, *, blur: bool = True) -> Path:
+    """Write `folder/report.html` for an evaluation or an attack that belongs to no run.
+
+    Args:
+        blur: as for `write_report`; without a run, pictures count as explicit unless they are the embedded world's.
+
+    Raises:
+        UserError: `folder` holds no summary, or is a run directory, or cannot be written to.
+    """
+    run = read_alone(folder)
+    page = _template("evaluation.html.j2").render(
+        columns=columns(run, []), rows=rows(run, []), **_shown(run, blur), **_names()
+    )
+    return _write(folder / "report.html", page)
 
 
 def write_card(run_dir: Path) -> Path:
@@ -60,12 +64,34 @@ def write_card(run_dir: Path) -> Path:
     run = read_run(run_dir)
     if not (run_dir / "model").is_dir():
         raise UserError(f"{run_dir} has no model yet: finish the run with --resume")
-    card = _template("card.md.j2").render(run=run, base=hub_id(run.source.get("model")), **_names())
+    card = _template("card.md.j2").render(
+        base=hub_id(run.source.get("model")), **_findings(run), **_names()
+    )  # fmt: skip
     return _write(run_dir / "model" / "README.md", card)
 
 
+def _findings(run: Found) -> dict[str, Any]:
+    return {
+        "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.gone(run, s) for s in run.evaluations.values()],
+        "whole": verdict.whole(run), "stays": verdict.stays(run),
+    }  # fmt: skip
+
+
+def _shown(run: Found, blur: bool) -> dict[str, Any]:
+    grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]
+    attacked = {name: attack_grid(run, summary, blur) for name, summary in run.attacks.items()}
+    return _findings(run) | {
+        "grids": grids, "attacked": attacked, "blurred": any(g.blurred for g in [*grids, *attacked.values()] if g),
+        "sweeps": {summary["kind"]: sweep_plot(summary) for summary in run.nudenets},
+        "curves": {name: relearn_plot(summary) for name, summary in run.attacks.items()},
+        "attack": attack(run),
+    }  # fmt: skip
+
+
 def _names() -> dict[str, Any]:
-    return {"figures": FIGURES, "kinds": KINDS, "gone": GONE, "whole": WHOLE}
+    limits = {"GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS}
+    functions = {"broken": verdict.broken, "returned": returned}
+    return {"figures": FIGURES, "kinds": KINDS, "attacks": ATTACKS} | functions | limits
 
 
 def _write(path: Path, text: str) -> Path:
@@ -81,52 +107,5 @@ def _template(name: str) -> Any:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=ChainableUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {f.__name__: f for f in (percent, points, number, plain, markdown, grade, change)}
+    environment.filters |= {name: getattr(words, name) for name in FILTERS}
     return environment.get_template(name)
-
-
-# ---------------------------------------------------------------- the commands that repeat it
-
-
-def again(run: Found) -> str:
-    """Shell lines that make this run again, in a directory of its own."""
-    defaults = EraseSettings().resolved("tiny" if run.in_world else "sd")
-    different = difference(run.settings, defaults.to_json())
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
-    words = ["sdscissor", "erase", *flags(different), *(["--config", "again.toml"] if lines else [])]
-    words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
-    return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
-
-
-def measure(run: Found) -> str:
-    """The shell line that evaluates this run's model, as far as one can be known."""
-    model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
-    if run.in_world:
-        words += ["--model", model, "--canvas", "--concept", str((run.result.get("concepts") or [run.concepts])[0])]
-    elif run.result.get("explicit"):
-        words += ["--model", model, "--baseline", str(run.source.get("model")), "--i2p"]
-    return shlex.join(words)
-
-
-def difference(settings: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not as in `against`; None, which neither flag nor file can say, is left out."""
-    return {name: value for name, value in settings.items() if value is not None and value != against.get(name)}
-
-
-def flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as words of the command line, but for those that only a file can say."""
-    said = []
-    for name, value in settings.items():
-        key = "--concept" if name == "concepts" else flag(name)
-        if isinstance(value, bool):
-            said.append(key if value else f"--no-{key[2:]}")
-        elif name not in FILE_ONLY:
-            for item in value if isinstance(value, list) else [value]:
-                said += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
-    return said
-
-
-def hub_id(model: Any) -> str | None:
-    """`model` if it names a repository of the Hugging Face hub and no directory."""
-    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model), re.ASCII)
-    return str(model) if named and not Path(str(model)).exists() else None

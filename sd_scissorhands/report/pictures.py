@@ -10,7 +10,16 @@ from typing import Any
 
 from .found import KINDS, Found
 
-GROUPS = {"forget": "Prompts that name {}", "synonym": "Other words for {}", "retain": "What should stay as it was"}
+GROUPS = {
+    "forget": "Prompts that name {}",
+    "synonym": "Other words for {}",
+    "retain": "What should stay as it was",
+    "twin": "The same prompts with something else in the place of {}",
+    "caption": "Captions of anything",
+}
+HARMLESS = ("retain", "caption")  # kinds of samples that do not ask for the concept
+ROWS = {"original": "original", "erased": "model"}  # what a row of pictures is called, and its key in a sample
+ATTACKED = {"before the attack": "before", "after the attack": "after", "original, attacked": "original"}
 SMALL = 64  # pixels
 
 
@@ -43,31 +52,44 @@ class Grid:
         """Whether every picture is."""
         return all(picture.small for row in self.rows.values() for picture in row)
 
+    @property
+    def attacked(self) -> bool:
+        """Whether there are prompts of an attack to be shown beside the first ones."""
+        return any(sample.get("attacked_prompt") for sample in self.samples)
+
 
 def picture_grids(run: Found, summary: dict[str, Any], blur: bool) -> list[Grid]:
     """The sample pictures of one evaluation, by group."""
-    kind = summary["kind"]
     groups: dict[str, list[dict[str, Any]]] = {}
     for sample in summary["samples"]:
-        title = GROUPS.get(sample.get("kind"), f"NudeNet, {KINDS[kind]}").format(summary.get("concept", run.concepts))
-        groups.setdefault(title, []).append(sample)
-
-    def row(which: str, samples: list[dict[str, Any]]) -> list[Picture]:
-        return [_picture(run, kind, sample, which, blur) for sample in samples]
-
-    names = {"original": "original", "erased": "model"}
-    return [
-        Grid(title, own, {name: row(which, own) for name, which in names.items() if any(s.get(which) for s in own)})
-        for title, own in groups.items()
-    ]
+        title = GROUPS.get(str(sample.get("kind")), f"NudeNet, {KINDS[summary['kind']]}")
+        groups.setdefault(title.format(summary.get("concept", run.concepts)), []).append(sample)
+    return [Grid(title, own, _rows(run, summary, own, ROWS, blur)) for title, own in groups.items()]
 
 
-def _picture(run: Found, kind: str, sample: dict[str, Any], which: str, blur: bool) -> Picture:
-    says, name = str(sample.get(f"{which}_says") or ""), "erased" if which == "model" else which
-    alt = f"{name} model, seed {sample.get('seed')}: {sample.get('prompt')}" + f" ({says})" * bool(says)
-    explicit = run.result.get("explicit", True) and sample.get("kind") != "retain"  # unknown counts as explicit
+def attack_grid(run: Found, summary: dict[str, Any], blur: bool) -> Grid | None:
+    """The sample pictures of one attack; None without any."""
+    rows = _rows(run, summary, summary["samples"], ATTACKED, blur)
+    return Grid(summary["attack"], summary["samples"], rows) if rows else None
+
+
+def _rows(
+    run: Found, summary: dict[str, Any], samples: list[dict[str, Any]], names: dict[str, str], blur: bool
+) -> dict[str, list[Picture]]:
+    return {
+        name: [_picture(run, summary, sample, which, name, blur) for sample in samples]
+        for name, which in names.items()
+        if any(sample.get(which) for sample in samples)
+    }
+
+
+def _picture(run: Found, summary: dict[str, Any], sample: dict[str, Any], which: str, name: str, blur: bool) -> Picture:
+    says = str(sample.get(f"{which}_says") or "")
+    whose = name if summary["kind"] == "attack" else f"{name} model"
+    alt = f"{whose}, seed {sample.get('seed')}: {sample.get('prompt')}" + f" ({says})" * bool(says)
+    explicit = run.explicit(summary) and sample.get("kind") not in HARMLESS
     blur = blur and bool(explicit or sample.get("flagged"))
-    uri, side = embed(run.path / "eval" / kind, sample.get(which), blur=blur)
+    uri, side = embed(run.folder(summary), sample.get(which), blur=blur)
     return Picture(uri, blur and uri is not None, side <= SMALL, alt, says)
 
 
@@ -78,10 +100,10 @@ def embed(folder: Path, name: Any, *, blur: bool) -> tuple[str | None, int]:
     """
     from PIL import Image, ImageFilter
 
-    path = (folder / str(name)).resolve()
-    if not name or not path.is_relative_to(folder.resolve()):
-        return None, 0
     try:
+        path = (folder / str(name)).resolve()
+        if not name or not path.is_relative_to(folder.resolve()):
+            return None, 0
         with Image.open(path) as file:
             image = file.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .found import Found
+from .found import KINDS, Found
+from .words import known
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, told apart by the colour-blind
 BARS = 25
@@ -67,6 +68,59 @@ def layer_plot(run: Found) -> Any:
 
     most = max(shares, key=lambda name: shares[name])
     return draw(paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
+
+
+def sweep_plot(summary: dict[str, Any]) -> Any:
+    """Exposed boxes over NudeNet's threshold, erased and original, as inline SVG; None without a sweep."""
+    baseline = summary["baseline"].get("sweep") if isinstance(summary["baseline"], dict) else None
+    lines = [("original", baseline, BLUE, "--", "s"), ("erased", summary["sweep"], ORANGE, "-", "o")]
+    drawn: list[Any] = [(label, _points(of, "threshold", "boxes"), *look) for label, of, *look in lines]
+    if not any(points for _, points, *_ in drawn):
+        return None
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for label, points, colour, style, marker in drawn:
+            if points:
+                axes.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
+        if known(summary.get("threshold")):
+            axes.axvline(summary["threshold"], color="#666666", linestyle=":", linewidth=1.3, label="used above")
+        axes.set(xlabel="least score of a box", ylabel="exposed boxes")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+
+    return draw(paint, f"Exposed boxes by NudeNet's threshold, {KINDS[summary['kind']]}", height=3.0)
+
+
+def relearn_plot(summary: dict[str, Any]) -> Any:
+    """Share of pictures with the concept over steps of fine-tuning, as inline SVG; None without a curve."""
+    looks = (
+        ("concept", "on pictures of the concept", ORANGE, "-", "o"),
+        ("benign", "on benign pictures", BLUE, "--", "s"),
+    )
+    drawn: list[Any] = [(label, _points(summary["curve"], "step", key), *look) for key, label, *look in looks]
+    steps = sorted({step for _, points, *_ in drawn for step, _ in points})
+    if not steps:
+        return None
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for label, points, colour, style, marker in drawn:
+            if points:
+                at, shares = zip(*points, strict=True)
+                axes.plot(at, [100 * share for share in shares], style, color=colour, marker=marker, label=label)
+        axes.set_xscale("symlog", linthresh=max(min((step for step in steps if step > 0), default=1), 1))
+        axes.set_xticks(steps, [f"{step:,}" for step in steps])
+        axes.minorticks_off()
+        axes.set(xlabel="steps of fine-tuning (logarithmic)", ylabel="pictures with the concept, %", ylim=(-4, 104))
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+
+    return draw(paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
+
+
+def _points(records: Any, x: str, y: str) -> list[tuple[float, float]]:
+    records = [one for one in records if isinstance(one, dict)] if isinstance(records, list) else []
+    return [(one[x], one[y]) for one in records if known(one.get(x)) and known(one.get(y))]
 
 
 def by_block(layers: dict[str, list[int]]) -> dict[str, list[int]]:

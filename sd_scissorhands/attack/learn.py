@@ -1,0 +1,208 @@
+"""The attacks that learn: a word embedding, a suffix of real tokens, and the weights themselves. Each a plain function.
+
+All minimise the denoising loss of the attacked model on pictures of the concept; none needs another classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.words import Slotted, encode, vocabulary
+
+FIXED_DRAWS = 4  # timesteps and noises over which candidate suffixes are compared
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Pictures of the concept and the prompts under which the attacked model is to draw them."""
+
+    denoiser: Denoiser
+    latents: Tensor  # (N, c, h, w), scaled
+    prompts: Slotted  # N, one a latent
+
+    def loss(self, rows: Tensor, vectors: Tensor, generator: torch.Generator, *, each: bool = False) -> Tensor:
+        """Denoising loss of `rows` with `vectors` in the free places: the mean, or one number a row.
+
+        t is uniform and the noise normal, both from `generator`, on the CPU.
+        """
+        d, clean = self.denoiser, self.latents[rows]
+        t = torch.randint(len(d.alphas), (len(rows),), generator=generator).to(d.device)
+        noise = torch.randn(clean.shape, generator=generator).to(d.device)
+        losses = d.loss(clean, encode(d, self.prompts[rows], vectors), noise, t)  # (B,)
+        return losses if each else losses.mean()
+
+
+@dataclass
+class Embedding:
+    """The state of an embedding attack."""
+
+    vectors: Tensor  # (width, d)
+    mean: Tensor  # Adam's moments
+    square: Tensor
+    step: int = 0
+
+
+def start_embedding(target: Target, *, seed: int, restart: int, word: Tensor | None) -> Embedding:
+    """Where a restart begins: the first at `word`, the others at normal draws with the vocabulary's moments."""
+    known = vocabulary(target.denoiser)  # (tokens, d)
+    width = int(target.prompts.free[0].sum())
+    noise = torch.randn(width, known.shape[1], generator=torch.Generator().manual_seed(seed * 1000 + restart))
+    vectors = known.mean(0) + known.std(0) * noise.to(known)
+    if restart == 0 and word is not None:
+        vectors[: len(word)] = word[:width]
+    return Embedding(vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
+
+
+def learn_embedding(
+    target: Target,
+    state: Embedding,
+    *,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    seed: int,
+    callback: Callable[[Embedding], None] = lambda state: None,
+) -> Embedding:
+    """Learn vectors in the word slot that make the attacked model denoise pictures of the concept.
+
+    Concept Inversion (Pham et al. 2024, arXiv 2308.01508), which is textual inversion (Gal et al. 2023, eq. 2) on the
+    erased model: argmin over v of E |eps - eps_theta(x_t, t, c(v))|^2, by Adam. Departs in its learning rate, which is a
+    share of the vocabulary's own spread, so that it fits every text encoder, and which falls linearly to a tenth.
+
+    Args:
+        lr: share of the vocabulary's standard deviation that a step may move a number.
+        callback: called after each step; what it is given can be saved and handed in again to continue.
+    """
+    vectors = nn.Parameter(state.vectors.clone())
+    adam = torch.optim.Adam([vectors], lr=lr)
+    adam.state[vectors] = {
+        "step": torch.tensor(float(state.step)), "exp_avg": state.mean.clone(), "exp_avg_sq": state.square.clone(),
+    }  # fmt: skip
+    spread = float(vocabulary(target.denoiser).std())
+    for step in range(state.step, steps):
+        generator = torch.Generator().manual_seed(seed * (1 << 24) + step)
+        rows = torch.randint(len(target.latents), (batch_size,), generator=generator)
+        adam.param_groups[0]["lr"] = lr * spread * (1 - 0.9 * step / steps)
+        (gradient,) = torch.autograd.grad(target.loss(rows, vectors, generator), [vectors])
+        vectors.grad = gradient
+        adam.step()
+        moments = adam.state[vectors]
+        state = Embedding(vectors.detach(), moments["exp_avg"], moments["exp_avg_sq"], step + 1)
+        callback(state)
+    return state
+
+
+def learn_tokens(
+    target: Target, rows: Tensor, *, steps: int, lr: float, seed: int, callback: Tick = lambda count: None
+) -> tuple[Tensor, Tensor]:
+    """A suffix of real tokens for each of some prompts, each for its own picture of the concept.
+
+    UnlearnDiffAtk's objective (Zhang et al. 2024, arXiv 2310.11868, eq. 4): argmin over the tokens of the attacked model's
+    own denoising loss on one target picture. Projected gradient: free vectors are moved by the gradient taken where they
+    project to, at their nearest tokens (Wen et al. 2023, arXiv 2302.03668, algorithm 1), which departs from the
+    authors' relaxed one-hot vectors; and as there the best tokens met on the way are kept, by their loss over fixed draws.
+
+    Args:
+        rows: (P,) which of the target's prompts and latents.
+
+    Returns:
+        ids: (P, width) int64. losses: (P,) of the tokens kept.
+    """
+    known = vocabulary(target.denoiser)  # (tokens, d)
+    plain = torch.tensor(_plain_tokens(target.denoiser), device=known.device)
+    choice, width, spread = known[plain], int(target.prompts.free[0].sum()), float(known.std())
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(len(plain), (len(rows), width), generator=generator).to(known.device)
+    vectors = nn.Parameter(choice[first])  # (P, width, d)
+    adam = torch.optim.Adam([vectors], lr=lr * spread)
+    best, least = plain[first], torch.full((len(rows),), float("inf"), device=known.device)
+    for step in range(steps):
+        nearest = _nearest(vectors.detach(), choice)  # (P, width)
+        at = choice[nearest].requires_grad_(True)
+        generator = torch.Generator().manual_seed(seed * (1 << 24) + step)
+        (gradient,) = torch.autograd.grad(target.loss(rows, at, generator, each=True).sum(), [at])
+        if step % 5 == 0 or step == steps - 1:
+            losses = _fixed_loss(target, rows, at.detach(), seed)
+            better = losses < least
+            best, least = torch.where(better[:, None], plain[nearest], best), torch.where(better, losses, least)
+        vectors.grad = gradient
+        adam.step()
+        callback(len(rows))
+    return best.cpu(), least.cpu()
+
+
+@torch.no_grad()
+def _fixed_loss(target: Target, rows: Tensor, vectors: Tensor, seed: int) -> Tensor:
+    """(P,) the loss over the same few timesteps and noises every time."""
+    draws = [
+        target.loss(rows, vectors, torch.Generator().manual_seed(seed + 7_000 + n), each=True)
+        for n in range(FIXED_DRAWS)
+    ]
+    return torch.stack(draws).mean(0)
+
+
+def _nearest(vectors: Tensor, choice: Tensor) -> Tensor:
+    """The nearest rows of `choice` by Euclidean distance: (..., d) to (...)."""
+    return torch.cdist(vectors.reshape(-1, vectors.shape[-1]), choice).argmin(1).view(vectors.shape[:-1])
+
+
+def _plain_tokens(denoiser: Denoiser) -> list[int]:
+    """Token ids but the special ones."""
+    tokenizer = denoiser.pipeline.tokenizer
+    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+
+
+class Relearning:
+    """Fine-tuning on a few pictures, in place: the whole UNet but its norm layers, by Adam.
+
+    The relearn time of the unlearning literature (Golatkar et al. 2020, section 5): how soon a few examples bring the
+    knowledge back. The denoising loss is that of ordinary fine-tuning.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, latents: Tensor, conditions: Tensor, *, lr: float, batch_size: int, seed: int
+    ):
+        self.denoiser, self.latents, self.conditions = denoiser, latents, conditions
+        self.batch_size, self.seed, self.step = batch_size, seed, 0
+        self.parameters = {name: p.requires_grad_(True) for name, p in denoiser.scope("full").items()}
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=lr)
+
+    def run(self, until: int, callback: Tick = lambda count: None) -> None:
+        """Go on to a step."""
+        d = self.denoiser
+        while self.step < until:
+            generator = torch.Generator().manual_seed(self.seed * (1 << 24) + self.step)
+            rows = torch.randint(len(self.latents), (self.batch_size,), generator=generator)
+            t = torch.randint(len(d.alphas), (len(rows),), generator=generator).to(d.device)
+            noise = torch.randn(self.latents[rows].shape, generator=generator).to(d.device)
+            self.adam.zero_grad(set_to_none=True)
+            d.loss(self.latents[rows], self.conditions[rows], noise, t).mean().backward()
+            self.adam.step()
+            self.step += 1
+            callback(1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and both Adam moments, by name."""
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            moments = self.adam.state[parameter]
+            tensors[f"weight/{name}"] = parameter.detach()
+            tensors[f"mean/{name}"], tensors[f"square/{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Continue from a `state` taken after `step` steps."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"weight/{name}"])
+            self.adam.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": tensors[f"mean/{name}"].to(parameter), "exp_avg_sq": tensors[f"square/{name}"].to(parameter),
+            }  # fmt: skip
+        self.step = step

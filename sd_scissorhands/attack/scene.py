@@ -1,0 +1,115 @@
+"""What all attacks work with: prompts that name the concept, pictures of it, a side to attack and a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..concepts import Concept
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.load import Opened
+from ..diffusion.task import list_pictures, read_picture, spread
+from ..diffusion.words import SLOT
+from ..evaluate import canvas
+from ..evaluate.judges import Judge
+from ..evaluate.prompts import Row
+from ..evaluate.sample import Encode, Sampling, Survey
+from ..run import Processes, Progress, read_tensors, silent, write_tensors
+from .settings import AttackSettings
+
+SAMPLES = 8  # pictures of every survey that are kept for the report
+FIRST_SEED = 7_000_000  # of the pictures that are asked for, apart from those of evaluations
+TRAINING_SEED = 40_000_000  # of the pictures that are learned from
+
+
+@dataclass
+class Side:
+    """One of the two models under attack."""
+
+    name: str  # "model" or "original"
+    opened: Opened
+    denoiser: Denoiser
+    sampling: Sampling
+
+
+@dataclass
+class Scene:
+    """One attack on both models."""
+
+    settings: AttackSettings  # resolved
+    concept: Concept
+    judge: Judge
+    folder: Path
+    in_world: bool
+    progress: Progress = silent
+    processes: Processes = field(default_factory=Processes.here)
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        self.named = named(self.concept, count=s.count, seed=s.seed, in_world=self.in_world)
+        first = FIRST_SEED + s.seed * 100_000
+        self.rows = [Row(n, plain, first + n) for n, (_, plain) in enumerate(self.named)]
+
+    def success(
+        self, side: Side, what: str, *, rows: Sequence[Row] | None = None, encode: Encode | None = None
+    ) -> list[bool]:
+        """Draw rows, those that name the concept unless told, and say for each whether the concept is there."""
+        rows = self.rows if rows is None else rows
+        survey = Survey(
+            rows, [self.judge], self.folder, samples=frozenset(row.number for row in rows[:SAMPLES]),
+            header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what}, progress=self.progress,
+            processes=self.processes,
+        )  # fmt: skip
+        records = survey.take(f"{side.name}-{what}", side.opened, side.denoiser, side.sampling, encode=encode)
+        return [self.judge.sees(records[row.number][self.judge.facts["judge"]]) for row in rows]
+
+    def kept(self, file: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors that were made before, or are made now by the first process and read by all."""
+        path = self.folder / f"{file}.safetensors"
+        if self.processes.main and not path.exists():
+            write_tensors(path, {name: tensor.detach().cpu() for name, tensor in make().items()})
+        self.processes.wait()
+        return read_tensors(path)[0]
+
+    def drawn(self, side: Side, what: str, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Latents that a side draws for prompts; never decoded."""
+        with self.progress(what, len(prompts)) as tick:
+            return side.denoiser.generate(
+                prompts, seeds, steps=side.sampling.steps, guidance=side.sampling.guidance, tick=tick,
+                batch_size=32 if side.denoiser.picture_size <= 64 else 4,
+            )  # fmt: skip
+
+    def training(self, count: int) -> list[tuple[str, str]]:
+        """(slotted, plain) prompts of the pictures that are learned from; none is among those that are asked."""
+        return spread(filled(self.concept), count, self.settings.seed + 1)
+
+    def concept_latents(self, original: Side, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        """Pictures of the concept, one a pair: the user's in turn, or the original's own."""
+        s = self.settings
+        if s.images:
+            files, d = list_pictures(Path(s.images)), original.denoiser
+            return torch.cat([
+                d.latents(read_picture(files[n % len(files)], d.picture_size), s.seed * 1_000_003 + n) for n in range(len(pairs))
+            ])  # fmt: skip
+        seeds = range(TRAINING_SEED, TRAINING_SEED + len(pairs))
+        return self.drawn(original, "pictures of the concept", [plain for _, plain in pairs], seeds)
+
+
+def named(concept: Concept, *, count: int, seed: int, in_world: bool) -> list[tuple[str, str]]:
+    """(with a slot in the concept's place, as it is) prompts that name a concept.
+
+    In the embedded world none of them was learned from by the erasure; a preset has only its own.
+    """
+    if not in_world:
+        return spread(filled(concept), count, seed)
+    plain = canvas.prompts(concept, seed=seed + 50, count=count)["forget"]
+    return [(" ".join(SLOT if word == concept.name else word for word in text.split()), text) for text in plain]
+
+
+def filled(concept: Concept) -> list[tuple[str, str]]:
+    """Every template of a concept, with its slot and filled with each of its words."""
+    return [(template, template.replace(SLOT, word)) for word in concept.words for template in concept.templates]

@@ -1,0 +1,119 @@
+"""What the commands share: common options, panels of `--help`, default directories, gates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.", rich_help_panel="Run"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Run")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps, cpu or auto.", show_default="auto", rich_help_panel="Run")]
+NoBlur = Annotated[
+    bool, typer.Option("--no-blur", help="Show explicit pictures in the report as they are.", rich_help_panel="Run")
+]
+
+
+class GateMissed(Exception):
+    """A figure that a gate does not let through; exit code 3."""
+
+
+def in_panel(panel: str) -> Callable[..., Any]:
+    """Options of one panel of `--help`: `option("what it says", "what stands for None", *names)`."""
+
+    def option(says: str, default: str | bool = False, *names: str) -> Any:
+        return typer.Option(*names, help=says, show_default=default, rich_help_panel=panel)
+
+    return option
+
+
+# ---------------------------------------------------------------- directories
+
+
+def default_run(model: str, concepts: tuple[str, ...], seed: int) -> Path:
+    """runs/MODEL-CONCEPTS-seedN."""
+    return Path("runs") / f"{file_name(Path(model).name, *concepts)}-seed{seed}"
+
+
+def default_proof(room: str, model: str, *what: str) -> Path:
+    """`room`/WHAT beside the run that the model belongs to, else under runs/."""
+    path = Path(model)
+    if run_of(path):
+        return path.parent / room / what[0]
+    return Path("runs") / file_name(room, path.name, *what)
+
+
+def run_of(model: Path) -> dict[str, Any] | None:
+    """The manifest of the run that made a model; None if none did."""
+    file = model.parent / "run.json"
+    if model.name != "model" or not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        return None
+
+
+def base_of(model: str) -> str | None:
+    """What a run's model was made from, if that is still to be had."""
+    source = ((run_of(Path(model)) or {}).get("source") or {}).get("model")
+    return str(source) if source else None
+
+
+def file_name(*parts: str) -> str:
+    """Words as a name that every file system takes."""
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower())[:80]
+
+
+# ---------------------------------------------------------------- gates
+
+
+def parse_gates(
+    known: Sequence[str], above: Sequence[str] | None, below: Sequence[str] | None
+) -> list[tuple[str, float, bool]]:
+    """(figure, bound, whether more is bad) of every NAME=VALUE.
+
+    Raises:
+        typer.BadParameter: a figure that this measurement has not, or no number.
+    """
+    gates = []
+    for texts, hint, is_above in ((above, "--fail-above", True), (below, "--fail-below", False)):
+        for text in texts or ():
+            name, _, bound = text.partition("=")
+            if name not in known:
+                raise typer.BadParameter(f"{name!r} is no figure of this: choose {', '.join(known)}", param_hint=hint)
+            try:
+                gates.append((name, float(bound), is_above))
+            except ValueError:
+                raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=hint) from None
+    return gates
+
+
+def check_gates(gates: Sequence[tuple[str, float, bool]], found: Mapping[str, float | None]) -> None:
+    """Hold the figures against the gates; a figure that could not be measured misses every gate.
+
+    Raises:
+        GateMissed: saying which figures were.
+    """
+    missed = []
+    for name, bound, is_above in gates:
+        value = found.get(name)
+        if value is None:
+            missed.append(f"{name} could not be measured")
+        elif value > bound if is_above else value < bound:
+            missed.append(f"{name} is {value:g}, {'above' if is_above else 'below'} {bound:g}")
+    if missed:
+        raise GateMissed("; ".join(missed))
+
+
+def as_typed() -> list[str]:
+    """The command as it was typed, for whoever wants the figures again."""
+    import sys
+
+    return ["sdscissor", *sys.argv[1:]]

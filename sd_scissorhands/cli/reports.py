@@ -1,0 +1,48 @@
+"""`sdscissor concepts`, `sdscissor report` and `sdscissor demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json, NoBlur, Quiet
+
+
+def concepts(as_json: Json = False) -> None:
+    """List the presets and the words of the embedded world."""
+    from .. import show
+    from ..concepts import presets
+
+    show.concepts(presets(), as_json)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run directory, or one of an evaluation or attack.")],
+    no_blur: NoBlur = False,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the page of a run, an evaluation or an attack."""
+    from .. import show
+    from ..report import write_evaluation_report, write_report
+
+    write = write_evaluation_report if (folder / "summary.json").exists() else write_report
+    show.said({"report": str(write(folder, blur=not no_blur))}, as_json)
+
+
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Where the demo goes.")] = Path("runs/demo"),
+    concept: Annotated[str, typer.Option(help="A word of the embedded world.")] = "heart",
+    limit: Annotated[int, typer.Option(min=8, help="Pictures for UA and for IRA, each, per model.")] = 160,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Erase one concept from the embedded model, with controls, and write a page that shows it. What `make demo` runs."""
+    from .. import show
+
+    show.still_libraries()
+    show.one_thread_if_small("tiny")
+    from ..demo import demo
+
+    show.demo(demo(output_dir, concept, count=limit, progress=show.progress(quiet)), as_json)

@@ -1,0 +1,75 @@
+"""The shell lines that the page writes: the same run again, what would measure it, what would attack it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..settings import EraseSettings, flag
+from .found import Found
+
+FILE_ONLY = (
+    "forget_count",
+    "retain_count",
+    "sampling_steps",
+    "guidance",
+    "anchor_share",
+    "score_draws",
+    "memories",
+    "memory_every",
+)
+
+
+def again(run: Found) -> str:
+    """Shell lines that make this run again, in a directory of its own."""
+    defaults = EraseSettings().resolved("tiny" if run.in_world else "sd")
+    different = difference(run.settings, defaults.to_json())
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
+    words = ["sdscissor", "erase", *flags(different), *(["--config", "again.toml"] if lines else [])]
+    words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
+    return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
+
+
+def measure(run: Found) -> str:
+    """The shell line that evaluates this run's model, as far as one can be known."""
+    model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
+    if run.in_world:
+        words += ["--model", model, "--canvas", "--concept", str((run.result.get("concepts") or [run.concepts])[0])]
+    elif run.result.get("explicit"):
+        words += ["--model", model, "--baseline", str(run.source.get("model")), "--i2p"]
+    return shlex.join(words)
+
+
+def attack(run: Found) -> str:
+    """The shell line that attacks this run's model."""
+    model = run.result.get("model_dir") or next((s["model"] for s in run.summaries if s.get("model")), None)
+    concept = (run.result.get("concepts") or [run.concepts])[0]
+    words = ["--model", str(model or run.path / "model"), "--concept", str(concept), "--attack", "embedding"]
+    return shlex.join(["sdscissor", "attack", *words])
+
+
+def difference(settings: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not as in `against`; None, which neither flag nor file can say, is left out."""
+    return {name: value for name, value in settings.items() if value is not None and value != against.get(name)}
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as words of the command line, but for those that only a file can say."""
+    said = []
+    for name, value in settings.items():
+        key = "--concept" if name == "concepts" else flag(name)
+        if isinstance(value, bool):
+            said.append(key if value else f"--no-{key[2:]}")
+        elif name not in FILE_ONLY:
+            for item in value if isinstance(value, list) else [value]:
+                said += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
+    return said
+
+
+def hub_id(model: Any) -> str | None:
+    """`model` if it names a repository of the Hugging Face hub and no directory."""
+    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model), re.ASCII)
+    return str(model) if named and not Path(str(model)).exists() else None
