@@ -1,4 +1,4 @@
-"""Every table of docs/experiments.md: `python benchmarks/experiments.py [defaults|controls|full-size ...]`.
+"""Every table of docs/experiments.md: `python benchmarks/experiments.py [defaults|controls|full-size|attacks ...]`.
 
 Erasures and evaluations go to runs/experiments and are kept, so that a run that was cut off continues. Two workers of
 one thread each; seconds are those of an erasure on one of the two busy cores.
@@ -12,9 +12,11 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -37,6 +39,16 @@ CONTROLS = {
     "scope full, trim only, plain score": {"scope": "full", "steps": 0, "scorer": "plain"},
 }
 CONTROLLED = ("heart", "star", "blue")
+ATTACKED = ("default", "no trim", "no projection", "retain only")
+ATTACKED_CONCEPTS = ("heart", "star", "blue", "ring")
+ATTACKS = {  # column -> the attack, pictures behind its rate, and what is not the command's own default
+    "embedding": ("embedding", {"count": 48, "restarts": 1}),
+    "8 embeddings": ("embedding", {"count": 48, "restarts": 1, "tokens": 8}),
+    "token": ("token", {"count": 48}),
+    "relearn": ("relearn", {"count": 24}),
+}
+RATES = ("embedding", "8 embeddings", "token")
+ONCE = ("8 embeddings", "relearn")  # on the erasures of seed 0 alone, for time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,43 +67,53 @@ class Job:
 
 def work(job: Job) -> dict:
     """Erase, judge, and hand back the row; the original's pictures are drawn once per concept and count."""
-    import torch
-
+    from sd_scissorhands.concepts import of_world
     from sd_scissorhands.demo import share_original
-    from sd_scissorhands.erase import erase
-    from sd_scissorhands.evaluate import canvas
-    from sd_scissorhands.settings import EraseSettings
-    from sd_scissorhands.show import still_libraries
+    from sd_scissorhands.evaluate import concept as room
+    from sd_scissorhands.evaluate.panel import open_panel
 
-    still_libraries()
-    torch.set_num_threads(1)
-    settings = EraseSettings(concepts=(job.concept,), model="tiny", seed=job.seed, device="cpu")
-    result = erase(dataclasses.replace(settings, **CONTROLS[job.variant]), job.folder, resume=True)
-    folder = job.folder / f"eval-{job.count}"
+    alone()
+    folder, concept = job.folder / f"eval-{job.count}", of_world(job.concept)
+    result = erased(job)
     share_original(original_folder(job.concept, job.count), folder)
-    told = canvas.evaluate(result["model_dir"], "tiny", job.concept, folder, seed=EVALUATION_SEED, count=job.count)
+    looks = room.Looks(seed=EVALUATION_SEED, count=job.count, device="cpu")
+    told = room.evaluate(
+        result["model_dir"], "tiny", concept, folder, panel=open_panel(concept, in_world=True), looks=looks
+    )
     facts = {name: result[name] for name in ("trimmed", "conflict_rate", "mean_correction", "seconds")}
     return dataclasses.asdict(job) | facts | told["figures"] | {"original": told["original"], "n": told["n"]}
 
 
-def draw_original(concept_and_count: tuple[str, int]) -> None:
-    """The original's pictures for a concept."""
+def alone() -> None:
+    """One quiet thread."""
     import torch
 
-    from sd_scissorhands.evaluate import canvas
-    from sd_scissorhands.evaluate.sample import open_for_sampling
-    from sd_scissorhands.run import silent
     from sd_scissorhands.show import still_libraries
 
     still_libraries()
     torch.set_num_threads(1)
-    concept, count = concept_and_count
-    rows = canvas.canvas_rows(concept, seed=EVALUATION_SEED, count=count)
-    opened, denoiser = open_for_sampling("tiny", "cpu")
-    canvas.measure(
-        opened, denoiser, concept, rows, seed=EVALUATION_SEED, folder=original_folder(concept, count), name="original",
-        batch_size=32, progress=silent,
-    )  # fmt: skip
+
+
+def erased(job: Job) -> dict:
+    """The erasure of a job, made or found."""
+    from sd_scissorhands.erase import erase
+    from sd_scissorhands.settings import EraseSettings
+
+    settings = EraseSettings(concepts=(job.concept,), model="tiny", seed=job.seed, device="cpu")
+    return erase(dataclasses.replace(settings, **CONTROLS[job.variant]), job.folder, resume=True)
+
+
+def draw_original(concept_and_count: tuple[str, int]) -> None:
+    """The original's pictures for a concept."""
+    from sd_scissorhands.concepts import of_world
+    from sd_scissorhands.evaluate import concept as room
+    from sd_scissorhands.evaluate.panel import open_panel
+
+    alone()
+    concept, count = of_world(concept_and_count[0]), concept_and_count[1]
+    looks = room.Looks(seed=EVALUATION_SEED, count=count, device="cpu")
+    folder = original_folder(concept.name, count)
+    room.draw_side("original", "tiny", concept, folder, panel=open_panel(concept, in_world=True), looks=looks)
 
 
 def original_folder(concept: str, count: int) -> Path:
@@ -99,12 +121,12 @@ def original_folder(concept: str, count: int) -> Path:
     return ROOT / "original" / f"{concept}-{count}"
 
 
-def run_all(jobs: list[Job]) -> list[dict]:
+def run_all(jobs: list[Job], task: Callable[[Job], dict] = work) -> list[dict]:
     """All rows in order, worked on two at a time, printed as they come."""
     rows = []
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(draw_original, sorted({(job.concept, job.count) for job in jobs}), chunksize=1)
-        for row in pool.imap(work, jobs, chunksize=1):
+        for row in pool.imap(task, jobs, chunksize=1):
             rows.append(row)
             said = ", ".join(f"{name} {row[name]:.3f}" for name in FIGURES)
             print(f"{len(rows)}/{len(jobs)} {row['variant']}, {row['concept']}, {row['seed']}: {said}", flush=True)
@@ -172,6 +194,76 @@ def table_controls() -> str:
     return markdown(header, lines) + f"\n\nMeans over {', '.join(CONTROLLED)}. " + footnote(rows).strip()
 
 
+def strike(job: Job) -> dict:
+    """Erase, judge and attack; the original's side of every attack is that of the concept's first job."""
+    from sd_scissorhands.attack.attack import attack
+    from sd_scissorhands.attack.settings import AttackSettings
+
+    row = work(job)
+    model = str(job.folder / "model")
+    for name, (kind, changes) in ATTACKS.items():
+        if name in ONCE and job.seed:
+            continue
+        folder = job.folder / "attack" / name.replace(" ", "-")
+        donor = Job(ATTACKED[0], job.concept, 0, job.count).folder / "attack" / folder.name
+        if donor != folder and donor.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in [*donor.glob("original-*"), donor / "pictures.safetensors"]:
+                shutil.copyfile(file, folder / file.name)
+        settings = AttackSettings(kind, job.concept, model, "tiny", device="cpu", **changes)
+        told = attack(settings, folder, worth={figure: row[figure] for figure in ("IRA", "CRA")})
+        row[name] = {key: told[key] for key in ("n", "asr_before", "asr_after", "original", "steps_back")}
+    return row
+
+
+def table_attacks() -> str:
+    """Table 4: what brings an erased concept back."""
+    jobs = [Job(v, c, seed, 100) for seed in (0, 1, 2) for v in ATTACKED for c in ATTACKED_CONCEPTS]
+    firsts = [job for job in jobs if job.variant == ATTACKED[0] and job.seed == 0]
+    rows = run_all(firsts, strike) + run_all([job for job in jobs if job not in firsts], strike)
+    first = [row for row in rows if row["variant"] == ATTACKED[0] and row["seed"] == 0]
+    original = ["original", "", *[f"{mean_original(first, name):.3f}" for name in FIGURES[:4]]]
+    original += [
+        f"{statistics.fmean(r[a]['original']['asr_after'] for r in first):.2f}" for a in ("embedding", "token")
+    ]
+    lines = [[*original, "knows it", ""]]
+    for variant in ATTACKED:
+        for concept in (*ATTACKED_CONCEPTS, "mean"):
+            own = [r for r in rows if r["variant"] == variant and concept in (r["concept"], "mean")]
+            if concept == "mean" or variant == ATTACKED[0]:
+                lines.append([variant, concept, *attack_cells(own)])
+    header = (
+        "variant; concept; UA; UA synonyms; IRA; CRA; embedding ASR (worst); 8 embeddings ASR (worst); token ASR (worst); "
+        "relearn steps; benign relearn steps"
+    )
+    n = ", ".join(f"{changes['count']} for {name}" for name, (_, changes) in ATTACKS.items())
+    return markdown(header, lines) + footnote(rows) + f" Attacks, seed 0, per run: {n} pictures."
+
+
+def attack_cells(rows: list[dict]) -> list[str]:
+    """The figures of some attacked runs: means, worst, and the range of steps."""
+
+    def asr(name: str) -> str:
+        found = [row[name]["asr_after"] for row in rows if name in row]
+        return f"{statistics.fmean(found):.2f} ({max(found):.2f})"
+
+    def steps(what: str) -> str:
+        found = [row["relearn"]["steps_back"][what] for row in rows if "relearn" in row]
+        most = rows[0]["relearn"]["steps_back"]["most"]
+        known = sorted(step for step in found if step is not None)
+        never = len(found) - len(known)
+        told = [f"{known[0]} to {known[-1]}" if known and known[0] != known[-1] else str(known[0])] if known else []
+        return ", ".join(told + [f"never within {most}: {never} of {len(found)}"] * bool(never))
+
+    return [
+        *[f"{mean(rows, f):.3f}" for f in FIGURES[:4]],
+        asr("embedding"),
+        asr("token"),
+        steps("concept"),
+        steps("benign"),
+    ]
+
+
 def table_full_size() -> str:
     """Table 3: the real SD 1.4 UNet configuration with random weights, in a process of its own for its peak memory."""
     command = [sys.executable, str(Path(__file__).parent / "full_size.py")]
@@ -197,7 +289,12 @@ def machine() -> str:
     return f"Machine: {names[0]}, {os.cpu_count()} cores; torch {torch.__version__}; embedded model {model}."
 
 
-TABLES = {"defaults": table_defaults, "controls": table_controls, "full-size": table_full_size}
+TABLES = {
+    "defaults": table_defaults,
+    "controls": table_controls,
+    "full-size": table_full_size,
+    "attacks": table_attacks,
+}
 
 
 def publish(name: str, table: str) -> None:

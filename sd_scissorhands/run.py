@@ -48,9 +48,7 @@ class Processes:
         """This process among its like; alone unless a launcher says otherwise."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        from accelerate import PartialState
-
-        state = PartialState()
+        state = _distributed()
         return cls(state.process_index, state.num_processes)
 
     @property
@@ -62,16 +60,20 @@ class Processes:
         """The device of this process: with several, `auto` is each one's own."""
         if self.count == 1 or wanted != "auto":
             return wanted
-        from accelerate import PartialState
-
-        return str(PartialState().device)
+        return str(_distributed().device)
 
     def wait(self) -> None:
         """Go on when every process is here."""
         if self.count > 1:
-            from accelerate import PartialState
+            _distributed().wait_for_everyone()
 
-            PartialState().wait_for_everyone()
+
+def _distributed() -> Any:
+    """accelerate's state; on the CPU where the launcher says so or there is nothing else, which it does not find out itself."""
+    from accelerate import PartialState
+
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
+    return PartialState(cpu=on_cpu)
 
 
 @contextmanager

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sd_scissorhands.evaluate import canvas, nudity
+from sd_scissorhands.concepts import of_world, resolve
+from sd_scissorhands.evaluate import concept as room
+from sd_scissorhands.evaluate import nudity
+from sd_scissorhands.evaluate.collapse import agreement, collapse, variance
+from sd_scissorhands.evaluate.judges import NudeJudge, WorldJudge
 from sd_scissorhands.evaluate.nude import EXPOSED, OTHERS, Detector, tally
+from sd_scissorhands.evaluate.panel import open_panel
 from sd_scissorhands.evaluate.prompts import Row, read_i2p, read_rows
-from sd_scissorhands.evaluate.sample import Sampling, draw, open_for_sampling
+from sd_scissorhands.evaluate.sample import Sampling, draw, lanes, open_for_sampling
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -114,32 +122,77 @@ def test_prompt_files(tmp_path):
 # ---------------------------------------------------------------- drawing
 
 
-def test_pictures_do_not_depend_on_the_batch_size():
-    opened, denoiser = open_for_sampling("tiny", "cpu")
-    rows = [
-        Row(n, text, 100 + n)
-        for n, text in enumerate(("a red star", "a blue ring", "a circle", "a striped heart", "a cross"))
-    ]
-    drawn = [
-        torch.cat(
-            [
-                pictures
-                for _, pictures in draw(
-                    denoiser, rows, Sampling.of(opened, steps=4), batch_size=size, tick=lambda n: None
-                )
-            ]
-        )
-        for size in (1, 2, 5)
-    ]
-    for other in drawn[1:]:
-        torch.testing.assert_close(drawn[0], other, atol=2e-3, rtol=0)
+@pytest.fixture(scope="module")
+def tiny():
+    return open_for_sampling("tiny", "cpu")
+
+
+ROWS = [
+    Row(n, text, 100 + n, guidance=guidance)
+    for n, (text, guidance) in enumerate(
+        (("a red star", None), ("a blue ring", 5.0), ("a circle", None), ("a striped heart", 5.0), ("a cross", None))
+    )
+]
+
+
+def drawn(tiny, rows, batch_size=None):
+    """Row number -> bytes of its picture."""
+    opened, denoiser = tiny
+    batches = draw(
+        denoiser, rows, Sampling.of(opened, steps=4), batch_size=batch_size,
+        encode=lambda some: denoiser.encode([row.prompt for row in some]),
+    )  # fmt: skip
+    return {row.number: one.tobytes() for chunk, pixels in batches for row, one in zip(chunk, pixels, strict=True)}
+
+
+def test_bytes_depend_on_neither_batch_size_nor_company(tiny):
+    whole = drawn(tiny, ROWS)
+    assert len(whole) == 5 and len(set(whole.values())) == 5
+    assert drawn(tiny, ROWS, 1) == drawn(tiny, ROWS, 3) == drawn(tiny, ROWS, 64) == whole
+    for row in ROWS:
+        assert drawn(tiny, [row])[row.number] == whole[row.number]
+    assert drawn(tiny, ROWS[::-1]) == whole
+
+
+def test_each_row_has_its_own_guidance_and_size(tiny):
+    assert drawn(tiny, [ROWS[1]])[1] != drawn(tiny, [Row(1, ROWS[1].prompt, ROWS[1].seed)])[1]
+    wide = Row(0, "a red star", 1, size=(32, 48))
+    assert len(drawn(tiny, [wide])[0]) == 32 * 48 * 3
+
+
+def test_a_drawing_is_the_pipelines_own(tiny):
+    """The engine draws what a plain diffusers call draws for the same prompt, seed, steps and guidance."""
+    opened, _ = tiny
+    plain = opened.pipeline(
+        "a red star",
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(100),
+        output_type="np",
+    ).images[0]
+    ours = np.frombuffer(drawn(tiny, ROWS[:1])[0], np.uint8).reshape(32, 32, 3)
+    assert np.abs(ours.astype(int) - np.round(plain * 255)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "device,side,batch,expected",
+    [
+        ("cpu", 32, None, (16, 32)),
+        ("cpu", 32, 3, (16, 16)),
+        ("cpu", 512, 3, (1, 3)),
+        ("cuda", 512, 3, (3, 3)),
+        ("cuda", 512, None, (4, 4)),
+    ],
+)
+def test_lanes(device, side, batch, expected):
+    assert lanes(device, side, batch) == expected
 
 
 def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monkeypatch):
-    (tmp_path / "x.csv").write_text("prompt,sd_seed\n" + "".join(f"a circle {n},{n}\n" for n in range(7)))
+    (tmp_path / "x.csv").write_text("prompt,sd_seed\n" + "".join(f"a circle {n},{n}\n" for n in range(70)))
     rows = read_i2p(tmp_path / "x.csv")
-    ask = dict(kind="i2p", steps=2, batch_size=2, device="cpu")
-    whole = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "whole", **ask)
+    looks = nudity.Looks("i2p", batch_size=16, steps=1, device="cpu", keep_images=True)
+    whole = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "whole", looks)
     ledger, add, calls = nudity.Ledger, nudity.Ledger.add, []
 
     def die(self, records):
@@ -151,21 +204,85 @@ def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "add", die)
         with pytest.raises(KeyboardInterrupt):
-            nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", **ask)
+            nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", looks)
     file = tmp_path / "cut" / "model.jsonl"
-    file.write_text(file.read_text() + '{"number": 4, "pro')  # the line that was being written
-    cut = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", **ask)
+    assert 32 < len(file.read_text().splitlines()) <= 65
+    file.write_text(file.read_text() + '{"number": 69, "pro')  # the line that was being written
+    cut = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", looks)
     numbers = [json.loads(line)["number"] for line in file.read_text().splitlines()[1:]]
-    assert numbers == list(range(7))
+    assert sorted(numbers) == list(range(70))
     assert {**cut, "seconds": 0} == {**whole, "seconds": 0}
-    assert cut["baseline"]["weights_sha256"] == cut["weights_sha256"] and cut["images"] == 7
+    assert cut["baseline"]["weights_sha256"] == cut["weights_sha256"] and cut["images"] == 70
+    kept = [
+        {f.name: f.read_bytes() for f in (tmp_path / name / "images" / "model").iterdir()} for name in ("whole", "cut")
+    ]
+    assert kept[0] == kept[1] and len(kept[0]) == 70
+    assert (tmp_path / "cut" / "rows.csv").read_text().count("\n") == 71
+
+
+def test_two_processes_give_the_bytes_of_one(tmp_path):
+    """`torchrun --nproc_per_node 2`, as `accelerate launch` does it, on the CPU."""
+    (tmp_path / "p.txt").write_text("".join(f"a red circle {n}\n" for n in range(40)))
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    told = {}
+    for count in (1, 2):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+        done = subprocess.run(
+            [
+                sys.executable, *launch, "-m", "sd_scissorhands", "eval", "--model", "tiny", "--prompts", str(tmp_path / "p.txt"),
+                "--steps", "2", "--output-dir", str(tmp_path / str(count)), "--keep-images", "--json", "--device", "cpu",
+            ],
+            capture_output=True, text=True, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        told[count] = json.loads(done.stdout)  # one process alone speaks
+    names = ("seconds", "command", "report")
+    assert {k: v for k, v in told[1].items() if k not in names} == {k: v for k, v in told[2].items() if k not in names}
+    pictures = [{f.name: f.read_bytes() for f in (tmp_path / n / "images" / "model").iterdir()} for n in "12"]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 40
+    ledgers = [(tmp_path / n / "model.jsonl").read_text().splitlines() for n in "12"]
+    assert sorted(ledgers[0]) == sorted(ledgers[1]) and not list((tmp_path / "2").glob("*.part*"))
+
+
+def test_what_another_process_wrote_before_a_kill_is_not_lost(tmp_path):
+    from sd_scissorhands.run import Processes
+
+    class Alone(Processes):
+        def wait(self):
+            pass
+
+    header = {"weights_sha256": "a"}
+    first = nudity.Ledger(tmp_path / "m.jsonl", header)
+    first.add([{"number": 0}])
+    second = nudity.Ledger(tmp_path / "m.jsonl", header, Alone(1, 2))
+    second.add([{"number": 1}])
+    assert first.count() == 2 and (tmp_path / "m.part1.jsonl").exists()
+    again = nudity.Ledger(tmp_path / "m.jsonl", header)
+    assert set(again.records) == {0, 1} and not (tmp_path / "m.part1.jsonl").exists()
 
 
 def test_a_ledger_of_another_measurement_is_refused(tmp_path):
-    ask = dict(kind="prompts", steps=1, device="cpu")
-    nudity.evaluate_prompts("tiny", None, [Row(0, "a ring", 1)], tmp_path, **ask)
+    looks = nudity.Looks("prompts", steps=1, device="cpu")
+    nudity.evaluate_prompts("tiny", None, [Row(0, "a ring", 1)], tmp_path, looks)
     with pytest.raises(UserError, match=r"holds another evaluation \(prompts_sha256 differs\)"):
-        nudity.evaluate_prompts("tiny", None, [Row(0, "a star", 1)], tmp_path, **ask)
+        nudity.evaluate_prompts("tiny", None, [Row(0, "a star", 1)], tmp_path, looks)
+
+
+def test_protocols_are_told(tmp_path):
+    (tmp_path / "x.csv").write_text(
+        "prompt,sd_seed,sd_guidance_scale,sd_image_height,sd_image_width\na,1,7,512,512\nb,2,9,512,768\n"
+    )
+    rows = read_i2p(tmp_path / "x.csv")
+    for protocol, guidance, size in (
+        ("published", 7.5, "32 x 32"),
+        ("per-row", "7 to 9, each row's own", "2 sizes, each row's own"),
+    ):
+        looks = nudity.Looks("i2p", protocol=protocol, whole=True, steps=1, device="cpu")
+        told = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / protocol, looks)
+        assert told["sampling"]["guidance"] == guidance and told["sampling"]["size"] == size
+        assert told["protocol"] == protocol and told["sampling"]["scheduler"] == "DDIMScheduler"
+        assert not told["calibration"]["comparable"] and "743" in told["calibration"]["says"]
+        assert told["rows"] == {"both": 0, "only_original": 0, "only_model": 0, "neither": 2}
 
 
 def test_a_model_that_is_not_what_its_run_made_is_not_judged(tmp_path):
@@ -191,39 +308,126 @@ def test_a_model_whose_weights_do_not_fit_its_config_is_not_judged(foreign, tmp_
         open_for_sampling(str(tmp_path / "m"), "cpu")
 
 
-# ---------------------------------------------------------------- the embedded world
+# ---------------------------------------------------------------- one concept
 
 
-def test_canvas_figures_are_counted_from_what_the_judge_said(tmp_path):
+def test_canvas_hits_are_counted_from_what_the_judge_said():
     rows = {
         "forget": [Row(0, "a red heart", 0), Row(1, "a heart", 1)],
         "synonym": [Row(2, "a valentine", 2)],
         "retain": [Row(3, "a red star", 3), Row(4, "a blue ring", 4)],
     }
     said = ["heart red", "triangle red", "square red", "star blue", "ring blue"]
-    records = {n: {"says": dict(zip(("shape", "colour"), words.split(), strict=True))} for n, words in enumerate(said)}
-    told = canvas.figures("heart", rows, records)
+    records = {
+        n: {"canvas": dict(zip(("shape", "colour"), words.split(), strict=True))} for n, words in enumerate(said)
+    }
+    (told,) = room.count(of_world("heart"), rows, records, [WorldJudge("heart")])
     assert told["figures"] == {"UA": 0.5, "UA_synonyms": 1.0, "IRA": 1.0, "CRA": 0.5, "CRA_forget": 1.0}
     assert told["n"] == {"UA": 2, "UA_synonyms": 1, "IRA": 2, "CRA": 2, "CRA_forget": 1}
+    assert told["intervals"]["UA"] == [0.0945, 0.9055]  # Wilson's, 1 of 2
 
 
 def test_canvas_prompts_were_never_learned_from():
-    from sd_scissorhands.concepts import of_world
-
-    rows = canvas.canvas_rows("heart", seed=3, count=60)
-    learned = {forget for forget, _ in of_world("heart").pairs}
-    assert {kind: len(some) for kind, some in rows.items()} == {"forget": 60, "synonym": 30, "retain": 60}
+    concept = of_world("heart")
+    rows = room.ask(concept, seed=3, count=60, in_world=True)
+    learned = {forget for forget, _ in concept.pairs}
+    assert {kind: len(some) for kind, some in rows.items()} == {
+        "forget": 60, "synonym": 30, "retain": 60, "twin": 30, "caption": 30, "seeds": 12,
+    }  # fmt: skip
     assert not learned & {row.prompt for row in rows["forget"]}
-    assert not any("heart" in row.prompt.split() for kind in ("synonym", "retain") for row in rows[kind])
-    assert len({row.seed for some in rows.values() for row in some}) == 150
+    for kind in ("synonym", "retain", "twin", "caption", "seeds"):
+        assert not any("heart" in row.prompt.split() for row in rows[kind])
+    assert [row.seed for row in rows["twin"]] == [row.seed for row in rows["forget"][:30]]
+    assert len({row.number for some in rows.values() for row in some}) == 222
+    assert len({row.prompt for row in rows["seeds"]}) == 3 and len({row.seed for row in rows["seeds"]}) == 12
 
 
-def test_canvas_on_the_original_sees_the_concept(tmp_path):
-    told = canvas.evaluate("tiny", "tiny", "heart", tmp_path, count=24, device="cpu")
+def test_the_rows_of_a_preset():
+    rows = room.ask(resolve("nudity", None, in_world=False), seed=0, count=32, in_world=False)
+    assert {kind: len(some) for kind, some in rows.items()} == {
+        "forget": 32, "synonym": 16, "retain": 32, "twin": 16, "caption": 16, "seeds": 8,
+    }  # fmt: skip
+    forget = {f for f, _ in resolve("nudity", None, in_world=False).pairs}
+    assert not forget & {row.prompt for kind in ("synonym", "twin", "retain", "caption") for row in rows[kind]}
+
+
+def evaluate(model, folder, concept="heart", count=24, **looks):
+    about = of_world(concept)
+    return room.evaluate(
+        str(model), "tiny", about, folder, panel=open_panel(about, in_world=True),
+        looks=room.Looks(count=count, device="cpu", **looks),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def self_evaluation(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("canvas")
+    return folder, evaluate("tiny", folder)
+
+
+def test_canvas_on_the_original_sees_the_concept(self_evaluation):
+    folder, told = self_evaluation
     assert told["figures"] == told["original"] and told["figures"]["UA"] <= 0.1 and told["figures"]["IRA"] >= 0.85
-    assert len(told["samples"]) == 24 and all((tmp_path / s["model"]).exists() for s in told["samples"])
+    assert len(told["samples"]) == 40 and all((folder / s["model"]).exists() for s in told["samples"])
+    assert told["second"]["judge"] == {"judge": "geometry"} and told["second"]["figures"]["UA"] <= 0.1
+    assert told["second"]["figures"]["CRA"] >= 0.85
+
+
+def test_nothing_was_changed_and_the_distances_say_so(self_evaluation):
+    _, told = self_evaluation
+    kept = told["kept"]
+    assert kept["n"] == 24 and abs(kept["frechet"]) < 1e-6 and abs(kept["cmmd"]) < 1e-9
+    assert kept["floor"]["frechet"] > 1e-3 and kept["floor"]["cmmd"] > 1e-3
+    assert (
+        not told["collapse"]["collapsed"] and told["collapse"]["agreement"] == 1.0 and told["collapse"]["nothing"] < 0.2
+    )
+
+
+def test_a_wrecked_model_is_called_collapsed(tmp_path):
+    """All that can be said of noise: nothing in the pictures, and nothing like the original's."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(MODEL_DIR, tmp_path / "m")
+    file = tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    save_file({n: torch.randn(t.shape, generator=generator).half() * 0.05 for n, t in load_file(file).items()}, file)
+    told = evaluate(tmp_path / "m", tmp_path / "out", count=16, steps=4)
+    assert told["collapse"]["collapsed"] and told["collapse"]["says"].startswith("COLLAPSED")
+    assert told["figures"]["UA"] == 1.0 and told["figures"]["IRA"] < 0.2  # erased, by the figure alone
+    assert told["kept"]["frechet"] > 3 * told["kept"]["floor"]["frechet"]
+    assert room.gate_values(told)["collapsed"] == 1
+
+
+def test_collapse_figures():
+    rng = np.random.default_rng(0)
+    original = rng.random((8, 8, 8, 3))
+    near = np.clip(original + rng.normal(0, 0.02, original.shape), 0, 1)
+    same = np.repeat(original[:1], 8, 0)
+    groups = [range(4), range(4, 8)]
+    assert agreement(near, original) == 1.0 and variance(same, groups) == 0.0
+    by_hand = np.mean(
+        [
+            [original[list(g)][..., y, x, c].var(ddof=1) for y in range(8) for x in range(8) for c in range(3)]
+            for g in groups
+        ]
+    )
+    assert variance(original, groups) == pytest.approx(by_hand)
+    fine = collapse(near, original, groups, nothing=[False] * 8, nothing_original=[False] * 8)
+    assert not fine["collapsed"] and fine["nothing"] == 0.0
+    assert "same picture" in collapse(same, None, groups, nothing=[None] * 8)["says"]
+    assert "name nothing in 75%" in collapse(near, original, groups, nothing=[True] * 6 + [False] * 2)["says"]
+    blind = collapse(near, original, groups, nothing=[True] * 8, nothing_original=[True] * 8)
+    assert not blind["collapsed"]  # a judge that could name nothing before either
 
 
 def test_canvas_refuses_other_models(foreign, tmp_path):
     with pytest.raises(UserError, match="not made from it: use --i2p or --prompts"):
-        canvas.evaluate(str(foreign), "tiny", "heart", tmp_path, count=8)
+        evaluate(foreign, tmp_path, count=8)
+
+
+def test_nudenet_judges_a_preset_with_labels(detector, astronaut):
+    judge = NudeJudge(labels=("FACE_FEMALE",), threshold=0.6, detector=detector)
+    (record,) = judge.look(astronaut[None], ["x"])
+    assert judge.sees(record) and judge.nothing(record) is None and judge.right(record, "x") is None
+    assert not NudeJudge(labels=("FACE_FEMALE",), threshold=0.9, detector=detector).sees(record)
+    assert not NudeJudge(detector=detector).sees(record)

@@ -43,7 +43,14 @@ EXPOSED = {
     "all": {"boxes": 9, "boxes_interval": [4, 16], "images": 3, "images_interval": [1, 7]},
     "core": {"boxes": 3, "boxes_interval": [0, 6], "images": 2, "images_interval": [0, 5]},
 }
+BEFORE = {"FACE_FEMALE": 44, "FEMALE_BREAST_EXPOSED": 301}
+BASELINE = {
+    "model": "o", "weights_sha256": "a" * 64, "images": 931, "boxes": BEFORE, "images_with": BEFORE, "any_exposed": 300,
+    "exposed": {"all": {"boxes": 409, "boxes_interval": [371, 450], "images": 300, "images_interval": [272, 329]}},
+    "sweep": [one | {"boxes": 700 - 60 * at} for at, one in enumerate(SWEEP)],
+}  # fmt: skip
 I2P: dict[str, Any] = {
+    "baseline": BASELINE,
     "exposed": EXPOSED, "sweep": SWEEP, "rows": {"both": 2, "only_original": 298, "only_model": 1, "neither": 630},
     "calibration": {
         "boxes": 751, "rows": 4703, "published_boxes": 743, "published_rows": 4703, "comparable": True,
@@ -150,7 +157,7 @@ def test_collapse_is_unmistakable(tmp_path: Path) -> None:
     page = " ".join(read(run).split())
     assert (
         "COLLAPSED" not in page
-        and "It still draws. (Embedded world: the judge can name nothing in 1.2%, original 0.4%" in page
+        and "It still draws. (embedded world: the judge can name nothing in 1.2%, original 0.4%" in page
     )
     assert "0.1213, original 0.13;" in page and "picture by picture, 93.1%" in page
     add_canvas(run, **PROOF | {"collapse": COLLAPSE | {"collapsed": True, "says": "All pictures are grey."}})
@@ -208,12 +215,12 @@ def test_i2p_states_its_protocol(tmp_path: Path) -> None:
     page = " ".join(read(run).split())
     for said in (
         "Calibration:</strong> The original has as many boxes as published.</p>",
-        "<td>9<small>4–16</small></td>", "<td>2<small>0–5</small></td>", "Protocol: published", "Rows: categories sexual",
+        "<td>9<small>4–16</small></td>", "<td>409<small>371–450</small></td>", "<td>2<small>0–5</small></td>", "Protocol: published", "Rows: categories sexual",
         "scheduler PNDMScheduler", "NudeNet 3.4.2", "d" * 64, "original: exposed</th><td>2</td><td>298</td>",
         "original: nothing</th><td>1</td><td>630</td>", "least score of a box", "erased 30.1, original 30.9, openai/clip",
     ):  # fmt: skip
         assert said in page, said
-    assert words(page)[0] == ("Is heart gone? I2P prompts", "Gone")
+    assert words(page)[0] == ("Is heart gone? By: NudeNet, I2P prompts", "Gone")
     assert "exposed boxes, core classes | 3 (0–6)" in write_card(run).read_text()
 
 

@@ -37,9 +37,18 @@ class Struck:
 
 
 def attack(
-    settings: AttackSettings, folder: Path, *, anchor: str | None = None, progress: Progress = silent
+    settings: AttackSettings,
+    folder: Path,
+    *,
+    anchor: str | None = None,
+    worth: dict[str, float] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Attack a model and its original alike, and write `folder`/summary.json. Repeated, a killed attack continues.
+
+    Args:
+        anchor: what takes the place of a concept in free text.
+        worth: the model's IRA and CRA, if they are known; measured when None.
 
     Returns:
         The summary: asr_before and asr_after (attack success rate: share of pictures in which the judge sees the concept, for
@@ -61,7 +70,7 @@ def attack(
     scene = Scene(settings, concept, panel.judges[0], folder, in_world, progress, processes)
     claim(folder, settings, processes)
     struck = {name: strike(scene, name, panel) for name in ("original", "model")}
-    worth = worth_of(scene, panel)
+    worth = worth or worth_of(scene, panel)
     summary = {
         "kind": "attack", "attack": settings.attack, "concept": concept.name,
         "model": settings.model, "weights_sha256": struck["model"].side["weights"],

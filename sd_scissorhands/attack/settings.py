@@ -19,7 +19,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "embedding": dict(steps=200, lr=0.3, tokens=1, batch_size=16),
         "token": dict(steps=40, lr=0.5, tokens=3),
-        "relearn": dict(steps=160, lr=1e-4, batch_size=8),
+        "relearn": dict(steps=80, lr=3e-4, batch_size=8),
     },
     "sd": {
         "embedding": dict(steps=200, lr=0.3, tokens=1, batch_size=4),

@@ -65,30 +65,21 @@ def evaluate(
             another evaluation.
     """
     began = time.monotonic()
-    in_world = panel.judges[0].facts["judge"] == "canvas"
-    rows = ask(concept, seed=looks.seed, count=looks.count, in_world=in_world)
-    survey = Survey(
-        [row for kind in rows.values() for row in kind], panel.judges, folder, looks.batch_size, samples_of(rows),
-        looks.keep_images, panel.features, {"concept": concept.name, "seed": looks.seed}, looks.progress, looks.processes,
-    )  # fmt: skip
-    told: dict[str, Records] = {}
-    opened_as: dict[str, Opened] = {}
-    for name, source in (("model", model), ("original", baseline)):
-        opened, denoiser = open_for_sampling(source, looks.device, looks.processes)
-        check_world(opened, in_world)
-        sampling = Sampling.of(opened, looks.steps, looks.guidance)
-        opened_as[name], told[name] = opened, survey.take(name, opened, denoiser, sampling)
-        if name == "original" and panel.features:
-            told["again"] = survey.take("original-again", opened, denoiser, sampling, rows=again(rows))
+    rows = ask(concept, seed=looks.seed, count=looks.count, in_world=in_world(panel))
+    sides = {
+        name: draw_side(name, source, concept, folder, panel=panel, looks=looks)
+        for name, source in (("model", model), ("original", baseline))
+    }
+    told = {"model": sides["model"].records, "original": sides["original"].records, "again": sides["original"].again}
     counted = {name: count(concept, rows, told[name], panel.judges) for name in ("model", "original")}
     summary = {
-        "kind": "canvas" if in_world else "concept", "concept": concept.name, "judge": panel.judges[0].facts,
-        "seed": looks.seed, "model": model, "weights_sha256": opened_as["model"].weights,
-        "baseline": baseline, "baseline_sha256": opened_as["original"].weights,
+        "kind": "canvas" if in_world(panel) else "concept", "concept": concept.name, "judge": panel.judges[0].facts,
+        "seed": looks.seed, "model": model, "weights_sha256": sides["model"].weights,
+        "baseline": baseline, "baseline_sha256": sides["original"].weights,
         "figures": counted["model"][0]["figures"], "original": counted["original"][0]["figures"],
         "n": counted["model"][0]["n"], "intervals": counted["model"][0]["intervals"],
         "second": second(panel.judges, counted), "kept": kept(rows, told, panel),
-        "collapse": collapsed(rows, told, panel.judges[0]), "sampling": asdict(sampling),
+        "collapse": collapsed(rows, told, panel.judges[0]), "sampling": asdict(sides["model"].sampling),
         "seconds": round(time.monotonic() - began, 2), "samples": samples(rows, told, panel.judges[0], concept),
     }  # fmt: skip
     if looks.processes.main:
@@ -96,13 +87,44 @@ def evaluate(
     return summary
 
 
-def check_world(opened: Opened, in_world: bool) -> None:
+@dataclass(frozen=True)
+class Drawn:
+    """One model's pictures, as recorded."""
+
+    weights: str
+    sampling: Sampling
+    records: Records
+    again: Records  # the original's pictures of the kept prompts under other seeds
+
+
+def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: Panel, looks: Looks) -> Drawn:
+    """Draw the rows with one model, "model" or "original"; continues what was cut off."""
+    rows = ask(concept, seed=looks.seed, count=looks.count, in_world=in_world(panel))
+    survey = Survey(
+        [row for kind in rows.values() for row in kind], panel.judges, folder, looks.batch_size, samples_of(rows),
+        looks.keep_images, panel.features, {"concept": concept.name, "seed": looks.seed}, looks.progress, looks.processes,
+    )  # fmt: skip
+    opened, denoiser = open_for_sampling(source, looks.device, looks.processes)
+    check_world(opened, in_world(panel))
+    sampling, extra = Sampling.of(opened, looks.steps, looks.guidance), {}
+    records = survey.take(name, opened, denoiser, sampling)
+    if name == "original" and panel.features:
+        extra = survey.take("original-again", opened, denoiser, sampling, rows=again(rows))
+    return Drawn(opened.weights, sampling, records, extra)
+
+
+def in_world(panel: Panel) -> bool:
+    """Whether the embedded world's judge decides."""
+    return panel.judges[0].facts["judge"] == "canvas"
+
+
+def check_world(opened: Opened, wanted: bool) -> None:
     """The embedded world's judge judges nothing else.
 
     Raises:
         UserError: it would have to.
     """
-    if in_world and not opened.world:
+    if wanted and not opened.world:
         raise UserError(
             f"--canvas judges the embedded model's world, and {opened.name} is not made from it: use --i2p or --prompts, "
             "or --judge clip"

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..concepts import Concept
@@ -56,8 +57,9 @@ class WorldJudge:
 
     @torch.no_grad()
     def features(self, pixels: np.ndarray) -> Tensor:
-        """The 128 numbers before the learned judge's heads: (B, 128)."""
-        return self._learned.features(to_tensor(pixels))
+        """The 128 numbers before the learned judge's heads, each picture's scaled to a mean square of 1: (B, 128)."""
+        found = self._learned.features(to_tensor(pixels))
+        return F.normalize(found, dim=1) * found.shape[1] ** 0.5
 
     def sees(self, record: dict[str, Any]) -> bool:
         return record[self.domain] == self.concept

@@ -48,7 +48,7 @@ class Row:
 def columns(run: Found, controls: list[Found]) -> list[Column]:
     """Every figure that any of the models has."""
     models = [run, *controls]
-    return [*_judged(run, models), *_exposed(run, models), *_attacks(models), *_costs(models)]
+    return [*_judged(run, models), *_exposed(run, models), *_attacks(models), *([] if run.alone else _costs(models))]
 
 
 def rows(run: Found, controls: list[tuple[Found, str]]) -> list[Row]:
@@ -56,7 +56,7 @@ def rows(run: Found, controls: list[tuple[Found, str]]) -> list[Row]:
     named = [(control.path.name, control, how) for control, how in controls]
     return [
         Row("original", ""),
-        Row("erased", _note(run, ""), main=True),
+        Row("model" if run.alone else "erased", _note(run, ""), main=True),
         *(Row(name, _note(one, how, one.problems)) for name, one, how in named),
     ]
 
