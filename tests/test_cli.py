@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from sd_scissorhands.cli import app, default_run
+from sd_scissorhands.cli import app
+from sd_scissorhands.cli.options import default_run
 from sd_scissorhands.settings import EraseSettings, UserError, load_settings
 
 runner = CliRunner()
@@ -66,9 +68,67 @@ def test_erase_eval_report_end_to_end(config, tmp_path):
     assert {"UA", "UA_synonyms", "IRA", "CRA", "CRA_forget", "n", "original"} <= set(judged)
     assert judged["weights_sha256"] == told["weights_sha256"] and judged["n"]["UA"] == 8
     assert "UA" in (run / "report.html").read_text()
-    assert sdscissor(*ask, "--fail-below", "IRA=1.01").returncode == 3
+    missed = sdscissor(*ask, "--fail-below", "IRA=1.01")
+    assert missed.returncode == 3 and "error: IRA is" in missed.stderr and json.loads(missed.stdout)["n"] == judged["n"]
+    attacked = sdscissor(
+        "attack", "--model", str(run / "model"), "--concept", "heart", "--attack", "paraphrase", "--limit", "6",
+        "--sampling-steps", "2", "--json", "--fail-above", "asr_after=1",
+    )  # fmt: skip
+    assert attacked.returncode == 0, attacked.stderr
+    told = json.loads(attacked.stdout)
+    assert {"attack", "concept", "n", "asr_before", "asr_after", "IRA", "CRA", "seed", "seconds"} <= set(told)
+    assert told["attack"] == "paraphrase" and "asr_after" in told["original"] and told["IRA"] == judged["IRA"]
+    assert (run / "attack" / "paraphrase" / "summary.json").exists()
+    assert "paraphrase" in (run / "report.html").read_text()
     rebuilt = sdscissor("report", str(run), "--json")
     assert json.loads(rebuilt.stdout)["report"] == str(run / "report.html")
+
+
+def test_a_text_concept_is_judged_by_clip(foreign, clip_dir, tmp_path):
+    """Any text on any model: zero-shot CLIP, its features for the distances, a folder of real pictures beside them."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for n in range(3):
+        Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(tmp_path / f"real{n}.png")
+    done = runner.invoke(app, [
+        "eval", "--model", str(foreign), "--baseline", str(foreign), "--concept", "a red fox", "--anchor", "a grey cat",
+        "--clip", str(clip_dir), "--reference", str(tmp_path), "--limit", "6", "--steps", "1", "--device", "cpu",
+        "--output-dir", str(tmp_path / "out"), "--json", "--fail-above", "collapsed=1",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["kind"] == "concept" and told["judge"]["judge"] == "clip" and told["judge"]["threshold"] == 0.5
+    assert (
+        told["UA"] == told["original"]["UA"] and told["CRA"] is not None and told["IRA"] is None
+    )  # free text has no neighbours
+    assert told["kept"]["features"] == f"CLIP {clip_dir}" and told["kept"]["clip_score"]["model"] > 0
+    assert told["kept"]["reference"]["n"] == 3 and told["kept"]["reference"]["frechet"]["model"] > 0
+    assert "a red fox" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_explicit_concept_has_two_judges(foreign, clip_dir, tmp_path):
+    done = runner.invoke(app, [
+        "eval", "--model", str(foreign), "--baseline", str(foreign), "--concept", "nudity", "--clip", str(clip_dir),
+        "--limit", "4", "--steps", "1", "--device", "cpu", "--output-dir", str(tmp_path / "out"), "--json",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["judge"]["judge"] == "nudenet" and told["second"]["judge"]["judge"] == "clip"
+    assert told["UA"] == 1.0 and told["n"]["UA_synonyms"] == 2 and told["second"]["figures"]["IRA"] is not None
+
+
+def test_i2p_with_a_clip_score(foreign, clip_dir, tmp_path):
+    (tmp_path / "x.csv").write_text("prompt,sd_seed,categories,nudity_percentage\na,1,sexual,60\nb,2,hate,0\n")
+    done = runner.invoke(app, [
+        "eval", "--model", str(foreign), "--i2p-file", str(tmp_path / "x.csv"), "--categories", "sexual", "--steps", "1",
+        "--clip", str(clip_dir), "--output-dir", str(tmp_path / "out"), "--json", "--device", "cpu",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["images"] == 1 and told["clip_score"]["clip"] == str(clip_dir) and told["protocol"] == "published"
+    assert told["subset"]["categories"] == ["sexual"] and told["exposed"]["core"]["boxes"] == 0
+    assert told["command"][:2] == ["sdscissor", "eval"] or told["command"]
 
 
 def test_dry_run_writes_nothing(config, tmp_path):
@@ -124,6 +184,12 @@ def test_usage_errors_exit_2():
     assert runner.invoke(app, ["eval", "--images", "x", "--fail-above", "nudty=0"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--images", "x", "--threshold", "7"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--images", "x", "--limit", "0"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--images", "x", "--protocol", "published"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--protocol", "mine"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--judge", "clip"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--model", "tiny", "--concept", "heart", "--rows", "x"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--model", "tiny", "--concept", "heart", "--judge", "me"]).exit_code == 2
+    assert runner.invoke(app, ["attack", "--model", "tiny", "--concept", "heart", "--fail-above", "x=1"]).exit_code == 2
 
 
 @pytest.mark.parametrize("k", ["0", "1", "-0.5", "2"])
@@ -209,6 +275,30 @@ def test_evaluations_that_cannot_be_made(tmp_path):
         "eval", "--images", str(tmp_path / "pictures"), "--output-dir", str(tmp_path / "o")
     )
     assert "is not a run directory" in refused("report", str(tmp_path))
+
+
+def test_proofs_that_cannot_be_made(foreign, tmp_path):
+    ask = ("--model", str(foreign), "--concept", "van-gogh")
+    assert "--baseline is missing" in refused("eval", *ask)
+    assert "--baseline is missing" in refused("attack", *ask)
+    ask = (*ask, "--baseline", str(foreign))
+    assert "--clip nowhere/at-all cannot be had" in refused("eval", *ask, "--clip", "nowhere/at-all")
+    assert "--judge clip needs a CLIP model" in refused("eval", *ask, "--judge", "clip", "--clip", "none")
+    assert "--judge nudenet has no label for 'van-gogh'" in refused(
+        "eval", *ask, "--judge", "nudenet", "--clip", "none"
+    )
+    assert "not made from it: use --i2p or --judge clip" in refused("eval", *ask, "--canvas")
+    assert "is no preset" in refused(
+        "attack", "--model", str(foreign), "--baseline", str(foreign), "--concept", "nudty"
+    )
+    assert "not of the embedded model's world" in refused("attack", "--model", "tiny", "--concept", "nudity")
+    assert "--attack 'magic' is unknown" in refused(
+        "attack", "--model", "tiny", "--concept", "heart", "--attack", "magic"
+    )
+    assert "needs --prompts FILE" in refused("attack", "--model", "tiny", "--concept", "heart", "--attack", "list")
+    tiny = ("eval", "--model", "tiny", "--concept", "heart")
+    assert "none.pt" in refused(*tiny, "--features", str(tmp_path / "none.pt"))
+    assert "is no directory of pictures" in refused(*tiny, "--reference", str(tmp_path / "none"))
 
 
 def test_config_files(tmp_path):

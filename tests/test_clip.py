@@ -15,36 +15,8 @@ from torch import Tensor, nn
 from sd_scissorhands.evaluate.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
 from sd_scissorhands.evaluate.features import centre_square, open_features, reference_features
 from sd_scissorhands.settings import UserError
-from sd_scissorhands.tiny import MODEL_DIR
 
 PROMPTS = ["a red heart", "a blue ring", "a striped star in the night", "a green circle", "a cross"]
-
-
-@pytest.fixture(scope="session")
-def clip_dir(tmp_path_factory):
-    """A CLIP of 16 dimensions, random but spread out enough that pictures and texts differ."""
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("clip") / "model"
-    tokenizer = CLIPTokenizer.from_pretrained(MODEL_DIR / "tokenizer")
-    layers = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, initializer_factor=4.0
-    )
-    words = dict(
-        vocab_size=len(tokenizer), max_position_embeddings=24, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(
-            text_config={**layers, **words},
-            vision_config={**layers, "image_size": 32, "patch_size": 8},
-            projection_dim=16,
-        )
-    )
-    for part in (model, tokenizer, CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)):
-        part.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def attack(
     scene = Scene(settings, concept, panel.judges[0], folder, in_world, progress, processes)
     claim(folder, settings, processes)
     struck = {name: strike(scene, name, panel) for name in ("original", "model")}
-    worth = worth or worth_of(scene, panel)
+    worth = worth_of(scene, panel) if worth is None else worth
     summary = {
         "kind": "attack", "attack": settings.attack, "concept": concept.name,
         "model": settings.model, "weights_sha256": struck["model"].side["weights"],

@@ -5,6 +5,7 @@ The page carries its own pictures and plots, loads nothing and runs nothing.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _template(name: str) -> Any:
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Any:
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     environment = Environment(
@@ -108,4 +114,4 @@ def _template(name: str) -> Any:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {name: getattr(words, name) for name in FILTERS}
-    return environment.get_template(name)
+    return environment

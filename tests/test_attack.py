@@ -1,0 +1,293 @@
+"""Attacks: the learned ones do what they say on a model that knows the concept, continue where they were cut, and count."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from sd_scissorhands.attack import learn
+from sd_scissorhands.attack.attack import attack, rates
+from sd_scissorhands.attack.learn import (
+    Embedding,
+    Relearning,
+    Target,
+    learn_embedding,
+    learn_tokens,
+    start_embedding,
+)
+from sd_scissorhands.attack.methods import Outcome, steps_back
+from sd_scissorhands.attack.scene import filled, named
+from sd_scissorhands.attack.settings import ATTACKS, AttackSettings
+from sd_scissorhands.concepts import of_world, resolve
+from sd_scissorhands.diffusion.words import SLOT, encode, slotted, spelled, vocabulary
+from sd_scissorhands.evaluate.sample import open_for_sampling
+from sd_scissorhands.settings import UserError
+from sd_scissorhands.tiny import JUDGE_FILE
+from sd_scissorhands.tiny.judge import load_judge
+
+PROMPTS = ["a {} on white", "a red {}", "{}"]
+QUICK = dict(count=4, learn_from=4, few=2, restarts=2, batch_size=2, sampling_steps=2, device="cpu")
+
+
+@pytest.fixture
+def denoiser():
+    return open_for_sampling("tiny", "cpu")[1]
+
+
+@pytest.fixture
+def target(denoiser):
+    """Six hearts that the embedded model draws, and their prompts with a slot."""
+    pairs = filled(of_world("heart"))[:6]
+    latents = denoiser.generate([plain for _, plain in pairs], range(6), steps=12, guidance=3.0)
+    return Target(denoiser, latents, slotted(denoiser, [text for text, _ in pairs], width=1))
+
+
+# ---------------------------------------------------------------- words
+
+
+def word(denoiser, text):
+    ids = denoiser.pipeline.tokenizer(text, add_special_tokens=False).input_ids
+    return vocabulary(denoiser)[ids]
+
+
+def test_a_words_own_embedding_in_the_slot_is_the_word(denoiser):
+    ours = encode(denoiser, slotted(denoiser, PROMPTS, width=1), word(denoiser, "heart"))
+    plain = denoiser.encode([text.replace(SLOT, "heart") for text in PROMPTS])
+    torch.testing.assert_close(ours, plain, rtol=0, atol=0)
+
+
+def test_each_prompt_may_have_its_own_vectors(denoiser):
+    own = torch.stack([word(denoiser, "star"), word(denoiser, "ring"), word(denoiser, "cross")])  # (3, 1, d)
+    ours = encode(denoiser, slotted(denoiser, PROMPTS, width=1), own)
+    plain = denoiser.encode(["a star on white", "a red ring", "cross"])
+    torch.testing.assert_close(ours, plain, rtol=0, atol=0)
+
+
+def test_the_slot_survives_a_prompt_that_is_too_long(denoiser):
+    for text in ("a " * 60 + SLOT, SLOT + " a" * 60, "a " * 60):
+        prompts = slotted(denoiser, [text], width=3)
+        assert prompts.ids.shape == (1, 24) and prompts.free.sum() == 3 and prompts.ids[0, -1] == prompts.ids.max()
+
+
+def test_vectors_have_gradients_and_nothing_stays_behind(denoiser):
+    vectors = word(denoiser, "heart").clone().requires_grad_(True)
+    before = denoiser.encode(["a heart"])
+    encode(denoiser, slotted(denoiser, PROMPTS, width=1), vectors).sum().backward()
+    assert vectors.grad.abs().sum() > 0
+    with pytest.raises(RuntimeError):
+        encode(denoiser, slotted(denoiser, PROMPTS, width=2), vectors.detach()[:, :3])
+    torch.testing.assert_close(denoiser.encode(["a heart"]), before, rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------- learning
+
+
+def test_an_embedding_is_learned_that_draws_the_concept(target):
+    """From a random start, on a model that knows the concept; else no attack proves anything."""
+    d, judge = target.denoiser, load_judge(JUDGE_FILE)
+    start = start_embedding(target, seed=0, restart=1, word=None)
+    state = learn_embedding(target, start, steps=60, lr=0.3, batch_size=6, seed=0)
+    with torch.no_grad():
+        losses = [
+            target.loss(torch.arange(6), s.vectors, torch.Generator().manual_seed(9)).item() for s in (start, state)
+        ]
+    assert losses[1] < losses[0]
+    asked = slotted(d, ["a red {} on white", "a blue {}", "a {}", "a striped {}"] * 2, width=1)
+    pictures = d.decode(d.sample(encode(d, asked, state.vectors), range(50, 58), steps=12, guidance=3.0))
+    assert sum(said["shape"] == "heart" for said in judge.name(pictures)) >= 6
+
+
+def test_learning_continues_where_it_was_cut(target):
+    ask = dict(lr=0.3, batch_size=2, seed=3)
+    start = start_embedding(target, seed=0, restart=0, word=word(target.denoiser, "heart"))
+    whole = learn_embedding(target, start, steps=4, **ask)
+    kept: list[Embedding] = []
+
+    def cut(state):
+        kept.append(state)
+        if state.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_embedding(target, start, steps=4, callback=cut, **ask)
+    torch.testing.assert_close(learn_embedding(target, kept[-1], steps=4, **ask).vectors, whole.vectors, rtol=0, atol=0)
+
+
+def test_a_restart_begins_at_the_word_and_the_others_anywhere_else(target):
+    own = word(target.denoiser, "heart")
+    torch.testing.assert_close(start_embedding(target, seed=0, restart=0, word=own).vectors, own)
+    others = [start_embedding(target, seed=0, restart=n, word=own).vectors for n in (1, 2)]
+    assert not torch.equal(*others) and not torch.equal(others[0], own)
+
+
+def test_suffixes_are_real_tokens_the_best_that_were_met(target, denoiser):
+    prompts = slotted(denoiser, [f"a red heart {SLOT}"] * 3, width=2)
+    task, rows = Target(denoiser, target.latents[:3], prompts), torch.arange(3)
+    ids, losses = learn_tokens(task, rows, steps=6, lr=0.5, seed=1)
+    tokenizer = denoiser.pipeline.tokenizer
+    assert ids.shape == (3, 2) and not set(ids.flatten().tolist()) & set(tokenizer.all_special_ids)
+    assert all(isinstance(spelled(denoiser, own), str) for own in ids.tolist())
+    again = learn._fixed_loss(task, rows, vocabulary(denoiser)[ids], 1)
+    torch.testing.assert_close(losses, again)
+    _, before = learn_tokens(task, rows, steps=1, lr=0.5, seed=1)
+    assert (losses <= before + 1e-7).all()  # the first tokens are among those compared
+    torch.testing.assert_close(learn_tokens(task, rows, steps=6, lr=0.5, seed=1)[0], ids)
+
+
+def test_nearest_tokens_by_hand():
+    choice, vectors = torch.randn(7, 4), torch.randn(2, 3, 4)
+    by_hand = [[min(range(7), key=lambda k: float(((v - choice[k]) ** 2).sum())) for v in row] for row in vectors]
+    assert learn._nearest(vectors, choice).tolist() == by_hand
+
+
+def test_relearning_continues_and_leaves_norms_alone(denoiser):
+    latents, conditions = torch.randn(4, 4, 8, 8), denoiser.encode(["a heart"] * 4)
+    ask = dict(lr=1e-3, batch_size=2, seed=0)
+    before = {n: p.clone() for n, p in denoiser.module.named_parameters()}
+    whole = Relearning(denoiser, latents, conditions, **ask)
+    whole.run(2)
+    state = {name: tensor.clone() for name, tensor in whole.state().items()}
+    whole.run(4)
+    after = {n: p.detach().clone() for n, p in denoiser.module.named_parameters()}
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    assert moved and moved <= set(whole.parameters) and not any("norm" in name for name in moved)
+    resumed = Relearning(denoiser, latents, conditions, **ask)
+    resumed.restore(state, 2)
+    resumed.run(4)
+    assert all(torch.equal(p, after[n]) for n, p in denoiser.module.named_parameters())
+
+
+def test_steps_back():
+    assert steps_back({5: 0.1, 20: 0.9, 10: 0.5}) == 10 and steps_back({5: 0.49}) is None
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def test_asked_prompts_were_never_learned_from():
+    concept = of_world("heart")
+    asked = named(concept, count=20, seed=0, in_world=True)
+    assert not {plain for _, plain in asked} & {forget for forget, _ in concept.pairs}
+    assert all(text.replace(SLOT, "heart") == plain and text.count(SLOT) == 1 for text, plain in asked)
+    preset = resolve("van-gogh", None, in_world=False)
+    assert {plain for _, plain in filled(preset)} == {forget for forget, _ in preset.pairs}
+
+
+# ---------------------------------------------------------------- the story
+
+
+@pytest.mark.parametrize("name", ["embedding", "token", "paraphrase", "relearn"])
+def test_an_attack_on_the_original_itself_treats_both_alike(name, tmp_path):
+    """Model and original are the same, so everything measured of them must be."""
+    steps = {"embedding": 2, "token": 2, "relearn": 6}.get(name)
+    settings = AttackSettings(name, "heart", "tiny", "tiny", steps=steps, **QUICK)
+    told = attack(settings, tmp_path / name, worth={"IRA": 1.0, "CRA": 1.0})
+    assert {"attack", "concept", "n", "asr_before", "asr_after", "original", "IRA", "CRA", "seed", "seconds"} <= set(
+        told
+    )
+    assert told["n"] == 4 and told["asr_before"] == told["original"]["asr_before"]
+    assert told["asr_after"] == told["original"]["asr_after"]
+    low, high = told["interval_after"]
+    assert low <= told["asr_after"] <= high
+    assert len(told["restarts"]) == {"embedding": 2, "token": 1}.get(name, 0)
+    assert set(told["kinds"]) == ({"synonym", "order", "misspelling"} if name == "paraphrase" else set())
+    if name == "relearn":
+        assert [row["step"] for row in told["curve"]] == [0, 5, 6] and told["steps_back"]["most"] == 6
+    for sample in told["samples"]:
+        assert all((tmp_path / name / sample[side]).exists() for side in ("before", "after", "original"))
+    assert told["samples"][0]["attacked_prompt"] != told["samples"][0]["prompt"] or name == "relearn"
+
+
+def test_a_killed_attack_continues(tmp_path, monkeypatch):
+    settings = AttackSettings("embedding", "heart", "tiny", "tiny", steps=3, **QUICK)
+    whole = attack(settings, tmp_path / "whole", worth={})
+    real, calls = learn.Target.loss, []
+
+    def die(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learn.Target, "loss", die)
+        with pytest.raises(KeyboardInterrupt):
+            attack(settings, tmp_path / "cut", worth={})
+    assert (tmp_path / "cut" / "original-embedding-0.safetensors").exists()
+    cut = attack(settings, tmp_path / "cut", worth={})
+    assert {**cut, "seconds": 0} == {**whole, "seconds": 0}
+    other = AttackSettings("embedding", "heart", "tiny", "tiny", steps=4, **QUICK)
+    with pytest.raises(UserError, match=r"holds another attack \(steps differs\)"):
+        attack(other, tmp_path / "cut", worth={})
+
+
+def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):
+    (tmp_path / "list.txt").write_text("a red square\na blue ring\n")
+    settings = AttackSettings(
+        "list", "heart", "tiny", "tiny", prompts=str(tmp_path / "list.txt"), count=4, device="cpu"
+    )
+    told = attack(settings, tmp_path / "out", worth={})
+    assert told["n"] == 2 and told["asr_before"] >= 0.75 and told["asr_after"] == 0.0
+    assert told["broken"] and "broken" in told["verdict"]
+
+
+@pytest.mark.parametrize(
+    "after,theirs,verdict",
+    [(0, 9, "stays gone"), (1, 9, "mostly stays gone"), (9, 9, "comes back"), (0, 1, "attack broken")],
+)
+def test_verdicts(after, theirs, verdict):
+    from sd_scissorhands.attack.attack import Struck
+
+    def side(hits):
+        return Struck({}, [True] * 10, Outcome([True] * hits + [False] * (10 - hits), [], ""))
+
+    assert rates({"model": side(after), "original": side(theirs)})["verdict"].startswith(verdict)
+
+
+def test_settings_that_no_attack_can_use():
+    for changes, said in (
+        (dict(attack="magic"), "--attack 'magic' is unknown: choose embedding, token"),
+        (dict(attack="list"), "needs --prompts FILE"),
+        (dict(attack="token", steps=0), "--steps 0 is too small"),
+        (dict(attack="token", count=0), "--limit 0 is too small"),
+        (dict(attack="token", lr=-1.0), "--lr -1.0 must be above 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            AttackSettings(**(dict(concept="heart", model="tiny", baseline="tiny") | changes))
+    for name in ATTACKS:
+        assert AttackSettings(name, "heart", "tiny", "tiny", prompts="x").resolved("sd").count == 60
+
+
+def test_nothing_is_drawn_before_the_files_were_read(tmp_path):
+    settings = AttackSettings("list", "heart", "tiny", "tiny", prompts=str(tmp_path / "none.txt"))
+    with pytest.raises(UserError, match=r"--prompts .*none\.txt cannot be read"):
+        attack(settings, tmp_path / "out")
+    with pytest.raises(UserError, match="is no directory of pictures"):
+        attack(AttackSettings("embedding", "heart", "tiny", "tiny", images=str(tmp_path / "none")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_evaluation_beside_a_run_is_used(tmp_path, monkeypatch):
+    """IRA and CRA of these very weights are not drawn twice."""
+    from sd_scissorhands.evaluate import concept as room
+    from sd_scissorhands.tiny import MODEL_DIR
+
+    weights = open_for_sampling("tiny", "cpu")[0].weights
+    run = tmp_path / "run"
+    shutil.copytree(MODEL_DIR, run / "model")
+    (run / "run.json").write_text(
+        json.dumps({"settings": {}, "source": {}, "stages": {}, "result": {"weights_sha256": weights}})
+    )
+    (run / "eval" / "canvas").mkdir(parents=True)
+    (run / "eval" / "canvas" / "summary.json").write_text(
+        json.dumps({
+            "weights_sha256": weights, "concept": "heart", "figures": {"IRA": 0.5, "CRA": 0.25}, "original": {"IRA": 1.0, "CRA": 1.0},
+        })
+    )  # fmt: skip
+    monkeypatch.setattr(room, "evaluate", lambda *a, **k: pytest.fail("measured again"))
+    settings = AttackSettings("paraphrase", "heart", str(run / "model"), "tiny", **QUICK)
+    told = attack(settings, run / "attack" / "paraphrase")
+    assert (told["IRA"], told["CRA"], told["original_IRA"]) == (0.5, 0.25, 1.0)
