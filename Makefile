@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint tiny experiments clean
+.PHONY: demo test lint tiny experiments bench clean
 
 demo: .venv/ready
 	$(BIN)/sdscissor demo --output-dir runs/demo
@@ -19,6 +19,10 @@ tiny: .venv/ready
 # Every table of docs/experiments.md.
 experiments: .venv/ready
 	$(BIN)/python benchmarks/experiments.py
+
+# The table of docs/benchmarks.md.
+bench: .venv/ready
+	$(BIN)/python benchmarks/proof.py
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

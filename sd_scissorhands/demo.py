@@ -1,4 +1,4 @@
-"""The demo: one concept out of the embedded model, with the controls that show what each part brings."""
+"""The demo: one concept out of the embedded model, the controls that show what each part brings, and two attacks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from .attack.attack import attack
+from .attack.settings import AttackSettings
 from .concepts import of_world
 from .erase import erase
 from .evaluate import concept as room
@@ -20,15 +22,16 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "no-trim": {"trim": False},
     "no-projection": {"projection": "none"},
 }
+ATTACKS: dict[str, dict[str, Any]] = {"embedding": {"restarts": 1, "count": 48}, "paraphrase": {"count": 48}}
 
 
 def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
-    """Erase `concept` with the defaults and with each of `CONTROLS`, judge them all on the same prompts, write the page.
+    """Erase `concept` with the defaults and with each of `CONTROLS`, judge them all on the same prompts, attack, write the page.
 
     A demo that was killed, or is run again, continues.
 
     Returns:
-        concept, model_dir, report, and rows: name, figures, trimmed, seconds.
+        concept, model_dir, report, rows: name, figures, trimmed, seconds; attacks: name -> asr_after, the original's too.
     """
     settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
     runs = {"erased": (folder, settings)}
@@ -48,9 +51,20 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
         rows.append(
             {"name": name, "figures": told["figures"], "trimmed": result["trimmed"], "seconds": result["seconds"]}
         )
+    attacks = {}
+    for name, changes in ATTACKS.items():
+        wanted = AttackSettings(name, concept, str(folder / "model"), "tiny", seed=seed, **changes)
+        told = attack(wanted, folder / "attack" / name, progress=progress)
+        attacks[name] = {"asr_after": told["asr_after"], "original": told["original"]["asr_after"]}
     write_card(folder)
     report = write_report(folder)
-    return {"concept": concept, "model_dir": str(folder / "model"), "report": str(report), "rows": rows}
+    return {
+        "concept": concept,
+        "model_dir": str(folder / "model"),
+        "report": str(report),
+        "rows": rows,
+        "attacks": attacks,
+    }
 
 
 def share_original(drawn: Path, folder: Path) -> None:

@@ -234,4 +234,6 @@ def demo(told: dict[str, Any], as_json: bool) -> None:
         shares = [f"{row['figures'][name]:.1%}" for name in ("UA", "UA_synonyms", "IRA", "CRA", "CRA_forget")]
         table.add_row(row["name"], *shares, str(row["trimmed"]), str(row["seconds"]))
     console.print(table)
+    for name, one in told["attacks"].items():
+        said({f"attack, {name}": f"brings it back in {one['asr_after']:.1%} (original: {one['original']:.1%})"}, False)
     said({"erased": told["concept"], "model": told["model_dir"], "report": told["report"]}, False)

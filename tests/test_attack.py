@@ -137,6 +137,20 @@ def test_suffixes_are_real_tokens_the_best_that_were_met(target, denoiser):
     torch.testing.assert_close(learn_tokens(task, rows, steps=6, lr=0.5, seed=1)[0], ids)
 
 
+def test_suffixes_find_a_concept_that_the_prompt_does_not_name(target):
+    """On the original, whose prompts with the name draw it anyway, only this shows that the search finds anything."""
+    d, judge = target.denoiser, load_judge(JUDGE_FILE)
+    texts = [text.replace(SLOT, "shape") for text, _ in filled(of_world("heart"))[:6]]
+    prompts = slotted(d, [f"{text} {SLOT}" for text in texts], width=3)
+
+    def hearts(conditions):
+        pictures = d.decode(d.sample(conditions, range(80, 86), steps=12, guidance=3.0))
+        return sum(said["shape"] == "heart" for said in judge.name(pictures))
+
+    ids, _ = learn_tokens(Target(d, target.latents, prompts), torch.arange(6), steps=40, lr=0.5, seed=0)
+    assert hearts(d.encode(texts)) <= 2 and hearts(encode(d, prompts, vocabulary(d)[ids])) >= 4
+
+
 def test_nearest_tokens_by_hand():
     choice, vectors = torch.randn(7, 4), torch.randn(2, 3, 4)
     by_hand = [[min(range(7), key=lambda k: float(((v - choice[k]) ** 2).sum())) for v in row] for row in vectors]
@@ -190,6 +204,7 @@ def test_an_attack_on_the_original_itself_treats_both_alike(name, tmp_path):
     )
     assert told["n"] == 4 and told["asr_before"] == told["original"]["asr_before"]
     assert told["asr_after"] == told["original"]["asr_after"]
+    assert told["second"]["judge"] == {"judge": "geometry"} and 0 <= told["second"]["asr_after"] <= 1
     low, high = told["interval_after"]
     assert low <= told["asr_after"] <= high
     assert len(told["restarts"]) == {"embedding": 2, "token": 1}.get(name, 0)
@@ -222,6 +237,28 @@ def test_a_killed_attack_continues(tmp_path, monkeypatch):
     other = AttackSettings("embedding", "heart", "tiny", "tiny", steps=4, **QUICK)
     with pytest.raises(UserError, match=r"holds another attack \(steps differs\)"):
         attack(other, tmp_path / "cut", worth={})
+
+
+def test_a_killed_relearning_continues_after_its_last_look(tmp_path, monkeypatch):
+    settings = AttackSettings("relearn", "heart", "tiny", "tiny", steps=8, **QUICK)
+    whole = attack(settings, tmp_path / "whole", worth={})
+    real, steps = Relearning.run, []
+
+    def die(self, until, callback=lambda count: None):
+        steps.append(until)
+        if len(steps) == 3:  # the original's one look, the model's first, and then
+            raise KeyboardInterrupt
+        real(self, until, callback)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Relearning, "run", die)
+        with pytest.raises(KeyboardInterrupt):
+            attack(settings, tmp_path / "cut", worth={})
+    assert (tmp_path / "cut" / "model-concept.safetensors").exists()
+    cut = attack(settings, tmp_path / "cut", worth={})
+    assert {**cut, "seconds": 0} == {**whole, "seconds": 0}
+    again = attack(settings, tmp_path / "cut", worth={})
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
 
 
 def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):

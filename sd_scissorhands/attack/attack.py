@@ -67,7 +67,7 @@ def attack(
     panel = open_panel(
         concept, in_world=in_world, judge=settings.judge, threshold=settings.threshold, clip=settings.clip, device=settings.device
     )  # fmt: skip
-    scene = Scene(settings, concept, panel.judges[0], folder, in_world, progress, processes)
+    scene = Scene(settings, concept, panel.judges, folder, in_world, progress, processes)
     claim(folder, settings, processes)
     struck = {name: strike(scene, name, panel) for name in ("original", "model")}
     worth = worth_of(scene, panel) if worth is None else worth
@@ -75,7 +75,7 @@ def attack(
         "kind": "attack", "attack": settings.attack, "concept": concept.name,
         "model": settings.model, "weights_sha256": struck["model"].side["weights"],
         "baseline": settings.baseline, "baseline_sha256": struck["original"].side["weights"],
-        "judge": panel.judges[0].facts, **rates(struck), **worth, **extras(settings, struck),
+        "judge": panel.judges[0].facts, "second": second(scene, struck), **rates(struck), **worth, **extras(settings, struck),
         "settings": settings.to_json(), "seed": settings.seed, "seconds": round(time.monotonic() - began, 2),
         "samples": samples(scene, struck),
     }  # fmt: skip
@@ -154,6 +154,17 @@ def rates(struck: dict[str, Struck]) -> dict[str, Any]:
 def share(hits: Sequence[bool]) -> float:
     """Share of hits, rounded to 4 places."""
     return round(sum(hits) / len(hits), 4)
+
+
+def second(scene: Scene, struck: dict[str, Struck]) -> dict[str, Any] | None:
+    """What the second judge sees in the very same pictures, where there is one: a judge can be fooled, two less so."""
+    if len(scene.judges) < 2:
+        return None
+    surveys = {
+        "asr_before": "model-before", "asr_after": f"model-{struck['model'].outcome.what}",
+        "original_asr_after": f"original-{struck['original'].outcome.what}",
+    }  # fmt: skip
+    return {"judge": scene.judges[1].facts} | {name: share(scene.second[survey]) for name, survey in surveys.items()}
 
 
 def extras(settings: AttackSettings, struck: dict[str, Struck]) -> dict[str, Any]:

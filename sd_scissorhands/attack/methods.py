@@ -17,7 +17,7 @@ from ..diffusion import words
 from ..diffusion.task import spread
 from ..evaluate.prompts import Row
 from ..evaluate.sample import Encode
-from ..run import read_tensors, write_tensors
+from ..run import read_tensors, write_json, write_tensors
 from .learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from .paraphrase import KINDS, paraphrases
 from .scene import TRAINING_SEED, Scene, Side
@@ -232,27 +232,26 @@ def relearn(scene: Scene, side: Side, data: Data) -> Outcome:
 def _relearn_on(
     scene: Scene, side: Side, what: str, latents: Tensor, prompts: list[str], looks: list[int]
 ) -> dict[int, list[bool]]:
-    """Step -> per picture whether the concept is there; continues after the last look that was done."""
+    """Step -> per picture whether the concept is there; continues after the last look that was done, whose pictures stay."""
     s, d = scene.settings, side.denoiser
     assert s.lr and s.batch_size
     work = Relearning(d, latents.to(d.device), d.encode(prompts), lr=s.lr, batch_size=s.batch_size, seed=s.seed)
     log, state = scene.folder / f"{side.name}-{what}.json", scene.folder / f"{side.name}-{what}.safetensors"
-    found: dict[int, list[bool]] = {}
-    if log.exists():
-        found = {int(step): hits for step, hits in json.loads(log.read_text()).items()}
+    done: list[int] = json.loads(log.read_text()) if log.exists() else []
     if state.exists():
         tensors, facts = read_tensors(state, d.device)
         work.restore(tensors, int(facts["step"]))
+    found: dict[int, list[bool]] = {}
     with scene.progress(f"relearning, {what}", looks[-1]) as tick:
         tick(work.step)
         for step in looks:
-            if step in found:
-                continue
-            work.run(step, tick)
+            if step not in done:
+                work.run(step, tick)
             found[step] = scene.success(side, f"{what}-{step}")
-            if scene.processes.main:
+            if step not in done and scene.processes.main:
+                done.append(step)
                 write_tensors(state, work.state(), {"step": str(step)})
-                log.write_text(json.dumps(found))
+                write_json(log, done)
     state.unlink(missing_ok=True)
     return found
 

@@ -42,7 +42,7 @@ class Scene:
 
     settings: AttackSettings  # resolved
     concept: Concept
-    judge: Judge
+    judges: Sequence[Judge]  # the first decides; what a second sees is kept beside it
     folder: Path
     in_world: bool
     progress: Progress = silent
@@ -53,6 +53,7 @@ class Scene:
         self.named = named(self.concept, count=s.count, seed=s.seed, in_world=self.in_world)
         first = FIRST_SEED + s.seed * 100_000
         self.rows = [Row(n, plain, first + n) for n, (_, plain) in enumerate(self.named)]
+        self.second: dict[str, list[bool]] = {}  # survey -> what the second judge sees
 
     def success(
         self, side: Side, what: str, *, rows: Sequence[Row] | None = None, encode: Encode | None = None
@@ -60,12 +61,16 @@ class Scene:
         """Draw rows, those that name the concept unless told, and say for each whether the concept is there."""
         rows = self.rows if rows is None else rows
         survey = Survey(
-            rows, [self.judge], self.folder, samples=frozenset(row.number for row in rows[:SAMPLES]),
+            rows, self.judges, self.folder, samples=frozenset(row.number for row in rows[:SAMPLES]),
             header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what}, progress=self.progress,
             processes=self.processes,
         )  # fmt: skip
-        records = survey.take(f"{side.name}-{what}", side.opened, side.denoiser, side.sampling, encode=encode)
-        return [self.judge.sees(records[row.number][self.judge.facts["judge"]]) for row in rows]
+        name = f"{side.name}-{what}"
+        records = survey.take(name, side.opened, side.denoiser, side.sampling, encode=encode)
+        seen = [[judge.sees(records[row.number][judge.facts["judge"]]) for row in rows] for judge in self.judges]
+        if len(seen) > 1:
+            self.second[name] = seen[1]
+        return seen[0]
 
     def kept(self, file: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Tensors that were made before, or are made now by the first process and read by all."""

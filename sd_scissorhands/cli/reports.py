@@ -34,11 +34,11 @@ def report(
 def demo(
     output_dir: Annotated[Path, typer.Option(help="Where the demo goes.")] = Path("runs/demo"),
     concept: Annotated[str, typer.Option(help="A word of the embedded world.")] = "heart",
-    limit: Annotated[int, typer.Option(min=8, help="Pictures for UA and for IRA, each, per model.")] = 160,
+    limit: Annotated[int, typer.Option(min=8, help="Pictures for UA and for IRA, each, per model.")] = 120,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Erase one concept from the embedded model, with controls, and write a page that shows it. What `make demo` runs."""
+    """Erase one concept from the embedded model, with controls, attack it, and write a page that shows it. What `make demo` runs."""
     from .. import show
 
     show.still_libraries()

@@ -224,12 +224,16 @@ def detect_files(
     ledger = Ledger(folder / "images.jsonl", {"files_sha256": names, "detector_sha256": detector.sha256})
     tick(len(ledger.records))
     todo = [number for number in range(len(files)) if number not in ledger.records]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         for number, found in zip(todo, threads.map(lambda n: detector([read(files[n])])[0], todo), strict=True):
             ledger.add([{"number": number, "file": files[number].name, "found": found}])
             tick(1)
     return [record["found"] for record in ledger.in_order()]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read(file: Path) -> np.ndarray:
