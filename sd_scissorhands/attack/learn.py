@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.words import Slotted, encode, vocabulary
+from ..unlearn.repair import restore_into, state_of
 
 FIXED_DRAWS = 4  # timesteps and noises over which candidate suffixes are compared
 Tick = Callable[[int], None]
@@ -170,7 +171,9 @@ class Relearning:
     ):
         self.denoiser, self.latents, self.conditions = denoiser, latents, conditions
         self.batch_size, self.seed, self.step = batch_size, seed, 0
-        self.parameters = {name: p.requires_grad_(True) for name, p in denoiser.scope("full").items()}
+        self.parameters = denoiser.scope("full")
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
         self.adam = torch.optim.Adam(self.parameters.values(), lr=lr)
 
     def run(self, until: int, callback: Tick = lambda count: None) -> None:
@@ -189,20 +192,9 @@ class Relearning:
 
     def state(self) -> dict[str, Tensor]:
         """Weights and both Adam moments, by name."""
-        tensors = {}
-        for name, parameter in self.parameters.items():
-            moments = self.adam.state[parameter]
-            tensors[f"weight/{name}"] = parameter.detach()
-            tensors[f"mean/{name}"], tensors[f"square/{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
-        return tensors
+        return state_of(self.parameters, self.adam)
 
-    @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Continue from a `state` taken after `step` steps."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[f"weight/{name}"])
-            self.adam.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"mean/{name}"].to(parameter), "exp_avg_sq": tensors[f"square/{name}"].to(parameter),
-            }  # fmt: skip
+        restore_into(self.parameters, self.adam, tensors, step)
         self.step = step

@@ -91,25 +91,35 @@ class Repair:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a continued repair needs, as named tensors: weights and both Adam moments."""
-        tensors = {}
-        for name, parameter in self.parameters.items():
-            moments = self.optimizer.state[parameter]
-            tensors[f"weight/{name}"] = parameter.detach()
-            tensors[f"mean/{name}"], tensors[f"square/{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
-        return tensors
+        """Everything that a continued repair needs, see `state_of`."""
+        return state_of(self.parameters, self.optimizer)
 
-    @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int, history: list[dict[str, Any]]) -> None:
         """Continue from a `state` taken after `step` steps."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[f"weight/{name}"])
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"mean/{name}"].to(parameter),
-                "exp_avg_sq": tensors[f"square/{name}"].to(parameter),
-            }
+        restore_into(self.parameters, self.optimizer, tensors, step)
         self.step, self.history = step, list(history)
+
+
+def state_of(parameters: Parameters, adam: torch.optim.Adam) -> dict[str, Tensor]:
+    """Weights and both Adam moments as named tensors."""
+    tensors = {}
+    for name, parameter in parameters.items():
+        moments = adam.state[parameter]
+        tensors[f"weight/{name}"] = parameter.detach()
+        tensors[f"mean/{name}"], tensors[f"square/{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+    return tensors
+
+
+@torch.no_grad()
+def restore_into(parameters: Parameters, adam: torch.optim.Adam, tensors: dict[str, Tensor], step: int) -> None:
+    """Put back what `state_of` gave after `step` steps."""
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[f"weight/{name}"])
+        adam.state[parameter] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": tensors[f"mean/{name}"].to(parameter),
+            "exp_avg_sq": tensors[f"square/{name}"].to(parameter),
+        }
 
 
 def rate(step: int, steps: int) -> float:
