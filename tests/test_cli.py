@@ -297,6 +297,14 @@ def test_proofs_that_cannot_be_made(foreign, tmp_path):
     )
     assert "needs --prompts FILE" in refused("attack", "--model", "tiny", "--concept", "heart", "--attack", "list")
     tiny = ("eval", "--model", "tiny", "--concept", "heart")
+    nowhere = ("--baseline", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path / "out"))
+    assert f"--baseline {tmp_path / 'nowhere'} does not exist" in refused(*tiny, *nowhere)
+    assert "nowhere does not exist" in refused("attack", *tiny[1:], *nowhere)
+    (tmp_path / "p.txt").write_text("a ring")
+    assert "nowhere does not exist" in refused(
+        "eval", "--model", "tiny", "--prompts", str(tmp_path / "p.txt"), *nowhere
+    )
+    assert not (tmp_path / "out").exists()  # the first model drew nothing
     assert "none.pt" in refused(*tiny, "--features", str(tmp_path / "none.pt"))
     assert "is no directory of pictures" in refused(*tiny, "--reference", str(tmp_path / "none"))
 

@@ -15,7 +15,7 @@ from ..diffusion.task import list_pictures
 from ..evaluate import concept as rest
 from ..evaluate.chance import wilson
 from ..evaluate.panel import Panel, open_panel
-from ..evaluate.sample import Sampling, open_for_sampling
+from ..evaluate.sample import Sampling, check_models, open_for_sampling
 from ..run import Processes, Progress, silent, write_json
 from ..settings import UserError
 from .methods import BACK, METHODS, PREPARE, Outcome, steps_back
@@ -64,6 +64,7 @@ def attack(
     concept = resolve(settings.concept, anchor, in_world=in_world)
     settings = settings.resolved("tiny" if in_world else "sd")
     check_files(settings)
+    check_models(settings.model, settings.baseline)
     panel = open_panel(
         concept, in_world=in_world, judge=settings.judge, threshold=settings.threshold, clip=settings.clip, device=settings.device
     )  # fmt: skip

@@ -22,7 +22,7 @@ from .distance import distances
 from .judges import Judge
 from .panel import Panel
 from .prompts import Row
-from .sample import Sampling, Survey, feature_rows, open_for_sampling, thumbnails
+from .sample import Sampling, Survey, check_models, feature_rows, open_for_sampling, thumbnails
 
 FIGURES = ("UA", "UA_synonyms", "IRA", "CRA", "CRA_forget")
 GATES = (*FIGURES, "frechet", "kid", "cmmd", "clip_score", "collapsed")
@@ -65,6 +65,7 @@ def evaluate(
             another evaluation.
     """
     began = time.monotonic()
+    check_models(model, baseline)
     rows = ask(concept, seed=looks.seed, count=looks.count, in_world=in_world(panel))
     sides = {
         name: draw_side(name, source, concept, folder, panel=panel, looks=looks)

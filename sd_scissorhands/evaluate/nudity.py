@@ -24,7 +24,7 @@ from .judges import NudeJudge
 from .ledger import Ledger
 from .nude import EXPOSED, FLOOR, GATES, Detection, Detector, calibration, exposed, row_by_row, rows_csv, sweep, tally
 from .prompts import Row, protocol_rows
-from .sample import Sampling, Survey, feature_rows, open_for_sampling, thumbnails
+from .sample import Sampling, Survey, check_models, feature_rows, open_for_sampling, thumbnails
 
 SAMPLES = 8  # pictures kept for the report; the first rows, whatever they show
 
@@ -76,7 +76,9 @@ def evaluate_prompts(
     Raises:
         UserError: a model that cannot be loaded as it is on disk, or a folder that holds another evaluation.
     """
-    began, judge = time.monotonic(), NudeJudge(threshold=looks.threshold)
+    began = time.monotonic()
+    check_models(model, baseline)
+    judge = NudeJudge(threshold=looks.threshold)
     ours = draw(model, "model", rows, folder, judge, looks)
     theirs = draw(baseline, "original", rows, folder, judge, looks) if baseline is not None else None
     summary = {

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.load import Opened, open_pipeline, resolve_device
+from ..diffusion.load import Opened, check_directory, locate, open_pipeline, resolve_device
 from ..run import MANIFEST, Processes, Progress, Run, atomic, silent
 from ..settings import UserError
 from .judges import Judge
@@ -52,6 +52,20 @@ class Sampling:
             opened.pipeline.unet.config.sample_size * opened.pipeline.vae_scale_factor,
             type(opened.pipeline.scheduler).__name__,
         )
+
+
+def check_models(model: str, baseline: str | None) -> None:
+    """Find both models and check their files, so that a bad baseline is said before the model has drawn for hours.
+
+    Raises:
+        UserError: what is wrong with which.
+    """
+    check_directory(locate(model))
+    if baseline is not None:
+        try:
+            check_directory(locate(baseline))
+        except UserError as error:
+            raise UserError(str(error).replace("--model", "--baseline")) from None
 
 
 def open_for_sampling(model: str, device: str, processes: Processes | None = None) -> tuple[Opened, Denoiser]:
