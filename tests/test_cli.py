@@ -186,6 +186,7 @@ def test_usage_errors_exit_2():
     assert runner.invoke(app, ["eval", "--images", "x", "--limit", "0"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--images", "x", "--protocol", "published"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--protocol", "mine"]).exit_code == 2
+    assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--guidance", "3"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--judge", "clip"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--model", "tiny", "--concept", "heart", "--rows", "x"]).exit_code == 2
     assert runner.invoke(app, ["eval", "--model", "tiny", "--concept", "heart", "--judge", "me"]).exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,6 +89,8 @@ def evaluate(
         )
     if kind != "concept":
         refuse("--concept", {"--judge": judge, "--anchor": anchor, "--features": features, "--reference": reference})
+    if kind in ("i2p", "images"):
+        refuse("--prompts or --concept; see --protocol", {"--guidance": guidance})
     gates = parse_gates(figures_of(kind), fail_above, fail_below)
     named = str(model or images)
     baseline = baseline or base_of(named)
@@ -98,6 +101,8 @@ def evaluate(
     from ..run import Processes
 
     processes = Processes.here()
+    if kind == "images" and not processes.main:
+        return  # there is nothing to share
     common: dict[str, Any] = dict(
         steps=steps, guidance=guidance, batch_size=batch_size, device=device or "auto", keep_images=keep_images,
         progress=show.progress(quiet or not processes.main), processes=processes,
@@ -231,11 +236,14 @@ def attack(
 # ---------------------------------------------------------------- what was asked
 
 
+@dataclass(frozen=True)
 class About:
-    """A concept, whose it is, and who judges it."""
+    """A concept, the model to compare with, and who judges."""
 
-    def __init__(self, concept: Any, baseline: str, *, in_world: bool, judge: str | None):
-        self.concept, self.baseline, self.in_world, self.judge = concept, baseline, in_world, judge
+    concept: Any
+    baseline: str
+    in_world: bool
+    judge: str | None  # None: what fits
 
     def panel(
         self, threshold: float | None, clip: str | None, features: Path | None, reference: Path | None, device: str
@@ -266,7 +274,7 @@ def concept_of(text: str, model: str, baseline: str | None, anchor: str | None, 
         )
     if baseline is None and not in_world:
         raise UserError(f"--baseline is missing: {model} is not a run's model, so name what it was made from")
-    return About(resolve(text, anchor, in_world=in_world), baseline or "tiny", in_world=in_world, judge=judge)
+    return About(resolve(text, anchor, in_world=in_world), baseline or "tiny", in_world, judge)
 
 
 def open_if_named(clip: str | None, device: str | None) -> Any:
