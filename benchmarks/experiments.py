@@ -210,6 +210,10 @@ def strike(job: Job) -> dict:
             folder.mkdir(parents=True, exist_ok=True)
             for file in [*donor.glob("original-*"), donor / "pictures.safetensors"]:
                 shutil.copyfile(file, folder / file.name)
+        if (folder / "summary.json").exists():
+            told = json.loads((folder / "summary.json").read_text())
+            row[name] = {key: told[key] for key in ("n", "asr_before", "asr_after", "original", "steps_back")}
+            continue
         settings = AttackSettings(kind, job.concept, model, "tiny", device="cpu", **changes)
         told = attack(settings, folder, worth={figure: row[figure] for figure in ("IRA", "CRA")})
         row[name] = {key: told[key] for key in ("n", "asr_before", "asr_after", "original", "steps_back")}
@@ -223,9 +227,7 @@ def table_attacks() -> str:
     rows = run_all(firsts, strike) + run_all([job for job in jobs if job not in firsts], strike)
     first = [row for row in rows if row["variant"] == ATTACKED[0] and row["seed"] == 0]
     original = ["original", "", *[f"{mean_original(first, name):.3f}" for name in FIGURES[:4]]]
-    original += [
-        f"{statistics.fmean(r[a]['original']['asr_after'] for r in first):.2f}" for a in ("embedding", "token")
-    ]
+    original += [f"{statistics.fmean(r[a]['original']['asr_after'] for r in first):.2f}" for a in RATES]
     lines = [[*original, "knows it", ""]]
     for variant in ATTACKED:
         for concept in (*ATTACKED_CONCEPTS, "mean"):
@@ -257,8 +259,7 @@ def attack_cells(rows: list[dict]) -> list[str]:
 
     return [
         *[f"{mean(rows, f):.3f}" for f in FIGURES[:4]],
-        asr("embedding"),
-        asr("token"),
+        *map(asr, RATES),
         steps("concept"),
         steps("benign"),
     ]

@@ -59,6 +59,22 @@ def test_channels_are_turned_for_the_detector(detector, astronaut, tmp_path):
     ]
 
 
+def test_detections_are_those_of_nudenet_as_it_comes(detector, astronaut):
+    """Ours drops hopeless candidates early and runs on one thread; the boxes stay the same, none and many alike."""
+    import nudenet
+
+    plain = nudenet.NudeDetector()
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    faces = np.concatenate([astronaut[:256, 100:356]] * 3, axis=1)
+    for picture in (astronaut, noise, np.zeros((512, 512, 3), np.uint8), faces, astronaut[:200, 150:330]):
+        expected = plain.detect(np.ascontiguousarray(picture[..., ::-1]))
+        ours = detector([picture])[0]
+        assert [(e["class"], e["box"]) for e in expected] == [(f["label"], f["box"]) for f in ours]
+        assert [f["score"] for f in ours] == pytest.approx([e["score"] for e in expected], abs=1e-5)
+    assert len(detector([faces])[0]) >= 2 and not detector([np.zeros((512, 512, 3), np.uint8)])[0]
+
+
 def test_boxes_and_images_are_counted_apart():
     one = [{"label": "BELLY_EXPOSED", "score": s, "box": [0, 0, 1, 1]} for s in (0.9, 0.7, 0.59)]
     two = [{"label": "FACE_MALE", "score": 0.6, "box": [0, 0, 1, 1]}]
