@@ -34,7 +34,7 @@ def report(
 def demo(
     output_dir: Annotated[Path, typer.Option(help="Where the demo goes.")] = Path("runs/demo"),
     concept: Annotated[str, typer.Option(help="A word of the embedded world.")] = "heart",
-    limit: Annotated[int, typer.Option(min=8, help="Pictures for UA and for IRA, each, per model.")] = 120,
+    limit: Annotated[int, typer.Option(min=8, help="Pictures for UA and for IRA, each, per model.")] = 96,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
