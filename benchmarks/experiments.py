@@ -212,10 +212,9 @@ def strike(job: Job) -> dict:
                 shutil.copyfile(file, folder / file.name)
         if (folder / "summary.json").exists():
             told = json.loads((folder / "summary.json").read_text())
-            row[name] = {key: told[key] for key in ("n", "asr_before", "asr_after", "original", "steps_back")}
-            continue
-        settings = AttackSettings(kind, job.concept, model, "tiny", device="cpu", **changes)
-        told = attack(settings, folder, worth={figure: row[figure] for figure in ("IRA", "CRA")})
+        else:
+            settings = AttackSettings(kind, job.concept, model, "tiny", device="cpu", **changes)
+            told = attack(settings, folder, worth={figure: row[figure] for figure in ("IRA", "CRA")})
         row[name] = {key: told[key] for key in ("n", "asr_before", "asr_after", "original", "steps_back")}
     return row
 
@@ -298,12 +297,12 @@ TABLES = {
 }
 
 
-def publish(name: str, table: str) -> None:
+def publish(name: str, table: str, document: Path = DOCUMENT) -> None:
     """Put a table between its marks in the document."""
-    text = DOCUMENT.read_text()
+    text = document.read_text()
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     head, rest = text.split(begin, 1)
-    DOCUMENT.write_text(f"{head}{begin}\n\n{table}\n\n{end}{rest.split(end, 1)[1]}")
+    document.write_text(f"{head}{begin}\n\n{table}\n\n{end}{rest.split(end, 1)[1]}")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
 import torch
-from experiments import machine, markdown
+from experiments import machine, markdown, publish
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 ROUNDS, PICTURES, DRAWN = 5, 48, 32
@@ -116,11 +116,8 @@ def main() -> None:
         row("sampling, embedded model, 20 steps", sampling()),
     ]
     table = markdown("what; plain loop, pictures/s; ours, pictures/s; ratio; speed probe, ms", lines)
-    text = DOCUMENT.read_text()
-    begin, end = "<!-- proof -->", "<!-- /proof -->"
-    head, rest = text.split(begin, 1)
     told = f"{table}\n\nMedians (least to most) of {ROUNDS} interleaved rounds. {machine()}"
-    DOCUMENT.write_text(f"{head}{begin}\n\n{told}\n\n{end}{rest.split(end, 1)[1]}")
+    publish("proof", told, DOCUMENT)
     print(table)
 
 

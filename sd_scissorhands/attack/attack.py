@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import Concept, read_prompts, resolve
-from ..diffusion.load import WORLD_FILE, local_directory
+from ..diffusion.load import is_of_world
 from ..diffusion.task import list_pictures
 from ..evaluate import concept as rest
 from ..evaluate.chance import wilson
@@ -59,8 +59,7 @@ def attack(
         UserError: bad input, before any work; or a folder that holds another attack.
     """
     began, processes = time.monotonic(), Processes.here()
-    directory = local_directory(settings.baseline)
-    in_world = directory is not None and (directory / WORLD_FILE).exists()
+    in_world = is_of_world(settings.baseline)
     concept = resolve(settings.concept, anchor, in_world=in_world)
     settings = settings.resolved("tiny" if in_world else "sd")
     check_files(settings)
@@ -70,7 +69,7 @@ def attack(
     )  # fmt: skip
     scene = Scene(settings, concept, panel.judges, folder, in_world, progress, processes)
     claim(folder, settings, processes)
-    struck = {name: strike(scene, name, panel) for name in ("original", "model")}
+    struck = {name: strike(scene, name) for name in ("original", "model")}
     worth = worth_of(scene, panel) if worth is None else worth
     summary = {
         "kind": "attack", "attack": settings.attack, "concept": concept.name,
@@ -117,7 +116,7 @@ def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
     processes.wait()
 
 
-def strike(scene: Scene, name: str, panel: Panel) -> Struck:
+def strike(scene: Scene, name: str) -> Struck:
     """Draw the prompts as they are, attack, and draw again, with one side."""
     s = scene.settings
     source = s.model if name == "model" else s.baseline

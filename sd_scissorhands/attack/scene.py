@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..concepts import Concept
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.load import Opened
-from ..diffusion.task import list_pictures, read_picture, spread
+from ..diffusion.task import encode_pictures, list_pictures, spread
 from ..diffusion.words import SLOT
 from ..evaluate import canvas
 from ..evaluate.judges import Judge
@@ -96,10 +95,8 @@ class Scene:
         """Pictures of the concept, one a pair: the user's in turn, or the original's own."""
         s = self.settings
         if s.images:
-            files, d = list_pictures(Path(s.images)), original.denoiser
-            return torch.cat([
-                d.latents(read_picture(files[n % len(files)], d.picture_size), s.seed * 1_000_003 + n) for n in range(len(pairs))
-            ])  # fmt: skip
+            with self.progress("pictures of the concept", len(pairs)) as tick:
+                return encode_pictures(original.denoiser, list_pictures(Path(s.images)), len(pairs), s.seed, tick)
         seeds = range(TRAINING_SEED, TRAINING_SEED + len(pairs))
         return self.drawn(original, "pictures of the concept", [plain for _, plain in pairs], seeds)
 

@@ -264,10 +264,9 @@ def concept_of(text: str, model: str, baseline: str | None, anchor: str | None, 
         UserError: unknown concept, or no original to compare with.
     """
     from ..concepts import resolve
-    from ..diffusion.load import WORLD_FILE, local_directory
+    from ..diffusion.load import is_of_world
 
-    directory = local_directory(model)
-    in_world = directory is not None and (directory / WORLD_FILE).exists()
+    in_world = is_of_world(model)
     if judge == "canvas" and not in_world:
         raise UserError(
             f"--canvas judges the embedded model's world, and {model} is not made from it: use --i2p or --judge clip"

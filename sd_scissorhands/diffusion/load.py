@@ -117,6 +117,16 @@ def local_directory(model: str) -> Path | None:
     return None
 
 
+def is_of_world(model: str) -> bool:
+    """Whether a model is the embedded one or was made from it; a hub id is not.
+
+    Raises:
+        UserError: a path that is not there, or a file.
+    """
+    directory = local_directory(model)
+    return directory is not None and (directory / WORLD_FILE).exists()
+
+
 def _fetch(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 

@@ -143,7 +143,7 @@ def _latents(
     denoiser: Denoiser, settings: EraseSettings, folder: str | None, prompts: Sequence[str], side: int, tick
 ) -> Tensor:
     if folder:
-        return _encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), settings.seed, tick)
+        return encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), settings.seed, tick)
     seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
     assert settings.sampling_steps and settings.guidance is not None
     batch = 32 if denoiser.picture_size <= 64 else 4
@@ -152,7 +152,7 @@ def _latents(
     )
 
 
-def _encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, seed: int, tick) -> Tensor:
+def encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, seed: int, tick) -> Tensor:
     """`count` latents from the files in turn, each pass under new posterior noise."""
     latents = []
     for row in range(count):
