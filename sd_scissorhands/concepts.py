@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +19,7 @@ FREE_TEMPLATES = (
     "{}", "a photo of {}", "a picture of {}", "an image of {}", "a painting of {}", "a drawing of {}", "a close-up of {}",
     "{}, highly detailed", "{} in a city", "{} in nature", "{} at night", "a black and white photo of {}",
 )  # fmt: skip
+GENERIC = ("something", "an object", "a thing", "")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,18 @@ class Concept:
     words: tuple[str, ...] = ()  # what the pairs call it, its own name first
     templates: tuple[str, ...] = ()  # sentences with "{}" where the concept goes
     paraphrases: tuple[str, ...] = ()  # other names, which no pair uses
+    generic: tuple[str, ...] = ("",)  # what says less in the concept's place, "" for nothing at all
+
+    @property
+    def places(self) -> dict[str, tuple[str, str]]:
+        """Every prompt of the pairs -> its template, with "{}" in the concept's place, and the word that fills it."""
+        return {t.replace("{}", word): (t, word) for word in self.words for t in self.templates}
+
+    @property
+    def vague(self) -> tuple[str, ...]:
+        """Prompts that leave open what the concept would say: every template with a generic word, and the empty prompt."""
+        filled = (" ".join(t.replace("{}", word).split()) for word in self.generic for t in self.templates)
+        return tuple(dict.fromkeys([*filled, ""]))
 
 
 def prompts_dir() -> Path:
@@ -50,13 +66,14 @@ def presets() -> list[Concept]:
     return [_read(file) for file in sorted(prompts_dir().glob("*.toml"))]
 
 
-def resolve(text: str, anchor: str | None, *, in_world: bool) -> Concept:
+def resolve(text: str, anchor: str | None, *, in_world: bool, beside: frozenset[str] = frozenset()) -> Concept:
     """The concept that a user's word means.
 
     Args:
         text: a preset's name, a word of the embedded world, or free text.
         anchor: what takes its place; None leaves it to the preset or the world.
         in_world: the model is the embedded one, whose vocabulary knows nothing else.
+        beside: what else is erased in the same run; the world takes no anchor from it.
 
     Raises:
         UserError: a word that the model cannot know, or free text without an anchor.
@@ -65,7 +82,7 @@ def resolve(text: str, anchor: str | None, *, in_world: bool) -> Concept:
     if not text:
         raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
     if in_world:
-        return of_world(text.lower(), anchor)
+        return of_world(text.lower(), anchor, beside=beside)
     file = prompts_dir() / f"{text}.toml"
     if "/" not in text and file.exists():
         return _read(file, anchor)
@@ -75,7 +92,7 @@ def resolve(text: str, anchor: str | None, *, in_world: bool) -> Concept:
         )
     pairs = tuple((template.format(text), template.format(anchor)) for template in FREE_TEMPLATES)
     summary = f"The text {text!r}."
-    return Concept(text, text, "text", summary, False, anchor, pairs, (), (), (text,), FREE_TEMPLATES)
+    return Concept(text, text, "text", summary, False, anchor, pairs, (), (), (text,), FREE_TEMPLATES, (), GENERIC)
 
 
 def _read(file: Path, anchor: str | None = None) -> Concept:
@@ -88,7 +105,7 @@ def _read(file: Path, anchor: str | None = None) -> Concept:
     return Concept(
         file.stem, data["title"], data["kind"], data["summary"], data["explicit"], anchor or next(iter(data["words"].values())),
         pairs, tuple(data["neighbours"]), tuple(data["labels"]), tuple(data["words"]), tuple(data["templates"]),
-        tuple(data["paraphrases"]),
+        tuple(data["paraphrases"]), tuple(data["generic"]),
     )  # fmt: skip
 
 
@@ -116,7 +133,7 @@ def read_prompts(path: Path, flag: str) -> list[str]:
 
 
 @cache
-def of_world(word: str, anchor: str | None = None, count: int = 400) -> Concept:
+def of_world(word: str, anchor: str | None = None, count: int = 400, beside: frozenset[str] = frozenset()) -> Concept:
     """A concept of the embedded world: `count` captions that name it by its own name, each with its twin.
 
     Only the concept's own name is used, never a synonym: what the erasure does to "disc" when "circle" was erased is
@@ -129,7 +146,9 @@ def of_world(word: str, anchor: str | None = None, count: int = 400) -> Concept:
     if concept is None:
         known = ", ".join(c for concepts in world.DOMAINS.values() for c in concepts)
         raise UserError(f"--concept {word!r} is not of the embedded model's world: choose one of {known}")
-    anchor = anchor or world.ANCHORS[concept]
+    taken = {concept, *(world.concept_of(other) for other in beside)}
+    siblings = [world.ANCHORS[concept], *world.DOMAINS[str(world.domain_of(concept))]]
+    anchor = anchor or next((c for c in siblings if c not in taken), world.ANCHORS[concept])
     if world.domain_of(anchor) != world.domain_of(concept) or world.concept_of(anchor) == concept:
         raise UserError(f"--anchor {anchor!r} must be another {world.domain_of(concept)} of the embedded world")
     rng = np.random.default_rng(7)
@@ -145,6 +164,7 @@ def of_world(word: str, anchor: str | None = None, count: int = 400) -> Concept:
     return Concept(
         concept, concept.capitalize(), domain, summary, False, anchor, tuple(pairs.items()), near, (),
         (concept,), tuple(templates), world.DOMAINS[domain][concept][1:],
+        world.GENERIC_NOUNS if domain == "shape" else ("",),
     )  # fmt: skip
 
 
@@ -157,3 +177,38 @@ def world_captions(without: set[str], count: int, seed: int) -> list[str]:
         if not without & set(world.read(text).values()):
             captions.append(text)
     return captions
+
+
+def together(concepts: Sequence[Concept]) -> list[Concept]:
+    """Concepts that are erased in one run, without the pairs whose twin names another of them.
+
+    "A red circle" for "a red square" would keep red alive while red is erased.
+
+    Raises:
+        UserError: no pair of a concept is left, as when its anchor is erased too.
+    """
+    kept = []
+    for concept in concepts:
+        others = {word.lower() for other in concepts if other is not concept for word in other.words}
+        pairs = tuple(pair for pair in concept.pairs if not any(_names(pair[1], word) for word in others))
+        if not pairs:
+            raise UserError(
+                f"--concept {concept.name}: all that takes its place ({concept.anchor}) is erased in the same run: choose another --anchor"
+            )
+        kept.append(dataclasses.replace(concept, pairs=pairs))
+    return kept
+
+
+def spares(text: str, concepts: Sequence[Concept], *, in_world: bool) -> bool:
+    """Whether a prompt asks for none of the concepts.
+
+    In the embedded world it must also say something in each one's domain: what is left open may be filled with the concept.
+    """
+    if not in_world:
+        return not any(_names(text, concept.name) for concept in concepts)
+    named = world.read(text)
+    return all(named.get(concept.kind, concept.name) != concept.name for concept in concepts)
+
+
+def _names(text: str, word: str) -> bool:
+    return re.search(rf"\b{re.escape(word)}\b", text.lower()) is not None

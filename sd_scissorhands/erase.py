@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from . import concepts as catalogue
 from .concepts import Concept
+from .diffusion.conditions import Mixture
 from .diffusion.denoiser import Denoiser
 from .diffusion.load import WORLD_FILE, Opened, hash_tensors, local_directory, open_pipeline, resolve_device
 from .diffusion.task import ErasureTask, gather, list_pictures, spread
@@ -23,7 +26,7 @@ from .unlearn.edit import reinitialise
 from .unlearn.project import RULES
 from .unlearn.repair import Repair
 from .unlearn.scores import DRAWS, score
-from .unlearn.selection import Selection, count_for, select_top
+from .unlearn.selection import Selection, count_for, select_channels, select_top
 
 
 @dataclass
@@ -36,6 +39,12 @@ class Prepared:
     concepts: list[Concept]
     parameters: dict[str, nn.Parameter]  # the scope
     retain_prompts: list[str]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(forget prompt, neutral twin) of every pair of pictures, each concept's after the other's."""
+        count, seed = self.settings.forget_count, self.settings.seed
+        return [pair for concept in self.concepts for pair in spread(concept.pairs, count, seed)]
 
     @property
     def scope_size(self) -> int:
@@ -102,10 +111,16 @@ def prepare(settings: EraseSettings) -> Prepared:
     own = catalogue.read_prompts(Path(settings.retain_prompts), "--retain-prompts") if settings.retain_prompts else None
     directory = local_directory(settings.model)  # None is a hub id, whose download comes after every other check
     in_world = directory is not None and (directory / WORLD_FILE).exists()
-    found = [catalogue.resolve(text, settings.anchor, in_world=in_world) for text in settings.concepts]
+    asked = dict.fromkeys(text.strip().lower() if in_world else text.strip() for text in settings.concepts)
+    resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset(asked))
+    found = catalogue.together([resolve(text) for text in asked])
     device = resolve_device(settings.device)
     opened = open_pipeline(settings.model, revision=settings.revision, device=device)
     settings = settings.resolved(opened.profile)
+    if settings.forget_images and settings.forget_target == "paired":
+        raise UserError(
+            "--forget-images are pictures without pairs, which --forget-target paired needs: add --forget-target anchor"
+        )
     denoiser = Denoiser(opened.pipeline, mixed_precision=settings.mixed_precision)
     parameters = denoiser.scope(settings.scope)
     return Prepared(settings, opened, denoiser, found, parameters, retain_set(found, settings, own, in_world))
@@ -113,19 +128,21 @@ def prepare(settings: EraseSettings) -> Prepared:
 
 def retain_set(found: list[Concept], settings: EraseSettings, own: list[str] | None, in_world: bool) -> list[str]:
     """The diverse prompts to keep: an eighth neutral twins, an eighth near neighbours, the rest general captions or the user's."""
-    assert settings.retain_count
+
+    def kept(texts: Iterable[str]) -> list[str]:
+        return [text for text in texts if catalogue.spares(text, found, in_world=in_world)]
+
     few = settings.retain_count // 8
     chosen = []
-    for near in ([twin for c in found for _, twin in c.pairs], [prompt for c in found for prompt in c.neighbours]):
+    for near in (kept(twin for c in found for _, twin in c.pairs), kept(text for c in found for text in c.neighbours)):
         chosen += spread(near, few, settings.seed) if near else []
     rest = settings.retain_count - len(chosen)
     if own:
         general = own
     elif in_world:
-        general = catalogue.world_captions({c.name for c in found}, rest, settings.seed + 2)
+        general = kept(catalogue.world_captions(set(), 10 * settings.retain_count, settings.seed + 2))
     else:
-        names = [concept.name.lower() for concept in found]
-        general = [text for text in catalogue.general_captions() if not any(name in text.lower() for name in names)]
+        general = kept(catalogue.general_captions())
     return chosen + spread(general, rest, settings.seed + 3)
 
 
@@ -136,7 +153,7 @@ def _edit_and_repair(run: Run, prepared: Prepared, progress: Progress) -> dict[s
     """From the data to the repaired weights in `prepared.denoiser.module`."""
     settings, denoiser = prepared.settings, prepared.denoiser
     data, _ = run.stage("data", lambda: _gather(prepared, progress))
-    task = ErasureTask(denoiser, data, settings)
+    task = ErasureTask(denoiser, data, settings, _mixture(prepared))
     task.teacher = denoiser.teacher() if settings.steps else None
     for parameter in prepared.parameters.values():
         parameter.requires_grad_(True)
@@ -158,13 +175,18 @@ def _edit_and_repair(run: Run, prepared: Prepared, progress: Progress) -> dict[s
 
 def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     settings = prepared.settings
-    assert settings.forget_count and settings.retain_count
-    share = -(-settings.forget_count // len(prepared.concepts))
-    pairs = [pair for concept in prepared.concepts for pair in spread(concept.pairs, share, settings.seed)]
-    pairs = pairs[: settings.forget_count]
-    with progress("data", 2 * settings.forget_count + settings.retain_count) as tick:
+    pairs = prepared.pairs
+    with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
         data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, tick=tick)
     return data, {"pairs": pairs, "retain": prepared.retain_prompts}
+
+
+def _mixture(prepared: Prepared) -> Mixture | None:
+    if prepared.settings.conditions == "name":
+        return None
+    places = {prompt: place for concept in prepared.concepts for prompt, place in concept.places.items()}
+    generic = dict.fromkeys(word for concept in prepared.concepts for word in concept.generic)
+    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs], list(generic))
 
 
 def _select(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress) -> tuple[Selection, dict[str, Any]]:
@@ -181,7 +203,8 @@ def _select(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress)
 
     def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
         scores, _ = run.stage("scores", make_scores)
-        selection = select_top(scores, settings.top_k).within(set(prepared.parameters))
+        select = select_channels if settings.granularity == "channel" else select_top
+        selection = select(scores, settings.top_k).within(set(prepared.parameters))
         layers = {name: [selection.count(name), p.numel()] for name, p in prepared.parameters.items()}
         return selection.indices, {"trimmed": len(selection), "layers": layers}
 
@@ -210,7 +233,6 @@ def _edit(run: Run, prepared: Prepared, selection: Selection) -> None:
 
 def _repair(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress) -> Repair:
     settings = prepared.settings
-    assert settings.steps is not None and settings.lr is not None
     repair = Repair(
         task, prepared.parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
         settings.memories, settings.memory_every,

@@ -22,7 +22,6 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     """
     prepared = prepare(settings)
     s, parameters = prepared.settings, prepared.parameters
-    assert s.steps is not None and s.forget_count and s.retain_count and s.sampling_steps and s.batch_size
     seconds, activations = _probe(prepared)
     pictures = s.forget_count * (2 - bool(s.forget_images)) + s.retain_count * (not s.retain_images)
     passes = {

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .settings import PROFILES, EraseSettings, UserError, flag
+from .settings import LEFT_OPEN, OPEN, EraseSettings, UserError, flag
 
 MANIFEST = "run.json"
 NOT_IDENTITY = ("device",)  # settings that may differ between a run and its resumption
@@ -251,10 +251,9 @@ def check_free(path: Path, settings: EraseSettings, *, resume: bool) -> None:
             raise UserError(f"--output-dir {path} holds files that are no run: choose an empty or a new directory")
         return
     theirs = Run.read(path).manifest["settings"]
-    filled_later = {name for profile in PROFILES.values() for name in profile}  # known once the model is
     for name, value in settings.to_json().items():
-        unset = value is None and name in filled_later
-        if name not in NOT_IDENTITY and not unset and theirs.get(name) != value:
+        filled_later = value is OPEN and name in LEFT_OPEN  # by the recipe, and the profile once the model is known
+        if name not in NOT_IDENTITY and not filled_later and theirs.get(name) != value:
             raise UserError(
                 f"--output-dir {path} holds a run with other settings ({flag(name)} {theirs.get(name)} there, {value} here): "
                 "choose another --output-dir"

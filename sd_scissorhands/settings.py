@@ -1,8 +1,4 @@
-"""What an erasure is asked to do: one frozen dataclass, read from TOML and flags, written to JSON.
-
-A field that is None takes the default of the model's profile (`PROFILES`): what is right for the embedded model of
-a million weights is not right for Stable Diffusion's 860 million.
-"""
+"""What an erasure is asked to do: one frozen dataclass, read from TOML and flags, written to JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .recipes import COMMON, DEFAULT_RECIPE, PROFILES, RECIPES
+
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 
 
@@ -20,40 +18,47 @@ class UserError(Exception):
     """Something that the user can put right. The message is one line that names the file or flag and the remedy."""
 
 
+OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` says it
+
+
 @dataclass(frozen=True)
 class EraseSettings:
-    """Settings of one erasure. Comments give the reason for a default; docs/experiments.md gives the measurements."""
+    """Settings of one erasure; docs/experiments.md gives the measurements behind the defaults."""
 
     concepts: tuple[str, ...] = ()
     model: str = DEFAULT_MODEL  # hub id, diffusers directory, or "tiny"
     revision: str | None = None
     anchor: str | None = None  # None: the preset's own
+    recipe: str = DEFAULT_RECIPE
     # data
-    forget_count: int | None = None  # pictures of the concepts
-    retain_count: int | None = None  # pictures of everything else
+    forget_count: int = OPEN  # pictures of each concept
+    retain_count: int = OPEN  # pictures of everything else
     retain_prompts: str | None = None  # file, one prompt a line; None: the package's general captions
     forget_images: str | None = None  # directory; None: the model draws them itself (latents only, never decoded)
     retain_images: str | None = None
-    sampling_steps: int | None = None
-    guidance: float | None = None
+    sampling_steps: int = OPEN
+    guidance: float = OPEN
     # scores, selection, edit
-    trim: bool = True
-    scorer: str = "contrast"  # contrast | plain | random
-    score_draws: int = 10  # batches per score; the paper's ten
-    top_k: float = 0.001  # share of the scope
-    scope: str = "attn"  # xattn | attn | full | a regular expression over parameter names
-    threshold_scope: str = "scope"  # scope | global: where the top k is taken
-    init: str = "layer"  # layer | kaiming | trunc_normal | zero
+    trim: bool = OPEN
+    scorer: str = OPEN  # contrast | plain | activation | random
+    score_draws: int = OPEN  # batches per score
+    granularity: str = OPEN  # weight | channel: what is selected and trimmed as one
+    top_k: float = OPEN  # share of the scope
+    scope: str = OPEN  # xattn | attn | full | a regular expression over parameter names
+    threshold_scope: str = OPEN  # scope | global: where the top k is taken
+    init: str = OPEN  # layer | kaiming | trunc_normal | zero
     # repair
-    steps: int | None = None
-    lr: float | None = None
-    forget_weight: float = 0.3
-    anchor_share: float = 0.5  # of the forget term's latents that show the anchor already; the others show the concept
-    retain_loss: str = "distil"  # distil | denoise
-    projection: str = "scale-free"  # scale-free | paper | none
-    memories: int = 1
-    memory_every: int = 50  # steps between fresh memory gradients and checkpoints; the authors' epoch
-    batch_size: int | None = None  # forget and retain samples, each, per step
+    steps: int = OPEN  # for one concept; each further one adds half as many
+    lr: float = OPEN
+    forget_target: str = OPEN  # anchor | paired: what concept latents are to be denoised towards
+    conditions: str = OPEN  # name | mixture: the words under which they are
+    forget_weight: float = OPEN
+    anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
+    retain_loss: str = OPEN  # distil | denoise
+    projection: str = OPEN  # scale-free | paper | none
+    memories: int = OPEN
+    memory_every: int = OPEN  # steps between fresh memory gradients and checkpoints; the authors' epoch
+    batch_size: int = OPEN  # forget and retain samples, each, per step
     # how
     seed: int = 0
     device: str = "auto"
@@ -65,27 +70,29 @@ class EraseSettings:
         Raises:
             UserError: naming the flag, the value and what is allowed.
         """
-        if not 0 < self.top_k < 1:
-            raise UserError(f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to trim, e.g. 0.001")
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is unknown: choose {', '.join(allowed)}")
+            if given.get(name, allowed[0]) not in allowed:
+                raise UserError(f"{flag(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
         for name in ("score_draws", "memories", "memory_every", "batch_size", "forget_count", "retain_count"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{flag(name)} {value} is too small: it must be at least 1")
-        if self.steps is not None and self.steps < 0:
+            if given.get(name, 1) < 1:
+                raise UserError(f"{flag(name)} {given[name]} is too small: it must be at least 1")
+        if not 0 < given.get("top_k", 0.5) < 1:
+            raise UserError(f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to trim, e.g. 0.001")
+        if given.get("steps", 0) < 0:
             raise UserError(f"--steps {self.steps} is negative: 0 stops after the edit")
-        if self.lr is not None and not 0 < self.lr < 1:
+        if not 0 < given.get("lr", 0.5) < 1:
             raise UserError(f"--lr {self.lr} is outside (0, 1)")
-        if self.forget_weight < 0:
+        if given.get("forget_weight", 0) < 0:
             raise UserError(f"--forget-weight {self.forget_weight} is negative")
-        if not 0 <= self.anchor_share <= 1:
+        if not 0 <= given.get("anchor_share", 0) <= 1:
             raise UserError(f"anchor_share {self.anchor_share} is outside [0, 1]")
 
     def resolved(self, profile: str) -> EraseSettings:
-        """The same settings with every None that has a profile default filled in."""
-        missing = {name: value for name, value in PROFILES[profile].items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **missing)
+        """The same settings with everything that was left open filled in, for a model's profile ("tiny" or "sd")."""
+        recipe = RECIPES[self.recipe]
+        values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
+        return dataclasses.replace(self, **{name: v for name, v in values.items() if getattr(self, name) is None})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in field order."""
@@ -98,23 +105,21 @@ class EraseSettings:
         return cls(**fields)
 
 
+LEFT_OPEN = frozenset(
+    field.name for field in dataclasses.fields(EraseSettings) if field.default is OPEN and "None" not in str(field.type)
+)
 CHOICES = {
-    "scorer": ("contrast", "plain", "random"),
+    "recipe": tuple(RECIPES),
+    "scorer": ("contrast", "plain", "activation", "random"),
+    "granularity": ("weight", "channel"),
     "threshold_scope": ("scope", "global"),
     "init": ("layer", "kaiming", "trunc_normal", "zero"),
+    "forget_target": ("anchor", "paired"),
+    "conditions": ("name", "mixture"),
     "retain_loss": ("distil", "denoise"),
     "projection": ("scale-free", "paper", "none"),
     "mixed_precision": ("no", "bf16"),
 }
-
-PROFILES: dict[str, dict[str, Any]] = {
-    "tiny": dict(
-        forget_count=48, retain_count=160, sampling_steps=12, guidance=3.0, steps=150, lr=1e-3, batch_size=16
-    ),
-    "sd": dict(
-        forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, steps=200, lr=1e-5, batch_size=4
-    ),
-}  # fmt: skip
 
 
 def flag(name: str) -> str:

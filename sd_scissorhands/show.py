@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .recipes import Recipe
 from .run import Progress, silent
 
 console = Console(stderr=True)
@@ -225,13 +227,25 @@ def concepts(presets: list, as_json: bool) -> None:
     Console().print("Anything else: --concept TEXT --anchor TEXT")
 
 
+def recipes(known: Mapping[str, Recipe], as_json: bool) -> None:
+    """The recipes, the default first."""
+    if as_json:
+        return print(json.dumps({name: dataclasses.asdict(recipe) for name, recipe in known.items()}))
+    table = Table("recipe", "what it does", "source", "what it sets")
+    for name, recipe in known.items():
+        table.add_row(name, recipe.summary, recipe.source, ", ".join(f"{k} {v}" for k, v in recipe.values.items()))
+    Console().print(table)
+
+
 def demo(told: dict[str, Any], as_json: bool) -> None:
     """The demo's table and where its page is."""
     if as_json:
         return print(json.dumps(told))
-    table = Table("", "UA", "UA synonyms", "IRA", "CRA", "CRA forget", "trimmed", "seconds")
+    table = Table("", "UA", "UA synonyms", "UA generic", "IRA", "CRA", "CRA forget", "trimmed", "seconds")
     for row in told["rows"]:
-        shares = [f"{row['figures'][name]:.1%}" for name in ("UA", "UA_synonyms", "IRA", "CRA", "CRA_forget")]
+        shares = [
+            f"{row['figures'][name]:.1%}" for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget")
+        ]
         table.add_row(row["name"], *shares, str(row["trimmed"]), str(row["seconds"]))
     console.print(table)
     for name, one in told["attacks"].items():

@@ -13,6 +13,7 @@ from sd_scissorhands import concepts
 PACKAGE = Path(sd_scissorhands.__file__).parent
 FLOORS = [
     {"tiny"},
+    {"recipes"},
     {"settings", "concepts"},
     {"run"},
     {"unlearn"},

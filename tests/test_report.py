@@ -24,8 +24,9 @@ from sd_scissorhands.report.plots import by_block
 from sd_scissorhands.settings import EraseSettings, UserError, load_settings
 
 HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
-FIGURES = {"UA": 0.983, "UA_synonyms": 0.912, "IRA": 0.954, "CRA": 0.961, "CRA_forget": 0.947}
-ORIGINAL = {"UA": 0.021, "UA_synonyms": 0.034, "IRA": 0.962, "CRA": 0.966, "CRA_forget": 0.958}
+TRIMMED: dict[str, Any] = {"concepts": ("heart",), "model": "tiny", "recipe": "scissorhands-anchored"}
+FIGURES = {"UA": 0.983, "UA_synonyms": 0.912, "UA_generic": 0.871, "IRA": 0.954, "CRA": 0.961, "CRA_forget": 0.947}
+ORIGINAL = {"UA": 0.021, "UA_synonyms": 0.034, "UA_generic": 0.882, "IRA": 0.962, "CRA": 0.966, "CRA_forget": 0.958}
 LAYERS = {
     "conv_in.weight": [3, 1152],
     "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [40, 2048],
@@ -45,7 +46,7 @@ def make_run(
     **result: Any,
 ) -> Path:
     """A finished run directory with the layout that `erase` and `evaluate` leave."""
-    settings = settings or EraseSettings(concepts=("heart",), model="tiny").resolved("tiny")
+    settings = settings or EraseSettings(**TRIMMED).resolved("tiny")
     facts = {
         "run_dir": "runs/heart", "model_dir": "runs/heart/model", "concepts": list(settings.concepts),
         "anchors": ["triangle"], "explicit": explicit, "seed": 0, "scope_size": 1047000, "trimmed": 1047,
@@ -160,11 +161,13 @@ def test_words_of_the_verdict(tmp_path: Path, ua: float, cra: float, gone: str, 
 
 def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    base = {"concepts": ("heart",), "model": "tiny"}
     make_run(
-        run / "controls/no-trim", settings=EraseSettings(**base, trim=False).resolved("tiny"), trimmed=0, seconds=44.5
+        run / "controls/no-trim",
+        settings=EraseSettings(**TRIMMED, trim=False).resolved("tiny"),
+        trimmed=0,
+        seconds=44.5,
     )
-    make_run(run / "controls/trim-only", settings=EraseSettings(**base, steps=0).resolved("tiny"), evaluated=False)
+    make_run(run / "controls/trim-only", settings=EraseSettings(**TRIMMED, steps=0).resolved("tiny"), evaluated=False)
     (run / "controls/rubbish").mkdir()
     page = read(run)
     rows = re.findall(r'<th scope="row">(original|erased|no-trim|trim-only)<?', page)
@@ -239,7 +242,7 @@ def test_table_of_a_run_that_only_nudenet_measured(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_said(tmp_path: Path) -> None:
-    bare = EraseSettings(concepts=("heart",), model="tiny", trim=False)
+    bare = EraseSettings(concepts=("heart",), model="tiny", trim=False).resolved("tiny")
     page = read(make_run(tmp_path / "run", settings=bare, history=False, evaluated=False, conflict_rate=None))
     for said in (
         "Not evaluated yet",
@@ -321,7 +324,8 @@ def test_a_grid_without_originals_has_one_row(tmp_path: Path) -> None:
 
 def test_card(tmp_path: Path) -> None:
     run = make_run(
-        tmp_path / "run", settings=EraseSettings(concepts=("nudity",), model="CompVis/stable-diffusion-v1-4")
+        tmp_path / "run",
+        settings=EraseSettings(concepts=("nudity",), model="CompVis/stable-diffusion-v1-4").resolved("sd"),
     )
     front, body = card_parts(run)
     assert front == {

@@ -27,6 +27,7 @@ app.command()(erasing.erase)
 app.command(name="eval")(proof.evaluate)
 app.command()(proof.attack)
 app.command()(reports.concepts)
+app.command()(reports.recipes)
 app.command()(reports.report)
 app.command()(reports.demo)
 

@@ -1,4 +1,4 @@
-"""`sdscissor concepts`, `sdscissor report` and `sdscissor demo`."""
+"""`sdscissor concepts`, `sdscissor recipes`, `sdscissor report` and `sdscissor demo`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ def concepts(as_json: Json = False) -> None:
     from ..concepts import presets
 
     show.concepts(presets(), as_json)
+
+
+def recipes(as_json: Json = False) -> None:
+    """List the recipes: what each does, where it comes from, and what it sets."""
+    from .. import show
+    from ..recipes import RECIPES
+
+    show.recipes(RECIPES, as_json)
 
 
 def report(

@@ -112,6 +112,29 @@ class Denoiser:
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
+    def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The estimate of x_0 that an output of the module amounts to: (B, c, h, w)."""
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        if self.velocity:
+            return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
+        return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
+
+    def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The output that leads from x_t to a given x_0, the inverse of `clean`: (B, c, h, w)."""
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        if self.velocity:
+            return (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()
+        return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+    def pair_weight(self, t: Tensor) -> Tensor:
+        """Weight of a paired target's error: of noise min(1, (1 - abar) / abar), of velocity the same error's: (B,).
+
+        A wrong x_0 costs no more at low noise, where it is a large error of the noise, than elsewhere.
+        """
+        alpha = self.alphas[t]
+        weight = ((1 - alpha) / alpha).clamp_max(1)
+        return alpha * weight if self.velocity else weight
+
     def loss(self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Denoising loss per sample, mean over channels and space: (B,)."""
         predicted = self.predict(self.noised(latents, noise, t), t, condition)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..settings import EraseSettings, UserError
+from .conditions import Mixture
 from .denoiser import Denoiser
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -22,50 +23,72 @@ EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-fre
 class ErasureTask:
     """A denoiser with a concept to forget: a `Task` over cached latents.
 
-    The forget term matches a FROZEN teacher's prediction for the anchor on the same x_t, t and noise; the authors use
-    the trimmed model's own output on a fresh sample instead, which is unbounded drift. A share of its x_t comes from
-    the anchor's own latents: once the concept's prompt leads to the anchor, that is where sampling passes through. The
-    retain term matches the teacher on everything else, or is the plain denoising loss (`retain_loss="denoise"`).
+    On noised latents of the concept, the forget term wants what a FROZEN teacher says of the anchor; the authors use the
+    trimmed model's own output on a fresh sample instead, which is unbounded drift. `forget_target` says on which latents
+    the teacher is asked:
+
+    - anchor: on the very same x_t, under the anchor's prompt. A share of the x_t (`anchor_share`) comes from the anchor's own
+      latents: once the concept's prompt leads to the anchor, that is where sampling passes through.
+    - paired: on the pair, the latents that the anchor's prompt gave from the same start noise, under the same noise. Wanted
+      is the output that leads from the concept's x_t to the teacher's estimate of the pair (ours; METHODS, section 5).
+
+    `conditions` says under which words: the concept's own, or a `Mixture`. The retain term matches the teacher on everything
+    else, or is the plain denoising loss (`retain_loss="denoise"`).
     """
 
-    def __init__(self, denoiser: Denoiser, data: dict[str, Tensor], settings: EraseSettings):
+    def __init__(
+        self, denoiser: Denoiser, data: dict[str, Tensor], settings: EraseSettings, mixture: Mixture | None = None
+    ):
         self.denoiser, self.module = denoiser, denoiser.module
         self.data = {name: tensor.to(denoiser.device) for name, tensor in data.items()}
-        self.settings = settings
-        self.batch_size = settings.batch_size or 1
+        self.settings, self.mixture = settings, mixture
+        self.batch_size = settings.batch_size
         self.teacher: nn.Module | None = None  # taken before the edit, by the one who edits
 
     def forget(self, draw: int) -> Tensor:
-        """Denoising loss on the concept's latents under the concept's prompts."""
+        """Denoising loss on the concept's latents under the concept's prompts, or under the mixture's words."""
         return self._denoising("forget", draw)
 
     def retain(self, draw: int) -> Tensor:
         """Denoising loss on the retain latents under their prompts."""
         return self._denoising("retain", draw)
 
+    def replacement(self, draw: int) -> Tensor:
+        """Denoising loss on the pairs of `forget`'s latents under the anchor's prompts, with the same timesteps and noise."""
+        rows, t, noise, _ = self._draw("forget", "forget", draw)
+        return self.denoiser.loss(
+            self.data["anchor_latents"][rows], self.data["anchor_condition"][rows], noise, t
+        ).mean()
+
     def repair(self, draw: int) -> tuple[Tensor, Tensor]:
         """Forget and retain terms of one batch, through the student and the teacher once each."""
-        d, count = self.denoiser, self.batch_size
+        d, data, count = self.denoiser, self.data, self.batch_size
         rows, t, noise, generator = self._draw("forget", "repair", draw)
         kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
         kept_condition = self._kept_condition(kept, generator)
-        times = torch.cat([t, kept_t])
-        noise = torch.cat([noise, kept_noise])
         arrived = torch.rand(count, generator=generator).to(d.device) < self.settings.anchor_share
-        drawn = torch.where(
-            arrived[:, None, None, None], self.data["anchor_latents"][rows], self.data["forget_latents"][rows]
-        )
-        clean = torch.cat([drawn, self.data["retain_latents"][kept]])
-        noisy = d.noised(clean, noise, times)
+        start = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], data["forget_latents"][rows])
+        noisy, kept_noisy = d.noised(start, noise, t), d.noised(data["retain_latents"][kept], kept_noise, kept_t)
+        paired = self.settings.forget_target == "paired"
+        seen = d.noised(data["anchor_latents"][rows], noise, t) if paired else noisy
+        times = torch.cat([t, kept_t])
         with torch.no_grad():
-            target = d.predict(
-                noisy, times, torch.cat([self.data["anchor_condition"][rows], kept_condition]), self.teacher
-            )
+            conditions = torch.cat([data["anchor_condition"][rows], kept_condition])
+            told = d.predict(torch.cat([seen, kept_noisy]), times, conditions, self.teacher)
+        wanted, kept_wanted = told.split(count)
+        if paired:
+            wanted = d.leading_to(d.clean(seen, wanted, t), noisy, t)
         if self.settings.retain_loss == "denoise":
-            target[count:] = d.target(clean, noise, times)[count:]
-        predicted = d.predict(noisy, times, torch.cat([self.data["forget_condition"][rows], kept_condition]))
-        errors = (predicted - target).square().mean((1, 2, 3))  # (2 B,)
-        return errors[:count].mean(), errors[count:].mean()
+            kept_wanted = d.target(data["retain_latents"][kept], kept_noise, kept_t)
+        conditions = torch.cat([self._words(rows, generator), kept_condition])
+        errors = d.predict(torch.cat([noisy, kept_noisy]), times, conditions) - torch.cat([wanted, kept_wanted])
+        squares = errors.square().mean((1, 2, 3))  # (2 B,)
+        weight = d.pair_weight(t) if paired else torch.ones_like(squares[:count])
+        return (weight * squares[:count]).mean(), squares[count:].mean()
+
+    def _words(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Conditions of forget samples: their own prompts', or the mixture's."""
+        return self.mixture.draw(rows, generator) if self.mixture else self.data["forget_condition"][rows]
 
     def _kept_condition(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Conditions of retain samples: a share under the empty prompt and, when distilling, a share under another's.
@@ -80,10 +103,9 @@ class ErasureTask:
         return torch.where((lots[1] < EMPTY_SHARE)[:, None, None], self.data["empty_condition"], conditions[rows])
 
     def _denoising(self, side: str, draw: int) -> Tensor:
-        rows, t, noise, _ = self._draw(side, side, draw)
-        return self.denoiser.loss(
-            self.data[f"{side}_latents"][rows], self.data[f"{side}_condition"][rows], noise, t
-        ).mean()
+        rows, t, noise, generator = self._draw(side, side, draw)
+        words = self._words(rows, generator) if side == "forget" else self.data["retain_condition"][rows]
+        return self.denoiser.loss(self.data[f"{side}_latents"][rows], words, noise, t).mean()
 
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone."""
@@ -145,7 +167,6 @@ def _latents(
     if folder:
         return encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), settings.seed, tick)
     seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
-    assert settings.sampling_steps and settings.guidance is not None
     batch = 32 if denoiser.picture_size <= 64 else 4
     return denoiser.generate(
         prompts, seeds, steps=settings.sampling_steps, guidance=settings.guidance, batch_size=batch, tick=tick

@@ -45,16 +45,19 @@ def slotted(denoiser: Denoiser, prompts: Sequence[str], *, width: int) -> Slotte
     return Slotted(rows.to(denoiser.device), free.to(denoiser.device))
 
 
-def encode(denoiser: Denoiser, prompts: Slotted, vectors: Tensor) -> Tensor:
+def encode(denoiser: Denoiser, prompts: Slotted, vectors: Tensor | Sequence[Tensor]) -> Tensor:
     """Conditions of slotted prompts with `vectors` in their places, differentiable in the vectors.
 
     Args:
-        vectors: (width, d) for all prompts alike, or (B, width, d), one set each; d is the token embeddings' width.
+        vectors: (width, d) for all prompts alike, or (B, width, d), or B times (own width, d), one set each; d is the
+            token embeddings' width.
 
     Returns:
         (B, tokens, width of the text encoder) float32.
     """
-    if vectors.ndim == 2:
+    if not isinstance(vectors, Tensor):
+        vectors = torch.cat(list(vectors))
+    elif vectors.ndim == 2:
         vectors = vectors.expand(len(prompts), -1, -1)
     with _instead(denoiser, prompts.free, vectors):
         return denoiser.pipeline.text_encoder(prompts.ids)[0].float()

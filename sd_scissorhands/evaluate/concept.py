@@ -24,7 +24,7 @@ from .panel import Panel
 from .prompts import Row
 from .sample import Sampling, Survey, check_models, feature_rows, open_for_sampling, thumbnails
 
-FIGURES = ("UA", "UA_synonyms", "IRA", "CRA", "CRA_forget")
+FIGURES = ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget")
 GATES = (*FIGURES, "frechet", "kid", "cmmd", "clip_score", "collapsed")
 KEPT = ("twin", "caption")  # prompts whose pictures are compared with the original's as a whole
 SAMPLES = 8  # pictures kept of each kind, for the report
@@ -39,9 +39,8 @@ class Looks:
     """How an evaluation draws."""
 
     seed: int = 0
-    count: int = (
-        500  # pictures for prompts that name the concept; as many for its neighbours, half as many for the rest
-    )
+    count: int = 500  # pictures for prompts that name the concept; as many for its neighbours, half for the rest
+    gone: tuple[str, ...] = ()  # other concepts that the model lost too: nothing asks for them
     steps: int | None = None
     guidance: float | None = None
     batch_size: int | None = None
@@ -66,7 +65,7 @@ def evaluate(
     """
     began = time.monotonic()
     check_models(model, baseline)
-    rows = ask(concept, seed=looks.seed, count=looks.count, in_world=in_world(panel))
+    rows = ask(concept, seed=looks.seed, count=looks.count, gone=looks.gone, in_world=in_world(panel))
     sides = {
         name: draw_side(name, source, concept, folder, panel=panel, looks=looks)
         for name, source in (("model", model), ("original", baseline))
@@ -100,10 +99,10 @@ class Drawn:
 
 def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: Panel, looks: Looks) -> Drawn:
     """Draw the rows with one model, "model" or "original"; continues what was cut off."""
-    rows = ask(concept, seed=looks.seed, count=looks.count, in_world=in_world(panel))
+    rows = ask(concept, seed=looks.seed, count=looks.count, gone=looks.gone, in_world=in_world(panel))
     survey = Survey(
         [row for kind in rows.values() for row in kind], panel.judges, folder, looks.batch_size, samples_of(rows),
-        looks.keep_images, panel.features, {"concept": concept.name, "seed": looks.seed}, looks.progress, looks.processes,
+        looks.keep_images, panel.features, {"concept": concept.name, "seed": looks.seed, "gone": sorted(looks.gone)}, looks.progress, looks.processes,
     )  # fmt: skip
     opened, denoiser = open_for_sampling(source, looks.device, looks.processes)
     check_world(opened, in_world(panel))
@@ -135,17 +134,16 @@ def check_world(opened: Opened, wanted: bool) -> None:
 # ---------------------------------------------------------------- questions
 
 
-def ask(concept: Concept, *, seed: int, count: int, in_world: bool) -> dict[str, list[Row]]:
+def ask(concept: Concept, *, seed: int, count: int, in_world: bool, gone: Sequence[str] = ()) -> dict[str, list[Row]]:
     """The rows of an evaluation by kind.
 
     forget names the concept (for a preset with its own prompts, which the erasure may have learned from; in the embedded
     world with others), synonym paraphrases it, which no erasure learns from; retain names near neighbours, twin is the
-    forget prompt with the anchor in the concept's place, on the same seed, caption is anything else; seeds are a few
-    captions under several seeds each.
+    forget prompt with the anchor in the concept's place, on the same seed, caption is anything else, generic leaves open
+    what the concept would say; seeds are a few captions under several seeds each.
     """
-    texts = (
-        canvas.prompts(concept, seed=seed, count=count) if in_world else preset_prompts(concept, seed=seed, count=count)
-    )
+    prompts = canvas.prompts if in_world else preset_prompts
+    texts = prompts(concept, seed=seed, count=count, gone=gone)
     captions = [text for text in texts["caption"][: max(2, min(8, count // 16))] for _ in range(SEEDS_EACH)]
     rows: dict[str, list[Row]] = {}
     number = 0
@@ -156,16 +154,21 @@ def ask(concept: Concept, *, seed: int, count: int, in_world: bool) -> dict[str,
     return rows
 
 
-def preset_prompts(concept: Concept, *, seed: int, count: int) -> dict[str, list[str]]:
-    """Prompts of a preset or of free text, each list in a seeded order."""
-    pairs = spread(concept.pairs, count, seed)
+def preset_prompts(concept: Concept, *, seed: int, count: int, gone: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Prompts of a preset or of free text, each list in a seeded order; what is to be kept names nothing that is `gone`."""
+
+    def kept(texts: Sequence[str]) -> list[str]:
+        return [text for text in texts if not any(name.lower() in text.lower() for name in gone)]
+
+    pairs, near = spread(concept.pairs, count, seed), kept(concept.neighbours)
     others = [t.format(word) for word in concept.paraphrases for t in concept.templates]
     return {
         "forget": [forget for forget, _ in pairs],
         "synonym": spread(others, count // 2, seed) if others else [],
-        "retain": spread(concept.neighbours, min(count, len(concept.neighbours)), seed) if concept.neighbours else [],
+        "retain": spread(near, min(count, len(near)), seed) if near else [],
         "twin": [twin for _, twin in pairs[: count // 2]],
-        "caption": spread(general_captions(), count - count // 2, seed),
+        "caption": spread(kept(general_captions()), count - count // 2, seed),
+        "generic": spread(concept.vague, min(count // 2, len(concept.vague)), seed),
     }
 
 
@@ -209,7 +212,8 @@ def hits(
         return [judge.right(records[row.number][key], row.prompt) for row in rows[kind]]
 
     return {
-        "UA": gone("forget"), "UA_synonyms": gone("synonym"), "IRA": right("retain"), "CRA": right("caption"), "CRA_forget": [],
+        "UA": gone("forget"), "UA_synonyms": gone("synonym"), "UA_generic": gone("generic"),
+        "IRA": right("retain"), "CRA": right("caption"), "CRA_forget": [],
     }  # fmt: skip
 
 
@@ -275,7 +279,7 @@ def samples(
             "kind": kind, "prompt": row.prompt, "seed": row.seed,
             "original": f"samples/{row.number}-original.png", "model": f"samples/{row.number}-model.png",
             "original_says": says(judge, told["original"][row.number]), "model_says": says(judge, told["model"][row.number]),
-            "flagged": concept.explicit and kind in ("forget", "synonym"),
+            "flagged": concept.explicit and kind in ("forget", "synonym", "generic"),
         }
         for kind, some in rows.items() if kind != "seeds" for row in some[:SAMPLES]
     ]  # fmt: skip

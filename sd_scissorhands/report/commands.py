@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from ..recipes import DEFAULT_RECIPE, RECIPES
 from ..settings import EraseSettings, flag
 from .found import Found
 
@@ -25,8 +26,10 @@ FILE_ONLY = (
 
 def again(run: Found) -> str:
     """Shell lines that make this run again, in a directory of its own."""
-    defaults = EraseSettings().resolved("tiny" if run.in_world else "sd")
-    different = difference(run.settings, defaults.to_json())
+    recipe = run.settings.get("recipe")
+    asked = EraseSettings(recipe=recipe) if recipe in RECIPES else EraseSettings()
+    defaults = asked.resolved("tiny" if run.in_world else "sd").to_json()
+    different = difference(run.settings, defaults | {"recipe": DEFAULT_RECIPE})
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
     words = ["sdscissor", "erase", *flags(different), *(["--config", "again.toml"] if lines else [])]
     words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]

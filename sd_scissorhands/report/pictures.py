@@ -13,6 +13,7 @@ from .found import KINDS, Found
 GROUPS = {
     "forget": "Prompts that name {}",
     "synonym": "Other words for {}",
+    "generic": "Prompts that leave open what {} would say",
     "retain": "What should stay as it was",
     "twin": "The same prompts with something else in the place of {}",
     "caption": "Captions of anything",

@@ -9,10 +9,13 @@ from .found import ATTACKS, KINDS, Found
 from .verdict import broken, collapsed
 from .words import between, known, number, percent
 
-FIGURES = {"UA": "UA", "UA_synonyms": "UA synonyms", "IRA": "IRA", "CRA": "CRA", "CRA_forget": "CRA on forget prompts"}
+FIGURES = {
+    "UA": "UA", "UA_synonyms": "UA synonyms", "UA_generic": "UA generic", "IRA": "IRA", "CRA": "CRA", "CRA_forget": "CRA on forget prompts",
+}  # fmt: skip
 MEANING = {
     "UA": "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
     "UA_synonyms": "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
+    "UA_generic": "the same for prompts that leave open what the concept would say, such as an object, or that say nothing; higher is better.",
     "IRA": "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",
     "CRA": "cross-domain retain accuracy: the other words of those prompts, such as colours, that are drawn right (n counts words); higher is better.",
     "CRA_forget": "the same for prompts that name the concept: whether all but the concept is still drawn; higher is better.",

@@ -79,6 +79,31 @@ def select_top(scores: dict[str, Tensor], k: float) -> Selection:
     return Selection(indices)
 
 
+def select_channels(scores: dict[str, Tensor], k: float) -> Selection:
+    """Whole output channels, by their mean score, as many as fit in `count_for(k, total)` weights (ours).
+
+    A channel is a row of a weight of two or more dimensions, with its number of the bias where that is scored too. The first
+    channel that does not fit ends the selection; ties go in the order of the dictionary, then of the row.
+    """
+    total = sum(s.numel() for s in scores.values())
+    owners = [name for name, values in scores.items() if values.dim() > 1]
+    rows = torch.cat([scores[name].flatten(1).mean(1).cpu() for name in owners])
+    owner = torch.cat([torch.full((len(scores[name]),), n) for n, name in enumerate(owners)])
+    number = torch.cat([torch.arange(len(scores[name])) for name in owners])
+    biases = [name.removesuffix("weight") + "bias" for name in owners]
+    sizes = torch.tensor([scores[n][0].numel() + (b in scores) for n, b in zip(owners, biases, strict=True)])
+    order = rows.argsort(descending=True, stable=True)
+    chosen = order[: int((sizes[owner[order]].cumsum(0) <= count_for(k, total)).sum())]
+    indices = {}
+    for n, (name, bias) in enumerate(zip(owners, biases, strict=True)):
+        own = number[chosen[owner[chosen] == n]].sort().values
+        if own.numel():
+            width = scores[name][0].numel()
+            indices[name] = (own[:, None] * width + torch.arange(width)).view(-1)
+            indices |= {bias: own} if bias in scores else {}
+    return Selection(indices)
+
+
 def _keys(values: Tensor) -> Tensor:
     """Integers ordered as the floats are: int32 bit patterns, with those of negative numbers turned round."""
     bits = (values.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0

@@ -24,6 +24,10 @@ class Task(Protocol):
         """L_r, a scalar: how badly the model does what it is to keep, under the data's own targets."""
         ...
 
+    def replacement(self, draw: int) -> Tensor:
+        """The same loss on what takes the place of `forget`'s batch, under the same timesteps and noise."""
+        ...
+
     def repair(self, draw: int) -> tuple[Tensor, Tensor]:
         """The repair's two terms, both scalars to minimise: (towards forgetting, towards keeping)."""
         ...
