@@ -235,7 +235,7 @@ def _repair(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress)
     settings = prepared.settings
     repair = Repair(
         task, prepared.parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every,
+        settings.memories, settings.memory_every, settings.relearn_every,
     )  # fmt: skip
     if not settings.steps:
         return repair

@@ -22,7 +22,7 @@ class Recipe:
 COMMON: dict[str, Any] = dict(
     trim=False, scorer="contrast", score_draws=10, granularity="weight", top_k=0.001, threshold_scope="scope", init="layer",
     scope="attn", forget_target="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil",
-    projection="none", memories=1, memory_every=50,
+    projection="none", memories=1, memory_every=50, relearn_every=0,
 )  # fmt: skip
 
 # What is right for the embedded model of a million weights is not right for Stable Diffusion's 860 million.

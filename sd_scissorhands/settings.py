@@ -58,6 +58,7 @@ class EraseSettings:
     projection: str = OPEN  # scale-free | paper | none
     memories: int = OPEN
     memory_every: int = OPEN  # steps between fresh memory gradients and checkpoints; the authors' epoch
+    relearn_every: int = OPEN  # steps between looks ahead at what fine-tuning would bring back; 0 for none
     batch_size: int = OPEN  # forget and retain samples, each, per step
     # how
     seed: int = 0
@@ -81,6 +82,8 @@ class EraseSettings:
             raise UserError(f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to trim, e.g. 0.001")
         if given.get("steps", 0) < 0:
             raise UserError(f"--steps {self.steps} is negative: 0 stops after the edit")
+        if given.get("relearn_every", 0) < 0:
+            raise UserError(f"--relearn-every {self.relearn_every} is negative: 0 leaves it out")
         if not 0 < given.get("lr", 0.5) < 1:
             raise UserError(f"--lr {self.lr} is outside (0, 1)")
         if given.get("forget_weight", 0) < 0:

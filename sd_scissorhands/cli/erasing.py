@@ -39,6 +39,7 @@ def erase(
     forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", BY_RECIPE)] = None,
     retain_loss: Annotated[str | None, mend("distil (match the original model) or denoise.", BY_RECIPE)] = None,
     projection: Annotated[str | None, mend("scale-free, paper or none.", BY_RECIPE)] = None,
+    relearn_every: Annotated[int | None, mend("Steps between looks ahead at what fine-tuning would bring back; 0 for none.", BY_RECIPE)] = None,
     mixed_precision: Annotated[str | None, how("no or bf16.", "no")] = None,
     seed: Annotated[int | None, how("The same seed gives the same weights.", "0")] = None,
     device: Device = None,
@@ -60,7 +61,7 @@ def erase(
     given = dict(
         concepts=tuple(concept) if concept else None, recipe=recipe, model=model, revision=revision, anchor=anchor, trim=trim, top_k=top_k,
         scope=scope, granularity=granularity, forget_target=forget_target, conditions=conditions, threshold_scope=threshold_scope, scorer=scorer, init=init, steps=steps, lr=lr, batch_size=batch_size,
-        forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
+        relearn_every=relearn_every, forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
         forget_images=forget_images, retain_images=retain_images, mixed_precision=mixed_precision, seed=seed, device=device,
     )  # fmt: skip
     settings = load_settings(config, given)

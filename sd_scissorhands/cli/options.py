@@ -41,12 +41,14 @@ def default_run(model: str, concepts: tuple[str, ...], seed: int) -> Path:
     return Path("runs") / f"{file_name(Path(model).name, *concepts)}-seed{seed}"
 
 
-def default_proof(room: str, model: str, *what: str) -> Path:
-    """`room`/WHAT beside the run that the model belongs to, else under runs/."""
+def default_proof(room: str, model: str, what: str, concept: str = "") -> Path:
+    """`room`/WHAT beside the run that the model belongs to, with the concept unless it is the run's first; else under runs/."""
     path = Path(model)
-    if run_of(path):
-        return path.parent / room / what[0]
-    return Path("runs") / file_name(room, path.name, *what)
+    run = run_of(path)
+    if not run:
+        return Path("runs") / file_name(room, path.name, what, *filter(None, [concept]))
+    first = next(iter((run.get("result") or {}).get("concepts") or [concept]))
+    return path.parent / room / (what if concept in ("", first) else file_name(what, concept))
 
 
 def run_of(model: Path) -> dict[str, Any] | None:
@@ -60,10 +62,26 @@ def run_of(model: Path) -> dict[str, Any] | None:
         return None
 
 
+def runs_behind(model: str) -> list[dict[str, Any]]:
+    """The manifests of the runs that led to a model, the last first: a run may start from another run's result."""
+    found: list[dict[str, Any]] = []
+    while run := run_of(Path(model)):
+        found.append(run)
+        model = str((run.get("source") or {}).get("model"))
+        if len(found) > 100:  # a manifest that names itself
+            break
+    return found
+
+
 def base_of(model: str) -> str | None:
-    """What a run's model was made from, if that is still to be had."""
-    source = ((run_of(Path(model)) or {}).get("source") or {}).get("model")
-    return str(source) if source else None
+    """What a run's model was made from in the first place."""
+    sources = [(run.get("source") or {}).get("model") for run in runs_behind(model)]
+    return str(sources[-1]) if sources and sources[-1] else None
+
+
+def erased_from(model: str) -> tuple[str, ...]:
+    """Every concept that the runs behind a model erased."""
+    return tuple(name for run in runs_behind(model) for name in (run.get("result") or {}).get("concepts") or [])
 
 
 def file_name(*parts: str) -> str:

@@ -18,6 +18,7 @@ from .options import (
     base_of,
     check_gates,
     default_proof,
+    erased_from,
     in_panel,
     parse_gates,
 )  # fmt: skip
@@ -115,7 +116,8 @@ def evaluate(
         folder = output_dir or default_proof(
             "eval", named, "canvas" if about.in_world else "concept", about.concept.name
         )
-        looks = room.Looks(seed=seed, count=limit or 500, **common)
+        gone = tuple(name for name in erased_from(named) if name != about.concept.name)
+        looks = room.Looks(seed=seed, count=limit or 500, gone=gone, **common)
         summary = room.evaluate(named, about.baseline, about.concept, folder, panel=panel, looks=looks)
         found = room.gate_values(summary)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,11 +95,24 @@ class Denoiser:
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
-    def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, teacher: nn.Module | None = None) -> Tensor:
-        """The module's output, or a teacher's, noise or velocity as it was trained: (B, c, h, w) float32."""
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        teacher: nn.Module | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The module's output, or a teacher's, noise or velocity as it was trained: (B, c, h, w) float32.
+
+        Args:
+            weights: parameters by name that stand in for the module's own.
+        """
         module: Any = teacher or self.module
+        words = {"encoder_hidden_states": condition.to(module.dtype)}
         with self.autocast():
-            return module(noisy.to(module.dtype), t, encoder_hidden_states=condition.to(module.dtype)).sample.float()
+            out = torch.func.functional_call(module, dict(weights or {}), (noisy.to(module.dtype), t), words)
+        return out.sample.float()
 
     def autocast(self):
         """Mixed precision around a forward pass, if asked for."""
@@ -135,9 +148,11 @@ class Denoiser:
         weight = ((1 - alpha) / alpha).clamp_max(1)
         return alpha * weight if self.velocity else weight
 
-    def loss(self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Denoising loss per sample, mean over channels and space: (B,)."""
-        predicted = self.predict(self.noised(latents, noise, t), t, condition)
+    def loss(
+        self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Denoising loss per sample, mean over channels and space, at the module's weights or at others: (B,)."""
+        predicted = self.predict(self.noised(latents, noise, t), t, condition, weights=weights)
         return (predicted - self.target(latents, noise, t)).square().mean((1, 2, 3))
 
     # ------------------------------------------------------------ pictures out

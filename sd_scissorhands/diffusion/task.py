@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..settings import EraseSettings, UserError
+from ..unlearn.task import Weights
 from .conditions import Mixture
 from .denoiser import Denoiser
 
@@ -60,8 +61,15 @@ class ErasureTask:
             self.data["anchor_latents"][rows], self.data["anchor_condition"][rows], noise, t
         ).mean()
 
-    def repair(self, draw: int) -> tuple[Tensor, Tensor]:
-        """Forget and retain terms of one batch, through the student and the teacher once each."""
+    def relearn(self, draw: int, weights: Weights) -> Tensor:
+        """Denoising loss on half a batch of the concept's latents under their own prompts, at the given weights."""
+        half = slice(math.ceil(self.batch_size / 2))
+        rows, t, noise = (part[half] for part in self._draw("forget", "relearn", draw)[:3])
+        latents, words = self.data["forget_latents"][rows], self.data["forget_condition"][rows]
+        return self.denoiser.loss(latents, words, noise, t, weights).mean()
+
+    def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
+        """Forget and retain terms of one batch, through the teacher once, and the student once or, `ahead`, twice."""
         d, data, count = self.denoiser, self.data, self.batch_size
         rows, t, noise, generator = self._draw("forget", "repair", draw)
         kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
@@ -80,8 +88,12 @@ class ErasureTask:
             wanted = d.leading_to(d.clean(seen, wanted, t), noisy, t)
         if self.settings.retain_loss == "denoise":
             kept_wanted = d.target(data["retain_latents"][kept], kept_noise, kept_t)
-        conditions = torch.cat([self._words(rows, generator), kept_condition])
-        errors = d.predict(torch.cat([noisy, kept_noisy]), times, conditions) - torch.cat([wanted, kept_wanted])
+        words = self._words(rows, generator)
+        if ahead:
+            said = torch.cat([d.predict(noisy, t, words, weights=ahead), d.predict(kept_noisy, kept_t, kept_condition)])
+        else:
+            said = d.predict(torch.cat([noisy, kept_noisy]), times, torch.cat([words, kept_condition]))
+        errors = said - torch.cat([wanted, kept_wanted])
         squares = errors.square().mean((1, 2, 3))  # (2 B,)
         weight = d.pair_weight(t) if paired else torch.ones_like(squares[:count])
         return (weight * squares[:count]).mean(), squares[count:].mean()
@@ -110,7 +122,7 @@ class ErasureTask:
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone."""
         latents, device = self.data[f"{side}_latents"], self.denoiser.device
-        purposes = ("forget", "retain", "repair", "repair retain")
+        purposes = ("forget", "retain", "repair", "repair retain", "relearn")
         generator = torch.Generator().manual_seed((self.settings.seed * 8 + purposes.index(purpose)) * (1 << 24) + draw)
         rows = torch.randint(len(latents), (self.batch_size,), generator=generator)
         t = torch.randint(len(self.denoiser.alphas), (len(rows),), generator=generator)

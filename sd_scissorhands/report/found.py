@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ class Found:
     result: dict[str, Any]
     layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
     history: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # kind -> its summary
-    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> its summary
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # folder -> its summary
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)  # folder -> its summary
     problems: list[str] = field(default_factory=list)
     alone: bool = False  # the folder of one evaluation or attack, without a run around it
 
@@ -54,12 +55,12 @@ class Found:
     @property
     def judged(self) -> list[dict[str, Any]]:
         """The evaluations with UA, IRA and CRA."""
-        return [self.evaluations[kind] for kind in JUDGED if kind in self.evaluations]
+        return [summary for summary in self.evaluations.values() if summary["kind"] in JUDGED]
 
     @property
     def nudenets(self) -> list[dict[str, Any]]:
         """The evaluations by NudeNet."""
-        return [summary for kind, summary in self.evaluations.items() if kind not in JUDGED]
+        return [summary for summary in self.evaluations.values() if summary["kind"] not in JUDGED]
 
     @property
     def concepts(self) -> str:
@@ -80,8 +81,13 @@ class Found:
         """Where a summary and its pictures lie."""
         if self.alone:
             return self.path
-        attack = summary["kind"] == "attack"
-        return self.path / ("attack" if attack else "eval") / (summary["attack"] if attack else summary["kind"])
+        return self.path / ("attack" if summary["kind"] == "attack" else "eval") / summary["place"]
+
+    def label(self, summary: dict[str, Any]) -> str:
+        """What a summary is called: who judged or what attacked, with the concept where the page knows several."""
+        name = KINDS.get(summary["kind"]) or ATTACKS.get(summary["attack"], summary["attack"])
+        several = len({other["concept"] for other in self.summaries if other.get("concept")}) > 1
+        return f"{name}, {summary['concept']}" if several and summary.get("concept") else name
 
     def explicit(self, summary: dict[str, Any]) -> bool:
         """Whether the pictures may be explicit: as the run says; unknown counts as explicit, the embedded world not."""
@@ -101,14 +107,13 @@ def read_run(path: Path) -> Found:
     run = Found(path, **parts)
     run.layers = _layers(run)
     run.history = _json(run, "repair/history.json", list)
-    for kind in KINDS:
-        if summary := _json(run, f"eval/{kind}/summary.json", dict):
-            run.evaluations[kind] = _known(summary, kind=kind)
-    names = sorted(file.parent.name for file in path.glob("attack/*/summary.json"))
-    for name in sorted(names, key=_place):
-        summary = _json(run, f"attack/{name}/summary.json", dict)
+    for place, kind in _places(path / "eval", KINDS):
+        if kind in KINDS and (summary := _json(run, f"eval/{place}/summary.json", dict)):
+            run.evaluations[place] = _known(summary, kind=kind, place=place)
+    for place, name in _places(path / "attack", ATTACKS):
+        summary = _json(run, f"attack/{place}/summary.json", dict)
         if summary.get("kind") == "attack":  # beside attacks lies what measured the rest for them
-            run.attacks[name] = _known(summary, kind="attack", attack=name)
+            run.attacks[place] = _known(summary, kind="attack", attack=name, place=place)
     for summary in run.summaries:
         if summary.get("weights_sha256") not in (None, run.result.get("weights_sha256")):
             where = run.folder(summary).relative_to(path).as_posix()
@@ -129,9 +134,9 @@ def read_alone(path: Path) -> Found:
     kind = summary.get("kind")
     if kind == "attack":
         name = str(summary.get("attack") or "attack")
-        found.attacks[name] = _known(summary, kind=kind, attack=name)
+        found.attacks[name] = _known(summary, kind=kind, attack=name, place=name)
     elif isinstance(kind, str) and kind in KINDS:
-        found.evaluations[kind] = _known(summary, kind=kind)
+        found.evaluations[kind] = _known(summary, kind=kind, place=kind)
     else:
         raise UserError(f"{path} holds no summary of an evaluation or an attack")
     return found
@@ -148,8 +153,12 @@ def read_controls(run: Found) -> list[Found]:
     return controls
 
 
-def _place(name: str) -> int:
-    return list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)
+def _places(folder: Path, known: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(folder, what was done there) of every summary: "canvas-star" is another concept's "canvas"; the known come first."""
+    names = sorted(file.parent.name for file in folder.glob("*/summary.json"))
+    told = [(name, next((one for one in known if name.split("-")[0] == one), name)) for name in names]
+    order = list(known)
+    return sorted(told, key=lambda one: order.index(one[1]) if one[1] in order else len(order))
 
 
 def _known(summary: dict[str, Any], **names: str) -> dict[str, Any]:

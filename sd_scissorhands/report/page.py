@@ -13,7 +13,7 @@ from ..run import atomic
 from ..settings import UserError
 from . import verdict, words
 from .commands import again, attack, difference, hub_id, measure
-from .found import ATTACKS, KINDS, Found, read_alone, read_controls, read_run
+from .found import Found, read_alone, read_controls, read_run
 from .pictures import attack_grid, picture_grids
 from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot
 from .table import FIGURES, columns, returned, rows
@@ -92,7 +92,7 @@ def _shown(run: Found, blur: bool) -> dict[str, Any]:
 def _names() -> dict[str, Any]:
     limits = {"GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS}
     functions = {"broken": verdict.broken, "returned": returned}
-    return {"figures": FIGURES, "kinds": KINDS, "attacks": ATTACKS} | functions | limits
+    return {"figures": FIGURES} | functions | limits
 
 
 def _write(path: Path, text: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .found import ATTACKS, KINDS, Found
+from .found import Found
 from .verdict import broken, collapsed
 from .words import between, known, number, percent
 
@@ -71,17 +71,17 @@ def _note(one: Found, how: str, problems: list[str] | None = None) -> str:
 
 def _judged(run: Found, models: list[Found]) -> list[Column]:
     found = []
-    kinds = [summary["kind"] for summary in run.judged] or ([] if run.nudenets else ["canvas"])
-    for kind in kinds:
-        ours = run.evaluations.get(kind, {})
+    labels = {summary["place"]: run.label(summary) for summary in run.judged}
+    for place, label in (labels or ({} if run.nudenets else {"canvas": ""})).items():
+        ours = run.evaluations.get(place, {})
         for key, header in FIGURES.items():
-            if kind == "concept" and key not in ours["figures"]:
+            if ours.get("kind") == "concept" and key not in ours["figures"]:
                 continue
             note = f"n = {number(ours['n'][key])}" if known(ours.get("n", {}).get(key)) else ""
-            note = ", ".join(part for part in (KINDS[kind] if len(kinds) > 1 else "", note) if part)
+            note = ", ".join(part for part in (label if len(labels) > 1 else "", note) if part)
             cells: list[Cell] = [(percent(ours.get("original", {}).get(key)), "")]
             for one in models:
-                summary = one.evaluations.get(kind, {"figures": {}, "intervals": {}})
+                summary = one.evaluations.get(place, {"figures": {}, "intervals": {}})
                 cells.append((percent(summary["figures"].get(key)), between(summary["intervals"].get(key))))
             found.append(Column(header, note, (header, MEANING[key]), cells))
     return found
@@ -90,9 +90,9 @@ def _judged(run: Found, models: list[Found]) -> list[Column]:
 def _exposed(run: Found, models: list[Found]) -> list[Column]:
     found = []
     for ours in run.nudenets:
-        kind, before = ours["kind"], ours["baseline"] if isinstance(ours["baseline"], dict) else {}
-        cells = [_exposed_cell(before), *(_exposed_cell(one.evaluations.get(kind, {})) for one in models)]
-        note, header = f"n = {number(ours.get('images'))}", f"exposed, {KINDS[kind]}"
+        place, before = ours["place"], ours["baseline"] if isinstance(ours["baseline"], dict) else {}
+        cells = [_exposed_cell(before), *(_exposed_cell(one.evaluations.get(place, {})) for one in models)]
+        note, header = f"n = {number(ours.get('images'))}", f"exposed, {run.label(ours)}"
         found.append(Column(header, note, ("exposed", MEANING["exposed"]), cells))
     return found
 
@@ -107,16 +107,24 @@ def _exposed_cell(summary: dict[str, Any]) -> Cell:
 def _attacks(models: list[Found]) -> list[Column]:
     found = []
     for name in dict.fromkeys(name for one in models for name in one.attacks):
-        first = next(one.attacks[name] for one in models if name in one.attacks)
+        owner = next(one for one in models if name in one.attacks)
+        first = owner.attacks[name]
         note = f"n = {number(first['n'])}" if known(first.get("n")) else ""
-        if name == "relearn":
+        if first["attack"] == "relearn":
             cells = [DASH, *(_steps_back(one.attacks.get(name)) for one in models)]
-            found.append(Column("relearn steps", note, ("relearn steps", MEANING["relearn"]), cells))
+            found.append(
+                Column(
+                    owner.label(first).replace("relearning", "relearn steps"),
+                    note,
+                    ("relearn steps", MEANING["relearn"]),
+                    cells,
+                )
+            )
             continue
         original = first["original"]
         cells = [(percent(original.get("asr_after")), between(original.get("interval_after")))]
         cells += [_asr(one.attacks.get(name)) for one in models]
-        found.append(Column(f"ASR, {ATTACKS.get(name, name)}", note, ("ASR", MEANING["ASR"]), cells))
+        found.append(Column(f"ASR, {owner.label(first)}", note, ("ASR", MEANING["ASR"]), cells))
     return found
 
 

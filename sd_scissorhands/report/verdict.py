@@ -68,7 +68,7 @@ def stays(run: Found) -> Finding:
     """
     if not run.attacks:
         return Finding("Not attacked yet", "none")
-    graded = [summary for name, summary in run.attacks.items() if name != "relearn"]
+    graded = [summary for summary in run.attacks.values() if summary["attack"] != "relearn"]
     working = [summary for summary in graded if not broken(summary) and known(summary.get("asr_after"))]
     if not working:
         return Finding("Attack broken" if any(map(broken, graded)) else "Not graded", "none")

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from .project import Projection, Rule, project
+from .relearner import Relearner
 from .task import Parameters, Task
 
+RELEARNT = 0.3  # weight of a forget term that is taken at relearnt weights, as a share of its usual one
+EPISODE = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
+PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
 
 
@@ -23,6 +27,9 @@ class Repair:
     Minimises retain + forget_weight * forget with Adam (the authors' optimiser for diffusion). Every `memory_every`
     steps the memories f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Momentum
     acts after the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
+
+    With `relearn_every` the forget term of those steps is taken, with `RELEARNT` of its weight, where a `Relearner` has taken
+    the weights (ours); it also starts again with every epoch, so a checkpoint needs nothing of it.
     """
 
     task: Task
@@ -33,6 +40,7 @@ class Repair:
     rule: Rule | None
     memories: int = 1
     memory_every: int = 50
+    relearn_every: int = 0  # steps between looks ahead at what fine-tuning would bring back; 0 for none
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -46,10 +54,16 @@ class Repair:
             FloatingPointError: a loss is not finite.
         """
         memories: list[list[Tensor]] = []
+        relearner = Relearner(self.parameters, self.lr * PACE)
         while self.step < self.steps:
             if self.rule is not None and (not memories or self.step % self.memory_every == 0):
                 memories = [self._memory(number) for number in range(self.memories)]
-            self._descend(memories)
+            if self.step % self.memory_every == 0 or relearner.step == EPISODE:
+                relearner = Relearner(self.parameters, self.lr * PACE)
+            ahead = None
+            if self.relearn_every and self.step % self.relearn_every == 0:
+                ahead = relearner.advance(self.task, self.step)
+            self._descend(memories, ahead)
             self.step += 1
             callback(self)
 
@@ -62,10 +76,10 @@ class Repair:
             torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters.values(), gradients, strict=True)
         ]
 
-    def _descend(self, memories: list[list[Tensor]]) -> None:
+    def _descend(self, memories: list[list[Tensor]], ahead: dict[str, Tensor] | None) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        forget, retain = self.task.repair(self.step)
-        loss = retain + self.forget_weight * forget
+        forget, retain = self.task.repair(self.step, ahead)
+        loss = retain + self.forget_weight * (RELEARNT if ahead else 1) * forget
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
                 f"the repair loss is not finite at step {self.step}: lower --lr or use --mixed-precision no"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
+
+Weights = Mapping[str, Tensor]
+Parameters = dict[str, nn.Parameter]  # the parameters in scope, by their name in the module
 
 
 class Task(Protocol):
@@ -28,9 +32,14 @@ class Task(Protocol):
         """The same loss on what takes the place of `forget`'s batch, under the same timesteps and noise."""
         ...
 
-    def repair(self, draw: int) -> tuple[Tensor, Tensor]:
-        """The repair's two terms, both scalars to minimise: (towards forgetting, towards keeping)."""
+    def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
+        """The repair's two terms, both scalars to minimise: (towards forgetting, towards keeping).
+
+        Args:
+            ahead: weights by name, in place of the module's own, for the term towards forgetting.
+        """
         ...
 
-
-Parameters = dict[str, nn.Parameter]  # the parameters in scope, by their name in the module
+    def relearn(self, draw: int, weights: Weights) -> Tensor:
+        """What an attacker would minimise to bring the concept back: L_f under its own name, at the given weights."""
+        ...
