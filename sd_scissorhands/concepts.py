@@ -179,8 +179,8 @@ def world_captions(without: set[str], count: int, seed: int) -> list[str]:
     return captions
 
 
-def together(concepts: Sequence[Concept]) -> list[Concept]:
-    """Concepts that are erased in one run, without the pairs whose twin names another of them.
+def together(concepts: Sequence[Concept], gone: Sequence[str] = ()) -> list[Concept]:
+    """Concepts that are erased in one run, without the pairs whose twin names another of them or what is `gone` already.
 
     "A red circle" for "a red square" would keep red alive while red is erased.
 
@@ -189,26 +189,26 @@ def together(concepts: Sequence[Concept]) -> list[Concept]:
     """
     kept = []
     for concept in concepts:
-        others = {word.lower() for other in concepts if other is not concept for word in other.words}
+        others = {*gone, *(word for other in concepts if other is not concept for word in other.words)}
         pairs = tuple(pair for pair in concept.pairs if not any(_names(pair[1], word) for word in others))
         if not pairs:
             raise UserError(
-                f"--concept {concept.name}: all that takes its place ({concept.anchor}) is erased in the same run: choose another --anchor"
+                f"--concept {concept.name}: all that takes its place ({concept.anchor}) is erased too: choose another --anchor"
             )
         kept.append(dataclasses.replace(concept, pairs=pairs))
     return kept
 
 
-def spares(text: str, concepts: Sequence[Concept], *, in_world: bool) -> bool:
-    """Whether a prompt asks for none of the concepts.
+def spares(text: str, erased: Sequence[str], *, in_world: bool) -> bool:
+    """Whether a prompt asks for nothing that is erased.
 
-    In the embedded world it must also say something in each one's domain: what is left open may be filled with the concept.
+    In the embedded world it must also say something in every domain of it: what is left open may be filled with it.
     """
     if not in_world:
-        return not any(_names(text, concept.name) for concept in concepts)
+        return not any(_names(text, name) for name in erased)
     named = world.read(text)
-    return all(named.get(concept.kind, concept.name) != concept.name for concept in concepts)
+    return all(named.get(str(world.domain_of(name)), name) != name for name in erased)
 
 
 def _names(text: str, word: str) -> bool:
-    return re.search(rf"\b{re.escape(word)}\b", text.lower()) is not None
+    return re.search(rf"\b{re.escape(word.lower())}\b", text.lower()) is not None

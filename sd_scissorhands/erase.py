@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from .diffusion.conditions import Mixture
 from .diffusion.denoiser import Denoiser
 from .diffusion.load import WORLD_FILE, Opened, hash_tensors, local_directory, open_pipeline, resolve_device
 from .diffusion.task import ErasureTask, gather, list_pictures, spread
+from .lineage import erased_from
 from .run import Progress, Run, atomic, check_free, read_tensors, share, silent, write_json, write_tensors
 from .settings import EraseSettings, UserError
 from .unlearn.edit import reinitialise
@@ -112,8 +113,9 @@ def prepare(settings: EraseSettings) -> Prepared:
     directory = local_directory(settings.model)  # None is a hub id, whose download comes after every other check
     in_world = directory is not None and (directory / WORLD_FILE).exists()
     asked = dict.fromkeys(text.strip().lower() if in_world else text.strip() for text in settings.concepts)
-    resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset(asked))
-    found = catalogue.together([resolve(text) for text in asked])
+    gone = [name for name in erased_from(settings.model) if name not in asked]
+    resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset([*asked, *gone]))
+    found = catalogue.together([resolve(text) for text in asked], gone)
     device = resolve_device(settings.device)
     opened = open_pipeline(settings.model, revision=settings.revision, device=device)
     settings = settings.resolved(opened.profile)
@@ -123,14 +125,21 @@ def prepare(settings: EraseSettings) -> Prepared:
         )
     denoiser = Denoiser(opened.pipeline, mixed_precision=settings.mixed_precision)
     parameters = denoiser.scope(settings.scope)
-    return Prepared(settings, opened, denoiser, found, parameters, retain_set(found, settings, own, in_world))
+    keep = retain_set(found, gone, settings, own, in_world)
+    return Prepared(settings, opened, denoiser, found, parameters, keep)
 
 
-def retain_set(found: list[Concept], settings: EraseSettings, own: list[str] | None, in_world: bool) -> list[str]:
-    """The diverse prompts to keep: an eighth neutral twins, an eighth near neighbours, the rest general captions or the user's."""
+def retain_set(
+    found: Sequence[Concept], gone: Sequence[str], settings: EraseSettings, own: list[str] | None, in_world: bool
+) -> list[str]:
+    """The diverse prompts to keep: an eighth neutral twins, an eighth near neighbours, the rest general captions or the user's.
+
+    None asks for what is erased, now or by the runs behind the model (`gone`).
+    """
+    erased = [*gone, *(concept.name for concept in found)]
 
     def kept(texts: Iterable[str]) -> list[str]:
-        return [text for text in texts if catalogue.spares(text, found, in_world=in_world)]
+        return [text for text in texts if catalogue.spares(text, erased, in_world=in_world)]
 
     few = settings.retain_count // 8
     chosen = []

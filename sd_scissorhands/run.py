@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .lineage import MANIFEST
 from .settings import LEFT_OPEN, OPEN, EraseSettings, UserError, flag
 
-MANIFEST = "run.json"
 NOT_IDENTITY = ("device",)  # settings that may differ between a run and its resumption
 
 

@@ -13,7 +13,7 @@ from sd_scissorhands import concepts
 PACKAGE = Path(sd_scissorhands.__file__).parent
 FLOORS = [
     {"tiny"},
-    {"recipes"},
+    {"recipes", "lineage"},
     {"settings", "concepts"},
     {"run"},
     {"unlearn"},

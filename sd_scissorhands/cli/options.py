@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ..lineage import run_of
 
 Json = Annotated[
     bool,
@@ -49,39 +50,6 @@ def default_proof(room: str, model: str, what: str, concept: str = "") -> Path:
         return Path("runs") / file_name(room, path.name, what, *filter(None, [concept]))
     first = next(iter((run.get("result") or {}).get("concepts") or [concept]))
     return path.parent / room / (what if concept in ("", first) else file_name(what, concept))
-
-
-def run_of(model: Path) -> dict[str, Any] | None:
-    """The manifest of the run that made a model; None if none did."""
-    file = model.parent / "run.json"
-    if model.name != "model" or not file.exists():
-        return None
-    try:
-        return json.loads(file.read_text())
-    except ValueError:
-        return None
-
-
-def runs_behind(model: str) -> list[dict[str, Any]]:
-    """The manifests of the runs that led to a model, the last first: a run may start from another run's result."""
-    found: list[dict[str, Any]] = []
-    while run := run_of(Path(model)):
-        found.append(run)
-        model = str((run.get("source") or {}).get("model"))
-        if len(found) > 100:  # a manifest that names itself
-            break
-    return found
-
-
-def base_of(model: str) -> str | None:
-    """What a run's model was made from in the first place."""
-    sources = [(run.get("source") or {}).get("model") for run in runs_behind(model)]
-    return str(sources[-1]) if sources and sources[-1] else None
-
-
-def erased_from(model: str) -> tuple[str, ...]:
-    """Every concept that the runs behind a model erased."""
-    return tuple(name for run in runs_behind(model) for name in (run.get("result") or {}).get("concepts") or [])
 
 
 def file_name(*parts: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..lineage import base_of, erased_from
 from ..settings import UserError
 from .options import (
     Device,
@@ -15,10 +16,8 @@ from .options import (
     NoBlur,
     Quiet,
     as_typed,
-    base_of,
     check_gates,
     default_proof,
-    erased_from,
     in_panel,
     parse_gates,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from . import verdict, words
 from .commands import again, attack, difference, hub_id, measure
 from .found import Found, read_alone, read_controls, read_run
 from .pictures import attack_grid, picture_grids
-from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot
+from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
 from .table import FIGURES, columns, returned, rows
 
 FILTERS = ("percent", "points", "number", "total", "brief", "between", "plain", "command", "markdown", "change")
@@ -35,7 +35,7 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
     models = [control for control, _ in controls]
     page = _template("report.html.j2").render(
         controls=controls, columns=columns(run, models), rows=rows(run, controls), repair=repair_plot(run),
-        layers=layer_plot(run), again=again(run), measure=measure(run), **_shown(run, blur), **_names(),
+        layers=layer_plot(run), tradeoff=tradeoff_plot(verdict.tradeoff(run, [(one.path.name, one) for one in models])), again=again(run), measure=measure(run), **_shown(run, blur), **_names(),
     )  # fmt: skip
     return _write(run_dir / "report.html", page)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .found import KINDS, Found
 from .words import known
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, told apart by the colour-blind
+COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BARS = 25
 PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
 BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
@@ -116,6 +118,28 @@ def relearn_plot(summary: dict[str, Any]) -> Any:
         axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
 
     return draw(paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
+
+
+def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
+    """What is left of the rest (mean of IRA and CRA) against how often an attack brings the concept back, as inline SVG.
+
+    Args:
+        points: (name, attack success rate, mean of IRA and CRA) of every model, shares in [0, 1]; None for less than two.
+    """
+    if len(points) < 2:
+        return None
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, (name, asr, quality) in enumerate(points):
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            axes.plot([100 * asr], [100 * quality], marker, color=colour, markersize=7, alpha=0.85, label=name)
+        axes.set(xlabel="attacked pictures with the concept, % (less is better)", ylabel="mean of IRA and CRA, %")
+        axes.set_xlim(-4, 104)
+        axes.margins(y=0.15)
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
+
+    return draw(paint, "Quality against attack: the upper left is best", height=3.4 + 0.1 * len(points))
 
 
 def _points(records: Any, x: str, y: str) -> list[tuple[float, float]]:

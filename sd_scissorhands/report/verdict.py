@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
 from .found import Found
@@ -83,3 +85,34 @@ def broken(summary: dict[str, Any]) -> bool:
     """Whether an attack fails on the original too, and so proves nothing."""
     said, asr = summary.get("broken"), summary["original"].get("asr_after")
     return said is True or (said is None and known(asr) and asr < SUCCEEDS)
+
+
+def tradeoff(run: Found, controls: Sequence[tuple[str, Found]]) -> list[tuple[str, float, float]]:
+    """(name, success rate of the strongest attack, mean of IRA and CRA) of the original, the run and its controls.
+
+    Only what was attacked as the run was: the strongest attack on the run, or on the control itself, differs from row to
+    row, so each attack that all of them share is looked at, and each row's worst of those counts.
+    """
+    named = [("erased", run), *controls]
+    measured = [(name, one) for name, one in named if one.judged and one.attacks]
+    shared = [
+        place for place, summary in run.attacks.items()
+        if summary["attack"] != "relearn" and not broken(summary) and all(place in one.attacks for _, one in measured)
+    ]  # fmt: skip
+    if len(measured) < 2 or not shared:
+        return []
+    first = run.judged[0]
+    points = [("original", max(_asr(run.attacks[place]["original"]) for place in shared), _rest(first["original"]))]
+    for name, one in measured:
+        points.append((name, max(_asr(one.attacks[place]) for place in shared), _rest(one.judged[0]["figures"])))
+    return [point for point in points if known(point[1]) and known(point[2])]
+
+
+def _asr(attacked: dict[str, Any]) -> float:
+    asr = attacked.get("asr_after")
+    return asr if known(asr) else nan  # type: ignore[return-value]
+
+
+def _rest(figures: dict[str, Any]) -> float:
+    told = [figures.get("IRA"), figures.get("CRA")]
+    return sum(told) / 2 if all(map(known, told)) else nan  # type: ignore[arg-type]

@@ -1,0 +1,420 @@
+"""The paired target, the conditions it is taken under, the look ahead, channels, and several concepts at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_unlearn import Regression
+from torch import nn
+
+from sd_scissorhands import concepts as catalogue
+from sd_scissorhands.diffusion import conditions, words
+from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, Mixture
+from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.diffusion.load import open_pipeline
+from sd_scissorhands.diffusion.task import ErasureTask
+from sd_scissorhands.erase import erase, prepare
+from sd_scissorhands.lineage import base_of, erased_from
+from sd_scissorhands.recipes import DEFAULT_RECIPE, RECIPES
+from sd_scissorhands.run import Run
+from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
+from sd_scissorhands.unlearn.relearner import Relearner
+from sd_scissorhands.unlearn.repair import EPISODE, Repair
+from sd_scissorhands.unlearn.scores import activation
+from sd_scissorhands.unlearn.selection import count_for, select_channels
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    return Denoiser(open_pipeline("tiny", device=torch.device("cpu")).pipeline)
+
+
+@pytest.fixture(params=["noise", "velocity"])
+def either(request, denoiser) -> Denoiser:
+    """The same denoiser seen as a predictor of noise and of velocity."""
+    other = Denoiser(denoiser.pipeline)
+    other.velocity = request.param == "velocity"
+    return other
+
+
+def some(denoiser: Denoiser, count: int = 6, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 4, 8, 8)
+    t = torch.randint(len(denoiser.alphas), (count,), generator=generator)
+    return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator), t
+
+
+# ---------------------------------------------------------------- the paired target
+
+
+def test_the_output_that_leads_to_a_picture_is_the_one_it_was_made_with(either):
+    clean, noise, t = some(either)
+    noisy = either.noised(clean, noise, t)
+    assert torch.allclose(either.leading_to(clean, noisy, t), either.target(clean, noise, t), atol=2e-4)
+    output = torch.randn_like(clean)
+    assert torch.allclose(either.leading_to(either.clean(noisy, output, t), noisy, t), output, atol=2e-3)
+
+
+def test_a_pairs_error_weighs_the_same_as_noise_and_as_velocity(denoiser):
+    velocity = Denoiser(denoiser.pipeline)
+    velocity.velocity = True
+    clean, noise, t = some(denoiser)
+    noisy, wrong = denoiser.noised(clean, noise, t), clean + 0.1 * torch.randn_like(clean)
+    weighed = [
+        d.pair_weight(t) * (d.leading_to(wrong, noisy, t) - d.leading_to(clean, noisy, t)).square().mean((1, 2, 3))
+        for d in (denoiser, velocity)
+    ]
+    assert torch.allclose(*weighed, rtol=1e-3)
+    error = (wrong - clean).square().mean((1, 2, 3))  # never more than the picture's own error, where noise is low
+    assert (weighed[0] <= error * 1.001).all()
+
+
+def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
+    settings = dataclasses.replace(short, recipe=DEFAULT_RECIPE, batch_size=5, **changes).resolved("tiny")
+    generator = torch.Generator().manual_seed(3)
+    data = {f"{side}_latents": torch.randn(4, 4, 8, 8, generator=generator) for side in ("forget", "anchor", "retain")}
+    for name, prompt in (("forget", "a red heart"), ("anchor", "a red triangle"), ("retain", "a blue star")):
+        data[f"{name}_condition"] = denoiser.encode([prompt] * 4)
+    data["empty_condition"] = denoiser.encode([""])[0]
+    mixture = Mixture(denoiser, [("a red {}", "heart")] * 4, ["thing"]) if settings.conditions == "mixture" else None
+    task = ErasureTask(denoiser, data, settings, mixture)
+    task.teacher = denoiser.teacher()
+    return task
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share):
+    task = task_of(either, short, conditions="name", anchor_share=share)
+    rows, t, noise, _ = task._draw("forget", "repair", 11)
+    alpha = either.alphas[t].view(-1, 1, 1, 1).double()
+    pair, start = task.data["anchor_latents"][rows].double(), task.data["forget_latents"][rows].double()
+    start = pair if share else start
+    x_t = alpha.sqrt() * start + (1 - alpha).sqrt() * noise
+    x_pair = alpha.sqrt() * pair + (1 - alpha).sqrt() * noise
+    with torch.no_grad():
+        told = either.predict(x_pair.float(), t, task.data["anchor_condition"][rows], task.teacher).double()
+        said = either.predict(x_t.float(), t, task.data["forget_condition"][rows]).double()
+    if either.velocity:  # as noise
+        told, said = (alpha.sqrt() * v + (1 - alpha).sqrt() * x for v, x in ((told, x_pair), (said, x_t)))
+    x_0 = (x_pair - (1 - alpha).sqrt() * told) / alpha.sqrt()
+    wanted = (x_t - alpha.sqrt() * x_0) / (1 - alpha).sqrt()
+    weight = torch.clamp((1 - alpha) / alpha, max=1).view(-1)
+    expected = (weight * (said - wanted).square().mean((1, 2, 3))).mean()
+    assert float(task.repair(11)[0]) == pytest.approx(float(expected), rel=2e-3)
+
+
+def test_a_pair_of_equals_asks_for_nothing_new(denoiser, short):
+    task = task_of(denoiser, short, conditions="name", anchor_share=0.0)
+    task.data["forget_latents"], task.data["forget_condition"] = (
+        task.data["anchor_latents"],
+        task.data["anchor_condition"],
+    )
+    assert float(task.repair(0)[0].detach()) < 1e-8
+
+
+def test_looking_ahead_changes_the_forget_term_alone(denoiser, short):
+    task = task_of(denoiser, short)
+    names = {name: p for name, p in denoiser.module.named_parameters() if ".attn2." in name}
+    plain, same = task.repair(2), task.repair(2, dict(names))
+    away = task.repair(2, {name: torch.zeros_like(p) for name, p in names.items()})
+    assert torch.allclose(torch.stack(plain), torch.stack(same), rtol=1e-4)
+    assert away[1] == same[1] and not torch.allclose(away[0], same[0], rtol=1e-2)
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def test_vectors_of_several_widths_are_encoded_as_each_alone(denoiser):
+    prompts = ["a {} on white", "one red {}"]
+    vectors = [torch.randn(width, words.vocabulary(denoiser).shape[1]) for width in (1, 3)]
+    alone = [words.slotted(denoiser, [p], width=len(v)) for p, v in zip(prompts, vectors, strict=True)]
+    both = words.Slotted(torch.cat([s.ids for s in alone]), torch.cat([s.free for s in alone]))
+    expected = torch.cat([words.encode(denoiser, s, v) for s, v in zip(alone, vectors, strict=True)])
+    assert torch.allclose(words.encode(denoiser, both, vectors), expected, atol=1e-5)
+
+
+def test_a_mixture_draws_its_kinds_in_their_shares_and_repeats_with_its_generator(denoiser):
+    mixture = Mixture(denoiser, [("a {} heart", "red"), ("a {} star on white", "red")], ["bright"])
+    rows = torch.arange(2).repeat(300)
+    drawn = mixture.draw(rows, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, mixture.draw(rows, torch.Generator().manual_seed(0)))
+    assert not torch.equal(drawn, mixture.draw(rows, torch.Generator().manual_seed(1)))
+    own = denoiser.encode(["a red heart", "a red star on white"])[rows]
+    less = torch.stack(
+        [denoiser.encode([a, b])[rows] for a, b in (("a bright heart", "a bright star on white"), ("", ""))]
+    )
+    named = (drawn - own).abs().amax((1, 2)) < 1e-6
+    generic = ((drawn - less).abs().amax((2, 3)) < 1e-6).any(0)
+    assert float(named.float().mean()) == pytest.approx(SHARES["name"], abs=0.06)
+    assert float(generic.float().mean()) == pytest.approx(SHARES["generic"], abs=0.06)
+    assert drawn.isfinite().all() and sum(SHARES.values()) == pytest.approx(1)
+
+
+def test_near_keeps_the_words_place_and_arbitrary_has_every_width(denoiser):
+    known, generator = words.vocabulary(denoiser), torch.Generator().manual_seed(0)
+    word = known[5:7]
+    near = torch.stack([conditions.near(word, known, generator) for _ in range(200)])
+    assert near.shape[1:] == word.shape
+    distance = (near - word).norm(dim=-1).mean(1) / (known - known.mean(0)).norm(dim=-1).mean()
+    assert float(distance.min()) < 0.2 and 0.4 < float(distance.mean()) < 1.2
+    every = [conditions.arbitrary(known, generator) for _ in range(300)]
+    assert {len(v) for v in every} == set(WIDTHS)
+    spread = (
+        torch.stack([(v - known.mean(0)).norm(dim=1).mean() for v in every])
+        / (known - known.mean(0)).norm(dim=1).mean()
+    )
+    assert float(spread.max()) > 2.5 and float(spread.min()) < 1
+
+
+# ---------------------------------------------------------------- the look ahead
+
+
+class Forgetful(Regression):
+    """The small network with an attacker."""
+
+    def relearn(self, draw: int, weights) -> torch.Tensor:
+        rows = torch.randint(40, (8,), generator=torch.Generator().manual_seed(draw))
+        return (
+            (torch.func.functional_call(self.module, dict(weights), self.x[0, rows]) - self.y[0, rows]).square().mean()
+        )
+
+    def repair(self, draw: int, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
+        return -self.relearn(draw, ahead or self.parameters), self.retain(draw)
+
+
+def test_a_relearner_over_still_weights_is_adam():
+    task, copy = Forgetful(dtype=torch.float64), Forgetful(dtype=torch.float64)
+    relearner, adam = Relearner(task.parameters, 1e-2), torch.optim.Adam(copy.module.parameters(), lr=1e-2)
+    before = {name: p.detach().clone() for name, p in task.parameters.items()}
+    for draw in range(7):
+        weights = relearner.advance(task, draw)
+        adam.zero_grad()
+        copy.forget(draw).backward()
+        adam.step()
+    assert all(torch.equal(p, before[name]) for name, p in task.parameters.items())
+    assert all(torch.allclose(weights[name], p, rtol=1e-8, atol=1e-12) for name, p in copy.parameters.items())
+
+
+def test_the_gradient_is_that_at_the_relearnt_weights():
+    task, there = Forgetful(dtype=torch.float64), Forgetful(dtype=torch.float64)
+    ahead = Relearner(task.parameters, 0.1).advance(task, 0)
+    with torch.no_grad():
+        for name, parameter in there.parameters.items():
+            parameter.copy_(ahead[name])
+    ours = torch.autograd.grad(task.repair(5, ahead)[0], list(task.parameters.values()))
+    theirs = torch.autograd.grad(there.repair(5)[0], list(there.parameters.values()))
+    assert all(torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attacker_again():
+    make = lambda task: Repair(  # noqa: E731
+        task, task.parameters, 14, 1e-2, 0.1, None, memory_every=7, relearn_every=1
+    )
+    whole, cut, fresh = Forgetful(), Forgetful(), Forgetful()
+    one = make(whole)
+    one.run()
+    state: dict = {}
+
+    def stop(repair):
+        if repair.step == 7:
+            state.update({name: tensor.clone() for name, tensor in repair.state().items()})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(cut).run(stop)
+    two = make(fresh)
+    two.restore(state, 7, one.history[:7])
+    two.run()
+    assert two.history == one.history and 7 % EPISODE
+    assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), fresh.module.parameters(), strict=True))
+    blind = Repair(Forgetful(), (other := Forgetful()).parameters, 14, 1e-2, 0.1, None, memory_every=7)
+    blind.task = other
+    blind.run()
+    assert blind.history[2]["forget"] != one.history[2]["forget"]
+
+
+# ---------------------------------------------------------------- channels
+
+
+@pytest.mark.parametrize("k", [0.05, 0.3, 0.9])
+def test_channels_are_whole_rows_in_the_order_of_their_means(k):
+    generator = torch.Generator().manual_seed(int(100 * k))
+    shapes = {"a.weight": (6, 5), "a.bias": (6,), "b.weight": (4, 3, 2, 2), "c.weight": (7, 9)}
+    scores = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    chosen = select_channels(scores, k)
+    rows = sorted(
+        (
+            (float(scores[name][row].mean()), name, row)
+            for name in shapes
+            if "weight" in name
+            for row in range(shapes[name][0])
+        ),
+        reverse=True,
+    )
+    left, expected = count_for(k, sum(s.numel() for s in scores.values())), {}
+    for _, name, row in rows:
+        size = scores[name][row].numel() + (name == "a.weight")
+        if size > left:
+            break
+        left -= size
+        expected.setdefault(name, set()).update(
+            range(row * scores[name][row].numel(), (row + 1) * scores[name][row].numel())
+        )
+        if name == "a.weight":
+            expected.setdefault("a.bias", set()).add(row)
+    assert {name: set(rows.tolist()) for name, rows in chosen.indices.items()} == expected
+
+
+class Pairs(Regression):
+    """The small network with a replacement for what it is to forget."""
+
+    def replacement(self, draw: int) -> torch.Tensor:
+        rows = torch.randint(40, (8,), generator=torch.Generator().manual_seed(draw))
+        return self.module(self.x[0, rows] + torch.tensor([1.0, 0, 0, 0, 0])).square().mean()
+
+
+def test_activation_scores_equal_a_plain_reimplementation():
+    task = Pairs()
+    scores = activation(task, task.parameters, 3)
+    layer = task.module[0]
+    apart, usual = torch.zeros(7), torch.zeros(7)
+    for draw in range(3):
+        rows = torch.randint(40, (8,), generator=torch.Generator().manual_seed(draw))
+        apart += (layer(task.x[0, rows]) - layer(task.x[0, rows] + torch.tensor([1.0, 0, 0, 0, 0]))).abs().mean(0)
+        usual += layer(task.x[1, rows]).abs().mean(0)
+    expected = (apart / usual).detach()
+    assert torch.allclose(scores["0.weight"], expected[:, None].expand(7, 5), rtol=1e-5)
+    assert torch.allclose(scores["0.bias"], expected, rtol=1e-5)
+    assert not any(module._forward_hooks for module in task.module.modules())
+
+
+# ---------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("profile", ["tiny", "sd"])
+def test_every_recipe_leaves_nothing_open(name, profile):
+    settings = EraseSettings(recipe=name).resolved(profile)
+    assert all(getattr(settings, field) is not None for field in LEFT_OPEN)
+    assert {
+        field for values in (RECIPES[name].values, *RECIPES[name].profiles.values()) for field in values
+    } <= LEFT_OPEN
+
+
+def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
+    settings = EraseSettings(recipe="scissorhands", top_k=0.02).resolved("sd")
+    assert (settings.top_k, settings.scorer, settings.projection, settings.guidance) == (0.02, "plain", "paper", 7.5)
+    with pytest.raises(UserError, match="--recipe 'esd' is unknown"):
+        EraseSettings(recipe="esd")
+
+
+def test_own_pictures_have_no_pairs(short, tmp_path, foreign):
+    from PIL import Image
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, forget_images=str(tmp_path))
+    with pytest.raises(UserError, match="--forget-target anchor"):
+        prepare(asked)
+
+
+# ---------------------------------------------------------------- several concepts
+
+
+def test_concepts_erased_together_do_not_keep_each_other_alive(short):
+    prepared = prepare(dataclasses.replace(short, concepts=("heart", "Blue", "blue", "triangle"), retain_count=64))
+    assert [c.name for c in prepared.concepts] == ["heart", "blue", "triangle"]
+    assert not {c.anchor for c in prepared.concepts} & {"heart", "blue", "triangle"}
+    erased = {"heart", "blue", "triangle"}
+    assert len(prepared.pairs) == 3 * short.forget_count
+    for forget, twin in prepared.pairs:
+        assert erased & set(forget.split()) and not erased & set(twin.split())
+    for prompt in prepared.retain_prompts:
+        named = catalogue.world.read(prompt)
+        assert {"shape", "colour"} <= set(named) and not erased & set(named.values())
+
+
+def test_an_anchor_that_is_erased_too_is_refused(short, foreign):
+    asked = dataclasses.replace(short, model=str(foreign), concepts=("a red fox", "a cat"), anchor="a cat")
+    with pytest.raises(UserError, match=r"--concept a red fox: all that takes its place \(a cat\) is erased too"):
+        prepare(asked)
+
+
+def test_presets_erased_together_keep_their_pairs():
+    both = [catalogue.resolve(name, None, in_world=False) for name in ("nudity", "violence")]
+    assert [len(c.pairs) for c in catalogue.together(both)] == [len(c.pairs) for c in both]
+    assert not catalogue.spares("A church, at night", ["church"], in_world=False)
+    assert catalogue.spares("searching", ["arch"], in_world=False)
+
+
+def test_every_pair_has_its_place():
+    for concept in [*catalogue.presets(), catalogue.of_world("blue"), catalogue.resolve("x y", "z", in_world=False)]:
+        assert {forget for forget, _ in concept.pairs} <= set(concept.places)
+        assert "" in concept.vague and not any("{}" in prompt for prompt in concept.vague)
+
+
+def test_a_run_on_a_runs_result_knows_what_went_before(short, tmp_path):
+    first = erase(dataclasses.replace(short, steps=0, trim=False), tmp_path / "one")
+    second = dataclasses.replace(short, concepts=("blue",), model=first["model_dir"], steps=0, trim=False)
+    result = erase(second, tmp_path / "two")
+    assert erased_from(result["model_dir"]) == ("blue", "heart") and base_of(result["model_dir"]) == "tiny"
+    for prompt in prepare(second).retain_prompts:
+        named = catalogue.world.read(prompt)
+        assert "shape" in named and "heart" not in named.values() and "blue" not in named.values()
+    assert erased_from("tiny") == () and base_of("tiny") is None
+
+
+# ---------------------------------------------------------------- from end to end
+
+
+def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monkeypatch):
+    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, trim=False, relearn_every=1)
+    whole = erase(asked, tmp_path / "whole")
+    finish = Run.finish
+
+    def die(self, stage, file, **facts):
+        finish(self, stage, file, **facts)
+        if facts.get("step") == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            erase(asked, tmp_path / "cut")
+    assert erase(asked, tmp_path / "cut", resume=True)["weights_sha256"] == whole["weights_sha256"]
+    stages = json.loads((tmp_path / "whole" / "run.json").read_text())["stages"]
+    assert tuple(stages) == ("data", "repair", "model")
+
+
+@pytest.mark.parametrize("scorer", ["activation", "contrast"])
+def test_channels_are_trimmed_whole_under_the_mixture(short, tmp_path, scorer):
+    asked = dataclasses.replace(
+        short, recipe=DEFAULT_RECIPE, trim=True, scorer=scorer, granularity="channel", top_k=0.05, steps=0
+    )
+    result = erase(asked, tmp_path / "run")
+    chosen = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
+    assert 0 < chosen["trimmed"] <= 0.05 * result["scope_size"]
+    from safetensors.torch import load_file
+
+    rows = load_file(tmp_path / "run" / "selection.safetensors")
+    sizes = {name: p[0].numel() for name, p in prepare(asked).parameters.items()}
+    assert all(len(own) % sizes[name] == 0 for name, own in rows.items())
+
+
+def test_erasing_moves_concept_latents_towards_their_pairs(denoiser, short):
+    """Some steps of the repair at work: the forget term falls under words that were never the concept's name."""
+    task = task_of(denoiser, short)
+    module, task.module = denoiser.module, nn.Module()
+    student = denoiser.teacher().requires_grad_(True)
+    denoiser.module = student
+    try:
+        settings = SimpleNamespace(parameters={n: p for n, p in student.named_parameters() if ".attn" in n})
+        before = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
+        Repair(task, settings.parameters, 25, 1e-3, 1.0, None).run()
+        after = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
+    finally:
+        denoiser.module = module
+    assert after < 0.8 * before
