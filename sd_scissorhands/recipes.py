@@ -40,8 +40,8 @@ RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
-        dict(forget_target="paired", conditions="mixture"),
-        {"tiny": dict(steps=200)},
+        dict(forget_target="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2),
+        {"tiny": dict(scope="full", steps=200, lr=4e-4)},
     ),
     "scissorhands-anchored": Recipe(
         "Contrast scores, a light trim, the frozen original's anchor prediction, projected gradients.",

@@ -48,7 +48,7 @@ class EraseSettings:
     threshold_scope: str = OPEN  # scope | global: where the top k is taken
     init: str = OPEN  # layer | kaiming | trunc_normal | zero
     # repair
-    steps: int = OPEN  # for one concept; each further one adds half as many
+    steps: int = OPEN
     lr: float = OPEN
     forget_target: str = OPEN  # anchor | paired: what concept latents are to be denoised towards
     conditions: str = OPEN  # name | mixture: the words under which they are
@@ -92,9 +92,13 @@ class EraseSettings:
             raise UserError(f"anchor_share {self.anchor_share} is outside [0, 1]")
 
     def resolved(self, profile: str) -> EraseSettings:
-        """The same settings with everything that was left open filled in, for a model's profile ("tiny" or "sd")."""
-        recipe = RECIPES[self.recipe]
+        """The same settings with everything that was left open filled in, for a model's profile ("tiny" or "sd").
+
+        Every further concept adds half as many steps.
+        """
+        recipe, more = RECIPES[self.recipe], max(len(self.concepts) - 1, 0)
         values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
+        values["steps"] += more * values["steps"] // 2
         return dataclasses.replace(self, **{name: v for name, v in values.items() if getattr(self, name) is None})
 
     def to_json(self) -> dict[str, Any]:

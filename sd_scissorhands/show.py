@@ -241,12 +241,12 @@ def demo(told: dict[str, Any], as_json: bool) -> None:
     """The demo's table and where its page is."""
     if as_json:
         return print(json.dumps(told))
-    table = Table("", "UA", "UA synonyms", "UA generic", "IRA", "CRA", "CRA forget", "trimmed", "seconds")
+    table = Table("", "UA", "UA synonyms", "UA generic", "IRA", "CRA", "CRA forget", "ASR", "trimmed", "seconds")
     for row in told["rows"]:
         shares = [
             f"{row['figures'][name]:.1%}" for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget")
         ]
-        table.add_row(row["name"], *shares, str(row["trimmed"]), str(row["seconds"]))
+        table.add_row(row["name"], *shares, f"{row['asr']:.1%}", str(row["trimmed"]), str(row["seconds"]))
     console.print(table)
     for name, one in told["attacks"].items():
         said({f"attack, {name}": f"brings it back in {one['asr_after']:.1%} (original: {one['original']:.1%})"}, False)

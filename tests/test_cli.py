@@ -19,6 +19,7 @@ from sd_scissorhands.settings import EraseSettings, UserError, load_settings
 
 runner = CliRunner()
 SHORT = """
+recipe = "scissorhands-anchored"
 model = "tiny"
 forget_count = 4
 retain_count = 8
@@ -308,6 +309,54 @@ def test_proofs_that_cannot_be_made(foreign, tmp_path):
     assert not (tmp_path / "out").exists()  # the first model drew nothing
     assert "none.pt" in refused(*tiny, "--features", str(tmp_path / "none.pt"))
     assert "is no directory of pictures" in refused(*tiny, "--reference", str(tmp_path / "none"))
+
+
+def test_recipes_are_listed_and_checked():
+    from sd_scissorhands.recipes import RECIPES
+
+    told = json.loads(runner.invoke(app, ["recipes", "--json"]).stdout)
+    assert list(told) == list(RECIPES) and all(one["summary"] and one["source"] for one in told.values())
+    shown = runner.invoke(app, ["recipes"], env={"COLUMNS": "200"}).stdout
+    assert all(name in shown for name in RECIPES)
+    done = sdscissor("erase", "--model", "tiny", "--concept", "heart", "--recipe", "esd")
+    assert done.returncode == 1 and "--recipe 'esd' is unknown: choose scissorhands-robust" in done.stderr
+
+
+def test_each_concept_of_a_run_is_measured_in_a_folder_of_its_own(config, tmp_path):
+    run = tmp_path / "run"
+    made = runner.invoke(
+        app,
+        [
+            "erase",
+            "--concept",
+            "heart",
+            "--concept",
+            "blue",
+            "--config",
+            str(config),
+            "--output-dir",
+            str(run),
+            "--steps",
+            "0",
+        ],
+    )
+    assert made.exit_code == 0, made.output
+    model = ["--model", str(run / "model"), "--json"]
+    for concept in ("heart", "blue"):
+        done = runner.invoke(app, ["eval", *model, "--concept", concept, "--limit", "4", "--steps", "2"])
+        assert done.exit_code == 0, done.output
+        folder = run / "eval" / ("canvas" if concept == "heart" else "canvas-blue")
+        prompts = [one["prompt"] for one in json.loads((folder / "summary.json").read_text())["samples"]]
+        other = {"heart": "blue", "blue": "heart"}[concept]
+        assert not any(other in prompt.split() for prompt in prompts)
+    told = runner.invoke(
+        app, ["attack", *model, "--concept", "blue", "--attack", "paraphrase", "--limit", "3", "--sampling-steps", "2"]
+    )
+    assert told.exit_code == 0, told.output
+    assert {file.parent.name for file in run.glob("eval/*/summary.json")} == {"canvas", "canvas-blue"}
+    assert (run / "attack/paraphrase-blue/summary.json").exists()
+    page = (run / "report.html").read_text()
+    assert "embedded world, heart" in page and "embedded world, blue" in page and "paraphrases, blue" in page
 
 
 def test_config_files(tmp_path):

@@ -26,10 +26,10 @@ FILE_ONLY = (
 
 def again(run: Found) -> str:
     """Shell lines that make this run again, in a directory of its own."""
-    recipe = run.settings.get("recipe")
-    asked = EraseSettings(recipe=recipe) if recipe in RECIPES else EraseSettings()
+    recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
+    asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
     defaults = asked.resolved("tiny" if run.in_world else "sd").to_json()
-    different = difference(run.settings, defaults | {"recipe": DEFAULT_RECIPE})
+    different = difference(run.settings, defaults | {"recipe": DEFAULT_RECIPE, "concepts": []})
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
     words = ["sdscissor", "erase", *flags(different), *(["--config", "again.toml"] if lines else [])]
     words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]

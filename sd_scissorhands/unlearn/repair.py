@@ -14,7 +14,6 @@ from .project import Projection, Rule, project
 from .relearner import Relearner
 from .task import Parameters, Task
 
-RELEARNT = 0.3  # weight of a forget term that is taken at relearnt weights, as a share of its usual one
 EPISODE = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
 PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
@@ -28,8 +27,8 @@ class Repair:
     steps the memories f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Momentum
     acts after the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
-    With `relearn_every` the forget term of those steps is taken, with `RELEARNT` of its weight, where a `Relearner` has taken
-    the weights (ours); it also starts again with every epoch, so a checkpoint needs nothing of it.
+    Every `relearn_every` steps the forget term is taken where a `Relearner` has taken the weights (ours). It starts again
+    after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
     """
 
     task: Task
@@ -79,7 +78,7 @@ class Repair:
     def _descend(self, memories: list[list[Tensor]], ahead: dict[str, Tensor] | None) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         forget, retain = self.task.repair(self.step, ahead)
-        loss = retain + self.forget_weight * (RELEARNT if ahead else 1) * forget
+        loss = retain + self.forget_weight * forget
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
                 f"the repair loss is not finite at step {self.step}: lower --lr or use --mixed-precision no"

@@ -1,0 +1,318 @@
+"""The tables of docs/experiments.md on staying gone: `python benchmarks/robust.py [main|parts|several ...]`.
+
+Every erasure and every figure is kept in runs/robust, so that what was cut off continues. Two workers of one thread each;
+seconds are those of an erasure on one of the two busy cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from experiments import alone  # the other tables' helpers, beside this file
+
+ROOT = Path("runs/robust")
+PLOT = Path(__file__).parent.parent / "docs" / "quality-against-attack.svg"
+TUNED_ON = ("heart", "blue")
+UNSEEN = ("ring", "triangle", "cross", "yellow")
+SEEDS = (0, 1, 2)
+COUNT = 170  # pictures for UA and for IRA, each, per run: 510 over three seeds
+ASKED = 48  # pictures behind every attack's rate
+LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
+FEW = 8
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "scissorhands-robust": {},
+    "substitution": {"recipe": "substitution"},
+    "substitution, full scope": {"recipe": "substitution", "scope": "full", "lr": 4e-4, "steps": 200},
+    "scissorhands-anchored": {"recipe": "scissorhands-anchored"},
+    "scissorhands": {"recipe": "scissorhands"},
+    # what each part of the robust recipe brings
+    "without looking ahead": {"relearn_every": 0},
+    "under the name alone": {"conditions": "name"},
+    "anchor's prediction": {"forget_target": "anchor"},
+    "attention alone": {"scope": "attn", "lr": 1e-3},
+    # what trimming and projection bring to it
+    "projection": {"projection": "scale-free"},
+    "trim .5 %, contrast": {"trim": True, "top_k": 0.005},
+    "trim .5 %, random": {"trim": True, "top_k": 0.005, "scorer": "random"},
+    "trim 1 % in channels, contrast": {"trim": True, "top_k": 0.01, "granularity": "channel"},
+    "trim 1 % in channels, activation": {"trim": True, "top_k": 0.01, "granularity": "channel", "scorer": "activation"},
+    "trim 5 % in channels, activation": {"trim": True, "top_k": 0.05, "granularity": "channel", "scorer": "activation"},
+    "half the steps": {"steps": 100},
+    "half the steps, trim .5 %": {"steps": 100, "trim": True, "top_k": 0.005},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Figures of one concept on one model."""
+
+    variant: str  # of VARIANTS, or "original"
+    concept: str
+    seed: int
+    figures: tuple[str, ...]  # of FIGURES
+    together: tuple[str, ...] = ()  # what was erased in the same run, the concept included
+    after: tuple[str, ...] = ()  # what was erased before, in a run of its own
+
+    @property
+    def folder(self) -> Path:
+        names = "-".join(self.together or (self.concept,))
+        return ROOT / self.variant.replace(" ", "-") / "-then-".join((*self.after, f"{names}-{self.seed}"))
+
+
+class Model:
+    """A model to be measured: opened once."""
+
+    def __init__(self, job: Job):
+        import torch
+
+        from sd_scissorhands.concepts import of_world
+        from sd_scissorhands.diffusion.denoiser import Denoiser
+        from sd_scissorhands.diffusion.load import open_pipeline
+        from sd_scissorhands.evaluate.judges import WorldJudge
+        from sd_scissorhands.evaluate.sample import Sampling
+
+        source = "tiny" if job.variant == "original" else str(job.folder / "model")
+        opened = open_pipeline(source, device=torch.device("cpu"))
+        self.job, self.denoiser, self.sampling = job, Denoiser(opened.pipeline), Sampling.of(opened, None, None)
+        self.original = Denoiser(open_pipeline("tiny", device=torch.device("cpu")).pipeline)
+        self.concept, self.judge = of_world(job.concept), WorldJudge(job.concept)
+        self.gone = [name for name in (*job.after, *job.together) if name != job.concept]
+
+    def look(self, prompts: Sequence[str], first_seed: int, encode: Callable[..., Any] | None = None) -> list[dict]:
+        """What the judge names in the picture for each prompt, drawn as every evaluation draws."""
+        from sd_scissorhands.evaluate.prompts import Row
+        from sd_scissorhands.evaluate.sample import draw
+
+        rows = [Row(n, prompt, first_seed + n) for n, prompt in enumerate(prompts)]
+        encode = encode or (lambda some: self.denoiser.encode([row.prompt for row in some]))
+        said: list[dict] = []
+        for chunk, pixels in draw(self.denoiser, rows, self.sampling, batch_size=None, encode=encode):
+            said += self.judge.look(pixels, [row.prompt for row in chunk])
+        return said
+
+    def rate(self, *asked: Any, **how: Any) -> float:
+        """Share of `look`'s pictures that show the concept."""
+        return statistics.fmean(self.judge.sees(said) for said in self.look(*asked, **how))
+
+    def taught(self, count: int) -> tuple[list[tuple[str, str]], Any]:
+        """(slotted, plain) prompts that an attacker learns from and the original's pictures for them."""
+        from sd_scissorhands.attack.scene import TRAINING_SEED, filled
+        from sd_scissorhands.diffusion.task import spread
+
+        pairs = spread(filled(self.concept), count, 900 + self.job.seed)
+        seeds = range(TRAINING_SEED, TRAINING_SEED + count)
+        return pairs, self.original.generate([plain for _, plain in pairs], seeds, steps=20, guidance=3.0)
+
+    def asked(self) -> list[tuple[str, str]]:
+        """(slotted, plain) prompts that name the concept, which nothing was learned from."""
+        from sd_scissorhands.attack.scene import named
+
+        return named(self.concept, count=ASKED, seed=900 + self.job.seed, in_world=True)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def kept(model: Model) -> dict[str, float]:
+    """UA, UA_synonyms, UA_generic, IRA, CRA."""
+    from sd_scissorhands.evaluate import canvas
+
+    prompts = canvas.prompts(model.concept, seed=5000 + model.job.seed, count=COUNT, gone=model.gone)
+    asked, said, number = {}, {}, 0
+    for kind in ("forget", "synonym", "generic", "retain"):
+        first = 1_000_000 * (5 + model.job.seed) + number
+        asked[kind] = [_Asked(number + n, text) for n, text in enumerate(prompts[kind])]
+        said |= {number + n: one for n, one in enumerate(model.look(prompts[kind], first))}
+        number += len(prompts[kind])
+    return {name: statistics.fmean(own) for name, own in canvas.hits(model.concept.name, asked, said).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    number: int
+    prompt: str
+
+
+def embedding(model: Model, width: int, restarts: int) -> list[float]:
+    """Success of every restart of the learned embeddings."""
+    import torch
+
+    from sd_scissorhands.attack.learn import Target, learn_embedding, start_embedding
+    from sd_scissorhands.diffusion import words
+
+    d, (pairs, latents) = model.denoiser, model.taught(48)
+    target = Target(d, latents, words.slotted(d, [slotted for slotted, _ in pairs], width=width))
+    name = words.vocabulary(d)[d.pipeline.tokenizer(model.concept.name, add_special_tokens=False).input_ids]
+    asked, rates = [slotted for slotted, _ in model.asked()], []
+    for restart in range(restarts):
+        seed = 900 + model.job.seed
+        state = start_embedding(target, seed=seed, restart=restart, word=name)
+        state = learn_embedding(target, state, steps=200, lr=0.3, batch_size=16, seed=100 * seed + restart)
+
+        def encode(rows, vectors=state.vectors):
+            with torch.no_grad():
+                return words.encode(d, words.slotted(d, [row.prompt for row in rows], width=width), vectors)
+
+        rates.append(model.rate(asked, 7_000_000, encode=encode))
+    return rates
+
+
+def token(model: Model) -> float:
+    """Success of suffixes of three real tokens, each learned for its own prompt."""
+    import torch
+
+    from sd_scissorhands.attack.learn import Target, learn_tokens
+    from sd_scissorhands.diffusion import words
+
+    d, prompts = model.denoiser, [plain for _, plain in model.asked()]
+    latents = model.original.generate(prompts, range(7_000_000, 7_000_000 + len(prompts)), steps=20, guidance=3.0)
+    slotted = words.slotted(d, [f"{prompt} {words.SLOT}" for prompt in prompts], width=3)
+    target, known, ids = Target(d, latents, slotted), words.vocabulary(d), []
+    for rows in torch.arange(len(prompts)).split(24):
+        ids.append(learn_tokens(target, rows, steps=40, lr=0.5, seed=900 + model.job.seed + int(rows[0]))[0])
+    suffixes = torch.cat(ids)
+
+    def encode(rows):
+        numbers = torch.tensor([row.number for row in rows])
+        with torch.no_grad():
+            return words.encode(d, slotted[numbers], known[suffixes[numbers]])
+
+    return model.rate(prompts, 7_000_000, encode=encode)
+
+
+def relearn(model: Model, lr: float, benign: bool = False) -> int | None:
+    """Steps of fine-tuning until half of the pictures show the concept; None if it never is back."""
+    from sd_scissorhands.attack.learn import Relearning
+    from sd_scissorhands.concepts import world_captions
+
+    d, asked = model.denoiser, [plain for _, plain in model.asked()][:24]
+    pairs, latents = model.taught(FEW)
+    prompts = [plain for _, plain in pairs]
+    if benign:
+        prompts = world_captions({model.concept.name}, FEW, 911)
+        latents = model.original.generate(prompts, range(FEW), steps=20, guidance=3.0)
+    pristine = {name: p.detach().clone() for name, p in d.module.named_parameters()}
+    work = Relearning(d, latents, d.encode(prompts), lr=lr, batch_size=FEW, seed=900 + model.job.seed)
+    back = None
+    for step in LOOKS[-4::3] if benign else LOOKS:
+        work.run(step)
+        if model.rate(asked, 7_500_000) >= 0.5:
+            back = step
+            break
+    for name, parameter in d.module.named_parameters():
+        parameter.data.copy_(pristine[name])
+        parameter.requires_grad_(False)
+    return back
+
+
+FIGURES: dict[str, Callable[[Model], Any]] = {
+    "kept": kept,
+    "embedding": lambda model: embedding(model, 1, 4),
+    "three": lambda model: embedding(model, 3, 4),
+    "token": token,
+    "relearn": lambda model: relearn(model, 3e-4),
+    "relearn slowly": lambda model: relearn(model, 1e-4),
+    "relearn benign": lambda model: relearn(model, 3e-4, benign=True),
+    "distance": lambda model: distance(model),
+}
+
+
+def distance(model: Model) -> float:
+    """L2 distance of the UNet's weights from the original's."""
+    pairs = zip(model.denoiser.module.parameters(), model.original.module.parameters(), strict=True)
+    return sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
+
+
+def work(job: Job) -> dict[str, Any]:
+    """The row of a job: erase if need be, then measure what its file does not hold yet."""
+    alone()
+    if job.variant != "original":
+        erase_for(job)
+    file = job.folder / f"figures-{job.concept}.json"
+    row = json.loads(file.read_text()) if file.exists() else {}
+    model = None
+    for name in job.figures:
+        if name not in row:
+            model = model or Model(job)
+            row[name] = FIGURES[name](model)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(row))
+    if job.variant != "original":
+        row["seconds"] = json.loads((job.folder / "run.json").read_text())["result"]["seconds"]
+    return {"variant": job.variant, "concept": job.concept, "seed": job.seed} | row
+
+
+def erase_for(job: Job) -> None:
+    """The erasure of a job, made or found; those that go before it first."""
+    from sd_scissorhands.erase import erase
+    from sd_scissorhands.settings import EraseSettings
+
+    model = "tiny"
+    if job.after:
+        first = Job(job.variant, job.after[-1], job.seed, (), after=job.after[:-1])
+        erase_for(first)
+        model = str(first.folder / "model")
+    concepts = job.together or (job.concept,)
+    settings = EraseSettings(concepts=concepts, model=model, seed=job.seed, device="cpu", **VARIANTS[job.variant])
+    lock = job.folder.parent / f".{job.folder.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:  # two concepts of one run may be measured at the same time
+        try:
+            lock.mkdir()
+            break
+        except FileExistsError:
+            time.sleep(1)
+    try:
+        erase(settings, job.folder, resume=True)
+    finally:
+        lock.rmdir()
+
+
+def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """All rows in order, worked on two at a time, printed as they come."""
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for row in pool.imap(work, jobs, chunksize=1):
+            rows.append(row)
+            print(f"{len(rows)}/{len(jobs)} {json.dumps(row)}", flush=True)
+    return rows
+
+
+# ---------------------------------------------------------------- tables
+
+PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly", "relearn benign", "distance")
+PARTS = tuple(name for name in VARIANTS if name not in list(VARIANTS)[1:5])
+TOGETHER = ("heart", "star", "blue", "striped")
+CHAIN = ("ring", "yellow")
+
+
+def jobs_main() -> list[Job]:
+    """The robust recipe on every concept and seed, the original and plain substitution beside it."""
+    concepts = TUNED_ON + UNSEEN
+    robust = [
+        Job("scissorhands-robust", c, s, PROOF if s == 0 else ("kept", "embedding")) for s in SEEDS for c in concepts
+    ]
+    original = [
+        Job("original", c, s, ("kept", "embedding", "three", "token") if s == 0 else ("kept",))
+        for s in SEEDS
+        for c in concepts
+    ]
+    plain = [
+        Job("substitution", c, 0, ("kept", "embedding", "relearn", "relearn slowly", "distance")) for c in concepts
+    ]
+    return [*robust[:6], *plain, *original[:6], *robust[6:], *original[6:]]
+
+
+if __name__ == "__main__":
+    run_all(jobs_main())
