@@ -6,19 +6,21 @@ seconds are those of an erasure on one of the two busy cores.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import fcntl
 import json
 import multiprocessing
 import os
+import re
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from experiments import alone  # the other tables' helpers, beside this file
+from experiments import alone, machine, markdown, publish  # the other tables' helpers, beside this file
 
 ROOT = Path("runs/robust")
 PLOT = Path(__file__).parent.parent / "docs" / "quality-against-attack.svg"
@@ -67,7 +69,7 @@ class Job:
     @property
     def folder(self) -> Path:
         names = "-".join(self.together or (self.concept,))
-        return ROOT / self.variant.replace(" ", "-") / "-then-".join((*self.after, f"{names}-{self.seed}"))
+        return ROOT / re.sub(r"\W+", "-", self.variant) / "-then-".join((*self.after, f"{names}-{self.seed}"))
 
 
 class Model:
@@ -219,7 +221,9 @@ def relearn(model: Model, lr: float, benign: bool = False) -> int | None:
 FIGURES: dict[str, Callable[[Model], Any]] = {
     "kept": kept,
     "embedding": lambda model: embedding(model, 1, 4),
+    "embedding once": lambda model: embedding(model, 1, 1),
     "three": lambda model: embedding(model, 3, 4),
+    "three once": lambda model: embedding(model, 3, 1),
     "token": token,
     "relearn": lambda model: relearn(model, 3e-4),
     "relearn slowly": lambda model: relearn(model, 1e-4),
@@ -250,7 +254,8 @@ def work(job: Job) -> dict[str, Any]:
             file.write_text(json.dumps(row))
     if job.variant != "original":
         row["seconds"] = json.loads((job.folder / "run.json").read_text())["result"]["seconds"]
-    return {"variant": job.variant, "concept": job.concept, "seed": job.seed} | row
+    how = " then ".join([*job.after, " + ".join(job.together)])
+    return {"variant": job.variant, "concept": job.concept, "seed": job.seed, "how": how} | row
 
 
 def erase_for(job: Job) -> None:
@@ -265,18 +270,10 @@ def erase_for(job: Job) -> None:
         model = str(first.folder / "model")
     concepts = job.together or (job.concept,)
     settings = EraseSettings(concepts=concepts, model=model, seed=job.seed, device="cpu", **VARIANTS[job.variant])
-    lock = job.folder.parent / f".{job.folder.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:  # two concepts of one run may be measured at the same time
-        try:
-            lock.mkdir()
-            break
-        except FileExistsError:
-            time.sleep(1)
-    try:
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    with job.folder.with_suffix(".lock").open("w") as lock:  # two concepts of one run may be measured at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
         erase(settings, job.folder, resume=True)
-    finally:
-        lock.rmdir()
 
 
 def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -289,30 +286,169 @@ def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return rows
 
 
-# ---------------------------------------------------------------- tables
+# ---------------------------------------------------------------- what is measured
 
-PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly", "relearn benign", "distance")
-PARTS = tuple(name for name in VARIANTS if name not in list(VARIANTS)[1:5])
-TOGETHER = ("heart", "star", "blue", "striped")
-CHAIN = ("ring", "yellow")
+PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly")
+CONTROL = ("kept", "three once", "relearn", "distance")
+PARTS = {  # group -> variants of the robust recipe
+    "recipes": ("scissorhands-robust", "substitution", "scissorhands-anchored", "scissorhands"),
+    "leaving out": ("without looking ahead", "under the name alone", "anchor's prediction", "attention alone"),
+    "adding": (
+        "projection",
+        "trim .5 %, contrast",
+        "trim 1 % in channels, activation",
+        "trim 5 % in channels, activation",
+    ),
+}
+TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
 
 def jobs_main() -> list[Job]:
     """The robust recipe on every concept and seed, the original and plain substitution beside it."""
-    concepts = TUNED_ON + UNSEEN
-    robust = [
-        Job("scissorhands-robust", c, s, PROOF if s == 0 else ("kept", "embedding")) for s in SEEDS for c in concepts
-    ]
-    original = [
-        Job("original", c, s, ("kept", "embedding", "three", "token") if s == 0 else ("kept",))
+    concepts, known = TUNED_ON + UNSEEN, ("kept", "embedding once", "three once", "token")
+    robust = {
+        s: [Job("scissorhands-robust", c, s, PROOF if s == 0 else ("kept", "embedding")) for c in concepts]
         for s in SEEDS
-        for c in concepts
+    }
+    original = {s: [Job("original", c, s, known if s == 0 else ("kept",)) for c in concepts] for s in SEEDS}
+    plain = [Job("substitution", c, 0, ("relearn", "relearn slowly", "kept", "three once")) for c in concepts]
+    return [*robust[0], *original[0], *plain, *robust[1], *robust[2], *original[1], *original[2]]
+
+
+def jobs_parts() -> list[Job]:
+    """Other recipes, and the robust one with parts left out or added."""
+    return [Job(v, c, 0, CONTROL) for some in PARTS.values() for v in some for c in TUNED_ON] + [
+        Job("scissorhands-robust", c, 0, ("relearn benign",)) for c in TUNED_ON
     ]
-    plain = [
-        Job("substitution", c, 0, ("kept", "embedding", "relearn", "relearn slowly", "distance")) for c in concepts
+
+
+def jobs_several() -> list[Job]:
+    """Four concepts in one run, and two one after the other."""
+    together = [Job("scissorhands-robust", c, 0, ("kept", "embedding"), together=TOGETHER) for c in TOGETHER]
+    first = [
+        Job("scissorhands-robust", c, 0, ("kept", "embedding"), after=CHAIN[:1], together=CHAIN[1:]) for c in CHAIN
     ]
-    return [*robust[:6], *plain, *original[:6], *robust[6:], *original[6:]]
+    return together + first
+
+
+# ---------------------------------------------------------------- tables
+
+Rows = Sequence[dict[str, Any]]
+
+
+def of(rows: Rows, **same: Any) -> list[dict[str, Any]]:
+    """The rows that agree with `same`."""
+    return [row for row in rows if all(row[name] == value for name, value in same.items())]
+
+
+def mean(rows: Rows, name: str, figure: str | None = None) -> str:
+    """Mean over the rows that have a figure; "" where none has."""
+    found = [row[name][figure] if figure else row[name] for row in rows if name in row]
+    return f"{statistics.fmean(found):.3f}" if found else ""
+
+
+def attacked(rows: Rows, name: str) -> str:
+    """Mean over all restarts, and the worst of them."""
+    found = [rate for row in rows if name in row for rate in row[name]]
+    return f"{statistics.fmean(found):.2f} ({max(found):.2f})" if found else ""
+
+
+def steps(rows: Rows, name: str) -> str:
+    """Steps of relearning, from the fewest to the most."""
+    if not (found := [row[name] for row in rows if name in row]):
+        return ""
+    known = sorted(step for step in found if step is not None)
+    told = [f"{known[0]}" if known[0] == known[-1] else f"{known[0]} to {known[-1]}"] if known else []
+    return ", ".join(told + [f"never within {LOOKS[-1]}"] * (len(known) < len(found)))
+
+
+def tables_main(rows: Rows) -> None:
+    """The robust recipe beside the original, and relearning beside plain substitution."""
+    robust, original = of(rows, variant="scissorhands-robust"), of(rows, variant="original")
+    plain = of(rows, variant="substitution")
+    lines, again = [], []
+    for concept in (*TUNED_ON, *UNSEEN, "mean"):
+        same = {} if concept == "mean" else {"concept": concept}
+        ours, theirs = of(robust, **same), of(original, **same)
+        gone = [mean(ours, "kept", name) for name in ("UA", "UA_synonyms", "UA_generic")]
+        gone[2] += f" / {mean(theirs, 'kept', 'UA_generic')}"
+        rest = [f"{mean(ours, 'kept', name)} / {mean(theirs, 'kept', name)}" for name in ("IRA", "CRA")]
+        one = f"{attacked(ours, 'embedding')} / {attacked(theirs, 'embedding once')[:4]}"
+        three = f"{attacked(ours, 'three')} / {attacked(theirs, 'three once')[:4]}"
+        suffix = f"{mean(ours, 'token')[:4]} / {mean(theirs, 'token')[:4]}"
+        seconds = f"{statistics.fmean(r['seconds'] for r in ours):.0f} ({max(r['seconds'] for r in ours):.0f})"
+        name = f"**{concept}**" if concept in UNSEEN else concept
+        lines.append([name, *gone, *rest, one, three, suffix, seconds])
+        others = of(plain, **same)
+        beside = [f"{steps(ours, lr)} / {steps(others, lr)}" for lr in ("relearn", "relearn slowly")]
+        asr = f"{attacked(ours, 'three')} / {attacked(others, 'three once')}"
+        again.append([name, *beside, asr, mean(others, "kept", "UA"), mean(others, "kept", "IRA")])
+    header = (
+        "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; embedding ASR (worst) / original; "
+        "three embeddings ASR (worst) / original; token ASR / original; seconds (worst)"
+    )
+    publish("robust", markdown(header, lines) + "\n\n" + machine())
+    header = (
+        "concept; relearn steps at 3e-4, robust / substitution; at 1e-4; three embeddings ASR, robust / substitution; "
+        "UA of substitution; IRA of substitution"
+    )
+    publish("relearning", markdown(header, again) + "\n\n" + machine())
+
+
+def tables_parts(rows: Rows) -> None:
+    """What each part brings, and the plot of quality against attack."""
+    from sd_scissorhands.report.plots import tradeoff_plot
+
+    lines, points = [], []
+    for group, variants in PARTS.items():
+        for variant in variants:
+            own = of(rows, variant=variant)
+            figures = [mean(own, "kept", name) for name in ("UA", "UA_synonyms", "IRA", "CRA")]
+            back = [steps(of(own, concept=concept), "relearn") for concept in TUNED_ON]
+            far = f"{statistics.fmean(row['distance'] for row in own):.2f}"
+            seconds = f"{statistics.fmean(row['seconds'] for row in own):.0f}"
+            lines.append([group, variant, *figures, attacked(own, "three once"), *back, far, seconds])
+            asr = statistics.fmean(rate for row in own for rate in row["three once"])
+            points.append((variant, asr, statistics.fmean((r["kept"]["IRA"] + r["kept"]["CRA"]) / 2 for r in own)))
+    first, second = TUNED_ON
+    header = (
+        "group; variant; UA; UA synonyms; IRA; CRA; three embeddings ASR (worst); "
+        f"relearn steps, {first}; {second}; L2 from the original; seconds"
+    )
+    publish("parts", markdown(header, lines) + "\n\n" + machine())
+    original = [json.loads(file.read_text()) for c in TUNED_ON for file in ROOT.glob(f"original/{c}-0/figures-*.json")]
+    theirs = statistics.fmean((one["kept"]["IRA"] + one["kept"]["CRA"]) / 2 for one in original)
+    points.insert(0, ("original", statistics.fmean(one["three once"][0] for one in original), theirs))
+    PLOT.write_text(
+        str(tradeoff_plot(points)).replace(
+            "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background:white" ', 1
+        )
+    )
+
+
+def tables_several(rows: Rows) -> None:
+    """Several concepts together, and one after the other."""
+    lines = []
+    for row in rows:
+        figures = [f"{row['kept'][name]:.3f}" for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA")]
+        lines.append([row["how"], row["concept"], *figures, attacked([row], "embedding"), f"{row['seconds']:.0f}"])
+    header = "run; concept; UA; UA synonyms; UA generic; IRA; CRA; embedding ASR (worst of 4); seconds of the run"
+    publish("several", markdown(header, lines) + "\n\n" + machine())
+
+
+TABLES: dict[str, tuple[Callable[[], list[Job]], Callable[[Rows], None]]] = {
+    "main": (jobs_main, tables_main), "parts": (jobs_parts, tables_parts), "several": (jobs_several, tables_several),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run the tables named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", help=", ".join(TABLES))
+    for name in parser.parse_args().tables or TABLES:
+        jobs, tables = TABLES[name]
+        tables(run_all(jobs()))
 
 
 if __name__ == "__main__":
-    run_all(jobs_main())
+    main()

@@ -421,7 +421,9 @@ def test_erasing_moves_concept_latents_towards_their_pairs(denoiser, short):
 
 
 @pytest.mark.parametrize("concept", ["nudity", "van-gogh"])
-def test_a_preset_is_erased_by_pairs_from_a_pipeline_that_is_not_of_the_embedded_world(short, foreign, tmp_path, concept):
+def test_a_preset_is_erased_by_pairs_from_a_pipeline_that_is_not_of_the_embedded_world(
+    short, foreign, tmp_path, concept
+):
     asked = dataclasses.replace(
         short, recipe=DEFAULT_RECIPE, model=str(foreign), concepts=(concept,), trim=False, relearn_every=1, steps=2
     )

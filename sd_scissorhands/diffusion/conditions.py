@@ -10,7 +10,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .words import SLOT, Slotted, encode, slotted, vocabulary
 
-SHARES = {"name": 0.3, "near": 0.3, "arbitrary": 0.2, "generic": 0.2}
+SHARES = {"name": 0.45, "near": 0.25, "arbitrary": 0.15, "generic": 0.15}
 WIDTHS = (1, 2, 4, 8)  # how many arbitrary vectors stand in the concept's place
 FARTHEST = 4.0  # arbitrary vectors are up to so many times as spread out as the vocabulary
 NOISIEST = 1.5  # noise on the concept's own words, in standard deviations of the vocabulary

@@ -69,7 +69,10 @@ class ErasureTask:
         return self.denoiser.loss(latents, words, noise, t, weights).mean()
 
     def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
-        """Forget and retain terms of one batch, through the teacher once, and the student once or, `ahead`, twice."""
+        """Forget and retain terms of one batch, through the teacher once and the student once.
+
+        With `ahead`, half of the forget samples are seen at those weights and the other half at the student's own.
+        """
         d, data, count = self.denoiser, self.data, self.batch_size
         rows, t, noise, generator = self._draw("forget", "repair", draw)
         kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
@@ -89,10 +92,11 @@ class ErasureTask:
         if self.settings.retain_loss == "denoise":
             kept_wanted = d.target(data["retain_latents"][kept], kept_noise, kept_t)
         words = self._words(rows, generator)
-        if ahead:
-            said = torch.cat([d.predict(noisy, t, words, weights=ahead), d.predict(kept_noisy, kept_t, kept_condition)])
-        else:
-            said = d.predict(torch.cat([noisy, kept_noisy]), times, torch.cat([words, kept_condition]))
+        noisy, words = torch.cat([noisy, kept_noisy]), torch.cat([words, kept_condition])
+        half = count // 2 if ahead else 0
+        said = d.predict(noisy[half:], times[half:], words[half:])
+        if half:
+            said = torch.cat([d.predict(noisy[:half], t[:half], words[:half], weights=ahead), said])
         errors = said - torch.cat([wanted, kept_wanted])
         squares = errors.square().mean((1, 2, 3))  # (2 B,)
         weight = d.pair_weight(t) if paired else torch.ones_like(squares[:count])

@@ -27,7 +27,7 @@ class Repair:
     steps the memories f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Momentum
     acts after the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
-    Every `relearn_every` steps the forget term is taken where a `Relearner` has taken the weights (ours). It starts again
+    Every `relearn_every` steps the task takes the forget term also where a `Relearner` has taken the weights (ours). It starts again
     after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
     """
 

@@ -36,7 +36,7 @@ class Task(Protocol):
         """The repair's two terms, both scalars to minimise: (towards forgetting, towards keeping).
 
         Args:
-            ahead: weights by name, in place of the module's own, for the term towards forgetting.
+            ahead: weights by name; where they are given, the term towards forgetting is taken at these as well.
         """
         ...
 
