@@ -10,7 +10,7 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The embedded model again from nothing: seeded, CPU, about an hour on one core.
 tiny: .venv/ready
@@ -19,6 +19,7 @@ tiny: .venv/ready
 # Every table of docs/experiments.md.
 experiments: .venv/ready
 	$(BIN)/python benchmarks/experiments.py
+	$(BIN)/python benchmarks/robust.py
 
 # The table of docs/benchmarks.md.
 bench: .venv/ready

@@ -35,23 +35,16 @@ FEW = 8
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},
     "substitution": {"recipe": "substitution"},
-    "substitution, full scope": {"recipe": "substitution", "scope": "full", "lr": 4e-4, "steps": 200},
     "scissorhands-anchored": {"recipe": "scissorhands-anchored"},
     "scissorhands": {"recipe": "scissorhands"},
     # what each part of the robust recipe brings
     "without looking ahead": {"relearn_every": 0},
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"forget_target": "anchor"},
-    "attention alone": {"scope": "attn", "lr": 1e-3},
     # what trimming and projection bring to it
     "projection": {"projection": "scale-free"},
     "trim .5 %, contrast": {"trim": True, "top_k": 0.005},
-    "trim .5 %, random": {"trim": True, "top_k": 0.005, "scorer": "random"},
-    "trim 1 % in channels, contrast": {"trim": True, "top_k": 0.01, "granularity": "channel"},
     "trim 1 % in channels, activation": {"trim": True, "top_k": 0.01, "granularity": "channel", "scorer": "activation"},
-    "trim 5 % in channels, activation": {"trim": True, "top_k": 0.05, "granularity": "channel", "scorer": "activation"},
-    "half the steps": {"steps": 100},
-    "half the steps, trim .5 %": {"steps": 100, "trim": True, "top_k": 0.005},
 }
 
 
@@ -126,18 +119,21 @@ class Model:
 # ---------------------------------------------------------------- figures
 
 
-def kept(model: Model) -> dict[str, float]:
-    """UA, UA_synonyms, UA_generic, IRA, CRA."""
+def kept(model: Model, count: int = COUNT) -> dict[str, float]:
+    """UA, UA_synonyms, UA_generic, IRA, CRA; the original's IRA and CRA alone where its first seed said the rest."""
     from sd_scissorhands.evaluate import canvas
 
-    prompts = canvas.prompts(model.concept, seed=5000 + model.job.seed, count=COUNT, gone=model.gone)
+    prompts = canvas.prompts(model.concept, seed=5000 + model.job.seed, count=count, gone=model.gone)
+    if model.job.variant == "original" and model.job.seed:
+        prompts |= {"forget": [], "synonym": [], "generic": []}
     asked, said, number = {}, {}, 0
     for kind in ("forget", "synonym", "generic", "retain"):
         first = 1_000_000 * (5 + model.job.seed) + number
         asked[kind] = [_Asked(number + n, text) for n, text in enumerate(prompts[kind])]
         said |= {number + n: one for n, one in enumerate(model.look(prompts[kind], first))}
         number += len(prompts[kind])
-    return {name: statistics.fmean(own) for name, own in canvas.hits(model.concept.name, asked, said).items()}
+    hits = canvas.hits(model.concept.name, asked, said)
+    return {name: statistics.fmean(own) for name, own in hits.items() if own}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +216,7 @@ def relearn(model: Model, lr: float, benign: bool = False) -> int | None:
 
 FIGURES: dict[str, Callable[[Model], Any]] = {
     "kept": kept,
+    "kept briefly": lambda model: kept(model, 100),
     "embedding": lambda model: embedding(model, 1, 4),
     "embedding once": lambda model: embedding(model, 1, 1),
     "three": lambda model: embedding(model, 3, 4),
@@ -289,10 +286,10 @@ def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- what is measured
 
 PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly")
-CONTROL = ("kept", "three once", "relearn", "distance")
+CONTROL = ("kept briefly", "three once", "relearn", "distance")
 PARTS = {  # group -> variants of the robust recipe
     "recipes": ("scissorhands-robust", "substitution", "scissorhands-anchored", "scissorhands"),
-    "leaving out": ("without looking ahead", "under the name alone", "anchor's prediction", "attention alone"),
+    "leaving out": ("without looking ahead", "under the name alone", "anchor's prediction"),
     "adding": (
         "projection",
         "trim .5 %, contrast",
@@ -306,13 +303,11 @@ TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 def jobs_main() -> list[Job]:
     """The robust recipe on every concept and seed, the original and plain substitution beside it."""
     concepts, known = TUNED_ON + UNSEEN, ("kept", "embedding once", "three once", "token")
-    robust = {
-        s: [Job("scissorhands-robust", c, s, PROOF if s == 0 else ("kept", "embedding")) for c in concepts]
-        for s in SEEDS
-    }
-    original = {s: [Job("original", c, s, known if s == 0 else ("kept",)) for c in concepts] for s in SEEDS}
-    plain = [Job("substitution", c, 0, ("relearn", "relearn slowly", "kept", "three once")) for c in concepts]
-    return [*robust[0], *original[0], *plain, *robust[1], *robust[2], *original[1], *original[2]]
+    first = [Job("scissorhands-robust", c, 0, PROOF) for c in concepts]
+    first += [Job("original", c, 0, known) for c in concepts]
+    first += [Job("substitution", c, 0, ("relearn", "relearn slowly", "kept", "three once")) for c in concepts]
+    more = [Job("scissorhands-robust", c, s, ("kept", "embedding")) for s in SEEDS[1:] for c in concepts]
+    return [*first, *more, *[Job("original", c, s, ("kept",)) for s in SEEDS[1:] for c in concepts]]
 
 
 def jobs_parts() -> list[Job]:
@@ -343,7 +338,11 @@ def of(rows: Rows, **same: Any) -> list[dict[str, Any]]:
 
 def mean(rows: Rows, name: str, figure: str | None = None) -> str:
     """Mean over the rows that have a figure; "" where none has."""
-    found = [row[name][figure] if figure else row[name] for row in rows if name in row]
+    found = [
+        row[name][figure] if figure else row[name]
+        for row in rows
+        if name in row and (not figure or figure in row[name])
+    ]
     return f"{statistics.fmean(found):.3f}" if found else ""
 
 
@@ -403,13 +402,15 @@ def tables_parts(rows: Rows) -> None:
     for group, variants in PARTS.items():
         for variant in variants:
             own = of(rows, variant=variant)
-            figures = [mean(own, "kept", name) for name in ("UA", "UA_synonyms", "IRA", "CRA")]
+            figures = [mean(own, "kept briefly", name) for name in ("UA", "UA_synonyms", "IRA", "CRA")]
             back = [steps(of(own, concept=concept), "relearn") for concept in TUNED_ON]
             far = f"{statistics.fmean(row['distance'] for row in own):.2f}"
             seconds = f"{statistics.fmean(row['seconds'] for row in own):.0f}"
             lines.append([group, variant, *figures, attacked(own, "three once"), *back, far, seconds])
             asr = statistics.fmean(rate for row in own for rate in row["three once"])
-            points.append((variant, asr, statistics.fmean((r["kept"]["IRA"] + r["kept"]["CRA"]) / 2 for r in own)))
+            points.append(
+                (variant, asr, statistics.fmean((r["kept briefly"]["IRA"] + r["kept briefly"]["CRA"]) / 2 for r in own))
+            )
     first, second = TUNED_ON
     header = (
         "group; variant; UA; UA synonyms; IRA; CRA; three embeddings ASR (worst); "
