@@ -16,7 +16,7 @@ from test_report import FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pic
 
 from sd_scissorhands.report import plots, write_card, write_evaluation_report, write_report
 from sd_scissorhands.report.found import read_run
-from sd_scissorhands.report.verdict import stays
+from sd_scissorhands.report.verdict import stays, tradeoff
 from sd_scissorhands.settings import UserError
 
 COLLAPSE = {
@@ -180,6 +180,40 @@ def test_attacks_are_columns_of_the_table_with_controls(tmp_path: Path) -> None:
     assert [row[at] for row in cells] == ["99.2%", "15.4%", "45.6%"]
     assert [row[headers.index("relearn steps")] for row in cells] == ["–", "40", "–"]
     assert "<td>15.4%<small>12.4–18.4%</small></td>" in page and "attack broken" in rows[1]
+
+
+def test_quality_against_attack_is_plotted_for_what_all_were_put_to(tmp_path: Path) -> None:
+    run = full_run(tmp_path / "run")
+    assert "Quality against attack" not in read(run)  # nothing to compare with
+    control = make_run(run / "controls/substitution")
+    assert "Quality against attack" not in read(run)  # not attacked
+    add_attack(control, "embedding", 0.456)
+    page = read(run)
+    assert "Quality against attack" in page and "upper left is best" in page and ">substitution</text>" in page
+    models = [("substitution", read_run(control))]
+    points = {name: (asr, rest) for name, asr, rest in tradeoff(read_run(run), models)}
+    assert points["erased"] == (0.154, pytest.approx((FIGURES["IRA"] + FIGURES["CRA"]) / 2))
+    assert points["original"][0] == 0.992 and points["substitution"][0] == 0.456 and len(points) == 3
+
+
+def test_another_concept_of_a_run_has_figures_pictures_and_attacks_of_its_own(tmp_path: Path) -> None:
+    run = full_run(tmp_path / "run")
+    add_canvas(run)
+    other = json.loads((run / "eval/canvas/summary.json").read_text()) | {"concept": "star"}
+    put(run / "eval/canvas-star/summary.json", other | {"figures": FIGURES | {"UA": 0.4321}})
+    folder = run / "attack/embedding-star"
+    put(folder / "summary.json", attack_summary(folder, "embedding", 0.777) | {"concept": "star"})
+    page = " ".join(read(run).split())
+    for said in (
+        "embedded world, heart",
+        "embedded world, star",
+        "43.2%",
+        "learned embedding, star",
+        "77.7%",
+        "Is star gone?",
+    ):
+        assert said in page, said
+    assert ("Does it stay gone?", "Comes back") in words(page)
 
 
 def test_section_of_attacks(tmp_path: Path) -> None:
