@@ -30,6 +30,7 @@ SEEDS = (0, 1, 2)
 COUNT = 170  # pictures for UA and for IRA, each, per run: 510 over three seeds
 ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
+BENIGN_LOOKS = (40, 160)
 FEW = 8
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -203,7 +204,7 @@ def relearn(model: Model, lr: float, benign: bool = False) -> int | None:
     pristine = {name: p.detach().clone() for name, p in d.module.named_parameters()}
     work = Relearning(d, latents, d.encode(prompts), lr=lr, batch_size=FEW, seed=900 + model.job.seed)
     back = None
-    for step in LOOKS[-4::3] if benign else LOOKS:
+    for step in BENIGN_LOOKS if benign else LOOKS:
         work.run(step)
         if model.rate(asked, 7_500_000) >= 0.5:
             back = step
@@ -285,7 +286,7 @@ def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- what is measured
 
-PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly")
+PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly", "relearn benign")
 CONTROL = ("kept briefly", "three once", "relearn", "distance")
 PARTS = {  # group -> variants of the robust recipe
     "recipes": ("scissorhands-robust", "substitution", "scissorhands-anchored", "scissorhands"),
@@ -297,6 +298,7 @@ PARTS = {  # group -> variants of the robust recipe
         "trim 5 % in channels, activation",
     ),
 }
+COMPARED = ("heart",)
 TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
 
@@ -312,9 +314,7 @@ def jobs_main() -> list[Job]:
 
 def jobs_parts() -> list[Job]:
     """Other recipes, and the robust one with parts left out or added."""
-    return [Job(v, c, 0, CONTROL) for some in PARTS.values() for v in some for c in TUNED_ON] + [
-        Job("scissorhands-robust", c, 0, ("relearn benign",)) for c in TUNED_ON
-    ]
+    return [Job(v, c, 0, CONTROL) for some in PARTS.values() for v in some for c in COMPARED]
 
 
 def jobs_several() -> list[Job]:
@@ -381,14 +381,16 @@ def tables_main(rows: Rows) -> None:
         others = of(plain, **same)
         beside = [f"{steps(ours, lr)} / {steps(others, lr)}" for lr in ("relearn", "relearn slowly")]
         asr = f"{attacked(ours, 'three')} / {attacked(others, 'three once')}"
-        again.append([name, *beside, asr, mean(others, "kept", "UA"), mean(others, "kept", "IRA")])
+        again.append(
+            [name, *beside, steps(ours, "relearn benign"), asr, mean(others, "kept", "UA"), mean(others, "kept", "IRA")]
+        )
     header = (
         "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; embedding ASR (worst) / original; "
         "three embeddings ASR (worst) / original; token ASR / original; seconds (worst)"
     )
     publish("robust", markdown(header, lines) + "\n\n" + machine())
     header = (
-        "concept; relearn steps at 3e-4, robust / substitution; at 1e-4; three embeddings ASR, robust / substitution; "
+        "concept; relearn steps at 3e-4, robust / substitution; at 1e-4; at 3e-4 on anything else, robust; three embeddings ASR, robust / substitution; "
         "UA of substitution; IRA of substitution"
     )
     publish("relearning", markdown(header, again) + "\n\n" + machine())
@@ -403,7 +405,7 @@ def tables_parts(rows: Rows) -> None:
         for variant in variants:
             own = of(rows, variant=variant)
             figures = [mean(own, "kept briefly", name) for name in ("UA", "UA_synonyms", "IRA", "CRA")]
-            back = [steps(of(own, concept=concept), "relearn") for concept in TUNED_ON]
+            back = [steps(of(own, concept=concept), "relearn") for concept in COMPARED]
             far = f"{statistics.fmean(row['distance'] for row in own):.2f}"
             seconds = f"{statistics.fmean(row['seconds'] for row in own):.0f}"
             lines.append([group, variant, *figures, attacked(own, "three once"), *back, far, seconds])
@@ -411,13 +413,12 @@ def tables_parts(rows: Rows) -> None:
             points.append(
                 (variant, asr, statistics.fmean((r["kept briefly"]["IRA"] + r["kept briefly"]["CRA"]) / 2 for r in own))
             )
-    first, second = TUNED_ON
     header = (
         "group; variant; UA; UA synonyms; IRA; CRA; three embeddings ASR (worst); "
-        f"relearn steps, {first}; {second}; L2 from the original; seconds"
+        f"relearn steps, {'; '.join(COMPARED)}; L2 from the original; seconds"
     )
     publish("parts", markdown(header, lines) + "\n\n" + machine())
-    original = [json.loads(file.read_text()) for c in TUNED_ON for file in ROOT.glob(f"original/{c}-0/figures-*.json")]
+    original = [json.loads(file.read_text()) for c in COMPARED for file in ROOT.glob(f"original/{c}-0/figures-*.json")]
     theirs = statistics.fmean((one["kept"]["IRA"] + one["kept"]["CRA"]) / 2 for one in original)
     points.insert(0, ("original", statistics.fmean(one["three once"][0] for one in original), theirs))
     PLOT.write_text(
