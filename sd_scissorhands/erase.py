@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import concepts as catalogue
 from .concepts import Concept
-from .diffusion.conditions import Mixture
+from .diffusion.conditions import Mixture, Place
 from .diffusion.denoiser import Denoiser
 from .diffusion.load import WORLD_FILE, Opened, hash_tensors, local_directory, open_pipeline, resolve_device
 from .diffusion.task import ErasureTask, gather, list_pictures, spread
@@ -193,9 +193,8 @@ def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], 
 def _mixture(prepared: Prepared) -> Mixture | None:
     if prepared.settings.conditions == "name":
         return None
-    places = {prompt: place for concept in prepared.concepts for prompt, place in concept.places.items()}
-    generic = dict.fromkeys(word for concept in prepared.concepts for word in concept.generic)
-    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs], list(generic))
+    places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
+    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs])
 
 
 def _select(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress) -> tuple[Selection, dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from sd_scissorhands import concepts as catalogue
 from sd_scissorhands.diffusion import conditions, words
-from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, Mixture
+from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, Mixture, Place
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.load import open_pipeline
 from sd_scissorhands.diffusion.task import ErasureTask
@@ -80,7 +80,9 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
     for name, prompt in (("forget", "a red heart"), ("anchor", "a red triangle"), ("retain", "a blue star")):
         data[f"{name}_condition"] = denoiser.encode([prompt] * 4)
     data["empty_condition"] = denoiser.encode([""])[0]
-    mixture = Mixture(denoiser, [("a red {}", "heart")] * 4, ["thing"]) if settings.conditions == "mixture" else None
+    mixture = (
+        Mixture(denoiser, [Place("a red {}", "heart", ("thing",))] * 4) if settings.conditions == "mixture" else None
+    )
     task = ErasureTask(denoiser, data, settings, mixture)
     task.teacher = denoiser.teacher()
     return task
@@ -138,7 +140,7 @@ def test_vectors_of_several_widths_are_encoded_as_each_alone(denoiser):
 
 
 def test_a_mixture_draws_its_kinds_in_their_shares_and_repeats_with_its_generator(denoiser):
-    mixture = Mixture(denoiser, [("a {} heart", "red"), ("a {} star on white", "red")], ["bright"])
+    mixture = Mixture(denoiser, [Place(text, "red", ("bright",)) for text in ("a {} heart", "a {} star on white")])
     rows = torch.arange(2).repeat(300)
     drawn = mixture.draw(rows, torch.Generator().manual_seed(0))
     assert torch.equal(drawn, mixture.draw(rows, torch.Generator().manual_seed(0)))
@@ -152,6 +154,13 @@ def test_a_mixture_draws_its_kinds_in_their_shares_and_repeats_with_its_generato
     assert float(named.float().mean()) == pytest.approx(SHARES["name"], abs=0.06)
     assert float(generic.float().mean()) == pytest.approx(SHARES["generic"], abs=0.06)
     assert drawn.isfinite().all() and sum(SHARES.values()) == pytest.approx(1)
+
+
+def test_each_row_has_the_generic_words_of_its_own_concept(denoiser):
+    mixture = Mixture(denoiser, [Place("a red {}", "heart", ("shape", "thing")), Place("a {} star", "blue", ("",))])
+    told = [["a red shape", "a red thing", ""], ["a star", ""]]
+    for own, prompts in zip(mixture.generic, told, strict=True):
+        assert torch.allclose(torch.stack(own), denoiser.encode(prompts), atol=1e-5)
 
 
 def test_near_keeps_the_words_place_and_arbitrary_has_every_width(denoiser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ WIDTHS = (1, 2, 4, 8)  # how many arbitrary vectors stand in the concept's place
 FARTHEST = 4.0  # arbitrary vectors are up to so many times as spread out as the vocabulary
 NOISIEST = 1.5  # noise on the concept's own words, in standard deviations of the vocabulary
 BLENDED = 4  # words in a random mixture
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a concept stands in a prompt."""
+
+    template: str  # with `SLOT` in the concept's place
+    word: str  # what fills it
+    generic: tuple[str, ...]  # what says less in its place
+
+    def filled(self, word: str) -> str:
+        """The template with a word in the concept's place."""
+        return " ".join(self.template.replace(SLOT, word).split())
 
 
 class Mixture:
@@ -30,16 +44,20 @@ class Mixture:
     - generic: the prompt with a generic word in the concept's place, or no prompt at all.
     """
 
-    def __init__(self, denoiser: Denoiser, places: Sequence[tuple[str, str]], generic: Sequence[str]):
-        """`places` are (template with `SLOT`, word), one a row; `generic` the words that say less."""
+    def __init__(self, denoiser: Denoiser, places: Sequence[Place]):
+        """`places`: the concept's place in the prompt of every row."""
         self.denoiser, self.known = denoiser, vocabulary(denoiser).cpu()  # (tokens, d)
-        templates = [template for template, _ in places]
-        tokens = [denoiser.pipeline.tokenizer(word, add_special_tokens=False).input_ids for _, word in places]
+        templates = [place.template for place in places]
+        tokens = [denoiser.pipeline.tokenizer(place.word, add_special_tokens=False).input_ids for place in places]
         self.words = [self.known[ids] for ids in tokens]  # rows of (own width, d)
         self.slots = {w: slotted(denoiser, templates, width=w) for w in {*WIDTHS, *map(len, tokens)}}
-        self.names = denoiser.encode([template.replace(SLOT, word) for template, word in places])
-        less = [[" ".join(template.replace(SLOT, word).split()) for template in templates] for word in generic]
-        self.generic = [denoiser.encode(prompts) for prompts in [*less, [""] * len(templates)]]
+        self.names = denoiser.encode([place.filled(place.word) for place in places])
+        every = dict.fromkeys(word for place in places for word in place.generic)
+        less = {word: denoiser.encode([place.filled(word) for place in places]) for word in every}
+        nothing = denoiser.encode([""] * len(places))
+        self.generic = [
+            [*(less[word][row] for word in place.generic), nothing[row]] for row, place in enumerate(places)
+        ]
 
     @torch.no_grad()
     def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -50,7 +68,8 @@ class Mixture:
         vectors: dict[int, Tensor] = {}  # place in the batch -> (own width, d)
         for at, (row, kind) in enumerate(zip(numbers, kinds, strict=True)):
             if kind == "generic":
-                conditions[at] = self.generic[int(torch.randint(len(self.generic), (1,), generator=generator))][row]
+                own = self.generic[row]
+                conditions[at] = own[int(torch.randint(len(own), (1,), generator=generator))]
             elif kind != "name":
                 vectors[at] = (
                     near(self.words[row], self.known, generator) if kind == "near" else arbitrary(self.known, generator)
@@ -60,8 +79,8 @@ class Mixture:
             prompts = Slotted(
                 torch.stack([s.ids[row] for s, row in slots]), torch.stack([s.free[row] for s, row in slots])
             )
-            own = [vector.to(self.denoiser.device) for vector in vectors.values()]
-            conditions[list(vectors)] = encode(self.denoiser, prompts, own)
+            placed = [vector.to(self.denoiser.device) for vector in vectors.values()]
+            conditions[list(vectors)] = encode(self.denoiser, prompts, placed)
         return conditions
 
 
@@ -81,9 +100,8 @@ def arbitrary(known: Tensor, generator: torch.Generator) -> Tensor:
     if torch.rand(1, generator=generator) < 0.5:
         away = known.std(0) * torch.randn(width, known.shape[1], generator=generator)
     else:
-        lots = -torch.rand(
-            width, BLENDED, generator=generator
-        ).log()  # exponential: their shares are uniform (Dirichlet 1)
+        uniform = torch.rand(width, BLENDED, generator=generator).clamp_min(torch.finfo(torch.float32).tiny)
+        lots = -uniform.log()  # exponential, so that their shares are uniform (Dirichlet's distribution with 1s)
         picked = known[torch.randint(len(known), (width, BLENDED), generator=generator)]  # (width, BLENDED, d)
         away = ((lots / lots.sum(1, keepdim=True))[..., None] * picked).sum(1) - known.mean(0)
     return known.mean(0) + stretch * away

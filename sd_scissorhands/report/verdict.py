@@ -90,8 +90,7 @@ def broken(summary: dict[str, Any]) -> bool:
 def tradeoff(run: Found, controls: Sequence[tuple[str, Found]]) -> list[tuple[str, float, float]]:
     """(name, success rate of the strongest attack, mean of IRA and CRA) of the original, the run and its controls.
 
-    Only what was attacked as the run was: the strongest attack on the run, or on the control itself, differs from row to
-    row, so each attack that all of them share is looked at, and each row's worst of those counts.
+    Only attacks that all of them were put to count; empty when there is nothing to compare.
     """
     named = [("erased", run), *controls]
     measured = [(name, one) for name, one in named if one.judged and one.attacks]
