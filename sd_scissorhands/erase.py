@@ -89,7 +89,7 @@ def erase(
     result = {
         "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
+        "recipe": settings.recipe, "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
         "weights_sha256": hash_tensors(prepared.denoiser.module.state_dict().items()),
         "device": str(prepared.denoiser.device), "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip

@@ -48,13 +48,16 @@ RECIPES: dict[str, Recipe] = {
         "ours, after Scissorhands",
         dict(trim=True, anchor_share=0.5, projection="scale-free"),
     ),
+    # As the paper has it, and its code where the paper is silent: the threshold over all weights, the reset inside two
+    # blocks. Not as the released code: it never projects, repeats one batch, and aims at the trimmed model's own output.
     "scissorhands": Recipe(
-        "The paper: plain sensitivity, top .5 % reinitialised in two self-attention blocks, projected repair.",
+        "The paper: plain sensitivity, top .5 % of all weights reinitialised in two self-attentions, projected repair.",
         "Wu and Harandi, ECCV 2024, arXiv 2401.06187",
         dict(
-            trim=True, scorer="plain", top_k=0.005, init="kaiming", scope=r"up_blocks\.[12]\.attentions\.1\..*attn1",
-            forget_weight=0.1, retain_loss="denoise", projection="paper",
+            trim=True, scorer="plain", top_k=0.005, threshold_scope="global", init="kaiming", forget_weight=0.1,
+            scope=r"up_blocks\.[12]\.attentions\.1\..*attn1", retain_loss="denoise", projection="paper",
         ),
+        {"sd": dict(batch_size=16)},
     ),
     "substitution": Recipe(
         "Baseline: the original's anchor prediction on concept prompts, nothing trimmed or projected.",

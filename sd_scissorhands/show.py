@@ -94,12 +94,12 @@ def result(result: dict[str, Any], as_json: bool) -> None:
     """What an erasure came to."""
     if as_json:
         return print(json.dumps(result))
-    share = result["trimmed"] / result["scope_size"]
-    rate = result["conflict_rate"]
+    trimmed, scope, rate = result["trimmed"], result["scope_size"], result["conflict_rate"]
     said(
         {
             "erased": ", ".join(f"{c} -> {a}" for c, a in zip(result["concepts"], result["anchors"], strict=True)),
-            "trimmed": f"{result['trimmed']:,} of {result['scope_size']:,} weights in scope ({share:.3%})",
+            "recipe": result["recipe"],
+            "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",
             "repaired": f"{result['steps']} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
             "seconds": result["seconds"],
             "model": result["model_dir"],
