@@ -126,11 +126,14 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
         {"mixed_precision": "bf16"},
         {"concepts": ("heart", "red")},
         {"forget_weight": 0.0},
+        {"forget_target": "paired", "conditions": "mixture"},
+        {"scorer": "activation", "granularity": "channel", "conditions": "mixture"},
+        {"relearn_every": 1, "init": "zero"},
     ],
     ids=str,
 )
 def test_every_part_can_be_switched(short, tmp_path, change):
-    settings = dataclasses.replace(short, **change)
+    settings = dataclasses.replace(short, **change).resolved("tiny")
     result = erase(settings, tmp_path / "run")
     assert (result["trimmed"] == 0) == (not settings.trim)
     assert (result["conflict_rate"] is None) == (settings.projection == "none")
@@ -143,7 +146,7 @@ def test_a_preset_on_a_pipeline_that_is_not_of_the_embedded_world(short, foreign
     assert result["explicit"] and result["concepts"] == ["nudity", "van-gogh"]
     assert not list((tmp_path / "run").rglob("*.png"))
     facts = json.loads(_metadata(tmp_path / "run" / "data.safetensors"))
-    assert len(facts["pairs"]) == 4 and len(facts["retain"]) == 8
+    assert len(facts["pairs"]) == 8 and len(facts["retain"]) == 8
 
 
 def _metadata(file):
