@@ -421,11 +421,8 @@ def tables_parts(rows: Rows) -> None:
     original = [json.loads(file.read_text()) for c in COMPARED for file in ROOT.glob(f"original/{c}-0/figures-*.json")]
     theirs = statistics.fmean((one["kept"]["IRA"] + one["kept"]["CRA"]) / 2 for one in original)
     points.insert(0, ("original", statistics.fmean(one["three once"][0] for one in original), theirs))
-    PLOT.write_text(
-        str(tradeoff_plot(points)).replace(
-            "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background:white" ', 1
-        )
-    )
+    space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="background:white"'
+    PLOT.write_text(str(tradeoff_plot(points)).replace("<svg ", f"<svg {space} ", 1))
 
 
 def tables_several(rows: Rows) -> None:
