@@ -233,7 +233,12 @@ def recipes(known: Mapping[str, Recipe], as_json: bool) -> None:
         return print(json.dumps({name: dataclasses.asdict(recipe) for name, recipe in known.items()}))
     table = Table("recipe", "what it does", "source", "what it sets")
     for name, recipe in known.items():
-        table.add_row(name, recipe.summary, recipe.source, ", ".join(f"{k} {v}" for k, v in recipe.values.items()))
+        table.add_row(
+            name,
+            recipe.summary,
+            recipe.source,
+            ", ".join(f"{k} {v}" for k, v in recipe.values.items()) or "nothing more",
+        )
     Console().print(table)
 
 

@@ -91,6 +91,7 @@ def test_presets_are_sound():
         assert len(concept.pairs) >= 20 and len(concept.neighbours) >= 20
         assert all(forget != twin for forget, twin in concept.pairs)
         assert not {f for f, _ in concept.pairs} & {*concept.neighbours, *(t for _, t in concept.pairs)}
+        assert "" in concept.generic and len(concept.generic) >= 3 and not set(concept.generic) & set(concept.words)
     forget = " ".join(f for f, _ in found["nudity"].pairs)
     assert all(word in forget for word in ("nudity", "naked", "erotic", "sexual"))
 
