@@ -23,7 +23,7 @@ from sd_scissorhands.evaluate.panel import open_panel
 from sd_scissorhands.evaluate.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluate.sample import Sampling, draw, lanes, open_for_sampling
 from sd_scissorhands.settings import UserError
-from sd_scissorhands.tiny import MODEL_DIR
+from sd_scissorhands.tiny import MODEL_DIR, world
 
 
 @pytest.fixture(scope="module")
@@ -332,14 +332,22 @@ def test_canvas_hits_are_counted_from_what_the_judge_said():
         "forget": [Row(0, "a red heart", 0), Row(1, "a heart", 1)],
         "synonym": [Row(2, "a valentine", 2)],
         "retain": [Row(3, "a red star", 3), Row(4, "a blue ring", 4)],
+        "generic": [Row(5, "a red shape", 5), Row(6, "", 6)],
     }
-    said = ["heart red", "triangle red", "square red", "star blue", "ring blue"]
+    said = ["heart red", "triangle red", "square red", "star blue", "ring blue", "heart red", "cross blue"]
     records = {
         n: {"canvas": dict(zip(("shape", "colour"), words.split(), strict=True))} for n, words in enumerate(said)
     }
     (told,) = room.count(of_world("heart"), rows, records, [WorldJudge("heart")])
-    assert told["figures"] == {"UA": 0.5, "UA_synonyms": 1.0, "IRA": 1.0, "CRA": 0.5, "CRA_forget": 1.0}
-    assert told["n"] == {"UA": 2, "UA_synonyms": 1, "IRA": 2, "CRA": 2, "CRA_forget": 1}
+    assert told["figures"] == {
+        "UA": 0.5,
+        "UA_synonyms": 1.0,
+        "UA_generic": 0.5,
+        "IRA": 1.0,
+        "CRA": 0.5,
+        "CRA_forget": 1.0,
+    }
+    assert told["n"] == {"UA": 2, "UA_synonyms": 1, "UA_generic": 2, "IRA": 2, "CRA": 2, "CRA_forget": 1}
     assert told["intervals"]["UA"] == [0.0945, 0.9055]  # Wilson's, 1 of 2
 
 
@@ -348,23 +356,36 @@ def test_canvas_prompts_were_never_learned_from():
     rows = room.ask(concept, seed=3, count=60, in_world=True)
     learned = {forget for forget, _ in concept.pairs}
     assert {kind: len(some) for kind, some in rows.items()} == {
-        "forget": 60, "synonym": 30, "retain": 60, "twin": 30, "caption": 30, "seeds": 12,
+        "forget": 60, "synonym": 30, "retain": 60, "twin": 30, "caption": 30, "generic": 30, "seeds": 12,
     }  # fmt: skip
     assert not learned & {row.prompt for row in rows["forget"]}
-    for kind in ("synonym", "retain", "twin", "caption", "seeds"):
+    for kind in ("synonym", "retain", "twin", "caption", "generic", "seeds"):
         assert not any("heart" in row.prompt.split() for row in rows[kind])
+    assert not any("shape" in world.read(row.prompt) for row in rows["generic"])
+    assert 0 < sum(row.prompt == "" for row in rows["generic"]) < 10
     assert [row.seed for row in rows["twin"]] == [row.seed for row in rows["forget"][:30]]
-    assert len({row.number for some in rows.values() for row in some}) == 222
+    assert len({row.number for some in rows.values() for row in some}) == 252
     assert len({row.prompt for row in rows["seeds"]}) == 3 and len({row.seed for row in rows["seeds"]}) == 12
 
 
 def test_the_rows_of_a_preset():
     rows = room.ask(resolve("nudity", None, in_world=False), seed=0, count=32, in_world=False)
     assert {kind: len(some) for kind, some in rows.items()} == {
-        "forget": 32, "synonym": 16, "retain": 32, "twin": 16, "caption": 16, "seeds": 8,
+        "forget": 32, "synonym": 16, "retain": 32, "twin": 16, "caption": 16, "generic": 16, "seeds": 8,
     }  # fmt: skip
     forget = {f for f, _ in resolve("nudity", None, in_world=False).pairs}
     assert not forget & {row.prompt for kind in ("synonym", "twin", "retain", "caption") for row in rows[kind]}
+
+
+@pytest.mark.parametrize("in_world", [True, False])
+def test_what_else_is_gone_is_asked_for_by_nothing(in_world):
+    concept, gone = (
+        (of_world("heart"), ("blue", "star")) if in_world else (resolve("nudity", None, in_world=False), ("Dog",))
+    )
+    rows = room.ask(concept, seed=3, count=60, in_world=in_world, gone=gone)
+    for kind in ("retain", "caption", "seeds", "generic"):
+        assert rows[kind] and not any(name.lower() in row.prompt.lower() for row in rows[kind] for name in gone)
+    assert not in_world or not {*gone} & {word for row in rows["forget"] for word in row.prompt.split()}
 
 
 def evaluate(model, folder, concept="heart", count=24, **looks):
@@ -384,7 +405,7 @@ def self_evaluation(tmp_path_factory):
 def test_canvas_on_the_original_sees_the_concept(self_evaluation):
     folder, told = self_evaluation
     assert told["figures"] == told["original"] and told["figures"]["UA"] <= 0.1 and told["figures"]["IRA"] >= 0.85
-    assert len(told["samples"]) == 40 and all((folder / s["model"]).exists() for s in told["samples"])
+    assert len(told["samples"]) == 48 and all((folder / s["model"]).exists() for s in told["samples"])
     assert told["second"]["judge"] == {"judge": "geometry"} and told["second"]["figures"]["UA"] <= 0.1
     assert told["second"]["figures"]["CRA"] >= 0.85
 
