@@ -30,7 +30,6 @@ SEEDS = (0, 1, 2)
 COUNT = 170  # pictures for UA and for IRA, each, per run: 510 over three seeds
 ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
-BENIGN_LOOKS = (40, 160)
 FEW = 8
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -190,21 +189,17 @@ def token(model: Model) -> float:
     return model.rate(prompts, 7_000_000, encode=encode)
 
 
-def relearn(model: Model, lr: float, benign: bool = False) -> int | None:
+def relearn(model: Model, lr: float) -> int | None:
     """Steps of fine-tuning until half of the pictures show the concept; None if it never is back."""
     from sd_scissorhands.attack.learn import Relearning
-    from sd_scissorhands.concepts import world_captions
 
     d, asked = model.denoiser, [plain for _, plain in model.asked()][:24]
     pairs, latents = model.taught(FEW)
     prompts = [plain for _, plain in pairs]
-    if benign:
-        prompts = world_captions({model.concept.name}, FEW, 911)
-        latents = model.original.generate(prompts, range(FEW), steps=20, guidance=3.0)
     pristine = {name: p.detach().clone() for name, p in d.module.named_parameters()}
     work = Relearning(d, latents, d.encode(prompts), lr=lr, batch_size=FEW, seed=900 + model.job.seed)
     back = None
-    for step in BENIGN_LOOKS if benign else LOOKS:
+    for step in LOOKS:
         work.run(step)
         if model.rate(asked, 7_500_000) >= 0.5:
             back = step
@@ -225,7 +220,6 @@ FIGURES: dict[str, Callable[[Model], Any]] = {
     "token": token,
     "relearn": lambda model: relearn(model, 3e-4),
     "relearn slowly": lambda model: relearn(model, 1e-4),
-    "relearn benign": lambda model: relearn(model, 3e-4, benign=True),
     "distance": lambda model: distance(model),
 }
 
@@ -286,7 +280,7 @@ def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- what is measured
 
-PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly", "relearn benign")
+PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly")
 CONTROL = ("kept briefly", "three once", "relearn", "distance")
 PARTS = {  # group -> variants of the robust recipe
     "recipes": ("scissorhands-robust", "substitution", "scissorhands-anchored", "scissorhands"),
@@ -319,9 +313,10 @@ def jobs_parts() -> list[Job]:
 
 def jobs_several() -> list[Job]:
     """Four concepts in one run, and two one after the other."""
-    together = [Job("scissorhands-robust", c, 0, ("kept", "embedding"), together=TOGETHER) for c in TOGETHER]
+    together = [Job("scissorhands-robust", c, 0, ("kept briefly", "embedding"), together=TOGETHER) for c in TOGETHER]
     first = [
-        Job("scissorhands-robust", c, 0, ("kept", "embedding"), after=CHAIN[:1], together=CHAIN[1:]) for c in CHAIN
+        Job("scissorhands-robust", c, 0, ("kept briefly", "embedding"), after=CHAIN[:1], together=CHAIN[1:])
+        for c in CHAIN
     ]
     return together + first
 
@@ -381,16 +376,14 @@ def tables_main(rows: Rows) -> None:
         others = of(plain, **same)
         beside = [f"{steps(ours, lr)} / {steps(others, lr)}" for lr in ("relearn", "relearn slowly")]
         asr = f"{attacked(ours, 'three')} / {attacked(others, 'three once')}"
-        again.append(
-            [name, *beside, steps(ours, "relearn benign"), asr, mean(others, "kept", "UA"), mean(others, "kept", "IRA")]
-        )
+        again.append([name, *beside, asr, mean(others, "kept", "UA"), mean(others, "kept", "IRA")])
     header = (
         "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; embedding ASR (worst) / original; "
         "three embeddings ASR (worst) / original; token ASR / original; seconds (worst)"
     )
     publish("robust", markdown(header, lines) + "\n\n" + machine())
     header = (
-        "concept; relearn steps at 3e-4, robust / substitution; at 1e-4; at 3e-4 on anything else, robust; three embeddings ASR, robust / substitution; "
+        "concept; relearn steps at 3e-4, robust / substitution; at 1e-4; three embeddings ASR, robust / substitution; "
         "UA of substitution; IRA of substitution"
     )
     publish("relearning", markdown(header, again) + "\n\n" + machine())
@@ -429,7 +422,7 @@ def tables_several(rows: Rows) -> None:
     """Several concepts together, and one after the other."""
     lines = []
     for row in rows:
-        figures = [f"{row['kept'][name]:.3f}" for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA")]
+        figures = [f"{row['kept briefly'][name]:.3f}" for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA")]
         lines.append([row["how"], row["concept"], *figures, attacked([row], "embedding"), f"{row['seconds']:.0f}"])
     header = "run; concept; UA; UA synonyms; UA generic; IRA; CRA; embedding ASR (worst of 4); seconds of the run"
     publish("several", markdown(header, lines) + "\n\n" + machine())
