@@ -341,14 +341,14 @@ def of(rows: Rows, **same: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[name] == value for name, value in same.items())]
 
 
-def mean(rows: Rows, name: str, figure: str | None = None) -> str:
+def mean(rows: Rows, name: str, figure: str | None = None, digits: int = 3) -> str:
     """Mean over the rows that have a figure; "" where none has."""
     found = [
         row[name][figure] if figure else row[name]
         for row in rows
         if name in row and (not figure or figure in row[name])
     ]
-    return f"{statistics.fmean(found):.3f}" if found else ""
+    return f"{statistics.fmean(found):.{digits}f}" if found else ""
 
 
 def attacked(rows: Rows, name: str) -> str:
@@ -379,7 +379,7 @@ def tables_main(rows: Rows) -> None:
         rest = [f"{mean(ours, 'kept', name)} / {mean(theirs, 'kept', name)}" for name in ("IRA", "CRA")]
         one = f"{attacked(ours, 'embedding')} / {attacked(theirs, 'embedding once')[:4]}"
         three = f"{attacked(ours, 'three')} / {attacked(theirs, 'three once')[:4]}"
-        suffix = f"{mean(ours, 'token')[:4]} / {mean(theirs, 'token')[:4]}"
+        suffix = f"{mean(ours, 'token', digits=2)} / {mean(theirs, 'token', digits=2)}"
         seconds = f"{statistics.fmean(r['seconds'] for r in ours):.0f} ({max(r['seconds'] for r in ours):.0f})"
         name = f"**{concept}**" if concept in UNSEEN else concept
         lines.append([name, *gone, *rest, one, three, suffix, seconds])
