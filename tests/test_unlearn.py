@@ -35,7 +35,7 @@ class Regression:
     def retain(self, draw: int) -> torch.Tensor:
         return self._loss(1, draw)
 
-    def repair(self, draw: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def repair(self, draw: int, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
         return -self._loss(0, draw), self._loss(1, draw)
 
     @property
@@ -301,7 +301,7 @@ def test_resumed_repair_equals_an_uninterrupted_one():
 
 def test_a_loss_that_overflows_stops_the_repair():
     task = Regression()
-    task.repair = lambda draw: (torch.tensor(float("nan"), requires_grad=True), torch.tensor(0.0))
+    task.repair = lambda draw, ahead: (torch.tensor(float("nan"), requires_grad=True), torch.tensor(0.0))
     with pytest.raises(FloatingPointError, match="step 0"):
         Repair(task, task.parameters, 2, 1e-3, 1.0, None).run()
 
