@@ -168,11 +168,14 @@ def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:
         seconds=44.5,
     )
     make_run(run / "controls/trim-only", settings=EraseSettings(**TRIMMED, steps=0).resolved("tiny"), evaluated=False)
+    other = EraseSettings(**TRIMMED | {"recipe": "substitution", "steps": 7}).resolved("tiny")
+    make_run(run / "controls/other", settings=other)
     (run / "controls/rubbish").mkdir()
     page = read(run)
     rows = re.findall(r'<th scope="row">(original|erased|no-trim|trim-only)<?', page)
     assert rows[:4] == ["original", "erased", "no-trim", "trim-only"]
     assert "no-trim<small>trim no</small>" in page and "steps 0; not evaluated yet" in page and "44.5" in page
+    assert "other<small>recipe substitution, steps 7</small>" in page
     assert "rubbish is not a run directory" in page
 
 

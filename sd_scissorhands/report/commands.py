@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
-from ..settings import EraseSettings, flag
+from ..settings import LEFT_OPEN, EraseSettings, flag
 from .found import Found
 
 FILE_ONLY = (
@@ -26,14 +26,26 @@ FILE_ONLY = (
 
 def again(run: Found) -> str:
     """Shell lines that make this run again, in a directory of its own."""
-    recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
-    asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    defaults = asked.resolved("tiny" if run.in_world else "sd").to_json()
-    different = difference(run.settings, defaults | {"recipe": DEFAULT_RECIPE, "concepts": []})
+    different = difference(run.settings, recipe_of(run) | {"recipe": DEFAULT_RECIPE, "concepts": []})
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
     words = ["sdscissor", "erase", *flags(different), *(["--config", "again.toml"] if lines else [])]
     words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
+
+
+def recipe_of(run: Found) -> dict[str, Any]:
+    """What the run's recipe sets on a model of its profile."""
+    recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
+    asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
+    return asked.resolved("tiny" if run.in_world else "sd").to_json()
+
+
+def changed(control: Found, run: Found) -> dict[str, Any]:
+    """What a control does otherwise than a run; of another recipe only its name, and what departs from it."""
+    theirs = dict(run.settings)
+    if control.settings.get("recipe") != run.settings.get("recipe"):
+        theirs |= {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
+    return difference(control.settings, theirs)
 
 
 def measure(run: Found) -> str:

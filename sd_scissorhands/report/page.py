@@ -12,7 +12,7 @@ from typing import Any
 from ..run import atomic
 from ..settings import UserError
 from . import verdict, words
-from .commands import again, attack, difference, hub_id, measure
+from .commands import again, attack, changed, hub_id, measure
 from .found import Found, read_alone, read_controls, read_run
 from .pictures import attack_grid, picture_grids
 from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
@@ -31,7 +31,7 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
         UserError: `run_dir` is not a run directory, or cannot be written to.
     """
     run = read_run(run_dir)
-    controls = [(control, words.plain(difference(control.settings, run.settings))) for control in read_controls(run)]
+    controls = [(control, words.plain(changed(control, run))) for control in read_controls(run)]
     models = [control for control, _ in controls]
     page = _template("report.html.j2").render(
         controls=controls, columns=columns(run, models), rows=rows(run, controls), repair=repair_plot(run),
