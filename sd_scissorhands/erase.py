@@ -18,7 +18,7 @@ from . import concepts as catalogue
 from .concepts import Concept
 from .diffusion.conditions import Mixture, Place
 from .diffusion.denoiser import Denoiser
-from .diffusion.load import WORLD_FILE, Opened, hash_tensors, local_directory, open_pipeline, resolve_device
+from .diffusion.load import WORLD_FILE, Opened, hash_tensors, is_of_world, open_pipeline, resolve_device
 from .diffusion.task import ErasureTask, gather, list_pictures, spread
 from .lineage import erased_from
 from .run import Progress, Run, atomic, check_free, read_tensors, share, silent, write_json, write_tensors
@@ -110,8 +110,7 @@ def prepare(settings: EraseSettings) -> Prepared:
         if folder:
             list_pictures(Path(folder))
     own = catalogue.read_prompts(Path(settings.retain_prompts), "--retain-prompts") if settings.retain_prompts else None
-    directory = local_directory(settings.model)  # None is a hub id, whose download comes after every other check
-    in_world = directory is not None and (directory / WORLD_FILE).exists()
+    in_world = is_of_world(settings.model)  # without the download of a hub id, which comes after every other check
     asked = dict.fromkeys(text.strip().lower() if in_world else text.strip() for text in settings.concepts)
     gone = [name for name in erased_from(settings.model) if name not in asked]
     resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset([*asked, *gone]))

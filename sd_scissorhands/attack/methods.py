@@ -24,23 +24,8 @@ from .scene import TRAINING_SEED, Scene, Side
 
 TOGETHER = 32  # prompts whose suffixes are learned at a time
 CHECK_EVERY = 50  # steps between checkpoints of an embedding
-LOOK_AT = (
-    2,
-    3,
-    5,
-    7,
-    10,
-    15,
-    20,
-    30,
-    40,
-    60,
-    80,
-    160,
-    320,
-    640,
-    1280,
-)  # steps of a relearning at which its pictures are looked at
+# Steps of a relearning at which its pictures are looked at.
+LOOK_AT = (2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 160, 320, 640, 1280)
 BACK = 0.5  # share of pictures with the concept from which it counts as back
 
 Data = dict[str, Tensor]
