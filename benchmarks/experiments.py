@@ -32,9 +32,9 @@ RECIPE = "scissorhands-anchored"  # which these tables take apart; benchmarks/ro
 CONTROLS = {
     "default": {},
     "trim only": {"steps": 0},
-    "no trim": {"trim": False},
+    "no trim": {"edit": "none"},
     "no projection": {"projection": "none"},
-    "no trim, no projection": {"trim": False, "projection": "none"},
+    "no trim, no projection": {"edit": "none", "projection": "none"},
     "retain only": {"forget_weight": 0.0},
     "scope full, trim only": {"scope": "full", "steps": 0},
     "scope full, trim only, plain score": {"scope": "full", "steps": 0, "scorer": "plain"},

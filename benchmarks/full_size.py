@@ -22,10 +22,10 @@ import torch
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.task import ErasureTask
 from sd_scissorhands.settings import EraseSettings
-from sd_scissorhands.unlearn.edit import reinitialise
+from sd_scissorhands.unlearn.edits.reinitialise import reinitialise
+from sd_scissorhands.unlearn.methods import Options, score
 from sd_scissorhands.unlearn.project import RULES
 from sd_scissorhands.unlearn.repair import Repair
-from sd_scissorhands.unlearn.scores import score
 from sd_scissorhands.unlearn.selection import select_top
 
 SD14 = dict(
@@ -83,7 +83,7 @@ def main() -> None:
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     with stage(f"scores ({asked.draws} forget and {asked.draws} retain draws)", stages):
-        scores = score(task, parameters, "contrast", asked.draws, 0)
+        scores = score(task, parameters, "contrast", Options(draws=asked.draws))
     with stage("selection", stages):
         selection = select_top(scores, settings.top_k)
     del scores

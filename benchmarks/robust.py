@@ -46,11 +46,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # what each part of the robust recipe brings
     "without looking ahead": {"relearn_every": 0},
     "under the name alone": {"conditions": "name"},
-    "anchor's prediction": {"forget_target": "anchor"},
+    "anchor's prediction": {"repair": "anchor"},
     # what trimming and projection bring to it
     "projection": {"projection": "scale-free"},
-    "trim .5 %, contrast": {"trim": True, "top_k": 0.005},
-    "trim 1 % in channels, activation": {"trim": True, "top_k": 0.01, "granularity": "channel", "scorer": "activation"},
+    "trim .5 %, contrast": {"edit": "reinitialise", "top_k": 0.005},
+    "trim 1 % in channels, activation": {
+        "edit": "reinitialise",
+        "top_k": 0.01,
+        "granularity": "channel",
+        "scorer": "activation",
+    },
 }
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .attack.attack import attack
 from .attack.settings import AttackSettings
+from .compare.exam import Exam, Examined, examine
+from .compare.exam import share_original as share_original  # under this name, too
 from .concepts import of_world
-from .erase import erase
 from .evaluate import concept as room
 from .evaluate.panel import open_panel
 from .report import write_card, write_report
@@ -22,7 +20,6 @@ CONTROLS = ("scissorhands-anchored", "scissorhands", "substitution")  # other re
 ATTACKS: dict[str, dict[str, Any]] = {
     "embedding": {"restarts": 1, "tokens": 3, "count": 48}, "paraphrase": {"count": 48},
 }  # fmt: skip
-DRAWN = ("original*.jsonl", "samples/*-original*.png", "original-*.safetensors", "pictures.safetensors")
 
 
 def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
@@ -34,31 +31,21 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
         concept, model_dir, report, rows: name, figures, trimmed, seconds, asr; attacks: name -> asr_after, the original's too.
     """
     settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
-    runs = {"erased": (folder, settings)}
+    known = of_world(concept)
+    looks = room.Looks(seed=seed, count=count, progress=progress)
+    strikes = {kind: AttackSettings(kind, concept, "", "tiny", seed=seed, **more) for kind, more in ATTACKS.items()}
+    exam = Exam(known, "tiny", open_panel(known, in_world=True), looks, strikes, drawn=folder)
+    one = examine(settings, folder, exam, progress)
+    attacks = {
+        kind: {"asr_after": told["asr_after"], "original": told["original"]["asr_after"]}
+        for kind, told in one.struck.items()
+    }
+    original = {"figures": one.told["original"], "trimmed": 0, "seconds": 0.0, "asr": attacks["embedding"]["original"]}
+    rows = [{"name": "original", **original}, _row("erased", one)]
+    exam = dataclasses.replace(exam, attacks={"embedding": strikes["embedding"]})
     for recipe in CONTROLS:
-        runs[recipe] = (folder / "controls" / recipe, dataclasses.replace(settings, recipe=recipe))
-    panel, looks = open_panel(of_world(concept), in_world=True), room.Looks(seed=seed, count=count, progress=progress)
-    rows: list[dict[str, Any]] = []
-    attacks: dict[str, dict[str, float]] = {}
-    for name, (path, asked) in runs.items():
-        result = erase(asked, path, resume=True, progress=progress)
-        share_original(folder / "eval" / "canvas", path / "eval" / "canvas")
-        told = room.evaluate(
-            result["model_dir"], "tiny", of_world(concept), path / "eval" / "canvas", panel=panel, looks=looks
-        )
-        worth = {key: told["figures"][key] for key in ("IRA", "CRA")}
-        struck = {}
-        for kind, changes in ATTACKS.items() if path == folder else [("embedding", ATTACKS["embedding"])]:
-            share_original(folder / "attack" / kind, path / "attack" / kind)
-            wanted = AttackSettings(kind, concept, str(path / "model"), "tiny", seed=seed, **changes)
-            struck[kind] = attack(wanted, path / "attack" / kind, worth=worth, progress=progress)
-        if not rows:
-            attacks = {
-                k: {"asr_after": one["asr_after"], "original": one["original"]["asr_after"]}
-                for k, one in struck.items()
-            }
-            rows.append(_row("original", told["original"], 0, 0.0, attacks["embedding"]["original"]))
-        rows.append(_row(name, told["figures"], result["trimmed"], result["seconds"], struck["embedding"]["asr_after"]))
+        asked = dataclasses.replace(settings, recipe=recipe)
+        rows.append(_row(recipe, examine(asked, folder / "controls" / recipe, exam, progress)))
     write_card(folder)
     report = write_report(folder)
     return {
@@ -66,16 +53,6 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     }  # fmt: skip
 
 
-def _row(name: str, figures: dict[str, Any], trimmed: int, seconds: float, asr: float) -> dict[str, Any]:
-    return {"name": name, "figures": figures, "trimmed": trimmed, "seconds": seconds, "asr": asr}
-
-
-def share_original(drawn: Path, folder: Path, files: Sequence[str] = DRAWN) -> None:
-    """What the original drew, and what was learned on it, is the same for every model: hand it on instead of making it again."""
-    if drawn == folder:
-        return
-    for file in [file for pattern in files for file in drawn.glob(pattern)]:
-        target = folder / file.relative_to(drawn)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            shutil.copyfile(file, target)
+def _row(name: str, one: Examined) -> dict[str, Any]:
+    costs = {cost: one.result[cost] for cost in ("trimmed", "seconds")}
+    return {"name": name, "figures": one.told["figures"], **costs, "asr": one.struck["embedding"]["asr_after"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -11,23 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from . import concepts as catalogue
 from .concepts import Concept
 from .diffusion.conditions import Mixture, Place
 from .diffusion.denoiser import Denoiser
-from .diffusion.load import WORLD_FILE, Opened, hash_tensors, is_of_world, open_pipeline, resolve_device
+from .diffusion.load import WORLD_FILE, Opened, hash_tensors, is_of_world, open_pipeline
 from .diffusion.task import ErasureTask, gather, list_pictures, spread
 from .lineage import erased_from
-from .run import Progress, Run, atomic, check_free, read_tensors, share, silent, write_json, write_tensors
+from .run import Progress, Run, atomic, check_free, resolve_device, share, silent
 from .settings import EraseSettings, UserError
-from .unlearn.edit import reinitialise
-from .unlearn.project import RULES
-from .unlearn.repair import Repair
-from .unlearn.scores import DRAWS, score
-from .unlearn.selection import Selection, count_for, select_channels, select_top
+from .stages import unlearn
+from .unlearn.selection import count_for
 
 
 @dataclass
@@ -54,8 +49,8 @@ class Prepared:
 
     @property
     def trimmed(self) -> int:
-        """Weights that the selection will take from the scope."""
-        return count_for(self.settings.top_k, self.scope_size) if self.settings.trim else 0
+        """Weights that the edit will change, at most."""
+        return count_for(self.settings.top_k, self.scope_size) if self.settings.edit != "none" else 0
 
 
 def erase(
@@ -82,7 +77,7 @@ def erase(
     if run.done("model"):
         return run.manifest["result"]
     try:
-        facts = _edit_and_repair(run, prepared, progress)
+        facts = _unlearn(run, prepared, progress)
     except FloatingPointError as error:
         raise UserError(str(error)) from None
     save_model(run, prepared.opened)
@@ -118,9 +113,12 @@ def prepare(settings: EraseSettings) -> Prepared:
     device = resolve_device(settings.device)
     opened = open_pipeline(settings.model, revision=settings.revision, device=device)
     settings = settings.resolved(opened.profile)
-    if settings.forget_images and settings.forget_target == "paired":
+    if settings.forget_images and settings.repair == "paired":
+        raise UserError("--forget-images are pictures without pairs, which --repair paired needs: add --repair anchor")
+    if settings.scorer == "relevance" and (settings.forget_images or settings.retain_images):
         raise UserError(
-            "--forget-images are pictures without pairs, which --forget-target paired needs: add --forget-target anchor"
+            "--scorer relevance is zero-shot, it looks at nothing but what the model draws: "
+            "leave out --forget-images and --retain-images"
         )
     denoiser = Denoiser(opened.pipeline, mixed_precision=settings.mixed_precision)
     parameters = denoiser.scope(settings.scope)
@@ -157,28 +155,15 @@ def retain_set(
 # ---------------------------------------------------------------- stages
 
 
-def _edit_and_repair(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
+def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """From the data to the repaired weights in `prepared.denoiser.module`."""
-    settings, denoiser = prepared.settings, prepared.denoiser
     data, _ = run.stage("data", lambda: _gather(prepared, progress))
-    task = ErasureTask(denoiser, data, settings, _mixture(prepared))
-    task.teacher = denoiser.teacher() if settings.steps else None
-    for parameter in prepared.parameters.values():
-        parameter.requires_grad_(True)
-    facts: dict[str, Any] = {"trimmed": 0, "layers": {}}
-    if settings.trim:
-        selection, facts = _select(run, prepared, task, progress)
-        _edit(run, prepared, selection)
-    repair = _repair(run, prepared, task, progress)
-    conflicts = [record["conflict"] for record in repair.history]
-    corrections = [record["correction"] for record in repair.history if record["conflict"]]
-    projected = bool(conflicts) and settings.projection != "none"
-    return {
-        "trimmed": facts["trimmed"],
-        "conflict_rate": sum(conflicts) / len(conflicts) if projected else None,
-        "mean_correction": sum(corrections) / len(corrections) if corrections else None,
-        "steps": repair.step,
-    }
+    task = ErasureTask(prepared.denoiser, data, prepared.settings, _mixture(prepared))
+    task.teacher = prepared.denoiser.teacher()
+    scored = prepared.parameters
+    if prepared.settings.threshold_scope == "global":
+        scored = prepared.denoiser.scope("full") | scored
+    return unlearn(run, task, prepared.parameters, prepared.settings, scored=scored, progress=progress)
 
 
 def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -194,84 +179,6 @@ def _mixture(prepared: Prepared) -> Mixture | None:
         return None
     places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
     return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs])
-
-
-def _select(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress) -> tuple[Selection, dict[str, Any]]:
-    settings = prepared.settings
-    scored = prepared.parameters
-    if settings.threshold_scope == "global":
-        scored = prepared.denoiser.scope("full") | prepared.parameters
-    for parameter in scored.values():
-        parameter.requires_grad_(True)
-
-    def make_scores() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        with progress("scores", settings.score_draws * DRAWS[settings.scorer]) as tick:
-            return score(task, scored, settings.scorer, settings.score_draws, settings.seed, lambda: tick(1)), {}
-
-    def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        scores, _ = run.stage("scores", make_scores)
-        select = select_channels if settings.granularity == "channel" else select_top
-        selection = select(scores, settings.top_k).within(set(prepared.parameters))
-        layers = {name: [selection.count(name), p.numel()] for name, p in prepared.parameters.items()}
-        return selection.indices, {"trimmed": len(selection), "layers": layers}
-
-    indices, facts = run.stage("selection", make_selection)
-    for name in set(scored) - set(prepared.parameters):
-        scored[name].requires_grad_(False)
-    return Selection(indices), facts
-
-
-def _edit(run: Run, prepared: Prepared, selection: Selection) -> None:
-    """Trim; the file holds the fresh values of the selected weights, in the order of the selection's indices."""
-    parameters, settings = prepared.parameters, prepared.settings
-
-    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        reinitialise(parameters, selection, settings.init, settings.seed)
-        return {
-            name: parameters[name].detach().view(-1)[rows.to(parameters[name].device)].cpu()
-            for name, rows in selection.indices.items()
-        }, {}
-
-    fresh, _ = run.stage("edited", make)
-    with torch.no_grad():
-        for name, rows in selection.indices.items():
-            parameters[name].view(-1)[rows.to(parameters[name].device)] = fresh[name].to(parameters[name])
-
-
-def _repair(run: Run, prepared: Prepared, task: ErasureTask, progress: Progress) -> Repair:
-    settings = prepared.settings
-    repair = Repair(
-        task, prepared.parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every, settings.relearn_every,
-    )  # fmt: skip
-    if not settings.steps:
-        return repair
-    entry = run.manifest["stages"].get("repair")
-    if entry and (run.path / entry["file"]).exists():
-        tensors, metadata = read_tensors(run.path / entry["file"], prepared.denoiser.device)
-        repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
-    with progress("repair", settings.steps) as tick:
-        tick(repair.step)
-
-        def after_step(repair: Repair) -> None:
-            tick(1)
-            _checkpoint(run, repair)
-
-        repair.run(after_step)
-    write_json(run.path / "repair" / "history.json", repair.history)
-    return repair
-
-
-def _checkpoint(run: Run, repair: Repair) -> None:
-    """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
-    if repair.step % repair.memory_every and repair.step < repair.steps:
-        return
-    before = run.manifest["stages"].get("repair")
-    file = f"repair/step-{repair.step}.safetensors"
-    write_tensors(run.path / file, repair.state(), {"history": json.dumps(repair.history)})
-    run.finish("repair", file, step=repair.step)
-    if before and before["file"] != file:
-        (run.path / before["file"]).unlink(missing_ok=True)
 
 
 def save_model(run: Run, opened: Opened) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .erase import Prepared, prepare
 from .settings import EraseSettings
-from .unlearn.scores import DRAWS
+from .unlearn import methods
 
 
 def forecast(settings: EraseSettings) -> dict[str, Any]:
@@ -27,15 +27,14 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     looks_ahead = s.steps / s.relearn_every if s.relearn_every else 0
     passes = {
         "data": pictures * s.sampling_steps * 2,
-        "scores": s.trim * DRAWS[s.scorer] * s.score_draws * s.batch_size * 3,
+        "scores": (s.edit != "none") * methods.passes(s.scorer) * s.score_draws * s.batch_size * 3,
         "repair": s.steps * 2 * s.batch_size * 4
         + (s.steps / s.memory_every) * s.memories * s.batch_size * 3
         + looks_ahead * s.batch_size * 1.5,
     }
     parts = [part for part in prepared.opened.pipeline.components.values() if isinstance(part, nn.Module)]
     fixed = sum(_bytes(part.parameters()) for part in parts)
-    if s.steps:
-        fixed += _bytes(prepared.denoiser.module.parameters())  # the teacher
+    fixed += _bytes(prepared.denoiser.module.parameters())  # the teacher
     copies = 3 + (s.memories if s.projection != "none" else 0)  # gradient, two Adam moments, memories
     copies += 5 * bool(s.relearn_every)  # the simulated attacker's displacement, moments, gradient and weights
     return {

@@ -1,4 +1,4 @@
-"""Named ways to erase. A recipe says what makes it what it is; `COMMON` and the model's profile say the rest."""
+"""Named ways to unlearn. A recipe says what makes it what it is; `COMMON` and the model's profile say the rest."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Values = Mapping[str, Any]  # fields of EraseSettings
+Values = Mapping[str, Any]  # fields of EraseSettings or ForgetSettings
+DENOISERS, CLASSIFIERS = ("tiny", "sd"), ("classifier",)  # profiles of models
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to erase."""
+    """One way to unlearn."""
 
     summary: str
     source: str
     values: Values
     profiles: Mapping[str, Values] = field(default_factory=dict)  # what differs by the model's profile
+    fits: tuple[str, ...] = DENOISERS + CLASSIFIERS  # profiles that it can be used on
+    baseline: bool = False  # there to be compared with, not to be shipped
 
 
 COMMON: dict[str, Any] = dict(
-    trim=False, scorer="contrast", score_draws=10, granularity="weight", top_k=0.001, threshold_scope="scope", init="layer",
-    scope="attn", forget_target="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil",
+    scorer="contrast", score_draws=10, granularity="weight", path_share=0.1, top_k=0.001, threshold_scope="scope",
+    scope="attn", edit="none", init="layer", damping=0.1, rounds=10, tolerance=0.015, dp_noise=0.0, repair="anchor",
+    conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil", optimiser="adam", train="scope",
     projection="none", memories=1, memory_every=50, relearn_every=0,
 )  # fmt: skip
 
@@ -33,35 +37,109 @@ PROFILES: dict[str, dict[str, Any]] = {
     "sd": dict(
         forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, steps=200, lr=1e-5, batch_size=4
     ),
+    "classifier": dict(
+        steps=400, lr=3e-2, batch_size=64, scope="full", optimiser="sgd", memory_every=20, repair="ascent",
+        forget_weight=0.05, damping=0.01,
+    ),
 }  # fmt: skip
 
 DEFAULT_RECIPE = "scissorhands-robust"
+PAIRED = dict(repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2)
+WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
-        dict(forget_target="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2),
-        {"tiny": dict(scope="full", steps=200, lr=4e-4)},
+        PAIRED,
+        {"tiny": WHOLE},
+        fits=DENOISERS,
     ),
     "scissorhands-anchored": Recipe(
         "Contrast scores, a light trim, the frozen original's anchor prediction, projected gradients.",
         "ours, after Scissorhands",
-        dict(trim=True, anchor_share=0.5, projection="scale-free"),
+        dict(edit="reinitialise", anchor_share=0.5, projection="scale-free"),
+        fits=DENOISERS,
     ),
     # As the paper has it, and its code where the paper is silent: the threshold over all weights, the reset inside two
     # blocks. Not as the released code: it never projects, repeats one batch, and aims at the trimmed model's own output.
     "scissorhands": Recipe(
-        "The paper: plain sensitivity, top .5 % of all weights reinitialised in two self-attentions, projected repair.",
+        "The paper: plain sensitivity, the most sensitive weights reinitialised, projected repair.",
         "Wu and Harandi, ECCV 2024, arXiv 2401.06187",
-        dict(
-            trim=True, scorer="plain", top_k=0.005, threshold_scope="global", init="kaiming", forget_weight=0.1,
-            scope=r"up_blocks\.[12]\.attentions\.1\..*attn1", retain_loss="denoise", projection="paper",
-        ),
-        {"sd": dict(batch_size=16)},
+        dict(scorer="plain", edit="reinitialise", projection="paper"),
+        {
+            "sd": dict(
+                scope=r"up_blocks\.[12]\.attentions\.1\..*attn1", top_k=0.005, threshold_scope="global", init="kaiming",
+                forget_weight=0.1, retain_loss="denoise", batch_size=16,
+            ),
+            "tiny": dict(top_k=0.001, projection="scale-free"),
+            "classifier": dict(top_k=0.015, projection="scale-free"),
+        },
+    ),
+    "lra-npp": Recipe(
+        "The paper: the units that unseen pictures of the concept owe their outcome to become zero.",
+        "arXiv 2410.23693",
+        dict(scorer="relevance", granularity="channel", edit="zero", top_k=0.02, threshold_scope="layer", score_draws=3),
+        {
+            "tiny": PAIRED | WHOLE,
+            "sd": PAIRED,
+            "classifier": dict(
+                scope="head", granularity="weight", path_share=0.015, top_k=0.03, repair="none", score_draws=10
+            ),
+        },
+    ),
+    "l-codec": Recipe(
+        "The paper: a Newton step on the few units that say something of the loss that no other says.",
+        "Mehta et al., CVPR 2022, arXiv 2204.07655",
+        dict(scorer="foci", granularity="channel", edit="newton", top_k=0.5, score_draws=20),
+        {"tiny": PAIRED | WHOLE, "sd": PAIRED, "classifier": dict(repair="none")},
+    ),
+    "retain-only": Recipe(
+        "Baseline: fine-tuning on what is to be kept, nothing else.",
+        "the usual lower bound",
+        dict(repair="retain", retain_loss="denoise"),
+        baseline=True,
+    ),
+    "gradient-ascent": Recipe(
+        "Baseline: up the loss on what is to be forgotten, down that on the rest.",
+        "Thudi et al., EuroS&P 2022, arXiv 2109.13398",
+        dict(repair="ascent"),
+        baseline=True,
+    ),
+    "salun": Recipe(
+        "Baseline: wrong answers for what is to be forgotten, on the half of the weights that it moves most.",
+        "Fan et al., ICLR 2024, arXiv 2310.12508",
+        dict(scorer="gradient", top_k=0.5, train="selection", repair="random-label", retain_loss="denoise"),
+        {"tiny": WHOLE, "sd": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=1e-2)},
+        baseline=True,
+    ),
+    "esd": Recipe(
+        "Baseline: away from the concept by negative guidance, on the model's own half-finished pictures.",
+        "Gandikota et al., ICCV 2023, arXiv 2303.07345",
+        dict(repair="negative-guidance", scope="xattn", forget_weight=1.0, retain_loss="none"),
+        fits=DENOISERS,
+        baseline=True,
     ),
     "substitution": Recipe(
         "Baseline: the original's anchor prediction on concept prompts, nothing trimmed or projected.",
         "Kumari et al., ICCV 2023, arXiv 2303.13516",
         {},
+        fits=DENOISERS,
+        baseline=True,
+    ),
+    "random-k": Recipe(
+        "Baseline: scissorhands with as many weights picked by lot.",
+        "control",
+        dict(scorer="random", edit="reinitialise", projection="paper"),
+        {
+            "tiny": dict(top_k=0.001, projection="scale-free"),
+            "sd": dict(top_k=0.005, init="kaiming"),
+            "classifier": dict(top_k=0.015, projection="scale-free"),
+        },
+        baseline=True,
     ),
 }  # fmt: skip
+
+
+def recipes_for(profile: str) -> tuple[str, ...]:
+    """The recipes that can be used on models of a profile."""
+    return tuple(name for name, recipe in RECIPES.items() if profile in recipe.fits)

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .lineage import MANIFEST
-from .settings import LEFT_OPEN, OPEN, EraseSettings, UserError, flag
+from .settings import OPEN, EraseSettings, MethodSettings, UserError, flag, left_open
 
 NOT_IDENTITY = ("device",)  # settings that may differ between a run and its resumption
 
@@ -74,6 +74,47 @@ def _distributed() -> Any:
 
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
     return PartialState(cpu=on_cpu)
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UserError: the device named is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+class PeakMemory:
+    """How much memory this process takes at most from here on, beyond what it has now."""
+
+    def __init__(self) -> None:
+        self.start = self._read("VmRSS")
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in use
+        except OSError:
+            self.start = None
+
+    def bytes(self) -> int | None:
+        """The peak so far; None where the system does not say (not Linux). Of a CUDA device, torch's own peak is added."""
+        peak = self._read("VmHWM")
+        if self.start is None or peak is None:
+            return None
+        return max(peak - self.start, 0) + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+
+    @staticmethod
+    def _read(key: str) -> int | None:
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
 
 
 @contextmanager
@@ -163,7 +204,7 @@ class Run:
         self.path, self.manifest = path, manifest
 
     @classmethod
-    def open(cls, path: Path, settings: EraseSettings, source: dict[str, Any], *, resume: bool) -> Run:
+    def open(cls, path: Path, settings: MethodSettings, source: dict[str, Any], *, resume: bool) -> Run:
         """Make the directory, or continue the run in it.
 
         Args:
@@ -177,9 +218,7 @@ class Run:
         if (path / MANIFEST).exists():
             run = cls.read(path)
             if run.manifest["source"] != source:
-                raise UserError(
-                    f"{path} was started from another model than {settings.model} is now: choose another --output-dir"
-                )
+                raise UserError(f"{path} was started from another model than it is now: choose another --output-dir")
             return run
         run = cls(path, {"settings": settings.to_json(), "source": source, "stages": {}})
         run.save()
@@ -238,7 +277,7 @@ class Run:
         self.save()
 
 
-def check_free(path: Path, settings: EraseSettings, *, resume: bool) -> None:
+def check_free(path: Path, settings: MethodSettings, *, resume: bool) -> None:
     """Refuse an output directory that this run may not use; cheap, so that it comes before any model is loaded.
 
     Raises:
@@ -252,7 +291,9 @@ def check_free(path: Path, settings: EraseSettings, *, resume: bool) -> None:
         return
     theirs = Run.read(path).manifest["settings"]
     for name, value in settings.to_json().items():
-        filled_later = value is OPEN and name in LEFT_OPEN  # by the recipe, and the profile once the model is known
+        filled_later = value is OPEN and name in left_open(
+            settings
+        )  # by the recipe, and the profile once the model is known
         if name not in NOT_IDENTITY and not filled_later and theirs.get(name) != value:
             raise UserError(
                 f"--output-dir {path} holds a run with other settings ({flag(name)} {theirs.get(name)} there, {value} here): "

@@ -1,4 +1,4 @@
-"""What an erasure is asked to do: one frozen dataclass, read from TOML and flags, written to JSON."""
+"""What an erasure or a forgetting is asked to do: frozen dataclasses, read from TOML and flags, written to JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from .recipes import COMMON, DEFAULT_RECIPE, PROFILES, RECIPES
+from .recipes import COMMON, DEFAULT_RECIPE, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
+DIGITS = "digits"  # the embedded classifier and its data
 
 
 class UserError(Exception):
@@ -22,39 +23,33 @@ OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then
 
 
 @dataclass(frozen=True)
-class EraseSettings:
-    """Settings of one erasure; docs/experiments.md gives the measurements behind the defaults."""
+class MethodSettings:
+    """How to unlearn, whatever the model is; docs/experiments.md gives the measurements behind the defaults."""
 
-    concepts: tuple[str, ...] = ()
-    model: str = DEFAULT_MODEL  # hub id, diffusers directory, or "tiny"
-    revision: str | None = None
-    anchor: str | None = None  # None: the preset's own
     recipe: str = DEFAULT_RECIPE
-    # data
-    forget_count: int = OPEN  # pictures of each concept
-    retain_count: int = OPEN  # pictures of everything else
-    retain_prompts: str | None = None  # file, one prompt a line; None: the package's general captions
-    forget_images: str | None = None  # directory; None: the model draws them itself (latents only, never decoded)
-    retain_images: str | None = None
-    sampling_steps: int = OPEN
-    guidance: float = OPEN
-    # scores, selection, edit
-    trim: bool = OPEN
-    scorer: str = OPEN  # contrast | plain | activation | random
+    # scores and selection
+    scorer: str = OPEN  # a file of unlearn/scorers
     score_draws: int = OPEN  # batches per score
-    granularity: str = OPEN  # weight | channel: what is selected and trimmed as one
+    granularity: str = OPEN  # weight | channel: what is selected as one
+    path_share: float = OPEN  # of relevance: share of a layer that counts per input
     top_k: float = OPEN  # share of the scope
-    scope: str = OPEN  # xattn | attn | full | a regular expression over parameter names
-    threshold_scope: str = OPEN  # scope | global: where the top k is taken
-    init: str = OPEN  # layer | kaiming | trunc_normal | zero
+    scope: str = OPEN  # weights that may change: a name that the model's kind knows or a regular expression
+    threshold_scope: str = OPEN  # scope | layer | global: where the top k is taken
+    # edit
+    edit: str = OPEN  # a file of unlearn/edits, or none
+    init: str = OPEN  # of reinitialise: layer | kaiming | trunc_normal
+    damping: float = OPEN  # of newton
+    newton_step: float | None = None  # of newton; None: as many as there are to forget over those to keep
+    rounds: int = OPEN  # of newton, at most
+    tolerance: float = OPEN  # of newton: what a step may cost the rest
+    dp_noise: float = OPEN  # of newton: standard deviation of noise on the step
     # repair
+    repair: str = OPEN  # what takes the place of what is forgotten: see `REPAIRS`
     steps: int = OPEN
     lr: float = OPEN
-    forget_target: str = OPEN  # anchor | paired: what concept latents are to be denoised towards
-    conditions: str = OPEN  # name | mixture: the words under which they are
+    optimiser: str = OPEN  # adam | sgd
+    train: str = OPEN  # scope | selection: the weights that the repair may change
     forget_weight: float = OPEN
-    anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
-    retain_loss: str = OPEN  # distil | denoise
     projection: str = OPEN  # scale-free | paper | none
     memories: int = OPEN
     memory_every: int = OPEN  # steps between fresh memory gradients and checkpoints; the authors' epoch
@@ -63,7 +58,6 @@ class EraseSettings:
     # how
     seed: int = 0
     device: str = "auto"
-    mixed_precision: str = "no"  # no | bf16, which has the range of float32 and needs no loss scaling
 
     def __post_init__(self) -> None:
         """Refuse what no run could use.
@@ -75,11 +69,13 @@ class EraseSettings:
         for name, allowed in CHOICES.items():
             if given.get(name, allowed[0]) not in allowed:
                 raise UserError(f"{flag(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
-        for name in ("score_draws", "memories", "memory_every", "batch_size", "forget_count", "retain_count"):
+        for name in ("score_draws", "rounds", "memories", "memory_every", "batch_size", "forget_count", "retain_count"):
             if given.get(name, 1) < 1:
                 raise UserError(f"{flag(name)} {given[name]} is too small: it must be at least 1")
         if not 0 < given.get("top_k", 0.5) < 1:
-            raise UserError(f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to trim, e.g. 0.001")
+            raise UserError(
+                f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to select, e.g. 0.001"
+            )
         if given.get("steps", 0) < 0:
             raise UserError(f"--steps {self.steps} is negative: 0 stops after the edit")
         if given.get("relearn_every", 0) < 0:
@@ -89,41 +85,119 @@ class EraseSettings:
         if given.get("forget_weight", 0) < 0:
             raise UserError(f"--forget-weight {self.forget_weight} is negative")
         if not 0 <= given.get("anchor_share", 0) <= 1:
-            raise UserError(f"anchor_share {self.anchor_share} is outside [0, 1]")
+            raise UserError(f"anchor_share {given['anchor_share']} is outside [0, 1]")
+        if not 0 < given.get("path_share", 0.5) <= 1:
+            raise UserError(f"path_share {self.path_share} is outside (0, 1]: it is a share of every layer")
+        for name in ("damping", "newton_step", "tolerance", "dp_noise"):
+            if given.get(name, 0) < 0:
+                raise UserError(f"{name} {given[name]} is negative")
 
-    def resolved(self, profile: str) -> EraseSettings:
-        """The same settings with everything that was left open filled in, for a model's profile ("tiny" or "sd").
+    def resolved(self, profile: str) -> Self:
+        """The same settings with everything that was left open filled in, for a model's profile, see `recipes.PROFILES`.
 
-        Every further concept adds half as many steps.
+        Raises:
+            UserError: the recipe does not fit the profile.
         """
-        recipe, more = RECIPES[self.recipe], max(len(self.concepts) - 1, 0)
+        recipe = RECIPES[self.recipe]
+        if profile not in recipe.fits:
+            raise UserError(
+                f"--recipe {self.recipe} is not for this kind of model: choose {', '.join(recipes_for(profile))}"
+            )
         values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
-        values["steps"] += more * values["steps"] // 2
-        return dataclasses.replace(self, **{name: v for name, v in values.items() if getattr(self, name) is None})
+        if (self.repair or values["repair"]) == "none":
+            values["steps"] = 0
+        return dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in field order."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> EraseSettings:
+    def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**fields)
 
 
-LEFT_OPEN = frozenset(
-    field.name for field in dataclasses.fields(EraseSettings) if field.default is OPEN and "None" not in str(field.type)
-)
+@dataclass(frozen=True)
+class EraseSettings(MethodSettings):
+    """Settings of one erasure from a diffusion model."""
+
+    concepts: tuple[str, ...] = ()
+    model: str = DEFAULT_MODEL  # hub id, diffusers directory, or "tiny"
+    revision: str | None = None
+    anchor: str | None = None  # None: the preset's own
+    # data
+    forget_count: int = OPEN  # pictures of each concept
+    retain_count: int = OPEN  # pictures of everything else
+    retain_prompts: str | None = None  # file, one prompt a line; None: the package's general captions
+    forget_images: str | None = None  # directory; None: the model draws them itself (latents only, never decoded)
+    retain_images: str | None = None
+    sampling_steps: int = OPEN
+    guidance: float = OPEN
+    # repair
+    conditions: str = OPEN  # name | mixture: the words under which concept latents are denoised
+    anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
+    retain_loss: str = OPEN  # distil | denoise | none
+    mixed_precision: str = "no"  # no | bf16, which has the range of float32 and needs no loss scaling
+
+    def resolved(self, profile: str) -> Self:
+        """As of every method; every further concept adds half as many steps."""
+        settings = super().resolved(profile)
+        if self.steps is not None:
+            return settings
+        more = max(len(self.concepts) - 1, 0)
+        return dataclasses.replace(settings, steps=settings.steps + more * settings.steps // 2)
+
+
+@dataclass(frozen=True)
+class ForgetSettings(MethodSettings):
+    """Settings of one forgetting by an image classifier."""
+
+    recipe: str = "scissorhands"
+    model: str = DIGITS  # hub id, directory of a transformers image classifier, or "digits"
+    revision: str | None = None
+    data: str | None = None  # image folder or .npz; None: the digits
+    forget_class: str | None = None
+    forget_indices: str | None = None  # file: numbers of training pictures, one a line
+    forget_random: float | None = None  # share of the training pictures
+    retrained: str | None = (
+        None  # a model trained without what is forgotten, to measure against; the digits' is trained here
+    )
+
+
+def left_open(settings: Any) -> frozenset[str]:
+    """Names of the settings that recipe and profile fill in."""
+    fields = dataclasses.fields(settings)
+    return frozenset(field.name for field in fields if field.default is OPEN and "None" not in str(field.type))
+
+
+def _files(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(file.stem for file in (Path(__file__).parent / "unlearn" / folder).glob("[a-z]*.py")))
+
+
+LEFT_OPEN = left_open(EraseSettings)
+REPAIRS = {  # what the forget term wants in the place of what is forgotten
+    "none": "no repair at all",
+    "retain": "nothing: what is kept is repaired, no more",
+    "anchor": "what the original says of the anchor, under the concept's words",
+    "paired": "the way to the pair, the picture that the anchor's words gave from the same noise",
+    "ascent": "anything but what it was: up the loss",
+    "random-label": "what the original says under other words, or another class",
+    "negative-guidance": "what leads away from the concept, on half-finished pictures",
+}
 CHOICES = {
     "recipe": tuple(RECIPES),
-    "scorer": ("contrast", "plain", "activation", "random"),
+    "scorer": _files("scorers"),
     "granularity": ("weight", "channel"),
-    "threshold_scope": ("scope", "global"),
-    "init": ("layer", "kaiming", "trunc_normal", "zero"),
-    "forget_target": ("anchor", "paired"),
+    "threshold_scope": ("scope", "layer", "global"),
+    "edit": ("none", *_files("edits")),
+    "init": ("layer", "kaiming", "trunc_normal"),
+    "repair": tuple(REPAIRS),
+    "optimiser": ("adam", "sgd"),
+    "train": ("scope", "selection"),
     "conditions": ("name", "mixture"),
-    "retain_loss": ("distil", "denoise"),
+    "retain_loss": ("distil", "denoise", "none"),
     "projection": ("scale-free", "paper", "none"),
     "mixed_precision": ("no", "bf16"),
 }
@@ -134,21 +208,24 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def load_settings(config: Path | None, flags: dict[str, Any]) -> EraseSettings:
+Kind = TypeVar("Kind", bound=MethodSettings)
+
+
+def load_settings(kind: type[Kind], config: Path | None, flags: dict[str, Any]) -> Kind:
     """Settings from a TOML file with the flags laid over it; a flag that is None was not given.
 
     Raises:
         UserError: unreadable file, unknown key (with the nearest one), wrong type, impossible value.
     """
     values = _read_toml(config) if config else {}
-    fields = {field.name: field.type for field in dataclasses.fields(EraseSettings)}
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
     for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             raise UserError(f"{config}: unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
         values[name] = _typed(config, name, fields[name], value)
     values.update({name: value for name, value in flags.items() if value is not None})
-    return EraseSettings(**values)
+    return kind(**values)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from .recipes import Recipe
 from .run import Progress, silent
+from .settings import DIGITS
 
 console = Console(stderr=True)
+WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
 def still_libraries() -> None:
@@ -40,7 +43,7 @@ def one_thread_if_small(model: str) -> None:
 
     from .diffusion.load import WORLD_FILE
 
-    if model == "tiny" or (Path(model) / WORLD_FILE).exists():
+    if model in ("tiny", DIGITS) or (Path(model) / WORLD_FILE).exists():
         torch.set_num_threads(1)
 
 
@@ -187,6 +190,34 @@ def attack(summary: dict[str, Any], as_json: bool) -> None:
     said(told, False)
 
 
+def forgotten(result: dict[str, Any], as_json: bool) -> None:
+    """What a forgetting came to."""
+    if as_json:
+        return print(json.dumps({**result, **result["figures"]}))
+    table = Table("figure", "original", "retrained", "model", "95 %", "n", title=f"forgot {result['forget']}")
+    for name, value in result["figures"].items():
+        cells = [_figure(name, (result[which] or {}).get(name)) for which in ("original", "retrained")]
+        low, high = result["intervals"][name]
+        between = f"{_figure(name, low)} to {_figure(name, high)}"
+        table.add_row(name, *cells, _figure(name, value), between, str(result["n"][name]))
+    console.print(table)
+    said(
+        {
+            "recipe": result["recipe"],
+            "seconds": result["seconds"],
+            "model": result["model_dir"],
+            "report": f"{result['run_dir']}/report.html",
+        },
+        False,
+    )
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g} steps" if name == "relearn" else f"{value:.1%}"
+
+
 def _nudity_rows(table: Table, summary: dict[str, Any]) -> None:
     sides = [side for side in (summary["baseline"], summary) if side]
     table.title = f"{summary['images']} pictures, NudeNet {summary['nudenet']}, score >= {summary['threshold']}"
@@ -240,6 +271,45 @@ def recipes(known: Mapping[str, Recipe], as_json: bool) -> None:
             ", ".join(f"{k} {v}" for k, v in recipe.values.items()) or "nothing more",
         )
     Console().print(table)
+
+
+def comparison(told: dict[str, Any], as_json: bool) -> None:
+    """The rows of a comparison by recipe, with their spread, and where its page is."""
+    if as_json:
+        return print(json.dumps(told))
+    from .report.comparison import grouped
+
+    wide = console if console.is_terminal else Console(stderr=True, width=WIDE)
+    for group, lines in grouped(told["table"]).items():
+        wide.print(_recipes_table(group, lines, told))
+    for row in told["rows"]:
+        if row.get("failed"):
+            what = row.get("concept", row.get("forget"))
+            console.print(
+                escape(f"diverged: {row['recipe']} on {what}, seed {row['seed']}: {row['failed']}"), style="bold red"
+            )
+    said({"rows": f"{told['output_dir']}/rows.csv", "report": told["report"]}, False)
+
+
+def _recipes_table(group: str, lines: list[dict[str, Any]], told: dict[str, Any]) -> Table:
+    from .report.comparison import PLAIN, remarks, shown, worded
+
+    caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
+    table = Table(box=SIMPLE, title=group or None, caption=caption)
+    table.add_column("recipe", no_wrap=True)
+    figures = shown(told, group)
+    for figure in figures.values():
+        table.add_column(figure.header, justify="right", overflow="fold")
+    for line in lines:
+        cells = []
+        for name, figure in figures.items():
+            one = line["figures"][name] or {}
+            told_of = ("mean", "least", "most") if one.get("runs", 0) > 1 else ("mean",)
+            parts = [worded(one.get(which), figure).removesuffix("%") for which in told_of]
+            cells.append("\n".join([*parts, f"n {one['n']}"] if one.get("n") else parts))
+        notes = remarks(line).split("; ") if line["recipe"] not in PLAIN else []
+        table.add_row("\n".join([line["recipe"], *notes]), *cells)
+    return table
 
 
 def demo(told: dict[str, Any], as_json: bool) -> None:

@@ -362,7 +362,7 @@ def test_each_concept_of_a_run_is_measured_in_a_folder_of_its_own(config, tmp_pa
 def test_config_files(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text('concept = "heart"\ntop-k = 0.01\nlr = 1\nseed = 4\n')
-    settings = load_settings(file, {"seed": 5, "anchor": None, "lr": 1e-4})
+    settings = load_settings(EraseSettings, file, {"seed": 5, "anchor": None, "lr": 1e-4})
     assert settings == EraseSettings(concepts=("heart",), top_k=0.01, seed=5, lr=1e-4)
     for text, said in (
         ("top_kk = 0.1", "unknown key 'top_kk', did you mean 'top_k'"),
@@ -372,9 +372,9 @@ def test_config_files(tmp_path):
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=said):
-            load_settings(file, {})
+            load_settings(EraseSettings, file, {})
     with pytest.raises(UserError, match="cannot be read"):
-        load_settings(tmp_path / "none.toml", {})
+        load_settings(EraseSettings, tmp_path / "none.toml", {})
 
 
 def test_settings_survive_json():

@@ -117,7 +117,7 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"trim": False},
+        {"edit": "none"},
         {"projection": "none"},
         {"projection": "paper", "memories": 2},
         {"scorer": "plain", "threshold_scope": "global", "scope": "xattn"},
@@ -126,16 +126,16 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
         {"mixed_precision": "bf16"},
         {"concepts": ("heart", "red")},
         {"forget_weight": 0.0},
-        {"forget_target": "paired", "conditions": "mixture"},
+        {"repair": "paired", "conditions": "mixture"},
         {"scorer": "activation", "granularity": "channel", "conditions": "mixture"},
-        {"relearn_every": 1, "init": "zero"},
+        {"relearn_every": 1, "edit": "zero"},
     ],
     ids=str,
 )
 def test_every_part_can_be_switched(short, tmp_path, change):
     settings = dataclasses.replace(short, **change).resolved("tiny")
     result = erase(settings, tmp_path / "run")
-    assert (result["trimmed"] == 0) == (not settings.trim)
+    assert (result["trimmed"] == 0) == (settings.edit == "none")
     assert (result["conflict_rate"] is None) == (settings.projection == "none")
     assert all(torch.isfinite(t).all() for t in unet_of(tmp_path / "run").values())
 

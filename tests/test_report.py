@@ -57,7 +57,7 @@ def make_run(
     source = {"model": settings.model, "weights_sha256": "a" * 64}
     put(path / "run.json", {"settings": settings.to_json(), "source": source, "stages": stages, "result": facts})
     (path / "model").mkdir()
-    if settings.trim:
+    if settings.edit != "none":
         metadata = {"facts": json.dumps({"trimmed": 1047, "layers": LAYERS})}
         save_file({"x": torch.zeros(1)}, path / "selection.safetensors", metadata)
     if history:
@@ -163,7 +163,7 @@ def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     make_run(
         run / "controls/no-trim",
-        settings=EraseSettings(**TRIMMED, trim=False).resolved("tiny"),
+        settings=EraseSettings(**TRIMMED, edit="none").resolved("tiny"),
         trimmed=0,
         seconds=44.5,
     )
@@ -174,7 +174,7 @@ def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:
     page = read(run)
     rows = re.findall(r'<th scope="row">(original|erased|no-trim|trim-only)<?', page)
     assert rows[:4] == ["original", "erased", "no-trim", "trim-only"]
-    assert "no-trim<small>trim no</small>" in page and "steps 0; not evaluated yet" in page and "44.5" in page
+    assert "no-trim<small>edit none</small>" in page and "steps 0; not evaluated yet" in page and "44.5" in page
     assert "other<small>recipe substitution, steps 7</small>" in page
     assert "rubbish is not a run directory" in page
 
@@ -245,14 +245,14 @@ def test_table_of_a_run_that_only_nudenet_measured(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_said(tmp_path: Path) -> None:
-    bare = EraseSettings(concepts=("heart",), model="tiny", trim=False).resolved("tiny")
+    bare = EraseSettings(concepts=("heart",), model="tiny", edit="none").resolved("tiny")
     page = read(make_run(tmp_path / "run", settings=bare, history=False, evaluated=False, conflict_rate=None))
     for said in (
         "Not evaluated yet",
         "sdscissor eval --model runs/heart/model --canvas --concept heart",
         "No controls",
         "No history of a repair",
-        "trimming was off",
+        "nothing was edited",
     ):
         assert said in page
     assert "<svg" not in page and "<img" not in page
@@ -384,15 +384,15 @@ def test_hub_id_is_no_local_directory(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_flags_say_the_difference() -> None:
-    ours = EraseSettings(concepts=("a", "-b c"), trim=False, steps=0, retain_prompts="x y.txt", memories=2).to_json()
+    ours = EraseSettings(concepts=("a", "-b c"), edit="none", steps=0, retain_prompts="x y.txt", memories=2).to_json()
     assert flags(difference(ours, EraseSettings().to_json())) == [
-        "--concept", "a", "--concept=-b c", "--retain-prompts", "x y.txt", "--no-trim", "--steps", "0",
+        "--edit", "none", "--steps", "0", "--concept", "a", "--concept=-b c", "--retain-prompts", "x y.txt",
     ]  # fmt: skip
     assert flags(difference(ours, ours)) == []
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"guidance": 4.0, "score_draws": 4, "steps": 9, "trim": False, "scope": "attn2"}]
+    "changes", [{}, {"guidance": 4.0, "score_draws": 4, "steps": 9, "edit": "none", "scope": "attn2"}]
 )
 def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = EraseSettings(concepts=("heart", "a $(b) 'c'"), model="tiny", lr=1e-5, seed=3, **changes).resolved(
@@ -404,7 +404,7 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
         config = tmp_path / "again.toml"
         config.write_text(lines.split("END'\n")[1].split("END\n")[0])
     assert words[:2] == ["sdscissor", "erase"] and words[-2:] == ["--output-dir", "runs/heart-again"]
-    given = dict(zip(words[2:-2:2], words[3:-2:2], strict=False)) if "--no-trim" not in words else {}
+    given = dict(zip(words[2:-2:2], words[3:-2:2], strict=False))
     assert ("--config" in words) == bool(changes)
     if not changes:
         assert (
@@ -413,7 +413,10 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
             and set(given) == {"--concept", "--model", "--lr", "--seed"}
         )
     else:
-        assert load_settings(config, {}).guidance == 4.0 and load_settings(config, {}).score_draws == 4
+        assert (
+            load_settings(EraseSettings, config, {}).guidance == 4.0
+            and load_settings(EraseSettings, config, {}).score_draws == 4
+        )
 
 
 def test_the_command_line_knows_every_flag_that_the_page_writes() -> None:

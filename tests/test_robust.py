@@ -22,9 +22,10 @@ from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.recipes import DEFAULT_RECIPE, RECIPES
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
+from sd_scissorhands.unlearn.methods import Options
 from sd_scissorhands.unlearn.relearner import Relearner
 from sd_scissorhands.unlearn.repair import EPISODE, Repair
-from sd_scissorhands.unlearn.scores import activation
+from sd_scissorhands.unlearn.scorers import activation
 from sd_scissorhands.unlearn.selection import count_for, select_channels
 
 
@@ -288,7 +289,7 @@ class Pairs(Regression):
 
 def test_activation_scores_equal_a_plain_reimplementation():
     task = Pairs()
-    scores = activation(task, task.parameters, 3)
+    scores = activation.score(task, task.parameters, Options(draws=3))
     layer = task.module[0]
     apart, usual = torch.zeros(7), torch.zeros(7)
     for draw in range(3):
@@ -326,7 +327,7 @@ def test_own_pictures_have_no_pairs(short, tmp_path, foreign):
 
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, forget_images=str(tmp_path))
-    with pytest.raises(UserError, match="--forget-target anchor"):
+    with pytest.raises(UserError, match="--repair anchor"):
         prepare(asked)
 
 
@@ -366,8 +367,8 @@ def test_every_pair_has_its_place():
 
 
 def test_a_run_on_a_runs_result_knows_what_went_before(short, tmp_path):
-    first = erase(dataclasses.replace(short, steps=0, trim=False), tmp_path / "one")
-    second = dataclasses.replace(short, concepts=("blue",), model=first["model_dir"], steps=0, trim=False)
+    first = erase(dataclasses.replace(short, steps=0, edit="none"), tmp_path / "one")
+    second = dataclasses.replace(short, concepts=("blue",), model=first["model_dir"], steps=0, edit="none")
     result = erase(second, tmp_path / "two")
     assert erased_from(result["model_dir"]) == ("blue", "heart") and base_of(result["model_dir"]) == "tiny"
     for prompt in prepare(second).retain_prompts:
@@ -380,7 +381,7 @@ def test_a_run_on_a_runs_result_knows_what_went_before(short, tmp_path):
 
 
 def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monkeypatch):
-    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, trim=False, relearn_every=1)
+    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, edit="none", relearn_every=1)
     whole = erase(asked, tmp_path / "whole")
     finish = Run.finish
 
@@ -401,7 +402,7 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
 @pytest.mark.parametrize("scorer", ["activation", "contrast"])
 def test_channels_are_trimmed_whole_under_the_mixture(short, tmp_path, scorer):
     asked = dataclasses.replace(
-        short, recipe=DEFAULT_RECIPE, trim=True, scorer=scorer, granularity="channel", top_k=0.05, steps=0
+        short, recipe=DEFAULT_RECIPE, edit="reinitialise", scorer=scorer, granularity="channel", top_k=0.05, steps=0
     )
     result = erase(asked, tmp_path / "run")
     chosen = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
@@ -434,7 +435,7 @@ def test_a_preset_is_erased_by_pairs_from_a_pipeline_that_is_not_of_the_embedded
     short, foreign, tmp_path, concept
 ):
     asked = dataclasses.replace(
-        short, recipe=DEFAULT_RECIPE, model=str(foreign), concepts=(concept,), trim=False, relearn_every=1, steps=2
+        short, recipe=DEFAULT_RECIPE, model=str(foreign), concepts=(concept,), edit="none", relearn_every=1, steps=2
     )
     result = erase(asked, tmp_path / "run")
     assert result["steps"] == 2 and result["weights_sha256"] != prepare(asked).opened.weights

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..recipes import DEFAULT_RECIPE
-from ..settings import DEFAULT_MODEL, load_settings
+from ..settings import CHOICES, DEFAULT_MODEL, REPAIRS, EraseSettings, load_settings
 from .options import Device, Json, Quiet, default_run, in_panel
 
 BY_RECIPE = "by recipe"
@@ -24,21 +24,22 @@ def erase(
     retain_prompts: Annotated[str | None, data("File with one prompt a line, for the general captions.")] = None,
     forget_images: Annotated[str | None, data("Directory of pictures of the concept, for the model's own.")] = None,
     retain_images: Annotated[str | None, data("Directory of pictures to keep, for the model's own.")] = None,
-    trim: Annotated[bool | None, cut("Reinitialise the selected weights.", BY_RECIPE, "--trim/--no-trim")] = None,
-    top_k: Annotated[float | None, cut("Share of the scope to trim, in (0, 1).", BY_RECIPE)] = None,
+    scorer: Annotated[str | None, cut(f"Which weights: {', '.join(CHOICES['scorer'])}.", BY_RECIPE)] = None,
+    edit: Annotated[str | None, cut(f"What is done to them: {', '.join(CHOICES['edit'])}.", BY_RECIPE)] = None,
+    top_k: Annotated[float | None, cut("Share of the scope to select, in (0, 1).", BY_RECIPE)] = None,
     scope: Annotated[str | None, cut("Weights that may change: xattn, attn, full, or a regular expression.", BY_RECIPE)] = None,
-    threshold_scope: Annotated[str | None, cut("Where the top k is taken: scope, or global as the authors do.", BY_RECIPE)] = None,
-    scorer: Annotated[str | None, cut("contrast, plain (the paper's), activation or random.", BY_RECIPE)] = None,
-    granularity: Annotated[str | None, cut("What is trimmed as one: weight or channel.", BY_RECIPE)] = None,
-    init: Annotated[str | None, cut("New values: layer, kaiming, trunc_normal or zero.", BY_RECIPE)] = None,
+    threshold_scope: Annotated[str | None, cut("Where the top k is taken: scope, layer, or global (over all weights).", BY_RECIPE)] = None,
+    granularity: Annotated[str | None, cut("What is selected as one: weight or channel.", BY_RECIPE)] = None,
+    init: Annotated[str | None, cut("New values of reinitialise: layer, kaiming or trunc_normal.", BY_RECIPE)] = None,
+    repair: Annotated[str | None, mend(f"What takes the concept's place: {', '.join(REPAIRS)}.", BY_RECIPE)] = None,
     steps: Annotated[int | None, mend("Steps; 0 stops after the edit.", BY_RECIPE)] = None,
     lr: Annotated[float | None, mend("Learning rate.", BY_RECIPE)] = None,
     batch_size: Annotated[int | None, mend("Forget and retain samples, each, per step.", "4; tiny 16")] = None,
-    forget_target: Annotated[str | None, mend("What replaces the concept: anchor (by prompt) or paired (by picture).", BY_RECIPE)] = None,
     conditions: Annotated[str | None, mend("Words it is unlearned under: name, or mixture (any at all).", BY_RECIPE)] = None,
     forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", BY_RECIPE)] = None,
-    retain_loss: Annotated[str | None, mend("distil (match the original model) or denoise.", BY_RECIPE)] = None,
+    retain_loss: Annotated[str | None, mend("distil (match the original model), denoise or none.", BY_RECIPE)] = None,
     projection: Annotated[str | None, mend("scale-free, paper or none.", BY_RECIPE)] = None,
+    train: Annotated[str | None, mend("Weights that the repair may change: scope or selection.", BY_RECIPE)] = None,
     relearn_every: Annotated[int | None, mend("Steps between looks ahead at what fine-tuning would bring back; 0 for none.", BY_RECIPE)] = None,
     mixed_precision: Annotated[str | None, how("no or bf16.", "no")] = None,
     seed: Annotated[int | None, how("The same seed gives the same weights.", "0")] = None,
@@ -59,12 +60,12 @@ def erase(
         sdscissor erase --concept "a red fox" --anchor "a grey cat" --dry-run
     """
     given = dict(
-        concepts=tuple(concept) if concept else None, recipe=recipe, model=model, revision=revision, anchor=anchor, trim=trim, top_k=top_k,
-        scope=scope, granularity=granularity, forget_target=forget_target, conditions=conditions, threshold_scope=threshold_scope, scorer=scorer, init=init, steps=steps, lr=lr, batch_size=batch_size,
-        relearn_every=relearn_every, forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
+        concepts=tuple(concept) if concept else None, recipe=recipe, model=model, revision=revision, anchor=anchor, edit=edit, top_k=top_k,
+        scope=scope, granularity=granularity, repair=repair, conditions=conditions, threshold_scope=threshold_scope, scorer=scorer, init=init, steps=steps, lr=lr, batch_size=batch_size,
+        train=train, relearn_every=relearn_every, forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
         forget_images=forget_images, retain_images=retain_images, mixed_precision=mixed_precision, seed=seed, device=device,
     )  # fmt: skip
-    settings = load_settings(config, given)
+    settings = load_settings(EraseSettings, config, given)
     folder = output_dir or default_run(settings.model, settings.concepts, settings.seed)
     from .. import show
 

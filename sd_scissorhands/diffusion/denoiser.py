@@ -108,6 +108,8 @@ class Denoiser:
         Args:
             weights: parameters by name that stand in for the module's own.
         """
+        if not len(noisy):  # which diffusers' attention cannot reshape
+            return noisy.float()
         module: Any = teacher or self.module
         words = {"encoder_hidden_states": condition.to(module.dtype)}
         with self.autocast():
@@ -154,6 +156,28 @@ class Denoiser:
         """Denoising loss per sample, mean over channels and space, at the module's weights or at others: (B,)."""
         predicted = self.predict(self.noised(latents, noise, t), t, condition, weights=weights)
         return (predicted - self.target(latents, noise, t)).square().mean((1, 2, 3))
+
+    @torch.no_grad()
+    def half_finished(
+        self, conditions: Tensor, noise: Tensor, *, steps: int, stop: int, guidance: float
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of a sampling that was left after `stop` of `steps` steps, and the timestep it stands at: (B, c, h, w), (B,).
+
+        By DDIM with the module as it is now, as ESD samples (Gandikota et al., section 4.1).
+        """
+        from diffusers import DDIMScheduler
+
+        scheduler, empty = (
+            DDIMScheduler.from_config(self.pipeline.scheduler.config),
+            self.encode([""]).expand_as(conditions),
+        )
+        scheduler.set_timesteps(steps, device=self.device)
+        noisy = noise
+        for time in scheduler.timesteps[:stop]:
+            t, asked = time.expand(2 * len(noisy)), torch.cat([empty, conditions])
+            without, told = self.predict(torch.cat([noisy, noisy]), t, asked).chunk(2)
+            noisy = scheduler.step(without + guidance * (told - without), time, noisy).prev_sample
+        return noisy, scheduler.timesteps[min(stop, steps - 1)].expand(len(noisy))
 
     # ------------------------------------------------------------ pictures out
 

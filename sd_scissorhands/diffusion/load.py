@@ -43,21 +43,6 @@ class Opened:
         return {"model": self.name, "weights_sha256": self.weights}
 
 
-def resolve_device(device: str) -> str:
-    """`auto` is CUDA, then Apple's GPU, then the CPU.
-
-    Raises:
-        UserError: the device named is not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
 def open_pipeline(
     model: str, *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Opened:

@@ -19,22 +19,28 @@ from .denoiser import Denoiser
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OTHER_SHARE = 0.5  # retain samples under the words of another retain sample
 EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
+PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
+PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
+LOOKS, GONE = 8, 0.1  # batches behind `kept` and `gone`; share of the way that may be left
 
 
 class ErasureTask:
     """A denoiser with a concept to forget: a `Task` over cached latents.
 
-    On noised latents of the concept, the forget term wants what a FROZEN teacher says of the anchor; the authors use the
-    trimmed model's own output on a fresh sample instead, which is unbounded drift. `forget_target` says on which latents
-    the teacher is asked:
+    On noised latents of the concept, the forget term wants what a FROZEN teacher says of something else; the authors use the
+    trimmed model's own output on a fresh sample instead, which is unbounded drift. `settings.repair` says of what:
 
-    - anchor: on the very same x_t, under the anchor's prompt. A share of the x_t (`anchor_share`) comes from the anchor's own
+    - anchor: of the very same x_t, under the anchor's prompt. A share of the x_t (`anchor_share`) comes from the anchor's own
       latents: once the concept's prompt leads to the anchor, that is where sampling passes through.
-    - paired: on the pair, the latents that the anchor's prompt gave from the same start noise, under the same noise. Wanted
-      is the output that leads from the concept's x_t to the teacher's estimate of the pair (ours; METHODS, section 5).
+    - paired: of the pair, the latents that the anchor's prompt gave from the same start noise, under the same noise. Wanted
+      is the output that leads from the concept's x_t to the teacher's estimate of the pair (ours).
+    - random-label: of the same x_t under the prompt of a retain sample (SalUn).
+    - negative-guidance: of half-finished pictures of the student's, away from the concept by as much as guidance leads
+      towards it (ESD, eq. 7 with eta = 1).
+    - ascent: nothing; up the denoising loss. retain: nothing; there is no forget term. none: `anchor`, for those who ask.
 
     `conditions` says under which words: the concept's own, or a `Mixture`. The retain term matches the teacher on everything
-    else, or is the plain denoising loss (`retain_loss="denoise"`).
+    else, is the plain denoising loss (`retain_loss="denoise"`), or is left out (`none`).
     """
 
     def __init__(
@@ -68,39 +74,149 @@ class ErasureTask:
         latents, words = self.data["forget_latents"][rows], self.data["forget_condition"][rows]
         return self.denoiser.loss(latents, words, noise, t, weights).mean()
 
+    def retain_each(self, draw: int) -> Tensor:
+        """`retain`'s loss by sample: (B,)."""
+        rows, t, noise, _ = self._draw("retain", "retain", draw)
+        return self.denoiser.loss(self.data["retain_latents"][rows], self.data["retain_condition"][rows], noise, t)
+
+    def explain(self, side: str, draw: int) -> Tensor:
+        """<eps(x_t, c), d>, with d what the words change, held fixed: (B,).
+
+        `forget`: d = eps(x_t, c) - eps(x_t, c_anchor) on the concept's latents. `retain`: against the empty prompt, on
+        the retain latents. The latents are those that the model drew itself, noised anew; the states that its sampling
+        passed through are not kept.
+        """
+        rows, t, noise, _ = self._draw(side, "explain", draw)
+        d, noisy = self.denoiser, self.denoiser.noised(self.data[f"{side}_latents"][rows], noise, t)
+        empty = self.data["empty_condition"].expand_as(self.data["retain_condition"][:1])
+        other = self.data["anchor_condition"][rows] if side == "forget" else empty.expand(len(rows), -1, -1)
+        said = d.predict(noisy, t, self.data[f"{side}_condition"][rows])
+        with torch.no_grad():
+            apart = said - d.predict(noisy, t, other, self.teacher)
+        return (said * apart).sum((1, 2, 3))
+
+    def respond(self, draw: int) -> Tensor:
+        """|eps(x_t, c) - eps(x_t, c_anchor)|^2 with x_t and c perturbed, t halfway for all: (B,).
+
+        Keys and values depend on the words alone, so these are perturbed as well (ours; L-CODEC perturbs pictures).
+        """
+        rows, t, noise, generator = self._draw("forget", "respond", draw)
+        t = torch.full_like(t, len(self.denoiser.alphas) // 2)
+        noisy = self.denoiser.noised(self.data["forget_latents"][rows], noise, t)
+        words = self.data["forget_condition"][rows]
+        words = words + PERTURBED * words.std() * torch.randn(words.shape, generator=generator).to(words)
+        other = self.denoiser.predict(noisy, t, self.data["anchor_condition"][rows], self.teacher)
+        return (self.denoiser.predict(noisy, t, words) - other).square().mean((1, 2, 3))
+
+    @torch.no_grad()
+    def kept(self) -> float:
+        """Share of the teacher's output on the retain set, under noise of its own, that the student gives too (R^2)."""
+        wrong, whole = 0.0, 0.0
+        for draw in range(LOOKS):
+            rows, t, noise, _ = self._draw("retain", "kept", draw)
+            noisy, words = (
+                self.denoiser.noised(self.data["retain_latents"][rows], noise, t),
+                self.data["retain_condition"],
+            )
+            told = self.denoiser.predict(noisy, t, words[rows], self.teacher)
+            wrong += float((self.denoiser.predict(noisy, t, words[rows]) - told).square().sum())
+            whole += float((told - told.mean()).square().sum())
+        return 1 - wrong / whole
+
+    @torch.no_grad()
+    def gone(self) -> bool:
+        """Whether the output under the concept's words is at the anchor's, up to `GONE` of the way between the two."""
+        left, way = 0.0, 0.0
+        for draw in range(LOOKS):
+            rows, t, noise, _ = self._draw("forget", "kept", draw)
+            d, noisy = self.denoiser, self.denoiser.noised(self.data["forget_latents"][rows], noise, t)
+            words, anchor = self.data["forget_condition"][rows], self.data["anchor_condition"][rows]
+            wanted = d.predict(noisy, t, anchor, self.teacher)
+            left += float((d.predict(noisy, t, words) - wanted).square().sum())
+            way += float((d.predict(noisy, t, words, self.teacher) - wanted).square().sum())
+        return left <= GONE * way
+
+    def share(self) -> float:
+        """Cached samples to forget over those to keep: how many it was trained on, nobody knows."""
+        return len(self.data["forget_latents"]) / len(self.data["retain_latents"])
+
     def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
         """Forget and retain terms of one batch, through the teacher once and the student once.
 
         With `ahead`, half of the forget samples are seen at those weights and the other half at the student's own.
         """
-        d, data, count = self.denoiser, self.data, self.batch_size
+        d, data, settings = self.denoiser, self.data, self.settings
         rows, t, noise, generator = self._draw("forget", "repair", draw)
         kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
         kept_condition = self._kept_condition(kept, generator)
-        arrived = torch.rand(count, generator=generator).to(d.device) < self.settings.anchor_share
+        arrived = torch.rand(len(rows), generator=generator).to(d.device) < settings.anchor_share
         start = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], data["forget_latents"][rows])
         noisy, kept_noisy = d.noised(start, noise, t), d.noised(data["retain_latents"][kept], kept_noise, kept_t)
-        paired = self.settings.forget_target == "paired"
-        seen = d.noised(data["anchor_latents"][rows], noise, t) if paired else noisy
-        times = torch.cat([t, kept_t])
-        with torch.no_grad():
-            conditions = torch.cat([data["anchor_condition"][rows], kept_condition])
-            told = d.predict(torch.cat([seen, kept_noisy]), times, conditions, self.teacher)
-        wanted, kept_wanted = told.split(count)
-        if paired:
-            wanted = d.leading_to(d.clean(seen, wanted, t), noisy, t)
-        if self.settings.retain_loss == "denoise":
-            kept_wanted = d.target(data["retain_latents"][kept], kept_noise, kept_t)
         words = self._words(rows, generator)
-        noisy, words = torch.cat([noisy, kept_noisy]), torch.cat([words, kept_condition])
+        if settings.repair == "negative-guidance":
+            stop = int(torch.randint(settings.sampling_steps, (1,), generator=generator))
+            noisy, t = d.half_finished(
+                words, noise, steps=settings.sampling_steps, stop=stop, guidance=PARTIAL_GUIDANCE
+            )
+        if settings.repair == "retain":
+            noisy, t, words = noisy[:0], t[:0], words[:0]
+        if settings.retain_loss == "none":
+            kept_noisy, kept_t, kept_condition = kept_noisy[:0], kept_t[:0], kept_condition[:0]
+        questions = self._questions(rows, noisy, noise, t, generator) if len(noisy) else []
+        seen, asked = zip(*questions, (kept_noisy, kept_condition), strict=True)
+        with torch.no_grad():
+            told = d.predict(
+                torch.cat(seen), torch.cat([*[t] * len(questions), kept_t]), torch.cat(asked), self.teacher
+            )
+        *answers, kept_wanted = told.split([*[len(noisy)] * len(questions), len(kept_noisy)])
+        if settings.retain_loss == "denoise":
+            kept_wanted = d.target(data["retain_latents"][kept], kept_noise, kept_t)
+        said = self._said(
+            torch.cat([noisy, kept_noisy]),
+            torch.cat([t, kept_t]),
+            torch.cat([words, kept_condition]),
+            len(noisy),
+            ahead,
+        )
+        mine, kept_said = said.split([len(noisy), len(kept_noisy)])
+        if not len(noisy):
+            return said.new_zeros(()), _mean_square(kept_said - kept_wanted)
+        if settings.repair == "ascent":
+            return -_mean_square(mine - d.target(start, noise, t)), _mean_square(kept_said - kept_wanted)
+        error = mine - self._wanted(seen[0], answers, noisy, t)
+        weight = d.pair_weight(t) if settings.repair == "paired" else None
+        return _mean_square(error, weight), _mean_square(kept_said - kept_wanted)
+
+    def _questions(
+        self, rows: Tensor, noisy: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What the teacher is asked for the forget term: (x_t, condition) of one batch or two."""
+        data, kind = self.data, self.settings.repair
+        if kind == "paired":
+            return [(self.denoiser.noised(data["anchor_latents"][rows], noise, t), data["anchor_condition"][rows])]
+        if kind == "random-label":
+            other = torch.randint(len(data["retain_condition"]), (len(rows),), generator=generator).to(rows.device)
+            return [(noisy, data["retain_condition"][other])]
+        if kind == "negative-guidance":
+            empty = data["empty_condition"].expand(len(rows), -1, -1)
+            return [(noisy, empty), (noisy, data["forget_condition"][rows])]
+        return [] if kind == "ascent" else [(noisy, data["anchor_condition"][rows])]
+
+    def _wanted(self, seen: Tensor, answers: list[Tensor], noisy: Tensor, t: Tensor) -> Tensor:
+        """What the forget term wants on x_t, by what the teacher answered."""
+        if self.settings.repair == "paired":
+            return self.denoiser.leading_to(self.denoiser.clean(seen, answers[0], t), noisy, t)
+        if self.settings.repair == "negative-guidance":
+            return 2 * answers[0] - answers[1]
+        return answers[0]
+
+    def _said(self, noisy: Tensor, t: Tensor, words: Tensor, count: int, ahead: Weights | None) -> Tensor:
+        """The student's outputs, the first half of the `count` forget samples at the weights `ahead`."""
         half = count // 2 if ahead else 0
-        said = d.predict(noisy[half:], times[half:], words[half:])
-        if half:
-            said = torch.cat([d.predict(noisy[:half], t[:half], words[:half], weights=ahead), said])
-        errors = said - torch.cat([wanted, kept_wanted])
-        squares = errors.square().mean((1, 2, 3))  # (2 B,)
-        weight = d.pair_weight(t) if paired else torch.ones_like(squares[:count])
-        return (weight * squares[:count]).mean(), squares[count:].mean()
+        said = self.denoiser.predict(noisy[half:], t[half:], words[half:])
+        if not half:
+            return said
+        return torch.cat([self.denoiser.predict(noisy[:half], t[:half], words[:half], weights=ahead), said])
 
     def _words(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Conditions of forget samples: their own prompts', or the mixture's."""
@@ -126,12 +242,18 @@ class ErasureTask:
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone."""
         latents, device = self.data[f"{side}_latents"], self.denoiser.device
-        purposes = ("forget", "retain", "repair", "repair retain", "relearn")
+        purposes = ("forget", "retain", "repair", "repair retain", "relearn", "explain", "respond", "kept")
         generator = torch.Generator().manual_seed((self.settings.seed * 8 + purposes.index(purpose)) * (1 << 24) + draw)
         rows = torch.randint(len(latents), (self.batch_size,), generator=generator)
         t = torch.randint(len(self.denoiser.alphas), (len(rows),), generator=generator)
         noise = torch.randn(len(rows), *latents.shape[1:], generator=generator)
         return rows.to(device), t.to(device), noise.to(device), generator
+
+
+def _mean_square(error: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean square of (B, c, h, w), samples weighted by (B,); 0 of no samples."""
+    squares = error.square().mean((1, 2, 3))
+    return (squares if weight is None else weight * squares).mean() if len(squares) else squares.sum()
 
 
 # ---------------------------------------------------------------- gathering

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.load import Opened, check_directory, locate, open_pipeline, resolve_device
-from ..run import MANIFEST, Processes, Progress, Run, atomic, silent
+from ..diffusion.load import Opened, check_directory, locate, open_pipeline
+from ..run import MANIFEST, Processes, Progress, Run, atomic, resolve_device, silent
 from ..settings import UserError
 from .judges import Judge
 from .ledger import Ledger

@@ -13,15 +13,9 @@ from ..settings import LEFT_OPEN, EraseSettings, flag
 from .found import Found
 
 FILE_ONLY = (
-    "forget_count",
-    "retain_count",
-    "sampling_steps",
-    "guidance",
-    "anchor_share",
-    "score_draws",
-    "memories",
-    "memory_every",
-)
+    "forget_count", "retain_count", "sampling_steps", "guidance", "anchor_share", "score_draws", "memories",
+    "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "dp_noise", "optimiser",
+)  # fmt: skip
 
 
 def again(run: Found) -> str:

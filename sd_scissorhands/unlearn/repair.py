@@ -12,10 +12,12 @@ from torch import Tensor
 
 from .project import Projection, Rule, project
 from .relearner import Relearner
+from .selection import Selection
 from .task import Parameters, Task
 
 EPISODE = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
 PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
 
 
@@ -23,9 +25,10 @@ MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of 
 class Repair:
     """The state of a repair; `run` takes it from wherever it stands to the last step.
 
-    Minimises retain + forget_weight * forget with Adam (the authors' optimiser for diffusion). Every `memory_every`
-    steps the memories f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Momentum
-    acts after the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
+    Minimises retain + forget_weight * forget with the authors' optimisers: Adam for diffusion, momentum SGD with weight decay
+    for classifiers. Every `memory_every` steps the memories f_i = grad of -L_f are taken afresh at the current weights, as
+    the authors do every epoch. Weight decay and momentum act after the projection, so the constraint holds for the
+    gradient, not for the step (as in the authors' code).
 
     Every `relearn_every` steps the task takes the forget term also where a `Relearner` has taken the weights (ours). It starts again
     after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
@@ -40,11 +43,20 @@ class Repair:
     memories: int = 1
     memory_every: int = 50
     relearn_every: int = 0  # steps between looks ahead at what fine-tuning would bring back; 0 for none
+    optimiser: str = "adam"  # adam | sgd
+    only: Selection | None = None  # weights that may change; None for all parameters
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.lr)
+        self.optimizer: torch.optim.Optimizer
+        if self.optimiser == "sgd":
+            self.optimizer = torch.optim.SGD(self.parameters.values(), lr=self.lr, momentum=MOMENTUM)
+        else:
+            self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.lr)
+        self.frozen = {}
+        if self.only is not None:
+            self.frozen = {name: ~self.only.mask(name, p) for name, p in self.parameters.items()}
 
     def run(self, callback: Callable[[Repair], None] = lambda repair: None) -> None:
         """Do the remaining steps; `callback(self)` after each.
@@ -90,6 +102,7 @@ class Repair:
         done = Projection(False, 0.0)
         if self.rule is not None:
             done = project([p.grad for p in self.parameters.values() if p.grad is not None], memories, self.rule)
+        self._decay_and_freeze()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rate(self.step, self.steps)
         self.optimizer.step()
@@ -103,6 +116,16 @@ class Repair:
             }
         )
 
+    @torch.no_grad()
+    def _decay_and_freeze(self) -> None:
+        """Weight decay on the gradients, then none at all on what may not change."""
+        for name, parameter in self.parameters.items():
+            assert parameter.grad is not None
+            if self.optimiser == "sgd":
+                parameter.grad.add_(parameter, alpha=WEIGHT_DECAY)
+            if name in self.frozen:
+                parameter.grad.masked_fill_(self.frozen[name], 0)
+
     def state(self) -> dict[str, Tensor]:
         """Everything that a continued repair needs, see `state_of`."""
         return state_of(self.parameters, self.optimizer)
@@ -113,26 +136,27 @@ class Repair:
         self.step, self.history = step, list(history)
 
 
-def state_of(parameters: Parameters, adam: torch.optim.Adam) -> dict[str, Tensor]:
-    """Weights and both Adam moments as named tensors."""
+def state_of(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and the optimiser's moments as named tensors: KIND/PARAMETER, the weights' kind is `weight`."""
     tensors = {}
     for name, parameter in parameters.items():
-        moments = adam.state[parameter]
         tensors[f"weight/{name}"] = parameter.detach()
-        tensors[f"mean/{name}"], tensors[f"square/{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+        moments = optimizer.state[parameter]
+        tensors |= {f"{kind}/{name}": value for kind, value in moments.items() if kind != "step" and value is not None}
     return tensors
 
 
 @torch.no_grad()
-def restore_into(parameters: Parameters, adam: torch.optim.Adam, tensors: dict[str, Tensor], step: int) -> None:
+def restore_into(
+    parameters: Parameters, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], step: int
+) -> None:
     """Put back what `state_of` gave after `step` steps."""
+    moments = {kind for kind, _, _ in (name.partition("/") for name in tensors)} - {"weight"}
     for name, parameter in parameters.items():
         parameter.copy_(tensors[f"weight/{name}"])
-        adam.state[parameter] = {
-            "step": torch.tensor(float(step)),
-            "exp_avg": tensors[f"mean/{name}"].to(parameter),
-            "exp_avg_sq": tensors[f"square/{name}"].to(parameter),
-        }
+        optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter) for kind in sorted(moments)}
+        if isinstance(optimizer, torch.optim.Adam):
+            optimizer.state[parameter]["step"] = torch.tensor(float(step))
 
 
 def rate(step: int, steps: int) -> float:

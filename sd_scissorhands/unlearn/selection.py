@@ -35,6 +35,11 @@ class Selection:
             mask[self.indices[name].to(like.device)] = True
         return mask.view(like.shape)
 
+    def where(self, wanted: dict[str, Tensor]) -> Selection:
+        """The part of the selection that is wanted: booleans by name, shaped as the parameters."""
+        kept = {name: rows[wanted[name].reshape(-1)[rows].cpu()] for name, rows in self.indices.items()}
+        return Selection({name: rows for name, rows in kept.items() if rows.numel()})
+
     def within(self, names: set[str]) -> Selection:
         """The part of the selection that lies in the named parameters."""
         return Selection({name: rows for name, rows in self.indices.items() if name in names})
@@ -46,6 +51,24 @@ def count_for(share: float, total: int) -> int:
     The small addition undoes the product's rounding: .29 * 100 is 28.999999999999996.
     """
     return max(1, math.floor(share * total + 1e-9))
+
+
+def select(scores: dict[str, Tensor], k: float, *, granularity: str = "weight", by_layer: bool = False) -> Selection:
+    """The top share k of the scores; what scores 0 or less, which a scorer says nothing for, is never chosen.
+
+    Args:
+        granularity: `weight`, see `select_top`, or `channel`, see `select_channels`.
+        by_layer: take the share in every layer (a weight and its bias) instead of over all of them.
+
+    Raises:
+        ValueError, FloatingPointError: see `select_top`.
+    """
+    choose = select_channels if granularity == "channel" else select_top
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, values in scores.items():
+        layers.setdefault(name.rpartition(".")[0] if by_layer else "", {})[name] = values
+    chosen = {name: rows for layer in layers.values() for name, rows in choose(layer, k).indices.items()}
+    return Selection(chosen).where({name: scores[name] > 0 for name in chosen})
 
 
 def select_top(scores: dict[str, Tensor], k: float) -> Selection:
@@ -87,6 +110,8 @@ def select_channels(scores: dict[str, Tensor], k: float) -> Selection:
     """
     total = sum(s.numel() for s in scores.values())
     owners = [name for name, values in scores.items() if values.dim() > 1]
+    if not owners:
+        return Selection({})
     rows = torch.cat([scores[name].flatten(1).mean(1).cpu() for name in owners])
     owner = torch.cat([torch.full((len(scores[name]),), n) for n, name in enumerate(owners)])
     number = torch.cat([torch.arange(len(scores[name])) for name in owners])

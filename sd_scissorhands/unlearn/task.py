@@ -14,8 +14,8 @@ Parameters = dict[str, nn.Parameter]  # the parameters in scope, by their name i
 class Task(Protocol):
     """A model with something to forget and something to keep.
 
-    Every loss takes the number of a draw: the same number gives the same batch, timesteps and noise, whatever was
-    computed before it. So a resumed run repeats an uninterrupted one, and no generator state needs saving.
+    Everything that looks at data takes the number of a draw: the same number gives the same batch, timesteps and noise,
+    whatever was computed before it. So a resumed run repeats an uninterrupted one, and no generator state needs saving.
     """
 
     module: nn.Module
@@ -28,8 +28,24 @@ class Task(Protocol):
         """L_r, a scalar: how badly the model does what it is to keep, under the data's own targets."""
         ...
 
+    def retain_each(self, draw: int) -> Tensor:
+        """The same loss of every sample of the batch: (B,)."""
+        ...
+
     def replacement(self, draw: int) -> Tensor:
-        """The same loss on what takes the place of `forget`'s batch, under the same timesteps and noise."""
+        """L_f on what takes the place of `forget`'s batch, under the same timesteps and noise."""
+        ...
+
+    def explain(self, side: str, draw: int) -> Tensor:
+        """What relevance is asked for, a scalar of every sample: (B,), B may be 0. On data that nothing was trained on.
+
+        Args:
+            side: `forget` or `retain`.
+        """
+        ...
+
+    def respond(self, draw: int) -> Tensor:
+        """How perturbed copies of what is to be forgotten come out: (B,), from one forward pass of the module."""
         ...
 
     def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
@@ -42,4 +58,16 @@ class Task(Protocol):
 
     def relearn(self, draw: int, weights: Weights) -> Tensor:
         """What an attacker would minimise to bring the concept back: L_f under its own name, at the given weights."""
+        ...
+
+    def kept(self) -> float:
+        """How well what is to be kept is still done, on data held out for this: a share, 1 at best."""
+        ...
+
+    def gone(self) -> bool:
+        """Whether what is to be forgotten is."""
+        ...
+
+    def share(self) -> float:
+        """m / (n - m), samples to forget over samples to keep; 1 where nobody knows how many there were."""
         ...

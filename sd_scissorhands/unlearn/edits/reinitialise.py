@@ -1,4 +1,4 @@
-"""What is done to the selected weights."""
+"""Fresh values for the selected weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import zlib
 import torch
 from torch import Tensor
 
-from .selection import Selection
-from .task import Parameters
+from ..methods import Options
+from ..selection import Selection
+from ..task import Parameters, Task
+
+NEEDS = ()
+
+
+def edit(task: Task, parameters: Parameters, selection: Selection, options: Options) -> None:
+    """Scissorhands' trim, see `reinitialise`."""
+    reinitialise(parameters, selection, options.init, options.seed)
 
 
 @torch.no_grad()
@@ -19,7 +27,7 @@ def reinitialise(parameters: Parameters, selection: Selection, init: str, seed: 
     Args:
         init: `layer`, normal at the layer's own standard deviation (ours: it keeps the activations' scale);
             `kaiming`, uniform in +- sqrt(6 / fan_in) (the authors' for nudity, a = 0); `trunc_normal`, standard
-            deviation .02, cut at two; `zero`. Biases (one dimension) always become 0.
+            deviation .02, cut at two. Biases (one dimension) always become 0.
         seed: every parameter draws from its own generator, so the values do not depend on the scope.
 
     Raises:
@@ -33,7 +41,7 @@ def reinitialise(parameters: Parameters, selection: Selection, init: str, seed: 
 
 
 def _fresh(parameter: Tensor, count: int, init: str, generator: torch.Generator) -> Tensor:
-    if parameter.dim() < 2 or init == "zero":
+    if parameter.dim() < 2:
         return torch.zeros(count)
     if init == "layer":
         return torch.randn(count, generator=generator) * float(parameter.std())

@@ -1,0 +1,1 @@
+"""Comparing recipes: every one on the same task, measured alike."""

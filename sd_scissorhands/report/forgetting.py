@@ -1,0 +1,52 @@
+"""The page of a classifier that was made to forget."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..recipes import RECIPES
+from ..settings import ForgetSettings
+from .commands import FILE_ONLY, difference, flags
+from .found import Found, read_run
+from .page import _template, _write
+from .plots import layer_plot, repair_plot
+
+FIGURES = {  # name -> (what it says, what is best)
+    "forget_accuracy": ("accuracy on what is to be forgotten", "as retrained"),
+    "retain_accuracy": ("accuracy on the other training pictures", "as retrained"),
+    "test_accuracy": ("accuracy on test pictures, without a forgotten class", "as retrained"),
+    "test_forget_accuracy": ("accuracy on test pictures of the forgotten class", "as retrained"),
+    "mia": ("an attacker tells forgotten pictures from unseen ones by their loss", "50 %, chance"),
+    "mia_svc": ("forgotten pictures that look never trained on", "as retrained"),
+    "probe": ("a fresh linear head on the features still knows it", "as retrained"),
+    "relearn": ("steps of fine-tuning until it is back", "as retrained"),
+    "gap": ("mean distance to the retrained model over accuracies and mia", "0"),
+}
+
+
+def write_forgetting_report(run_dir: Path) -> Path:
+    """Write `run_dir/report.html`, whole in itself.
+
+    Raises:
+        UserError: `run_dir` is not a run directory, or cannot be written to.
+    """
+    run = read_run(run_dir)
+    page = _template("forgetting.html.j2").render(
+        run=run, recipe=RECIPES[run.settings["recipe"]], explained=FIGURES, repair=repair_plot(run), layers=layer_plot(run),
+        again=_again(run),
+    )  # fmt: skip
+    return _write(run_dir / "report.html", page)
+
+
+def _again(run: Found) -> str:
+    """Shell lines that make this run again, in a directory of its own."""
+    chosen: dict[str, Any] = {"recipe": run.settings["recipe"]}
+    usual = ForgetSettings(**chosen).resolved("classifier").to_json() | {"recipe": ForgetSettings().recipe}
+    different = difference(run.settings, usual)
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
+    words = ["sdscissor", "forget", *flags(different), *(["--config", "again.toml"] if lines else [])]
+    words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
+    return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)

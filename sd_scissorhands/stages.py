@@ -1,0 +1,144 @@
+"""What an erasure and a forgetting share: scores -> selection -> edited -> repair, each stage leaving its file in the run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .run import Progress, Run, read_tensors, write_json, write_tensors
+from .settings import MethodSettings, UserError
+from .unlearn import methods
+from .unlearn.project import RULES
+from .unlearn.repair import Repair
+from .unlearn.selection import Selection, select
+from .unlearn.task import Parameters, Task
+
+
+def unlearn(
+    run: Run, task: Task, parameters: Parameters, settings: MethodSettings, *, scored: Parameters, progress: Progress
+) -> dict[str, Any]:
+    """Score, select, edit and repair; what is done already in `run` is read from there.
+
+    Args:
+        task: the model, with the parameters in it, and its data.
+        parameters: what may change.
+        settings: resolved.
+        scored: what the share `top_k` is taken of; only what is in `parameters` too is changed.
+
+    Returns:
+        trimmed (weights that the edit changed), conflict_rate and mean_correction (None without a projection), steps.
+
+    Raises:
+        UserError: the model overflows, or the scorer finds nothing to go by.
+    """
+    selection, trimmed = Selection({}), 0
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        if settings.edit != "none" or settings.train == "selection":
+            selection = _select(run, task, parameters, scored, settings, progress)
+        if settings.edit != "none":
+            trimmed = len(selection)
+            _edit(run, task, parameters, selection, settings)
+        repair = _repair(run, task, parameters, selection, settings, progress)
+    except (FloatingPointError, ValueError) as error:
+        raise UserError(str(error)) from None
+    conflicts = [record["conflict"] for record in repair.history]
+    corrections = [record["correction"] for record in repair.history if record["conflict"]]
+    projected = bool(conflicts) and settings.projection != "none"
+    return {
+        "trimmed": trimmed,
+        "conflict_rate": sum(conflicts) / len(conflicts) if projected else None,
+        "mean_correction": sum(corrections) / len(corrections) if corrections else None,
+        "steps": repair.step,
+    }
+
+
+def options_of(settings: MethodSettings, tick=lambda: None) -> methods.Options:
+    """What of the settings concerns scorers and edits."""
+    return methods.Options(
+        draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
+        path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
+        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, tick=tick,
+    )  # fmt: skip
+
+
+def _select(
+    run: Run, task: Task, parameters: Parameters, scored: Parameters, settings: MethodSettings, progress: Progress
+) -> Selection:
+    for parameter in scored.values():
+        parameter.requires_grad_(True)
+
+    def make_scores() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        with progress("scores", settings.score_draws * methods.passes(settings.scorer)) as tick:
+            return methods.score(task, scored, settings.scorer, options_of(settings, lambda: tick(1))), {}
+
+    def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        scores, _ = run.stage("scores", make_scores)
+        by_layer = settings.threshold_scope == "layer"
+        selection = select(scores, settings.top_k, granularity=settings.granularity, by_layer=by_layer)
+        selection = selection.within(set(parameters))
+        layers = {name: [selection.count(name), p.numel()] for name, p in parameters.items()}
+        return selection.indices, {"trimmed": len(selection), "layers": layers}
+
+    indices, _ = run.stage("selection", make_selection)
+    for name in set(scored) - set(parameters):
+        scored[name].requires_grad_(False)
+    return Selection(indices)
+
+
+def _edit(run: Run, task: Task, parameters: Parameters, selection: Selection, settings: MethodSettings) -> None:
+    """Edit; the file holds the new values of the selected weights, in the order of the selection's indices."""
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        methods.edit(task, parameters, selection, settings.edit, options_of(settings))
+        return {
+            name: parameters[name].detach().view(-1)[rows.to(parameters[name].device)].cpu()
+            for name, rows in selection.indices.items()
+        }, {}
+
+    fresh, _ = run.stage("edited", make)
+    with torch.no_grad():
+        for name, rows in selection.indices.items():
+            parameters[name].view(-1)[rows.to(parameters[name].device)] = fresh[name].to(parameters[name])
+
+
+def _repair(
+    run: Run, task: Task, parameters: Parameters, selection: Selection, settings: MethodSettings, progress: Progress
+) -> Repair:
+    repair = Repair(
+        task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
+        settings.memories, settings.memory_every, settings.relearn_every, settings.optimiser,
+        selection if settings.train == "selection" else None,
+    )  # fmt: skip
+    if not settings.steps:
+        return repair
+    entry = run.manifest["stages"].get("repair")
+    if entry and (run.path / entry["file"]).exists():
+        tensors, metadata = read_tensors(run.path / entry["file"], next(iter(parameters.values())).device)
+        repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
+    with progress("repair", settings.steps) as tick:
+        tick(repair.step)
+
+        def after_step(repair: Repair) -> None:
+            tick(1)
+            _checkpoint(run, repair)
+
+        repair.run(after_step)
+    write_json(run.path / "repair" / "history.json", repair.history)
+    return repair
+
+
+def _checkpoint(run: Run, repair: Repair) -> None:
+    """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
+    if repair.step % repair.memory_every and repair.step < repair.steps:
+        return
+    before = run.manifest["stages"].get("repair")
+    file = f"repair/step-{repair.step}.safetensors"
+    write_tensors(run.path / file, repair.state(), {"history": json.dumps(repair.history)})
+    run.finish("repair", file, step=repair.step)
+    if before and before["file"] != file:
+        (run.path / before["file"]).unlink(missing_ok=True)

@@ -1,0 +1,227 @@
+"""The contract of every method: any scorer with any edit, on a classifier and on a denoiser."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from sd_scissorhands.classifier.data import Dataset, Parts, split_by_class
+from sd_scissorhands.classifier.task import ClassifierTask
+from sd_scissorhands.diffusion.task import ErasureTask, gather
+from sd_scissorhands.erase import prepare
+from sd_scissorhands.settings import CHOICES, EraseSettings
+from sd_scissorhands.unlearn import methods
+from sd_scissorhands.unlearn.methods import Only, Options
+from sd_scissorhands.unlearn.repair import Repair
+from sd_scissorhands.unlearn.selection import Selection, select
+
+SCORERS, EDITS = CHOICES["scorer"], tuple(name for name in CHOICES["edit"] if name != "none")
+
+
+class Net(nn.Module):
+    """Convolution, hidden layer, head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.head = nn.Conv2d(1, 4, 3), nn.Linear(36, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.hidden(self.conv(x).relu().flatten(1)).relu())
+
+
+def classifier() -> tuple[ClassifierTask, dict[str, nn.Parameter]]:
+    """Three classes of noisy pictures, learnt in a moment, the first of which is to go."""
+    torch.manual_seed(0)
+    centres = torch.randn(3, 1, 5, 5)
+    labels = torch.arange(120) % 3
+    data = Dataset(centres[labels] + 0.5 * torch.randn(120, 1, 5, 5), labels, ("a", "b", "c"))
+    net = Net()
+    adam = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(30):
+        adam.zero_grad()
+        nn.functional.cross_entropy(net(data.pictures), labels).backward()
+        adam.step()
+    parts = Parts(data.rows(list(range(60))), data.rows(list(range(60, 90))), data.rows(list(range(90, 120))))
+    task = ClassifierTask(net, split_by_class(parts, "a"), batch_size=8, seed=0)
+    return task, task.scope("full")
+
+
+@pytest.fixture(scope="module")
+def gathered(short):
+    """A denoiser and the data of a short erasure."""
+    prepared = prepare(dataclasses.replace(short, scope="xattn"))
+    pairs = prepared.pairs
+    return prepared, gather(prepared.denoiser, prepared.settings, pairs, prepared.retain_prompts, tick=lambda n: None)
+
+
+def denoiser(gathered) -> tuple[ErasureTask, dict[str, nn.Parameter]]:
+    prepared, data = gathered
+    task = ErasureTask(prepared.denoiser, data, prepared.settings)
+    task.teacher = prepared.denoiser.teacher()
+    for parameter in prepared.parameters.values():
+        parameter.requires_grad_(True)
+    return task, prepared.parameters
+
+
+OPTIONS = Options(draws=3, granularity="channel", rounds=1, path_share=0.2)
+
+
+def hold(task, parameters, scorer: str, edit: str, k: float) -> None:
+    """Nothing selected changes nothing; nothing else than the selection changes; the same seed gives the same weights."""
+    before = {name: t.clone() for name, t in task.module.state_dict().items()}
+    scores = methods.score(task, parameters, scorer, OPTIONS)
+    assert list(scores) == list(parameters) and all(scores[n].shape == p.shape for n, p in parameters.items())
+    assert all(s.dtype == torch.float32 and torch.isfinite(s).all() for s in scores.values())
+    assert all(torch.equal(task.module.state_dict()[name], t) for name, t in before.items()), "scoring changes nothing"
+    again = methods.score(task, parameters, scorer, OPTIONS)
+    assert all(torch.equal(scores[name], again[name]) for name in scores)
+
+    methods.edit(task, parameters, Selection({}), edit, OPTIONS)
+    assert all(torch.equal(task.module.state_dict()[name], t) for name, t in before.items())
+
+    selection = select(scores, k, granularity="channel")
+    after = []
+    for _ in range(2):
+        task.module.load_state_dict(before)
+        methods.edit(task, parameters, selection, edit, OPTIONS)
+        after.append({name: t.clone() for name, t in task.module.state_dict().items()})
+    task.module.load_state_dict(before)
+    assert all(torch.equal(after[0][name], after[1][name]) for name in before)
+    for name, old in before.items():
+        chosen = selection.mask(name, old)
+        assert torch.equal(after[0][name][~chosen], old[~chosen])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in task.module.modules())
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_any_scorer_with_any_edit_on_a_classifier(scorer, edit):
+    hold(*classifier(), scorer, edit, 0.5)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_any_scorer_on_a_denoiser(scorer, gathered):
+    edit = EDITS[SCORERS.index(scorer) % len(EDITS)]
+    hold(*denoiser(gathered), scorer, edit, 0.05)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_any_edit_on_a_denoiser(edit, gathered):
+    hold(*denoiser(gathered), "random", edit, 0.05)
+
+
+def test_zero_shot_is_held():
+    task, _ = classifier()
+    seen = Only(task, ("unseen",))
+    seen.explain("forget", 0)
+    for name in ("forget", "retain", "retain_each", "respond", "replacement", "relearn", "repair", "kept", "gone"):
+        with pytest.raises(PermissionError, match="not declared"):
+            getattr(seen, name)
+    for scorer in SCORERS:
+        needs = methods.load("scorers", scorer).NEEDS
+        assert set(needs) <= {"forget", "retain", "pairs", "unseen"}
+    assert methods.load("scorers", "relevance").NEEDS == ("unseen",)
+
+
+@pytest.mark.parametrize("kind", ["scorers", "edits"])
+def test_unknown_methods_are_named(kind):
+    with pytest.raises(ValueError, match="'psychic' is none of the"):
+        methods.load(kind, "psychic")
+
+
+def test_only_what_scores_is_selected():
+    scores = {"a.weight": torch.tensor([[0.0, 2.0], [-1.0, 0.0]]), "a.bias": torch.tensor([0.0, -1.0])}
+    assert select(scores, 0.9).indices["a.weight"].tolist() == [1] and "a.bias" not in select(scores, 0.9).indices
+    rows = {"a.weight": torch.tensor([[0.0, 0.0], [3.0, 3.0]]), "a.bias": torch.tensor([0.0, 3.0])}
+    chosen = select(rows, 0.9, granularity="channel").indices
+    assert chosen["a.weight"].tolist() == [2, 3] and chosen["a.bias"].tolist() == [1]
+
+
+def test_a_share_of_every_layer():
+    torch.manual_seed(0)
+    scores = {"a.weight": torch.rand(10, 10), "b.weight": 100 + torch.rand(10, 10)}
+    assert set(select(scores, 0.1).indices) == {"b.weight"}
+    assert {n: len(rows) for n, rows in select(scores, 0.1, by_layer=True).indices.items()} == {
+        "a.weight": 10,
+        "b.weight": 10,
+    }
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_repair_of_the_selection_leaves_the_rest(optimiser):
+    task, parameters = classifier()
+    before = copy.deepcopy(task.module.state_dict())
+    selection = select(methods.score(task, parameters, "gradient", OPTIONS), 0.3)
+    whole = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, optimiser=optimiser, only=selection)
+    states: list[dict[str, torch.Tensor]] = []
+
+    def keep(repair: Repair) -> None:
+        if repair.step == 3:
+            states.append({name: tensor.clone() for name, tensor in repair.state().items()})
+
+    whole.run(keep)
+    after = copy.deepcopy(task.module.state_dict())
+    changed = 0
+    for name, old in before.items():
+        chosen = selection.mask(name, old)
+        assert torch.equal(after[name][~chosen], old[~chosen])
+        changed += int((after[name] != old).sum())
+    assert changed > 0.9 * len(selection)
+    half = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, optimiser=optimiser, only=selection)
+    half.restore(states[0], 3, [])
+    half.run()
+    assert all(torch.equal(after[name], tensor) for name, tensor in task.module.state_dict().items())
+
+
+@pytest.mark.parametrize("repair", ["retain", "anchor", "paired", "ascent", "random-label", "negative-guidance"])
+@pytest.mark.parametrize("retain_loss", ["distil", "none"])
+def test_what_the_repair_wants_of_a_denoiser(repair, retain_loss, gathered):
+    prepared, data = gathered
+    settings = dataclasses.replace(prepared.settings, repair=repair, retain_loss=retain_loss)
+    task = ErasureTask(prepared.denoiser, data, settings)
+    task.teacher = prepared.denoiser.teacher()
+    forget, retain = task.repair(3)
+    same = task.repair(3)
+    assert torch.equal(forget, same[0]) and torch.equal(retain, same[1])
+    assert (float(retain) == 0) == (retain_loss == "none" or float(retain) < 1e-12)
+    if repair == "retain":
+        assert float(forget) == 0
+    elif repair == "ascent":
+        assert float(forget) < 0
+    else:
+        assert float(forget) > 0
+
+
+def test_negative_guidance_leads_away_from_the_concept(gathered):
+    prepared, data = gathered
+    task = ErasureTask(prepared.denoiser, data, dataclasses.replace(prepared.settings, repair="negative-guidance"))
+    without, told = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 500])
+    assert torch.allclose(task._wanted(noisy, [without, told], noisy, t), without - (told - without))
+
+
+def test_half_finished_pictures_are_what_sampling_passes_through(gathered):
+    denoiser = gathered[0].denoiser
+    conditions, noise = denoiser.encode(["a red heart"] * 2), torch.randn(2, 4, 8, 8)
+    start, t = denoiser.half_finished(conditions, noise, steps=10, stop=0, guidance=3.0)
+    assert torch.equal(start, noise) and int(t[0]) > 850
+    later, t = denoiser.half_finished(conditions, noise, steps=10, stop=7, guidance=3.0)
+    assert not torch.equal(later, noise) and int(t[0]) < 400
+
+
+def test_how_it_stands_on_an_untouched_denoiser(gathered):
+    task, _ = denoiser(gathered)
+    assert task.kept() == pytest.approx(1.0) and not task.gone()
+    assert task.share() == len(task.data["forget_latents"]) / len(task.data["retain_latents"])
+
+
+def test_recipes_of_another_kind_are_refused():
+    from sd_scissorhands.settings import ForgetSettings, UserError
+
+    with pytest.raises(UserError, match="--recipe esd is not for this kind of model: choose scissorhands"):
+        ForgetSettings(recipe="esd").resolved("classifier")
+    assert EraseSettings(recipe="esd").resolved("tiny").repair == "negative-guidance"
