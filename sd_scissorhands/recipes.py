@@ -39,7 +39,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     ),
     "classifier": dict(
         steps=400, lr=3e-2, batch_size=64, scope="full", optimiser="sgd", memory_every=20, repair="ascent",
-        forget_weight=0.05, damping=0.01,
+        forget_weight=0.05, damping=0.03,
     ),
 }  # fmt: skip
 
@@ -91,7 +91,7 @@ RECIPES: dict[str, Recipe] = {
         "The paper: a Newton step on the few units that say something of the loss that no other says.",
         "Mehta et al., CVPR 2022, arXiv 2204.07655",
         dict(scorer="foci", granularity="channel", edit="newton", top_k=0.5, score_draws=20),
-        {"tiny": PAIRED | WHOLE, "sd": PAIRED, "classifier": dict(repair="none")},
+        {"tiny": PAIRED | WHOLE | dict(rounds=2), "sd": PAIRED | dict(rounds=2), "classifier": dict(repair="none")},
     ),
     "retain-only": Recipe(
         "Baseline: fine-tuning on what is to be kept, nothing else.",

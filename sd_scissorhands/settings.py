@@ -109,8 +109,10 @@ class MethodSettings:
         return dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        """Plain JSON values: what is asked first, then how."""
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        how = {field.name for field in dataclasses.fields(MethodSettings)}
+        return {name: values[name] for name in sorted(values, key=lambda name: name in how)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -243,7 +243,9 @@ def test_concepts_and_prompts_that_cannot_be_used(foreign, tmp_path):
     )
     assert "matches no weight" in refused(*common, "--concept", "nudity", "--scope", "no_such_block")
     assert "is no regular expression" in refused(*common, "--concept", "nudity", "--scope", "(")
-    assert "'psychic' is unknown: choose contrast" in refused(*common, "--concept", "nudity", "--scorer", "psychic")
+    assert "'psychic' is unknown: choose activation, contrast" in refused(
+        *common, "--concept", "nudity", "--scorer", "psychic"
+    )
     assert "--device warp cannot be used" in refused(*common, "--concept", "nudity", "--device", "warp")
     assert not (tmp_path / "out").exists()
 
@@ -318,8 +320,8 @@ def test_recipes_are_listed_and_checked():
     assert list(told) == list(RECIPES) and all(one["summary"] and one["source"] for one in told.values())
     shown = runner.invoke(app, ["recipes"], env={"COLUMNS": "200"}).stdout
     assert all(name in shown for name in RECIPES)
-    done = sdscissor("erase", "--model", "tiny", "--concept", "heart", "--recipe", "esd")
-    assert done.returncode == 1 and "--recipe 'esd' is unknown: choose scissorhands-robust" in done.stderr
+    done = sdscissor("erase", "--model", "tiny", "--concept", "heart", "--recipe", "psychic")
+    assert done.returncode == 1 and "--recipe 'psychic' is unknown: choose scissorhands-robust" in done.stderr
 
 
 def test_each_concept_of_a_run_is_measured_in_a_folder_of_its_own(config, tmp_path):

@@ -318,8 +318,8 @@ def test_every_recipe_leaves_nothing_open(name, profile):
 def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
     settings = EraseSettings(recipe="scissorhands", top_k=0.02).resolved("sd")
     assert (settings.top_k, settings.scorer, settings.projection, settings.guidance) == (0.02, "plain", "paper", 7.5)
-    with pytest.raises(UserError, match="--recipe 'esd' is unknown"):
-        EraseSettings(recipe="esd")
+    with pytest.raises(UserError, match="--recipe 'psychic' is unknown"):
+        EraseSettings(recipe="psychic")
 
 
 def test_own_pictures_have_no_pairs(short, tmp_path, foreign):

@@ -27,8 +27,8 @@ def newton_step(gradient: Tensor, samples: Tensor, damping: float) -> Tensor:
 
     d = (g - U (lambda I + U'U)^-1 U'g) / lambda, U = samples' / sqrt(r): only an r x r system is solved. The authors'
     code takes a matrix of rank one from differences of gradients. Where every retained sample is fitted well, U is
-    close to 0 and d to g / lambda. This is no exact Newton step: on logistic regression, `newton_step_dense` leaves .3 %
-    of the way to the retrained weights, this leaves half of it with all samples, and all of it with 64.
+    close to 0 and d to g / lambda. This is no exact Newton step: on logistic regression, `newton_step_dense` leaves
+    .3 % of the way to the retrained weights, this leaves half of it with all samples, and all of it with 64.
 
     Args:
         gradient: g (p,).
@@ -105,8 +105,8 @@ def remove(
     `SAMPLES` retained samples, both on draws of the round's own, and moves the selected weights by
     alpha m/(n - m) (H' + lambda I)^-1 (grad f + decay w). f is a mean over what is removed, so m stands in m/(n - m)
     alone. alpha starts at 1 and is halved until no more than `options.tolerance` of what was kept before the first
-    round is lost; the authors put the weights back altogether at five points. When `HALVINGS` do not do it, the round is put
-    back and ends the removal.
+    round is lost; the authors put the weights back altogether at five points. When `HALVINGS` do not do it, the round
+    is put back and ends the removal.
 
     Noise of standard deviation `options.dp_noise`, if any, goes on the step of every round and is not halved with it.
     That is no guarantee, see `dp_sigma`.
