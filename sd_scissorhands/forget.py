@@ -29,6 +29,7 @@ from .classifier.train import retrain
 from .run import PeakMemory, Progress, Run, check_free, resolve_device, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import unlearn
+from .unlearn.newton import dp_sigma
 from .unlearn.task import Parameters
 
 PARTS = 4  # of a measurement, for its progress
@@ -67,8 +68,9 @@ def forget(
 
     Returns:
         run_dir, model_dir, recipe, seed, forget, trimmed, steps, seconds (of the unlearning alone), peak_bytes (beyond what was in use
-        before it, None where the system does not say), figures, n and intervals by name, and the figures of the original and of the
-        retrained model (None where nobody can retrain it); also in run.json.
+        before it, None where the system does not say), figures, n and intervals by name, the figures of the original and of the
+        retrained model (None where nobody can retrain it) with their `intervals_beside`, and calibration (what is to be said of noise
+        on a Newton step, None without); also in run.json.
 
     Raises:
         UserError: anything that the user can put right, before expensive work.
@@ -91,9 +93,10 @@ def forget(
         "seed": settings.seed, "forget": prepared.says, "scope_size": sum(p.numel() for p in prepared.parameters.values()),
         **facts, "seconds": seconds, "peak_bytes": peak_bytes, "weights_sha256": hash_weights(opened.model),
         "figures": _values(figures), "n": {name: figure.n for name, figure in figures.items()},
-        "intervals": {name: [figure.low, figure.high] for name, figure in figures.items()},
-        "notes": {name: figure.note for name, figure in figures.items() if figure.note},
+        "intervals": _intervals(figures), "notes": {name: one.note for name, one in figures.items() if one.note},
         **{name: other and _values(other) for name, other in others.items()},
+        "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
+        "calibration": _calibration(prepared),
     }  # fmt: skip
     run.manifest["result"] = result
     run.finish("model", "model")
@@ -190,3 +193,20 @@ def _retrained(prepared: Prepared, before: nn.Module, shared: Path | None, progr
 
 def _values(figures: Mapping[str, Figure]) -> dict[str, float | None]:
     return {name: figure.value for name, figure in figures.items()}
+
+
+def _intervals(figures: Mapping[str, Figure]) -> dict[str, list[float]]:
+    return {name: [figure.low, figure.high] for name, figure in figures.items()}
+
+
+def _calibration(prepared: Prepared) -> str | None:
+    """What the noise on a Newton step is worth."""
+    settings, split = prepared.settings, prepared.split
+    if settings.edit != "newton" or not settings.dp_noise:
+        return None
+    m, n = len(split.forget), len(split.forget) + len(split.retain)
+    wanted = dp_sigma(eps=1, delta=1e-5, smoothness=1, lipschitz=1, removed=m, count=n, damping=settings.damping)
+    return (
+        f"noise of {settings.dp_noise:g} on every step; were the loss strongly convex with Lipschitz constants of 1, (1, 1e-5)-certified "
+        f"removal of {m} of {n} would take {wanted:.3g}. The loss of a network is not convex: nothing is guaranteed"
+    )

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .recipes import Recipe
+from .recipes import CLASSIFIERS, DENOISERS, Recipe
 from .run import Progress, silent
 from .settings import DIGITS
 
@@ -201,6 +201,8 @@ def forgotten(result: dict[str, Any], as_json: bool) -> None:
         between = f"{_figure(name, low)} to {_figure(name, high)}"
         table.add_row(name, *cells, _figure(name, value), between, str(result["n"][name]))
     console.print(table)
+    if result["calibration"]:
+        said({"noise": result["calibration"]}, False)
     said(
         {
             "recipe": result["recipe"],
@@ -262,14 +264,11 @@ def recipes(known: Mapping[str, Recipe], as_json: bool) -> None:
     """The recipes, the default first."""
     if as_json:
         return print(json.dumps({name: dataclasses.asdict(recipe) for name, recipe in known.items()}))
-    table = Table("recipe", "what it does", "source", "what it sets")
+    table = Table("recipe", "for", "what it does", "paper")
     for name, recipe in known.items():
-        table.add_row(
-            name,
-            recipe.summary,
-            recipe.source,
-            ", ".join(f"{k} {v}" for k, v in recipe.values.items()) or "nothing more",
-        )
+        kinds = {"diffusion": DENOISERS, "classifiers": CLASSIFIERS}
+        fits = ", ".join(kind for kind, profiles in kinds.items() if set(profiles) & set(recipe.fits))
+        table.add_row(name, fits, recipe.summary, recipe.source)
     Console().print(table)
 
 

@@ -19,7 +19,7 @@ def concepts(as_json: Json = False) -> None:
 
 
 def recipes(as_json: Json = False) -> None:
-    """List the recipes: what each does, where it comes from, and what it sets."""
+    """List the recipes: what each does, what it is for and where it comes from; --json says what it sets."""
     from .. import show
     from ..recipes import RECIPES
 
@@ -27,16 +27,15 @@ def recipes(as_json: Json = False) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run directory, or one of an evaluation or attack.")],
+    folder: Annotated[Path, typer.Argument(help="A run directory, or one of an evaluation, attack or comparison.")],
     no_blur: NoBlur = False,
     as_json: Json = False,
 ) -> None:
-    """Rebuild the page of a run, an evaluation or an attack."""
+    """Rebuild the page of a run, an evaluation, an attack or a comparison."""
     from .. import show
-    from ..report import write_evaluation_report, write_report
+    from ..report import rewrite
 
-    write = write_evaluation_report if (folder / "summary.json").exists() else write_report
-    show.said({"report": str(write(folder, blur=not no_blur))}, as_json)
+    show.said({"report": str(rewrite(folder, blur=not no_blur))}, as_json)
 
 
 def demo(

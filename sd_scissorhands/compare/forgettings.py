@@ -12,9 +12,7 @@ from ..report import write_forgetting_report
 from ..report.comparison import FIGURES, ORIGINAL, RETRAIN
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
-from .jobs import Comparison, Job, Row, intervals, jobs_of
-
-COUNTED = ("forget_accuracy", "test_forget_accuracy", "retain_accuracy", "test_accuracy", "mia_svc", "probe")  # shares
+from .jobs import Comparison, Job, Row, jobs_of
 
 
 class Forgettings:
@@ -93,6 +91,7 @@ def _about(job: Job) -> Row:
 def forgot_rows(job: Job, told: Mapping[str, Any]) -> dict[str, Row]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
     n, own = dict(told.get("n") or {}), dict(told.get("intervals") or {})
+    beside = told.get("intervals_beside") or {}
 
     def row(recipe: str, figures: Mapping[str, Any], costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
         return {
@@ -102,7 +101,7 @@ def forgot_rows(job: Job, told: Mapping[str, Any]) -> dict[str, Row]:
         }  # fmt: skip
 
     rows = {"model": row(job.settings.recipe, told["figures"], told, own) | job.facts}
-    for name, figures in ((ORIGINAL, told.get("original")), (RETRAIN, told.get("retrained"))):
-        if figures:
-            rows[name] = row(name, figures, {}, intervals(figures, n, COUNTED))
+    for name, key in ((ORIGINAL, "original"), (RETRAIN, "retrained")):
+        if figures := told.get(key):
+            rows[name] = row(name, figures, {}, beside.get(key) or {})
     return rows

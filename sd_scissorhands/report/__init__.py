@@ -1,7 +1,24 @@
 """What a run directory holds, told as one HTML page and as the model card of the erased model."""
 
-from .comparison import write_comparison
-from .forgetting import write_forgetting_report
+from pathlib import Path
+
+from .comparison import ROWS, write_comparison
+from .forgetting import forgot, write_forgetting_report
 from .page import write_card, write_evaluation_report, write_report
 
-__all__ = ["write_card", "write_comparison", "write_evaluation_report", "write_forgetting_report", "write_report"]
+__all__ = [
+    "rewrite", "write_card", "write_comparison", "write_evaluation_report", "write_forgetting_report", "write_report",
+]  # fmt: skip
+
+
+def rewrite(folder: Path, *, blur: bool = True) -> Path:
+    """Write the page of whatever a folder holds: a comparison, an evaluation or attack, a forgetting, or an erasure.
+
+    Raises:
+        UserError: it holds none of them, or cannot be written to.
+    """
+    if (folder / ROWS).exists():
+        return write_comparison(folder)
+    if (folder / "summary.json").exists():
+        return write_evaluation_report(folder, blur=blur)
+    return write_forgetting_report(folder) if forgot(folder) else write_report(folder, blur=blur)

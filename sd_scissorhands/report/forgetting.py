@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import RECIPES
+from ..run import MANIFEST
 from ..settings import ForgetSettings
 from .commands import FILE_ONLY, difference, flags
 from .found import Found, read_run
@@ -39,6 +40,14 @@ def write_forgetting_report(run_dir: Path) -> Path:
         again=_again(run),
     )  # fmt: skip
     return _write(run_dir / "report.html", page)
+
+
+def forgot(run_dir: Path) -> bool:
+    """Whether a run directory is that of a classifier; an unreadable one is not."""
+    try:
+        return "forget_class" in json.loads((run_dir / MANIFEST).read_text())["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _again(run: Found) -> str:
