@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ def forget(
     settings: ForgetSettings,
     output_dir: Path,
     *,
+    own: Classifier | None = None,
+    parts: Parts | None = None,
     shared: Path | None = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -61,6 +64,8 @@ def forget(
     Args:
         settings: what to forget, from what, and how.
         output_dir: the run directory; the model is `output_dir/model`.
+        own: a torch module of one's own, see `classifier.load.wrap`, in the place of `settings.model`; it is left as it is.
+        parts: its data, in the place of `settings.data`.
         shared: where the embedded classifier and those retrained without D_f are kept, for many runs to share; None: made
             again by every run.
         resume: continue the same run after its last whole stage or checkpoint.
@@ -76,7 +81,7 @@ def forget(
         UserError: anything that the user can put right, before expensive work.
     """
     check_free(output_dir, settings, resume=resume)
-    prepared = prepare(settings, shared)
+    prepared = prepare(settings, shared, own=own, parts=parts)
     opened, task = prepared.opened, prepared.task
     run = Run.open(output_dir, prepared.settings, opened.identity, resume=resume)
     if run.done("model"):
@@ -103,7 +108,9 @@ def forget(
     return result
 
 
-def prepare(settings: ForgetSettings, shared: Path | None = None) -> Prepared:
+def prepare(
+    settings: ForgetSettings, shared: Path | None = None, *, own: Classifier | None = None, parts: Parts | None = None
+) -> Prepared:
     """Make every check that needs no work, then open classifier and data and find the scope.
 
     Raises:
@@ -119,12 +126,19 @@ def prepare(settings: ForgetSettings, shared: Path | None = None) -> Prepared:
         raise UserError(f"--repair {settings.repair} is for diffusion models: choose {', '.join(TARGETS)}")
     if settings.relearn_every:
         raise UserError("--relearn-every is for diffusion models: leave it out")
-    if settings.model != DIGITS and settings.data is None:
+    if own is not None:
+        settings = dataclasses.replace(settings, model=own.name)
+    if settings.model != DIGITS and settings.data is None and parts is None:
         raise UserError(f"--data is missing: {settings.model} needs an image folder or an .npz file")
     indices = read_indices(Path(settings.forget_indices)) if settings.forget_indices else None
     device = resolve_device(settings.device)
-    opened = open_classifier(settings.model, device, revision=settings.revision, cache_dir=shared, seed=settings.seed)
-    parts = _read(settings, opened)
+    if own is not None:
+        opened = dataclasses.replace(own, model=copy.deepcopy(own.model).to(device))
+    else:
+        opened = open_classifier(
+            settings.model, device, revision=settings.revision, cache_dir=shared, seed=settings.seed
+        )
+    parts = parts or _read(settings, opened)
     if settings.forget_class is not None:
         split, says = split_by_class(parts, settings.forget_class), f"class {settings.forget_class}"
     elif indices is not None:

@@ -115,6 +115,24 @@ def test_a_transformers_directory_and_an_npz(tmp_path):
     assert forget(beside, tmp_path / "beside")["figures"]["gap"] is not None
 
 
+def test_a_torch_module_of_ones_own_is_left_as_it_is(tmp_path):
+    from safetensors.torch import load_file
+
+    from sd_scissorhands.classifier.data import Dataset, Parts
+    from sd_scissorhands.classifier.load import wrap
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    data = [Dataset(torch.randn(n, 1, 4, 4), torch.arange(n) % 2, ("cat", "dog")) for n in (40, 20, 20)]
+    asked = ForgetSettings(forget_class="cat", steps=3, batch_size=4, memory_every=2, score_draws=2, top_k=0.1)
+    told = forget(asked, tmp_path / "run", own=wrap(module, ("cat", "dog"), name="mine"), parts=Parts(*data))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    after = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert set(after) == set(before) and any(not torch.equal(after[name], before[name]) for name in before)
+    assert told["forget"] == "class cat" and told["retrained"] is None
+
+
 def test_the_command_line(shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(room, "open_classifier", lambda *a, **k: open_classifier(*a, **k | {"cache_dir": shared}))

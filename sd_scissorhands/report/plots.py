@@ -28,8 +28,11 @@ def repair_plot(run: Found) -> Any:
         losses, conflicts, corrections = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
         for key, colour, style in (("forget", ORANGE, "-"), ("retain", BLUE, "--")):
             values = [record.get(key) or math.nan for record in run.history]
+            ascended = all(not value > 0 for value in values)  # a loss that is to rise has a term below 0
+            values = [-value for value in values] if ascended else values
+            label = f"{key} loss, ascended" if ascended else f"{key} term"
             losses.plot(steps, values, color=colour, linewidth=0.6, alpha=0.4)
-            losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=f"{key} term")
+            losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=label)
         losses.set(yscale="log", ylabel="loss (log scale)")
         losses.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
         share = rolling([100.0 * bool(record.get("conflict")) for record in run.history])
