@@ -1,4 +1,4 @@
-"""The tables of docs/experiments.md on recipes side by side: `python benchmarks/methods.py [classifiers|denoisers ...]`.
+"""The tables of docs/experiments.md on recipes side by side: `python benchmarks/methods.py [classifiers|denoisers|edits ...]`.
 
 Every row is a run of `sdscissor compare` in runs/methods, kept there, so that what was cut off continues. `--seeds N` takes
 fewer seeds than the tables' own.
@@ -22,18 +22,26 @@ ROOT = Path("runs/methods")
 CONCEPTS = ("heart", "ring", "blue", "yellow")  # every process takes a shape or a colour of each half
 MEASURES: dict[str, Any] = {"count": 60, "attacking": {"restarts": 1, "count": 48}}
 CLASS, SHARE = "3", 0.1
-SEEDS = {"classifiers": 5, "denoisers": 3}
+EDITED = ("scissorhands", "lra-npp", "l-codec", "random-k")  # recipes with an edit, looked at before the repair
+SEEDS = {"classifiers": 5, "denoisers": 3, "edits": 1}
 
 Rows = list[dict[str, Any]]
 
 
-def compared(settings: Any, targets: tuple[dict[str, Any], ...], root: Path, seeds: int) -> Rows:
-    """The rows of one comparison over every recipe that fits."""
+def compared(
+    settings: Any,
+    targets: tuple[dict[str, Any], ...],
+    root: Path,
+    seeds: int,
+    recipes: tuple[str, ...] = (),
+    **how: Any,
+) -> Rows:
+    """The rows of one comparison, over every recipe that fits unless some are named."""
     from sd_scissorhands.compare.compare import compare
     from sd_scissorhands.compare.jobs import Comparison, Measures
 
     alone()
-    asked = Comparison(settings, targets, seeds=seeds, measures=Measures(**MEASURES))
+    asked = Comparison(settings, targets, recipes, seeds, Measures(**MEASURES | how))
     return compare(asked, root)["rows"]
 
 
@@ -119,7 +127,24 @@ def table_denoisers(seeds: int) -> None:
     publish("denoisers", markdown(header, lines) + f"\n\n{note}48 for the attack, in every run. {machine()}")
 
 
-TABLES = {"classifiers": table_classifiers, "denoisers": table_denoisers}
+def table_edits(seeds: int) -> None:
+    """The embedded model: what the papers' edits do by themselves."""
+    from sd_scissorhands.settings import EraseSettings
+
+    targets = tuple({"concepts": (concept,)} for concept in CONCEPTS)
+    rows = compared(EraseSettings(model="tiny", steps=0), targets, ROOT / "edits", seeds, EDITED, attack=None)
+    names = ("UA", "UA_synonyms", "IRA", "CRA")
+    lines = [
+        [recipe, *[spread(own, name) for name in names], spread(own, "trimmed", 0), spread(own, "seconds", 0)]
+        for recipe, own in by_recipe(rows).items()
+    ]
+    header = (
+        f"recipe, without its repair; {'; '.join(name.replace('_', ' ') for name in names)}; edited weights; seconds"
+    )
+    publish("edits", markdown(header, lines) + f"\n\nConcepts {', '.join(CONCEPTS)}; seed 0. {machine()}")
+
+
+TABLES = {"classifiers": table_classifiers, "denoisers": table_denoisers, "edits": table_edits}
 
 
 def main() -> None:

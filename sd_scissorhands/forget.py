@@ -12,19 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from .classifier.data import (
-    Parts,
-    Split,
-    digits,
-    read_folder,
-    read_indices,
-    read_npz,
-    split_at_random,
-    split_by_class,
-    split_by_indices,
-)
+from .classifier.data import Parts, Split, split_at_random, split_by_class, split_by_indices
 from .classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier
 from .classifier.measure import Figure, gap, measure
+from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.task import ClassifierTask
 from .classifier.train import retrain
 from .run import PeakMemory, Progress, Run, check_free, resolve_device, silent

@@ -17,15 +17,16 @@ from torch import nn
 
 from sd_scissorhands.classifier import data as D
 from sd_scissorhands.classifier import measure as M
+from sd_scissorhands.classifier import reading as R
 from sd_scissorhands.classifier.load import (
     RECIPE,
     Classifier,
     hash_weights,
     open_classifier,
-    prepare,
     save_classifier,
     wrap,
 )
+from sd_scissorhands.classifier.preprocess import prepare
 from sd_scissorhands.classifier.task import ClassifierTask, head
 from sd_scissorhands.classifier.train import answer, fresh, retrain, train
 from sd_scissorhands.settings import UserError
@@ -34,7 +35,7 @@ from sd_scissorhands.tiny import MODEL_DIR
 
 @pytest.fixture(scope="session")
 def parts() -> D.Parts:
-    return D.digits()
+    return R.digits()
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +97,7 @@ def one_line(found: pytest.ExceptionInfo[UserError], *words: str) -> None:
 
 
 def test_digits_are_all_there_once_and_always_the_same(parts):
-    again = D.digits()
+    again = R.digits()
     sizes = [len(part) for part in (parts.train, parts.unseen, parts.test)]
     assert sizes == [1257, 240, 300] and parts.train.pictures.shape[1:] == (1, 8, 8)
     assert torch.equal(parts.train.pictures, again.train.pictures) and torch.equal(parts.test.labels, again.test.labels)
@@ -131,7 +132,7 @@ def test_class_split_keeps_the_class_apart(parts):
 
 def test_sample_split_by_numbers_and_at_random(parts, tmp_path):
     (tmp_path / "rows.txt").write_text("7\n\n3\n1256\n")
-    split = D.split_by_indices(parts, D.read_indices(tmp_path / "rows.txt"))
+    split = D.split_by_indices(parts, R.read_indices(tmp_path / "rows.txt"))
     assert split.forgotten.tolist() == [3, 7, 1256] and split.target is None and split.test_forget is None
     assert torch.equal(split.forget.pictures, parts.train.pictures[[3, 7, 1256]]) and len(split.retain) == 1254
     one, two, other = (D.split_at_random(parts, 0.1, seed) for seed in (5, 5, 6))
@@ -147,7 +148,7 @@ def test_sample_split_by_numbers_and_at_random(parts, tmp_path):
 def test_bad_indices_are_one_line(parts, tmp_path, text, word):
     (tmp_path / "rows.txt").write_text(text)
     with pytest.raises(UserError) as found:
-        D.split_by_indices(parts, D.read_indices(tmp_path / "rows.txt"))
+        D.split_by_indices(parts, R.read_indices(tmp_path / "rows.txt"))
     one_line(found, word, "--forget-indices")
 
 
@@ -161,8 +162,8 @@ def test_bad_choices_are_one_line(parts, tmp_path):
         (lambda: D.split_by_class(without, "3"), ("nothing to forget",)),
         (lambda: D.split_at_random(parts, 1.0, 0), ("outside (0, 1)",)),
         (lambda: D.split_at_random(parts, 1e-9, 0), ("empty",)),
-        (lambda: D.read_indices(tmp_path / "none.txt"), ("cannot be read",)),
-        (lambda: D.read_indices(tmp_path / "picture.bin"), ("no text",)),
+        (lambda: R.read_indices(tmp_path / "none.txt"), ("cannot be read",)),
+        (lambda: R.read_indices(tmp_path / "picture.bin"), ("no text",)),
     ]:
         with pytest.raises(UserError) as found:
             wrong()
@@ -182,20 +183,20 @@ def draw_folder(folder: Path, counts: dict[str, int], classes=("ant", "bee"), si
 def test_folder_in_all_its_layouts(tmp_path, families):
     opened = open_classifier(str(families["vit"]))
     whole = draw_folder(tmp_path / "a", {"train": 5, "val": 2, "test": 3})
-    found = D.read_folder(whole, opened.names, opened.preprocess)
+    found = R.read_folder(whole, opened.names, opened.preprocess)
     assert [len(p) for p in (found.train, found.unseen, found.test)] == [10, 4, 6] and not found.divided
     assert found.train.pictures.shape == (10, 3, 16, 16) and found.train.labels.tolist() == [0] * 5 + [1] * 5
     with Image.open(whole / "train" / "bee" / "0.png") as picture:
         assert torch.equal(found.train.pictures[5], opened.preprocess(picture))
     shutil.rmtree(whole / "val")
-    found = D.read_folder(whole, opened.names, opened.preprocess)
+    found = R.read_folder(whole, opened.names, opened.preprocess)
     assert [len(p) for p in (found.train, found.unseen, found.test)] == [10, 3, 3] and not found.divided
     bare = draw_folder(tmp_path / "b", {".": 10})
-    one, two = (D.read_folder(bare, opened.names, opened.preprocess, seed=1) for _ in range(2))
+    one, two = (R.read_folder(bare, opened.names, opened.preprocess, seed=1) for _ in range(2))
     assert [len(p) for p in (one.train, one.unseen, one.test)] == [14, 3, 3] and one.divided
     assert torch.equal(one.test.pictures, two.test.pictures) and one.train.labels.bincount().tolist() == [7, 7]
     numbered = draw_folder(tmp_path / "c", {".": 4}, classes=("1", "3"))
-    assert set(D.read_folder(numbered, opened.names, opened.preprocess).train.labels.tolist()) == {1, 3}
+    assert set(R.read_folder(numbered, opened.names, opened.preprocess).train.labels.tolist()) == {1, 3}
 
 
 def test_bad_folders_are_one_line(tmp_path, families):
@@ -211,7 +212,7 @@ def test_bad_folders_are_one_line(tmp_path, families):
         ("half", ("no train folder",)), ("cut", ("0.png", "no readable picture")), ("junk", ("0.png", "no readable picture")),
     ]:  # fmt: skip
         with pytest.raises(UserError) as found:
-            D.read_folder(tmp_path / name, opened.names, opened.preprocess)
+            R.read_folder(tmp_path / name, opened.names, opened.preprocess)
         one_line(found, str(tmp_path / name), *words)
 
 
@@ -219,14 +220,14 @@ def test_npz_in_all_its_shapes(tmp_path, families):
     opened, rng = open_classifier(str(families["vit"])), np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (20, 16, 16, 3), np.uint8), np.arange(20) % 4
     np.savez(tmp_path / "a.npz", images=pixels, y=labels, test_images=pixels[:6], test_y=labels[:6])
-    found = D.read_npz(tmp_path / "a.npz", opened.names, opened.preprocess)
+    found = R.read_npz(tmp_path / "a.npz", opened.names, opened.preprocess)
     assert len(found.train) == 20 and len(found.unseen) + len(found.test) == 6 and not found.divided
     assert torch.equal(found.train.pictures[3], opened.preprocess(Image.fromarray(pixels[3])))
-    plain = D.read_npz(tmp_path / "a.npz")
+    plain = R.read_npz(tmp_path / "a.npz")
     assert torch.equal(plain.train.pictures, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
     assert plain.train.names == ("0", "1", "2", "3")
     np.savez(tmp_path / "b.npz", x=rng.normal(size=(20, 8, 8)), labels=labels, names=np.array(list("abcd")))
-    found = D.read_npz(tmp_path / "b.npz", preprocess=opened.preprocess)  # floats are as the model takes them
+    found = R.read_npz(tmp_path / "b.npz", preprocess=opened.preprocess)  # floats are as the model takes them
     assert found.train.pictures.shape == (14, 1, 8, 8) and found.divided and found.train.names == tuple("abcd")
 
 
@@ -250,7 +251,7 @@ def test_bad_npz_are_one_line(tmp_path):
     np.save(tmp_path / "plain.npy", x)
     for file, word in [(f"{n}.npz", w) for n, w in words.items()] + [("junk.npz", "damaged"), ("plain.npy", "damaged"), ("not.npz", "exist")]:  # fmt: skip
         with pytest.raises(UserError) as found:
-            D.read_npz(tmp_path / file, names)
+            R.read_npz(tmp_path / file, names)
         one_line(found, word)
 
 

@@ -1,23 +1,16 @@
-"""Pictures with labels: the embedded digits, image folders and .npz files; and what is forgotten and kept of them."""
+"""Pictures with labels, and what is forgotten and kept of them."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..settings import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HELD_OUT, UNSEEN = 0.3, 4 / 9  # share of all that is held out where no test set came along; share of that for methods
-NPZ_PICTURES, NPZ_LABELS = ("pictures", "images", "x"), ("labels", "y")
-Preprocess = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
@@ -141,31 +134,6 @@ def split_at_random(parts: Parts, share: float, seed: int) -> Split:
     return split_by_indices(parts, order[: round(share * count)].tolist(), f"--forget-random {share}")
 
 
-def read_indices(path: Path) -> list[int]:
-    """Numbers of training pictures, one a line; empty lines are skipped.
-
-    Raises:
-        UserError: unreadable, or a line that is no whole number.
-    """
-    numbers = []
-    for line, text in enumerate(_text(path).splitlines(), 1):
-        try:
-            numbers += [int(text)] if text.strip() else []
-        except ValueError:
-            raise UserError(
-                f"--forget-indices {path}, line {line}: {text.strip()[:40]!r} is no whole number, write one a line"
-            ) from None
-    return numbers
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"--forget-indices {path} cannot be read ({reason}): name a text file of numbers") from None
-
-
 def class_number(names: Sequence[str], name: str, where: str) -> int:
     """The number of a class, by its name or else by its number as text.
 
@@ -180,193 +148,11 @@ def class_number(names: Sequence[str], name: str, where: str) -> int:
     raise UserError(f"{where}: the model has no class {name!r}, it has {known}")
 
 
-# ---------------------------------------------------------------- reading
-
-
-def digits() -> Parts:
-    """scikit-learn's handwritten digits (Alpaydin and Kaynak 1998): 1797 pictures (1, 8, 8) in [0, 1], white on black.
-
-    1257 are for training, 240 unseen, 300 for tests; always the same, every class in its share.
-    """
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    pictures = torch.from_numpy(found.images / 16).float()[:, None]  # (1797, 1, 8, 8)
-    labels = torch.from_numpy(found.target).long()
-    return _divided(Dataset(pictures, labels, tuple(str(digit) for digit in range(10))), seed=0)
-
-
-def read_folder(path: Path, classes: Sequence[str], preprocess: Preprocess, *, seed: int = 0) -> Parts:
-    """Pictures of a folder, `train/CLASS/*.png` and so on, beside it `val/` and `test/` (or one of them).
-
-    With `val/` and `test/` methods see the former and figures come from the latter; with one of them, it is divided.
-    With neither (then `train/` itself may be left out, `CLASS/*.png`), all pictures are, 70 % for training. Training
-    pictures are numbered in the order of class folder and file name. All stay in memory, as float32.
-
-    Args:
-        classes: the model's class names; a folder is named as one of them or with its number.
-
-    Raises:
-        UserError: no such folder, no picture, one that cannot be read, a class that the model has not, sizes that
-        differ.
-    """
-    if not path.is_dir():
-        raise UserError(f"--data {path} is no folder: name one with train/CLASS/*.png, or an .npz file")
-    names = tuple(classes)
-    found = {
-        part: _read_part(path / part, names, preprocess) for part in ("train", "val", "test") if (path / part).is_dir()
-    }
-    if "train" not in found and found:
-        raise UserError(f"--data {path} has {' and '.join(found)} but no train folder: add train/CLASS/*.png")
-    return _parts(found or {"train": _read_part(path, names, preprocess)}, seed)
-
-
-def read_npz(
-    path: Path, classes: Sequence[str] | None = None, preprocess: Preprocess | None = None, *, seed: int = 0
-) -> Parts:
-    """Pictures of an .npz file: arrays `pictures` (or `images`, `x`) and `labels` (or `y`), and held-out ones.
-
-    Held-out pictures come as `val_pictures`, `val_labels`, `test_pictures`, `test_labels`; see `read_folder` for what
-    is done where they are missing. Pictures are (N, h, w), (N, h, w, c) or (N, c, h, w) with c 1 or 3. uint8 pictures
-    go through `preprocess` as those of a file do, or are divided by 255 where there is none; float pictures are the
-    model's input as they are. Labels are the numbers of the model's classes. An array `names` may say what the classes
-    are called.
-
-    Args:
-        classes: the model's class names; else `names`, else the numbers.
-
-    Raises:
-        UserError: unreadable or pickled, missing arrays, wrong shapes or types, NaN, labels that the model has not.
-    """
-    arrays = _arrays(path)
-    prefixes = {"train": "", "val": "val_", "test": "test_"}
-    present = {part: pre for part, pre in prefixes.items() if any(pre + name in arrays for name in NPZ_PICTURES)}
-    if "train" not in present:
-        raise UserError(f"--data {path} has no array {', '.join(NPZ_PICTURES)}: it has {', '.join(arrays) or 'none'}")
-    own = tuple(str(name) for name in arrays["names"].ravel()) if "names" in arrays else None
-    raw = {part: _raw(path, arrays, prefix) for part, prefix in present.items()}
-    names = tuple(classes or own or [str(n) for n in range(max(int(labels.max()) for _, labels in raw.values()) + 1)])
-    if own and own != names:
-        raise UserError(
-            f"--data {path}: its names are not the model's classes in the model's order: {', '.join(names[:10])}"
-        )
-    return _parts({part: _npz_part(path, *both, names, preprocess) for part, both in raw.items()}, seed)
-
-
-def _read_part(folder: Path, names: tuple[str, ...], preprocess: Preprocess) -> Dataset:
-    pictures, labels = [], []
-    for inner in sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")):
-        files = sorted(f for f in inner.rglob("*") if f.suffix.lower() in PICTURES and not f.name.startswith("."))
-        if not files:
-            continue
-        labels += [class_number(names, inner.name, f"--data {inner}")] * len(files)
-        pictures += [_picture(file, preprocess) for file in files]
-        if pictures[-1].shape != pictures[0].shape:
-            raise UserError(
-                f"--data {inner}: pictures of different sizes after preprocessing: give the model a fixed size"
-            )
-    if not pictures:
-        raise UserError(f"--data {folder} holds no picture: put them in {folder.name}/CLASS/*.png, one folder a class")
-    return _checked(folder, Dataset(torch.stack(pictures), torch.tensor(labels), names))
-
-
-def _picture(file: Path, preprocess: Preprocess) -> Tensor:
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            return preprocess(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"--data {file} is no readable picture ({str(error).splitlines()[0]}): replace or remove it"
-        ) from None
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"--data {path} does not exist: name an .npz file or an image folder")
-    reason = "it is damaged, or no .npz file"
-    try:
-        if zipfile.is_zipfile(path):
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-    except Exception as error:  # zip, header and pickle errors have nothing in common
-        if "pickle" in str(error):
-            reason = "it holds pickled objects, which are never loaded"
-    raise UserError(f"--data {path} cannot be read ({reason}): write it with numpy.savez(pictures=..., labels=...)")
-
-
-def _raw(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and labels of one part, with everything about them right but their values."""
-    pictures = next(arrays[prefix + name] for name in NPZ_PICTURES if prefix + name in arrays)
-    labels = next((arrays[prefix + name] for name in NPZ_LABELS if prefix + name in arrays), None)
-    if labels is None:
-        raise UserError(f"--data {path} has no array {prefix}labels: add one with the number of each picture's class")
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != len(pictures):
-        raise UserError(
-            f"--data {path}: {prefix}labels is {_is(labels)}, wanted one whole number for each of {len(pictures)} pictures"
-        )
-    if pictures.dtype != np.uint8 and pictures.dtype.kind != "f":
-        raise UserError(f"--data {path}: {prefix}pictures is {_is(pictures)}, wanted uint8 or float numbers")
-    if pictures.ndim == 3:
-        pictures = pictures[:, None]
-    elif pictures.ndim == 4 and pictures.shape[3] in (1, 3) and pictures.shape[1] not in (1, 3):
-        pictures = pictures.transpose(0, 3, 1, 2)
-    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or not pictures.size:
-        raise UserError(
-            f"--data {path}: {prefix}pictures is {_is(pictures)}, wanted (N, h, w), (N, h, w, c) or (N, c, h, w)"
-        )
-    return pictures, labels.astype(np.int64)
-
-
-def _is(array: np.ndarray) -> str:
-    return f"{array.dtype} {array.shape}"
-
-
-def _npz_part(
-    path: Path, pictures: np.ndarray, labels: np.ndarray, names: tuple[str, ...], preprocess: Preprocess | None
-) -> Dataset:
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise UserError(
-            f"--data {path}: labels go from {labels.min()} to {labels.max()}, but the model has the classes 0 to {len(names) - 1}"
-        )
-    if pictures.dtype == np.uint8 and preprocess:
-        ready = torch.stack([preprocess(image) for image in _images(pictures)])
-    else:
-        ready = torch.from_numpy(np.ascontiguousarray(pictures)).float() / (255 if pictures.dtype == np.uint8 else 1)
-    return _checked(path, Dataset(ready, torch.from_numpy(labels), names))
-
-
-def _images(pictures: np.ndarray) -> Iterator[Image.Image]:
-    """(N, c, h, w) uint8 as pictures."""
-    for picture in pictures:
-        yield Image.fromarray(picture[0] if len(picture) == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
-
-
-def _checked(where: Path, data: Dataset) -> Dataset:
-    if not torch.isfinite(data.pictures).all():
-        row = int((~torch.isfinite(data.pictures)).flatten(1).any(1).nonzero()[0])
-        raise UserError(f"--data {where}: picture {row} holds NaN or infinite values: remove it")
-    return data
-
-
 # ---------------------------------------------------------------- dividing
 
 
-def _parts(found: dict[str, Dataset], seed: int) -> Parts:
-    """Training, unseen and test data of what was found under the names train, val, test."""
-    shapes = {part: tuple(data.pictures.shape[1:]) for part, data in found.items()}
-    if len(set(shapes.values())) > 1:
-        raise UserError(f"--data: pictures differ in shape between {', '.join(f'{p} {s}' for p, s in shapes.items())}")
-    if len(found) == 1:
-        return _divided(found["train"], seed)
-    if len(found) == 3:
-        return Parts(found["train"], found["val"], found["test"])
-    rest = found["val"] if "val" in found else found["test"]
-    unseen, test = divide(rest, round(len(rest) * UNSEEN), seed)
-    return Parts(found["train"], unseen, test)
-
-
-def _divided(data: Dataset, seed: int) -> Parts:
+def held_out(data: Dataset, seed: int) -> Parts:
+    """All pictures divided, as `Parts.divided` says: 70 % for training, 13 % unseen, 17 % for tests, by a seeded draw."""
     train, rest = divide(data, int(len(data) * (1 - HELD_OUT)), seed)
     unseen, test = divide(rest, round(len(rest) * UNSEEN), seed + 1)
     return Parts(train, unseen, test, divided=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..classifier.data import class_number, digits
+from ..classifier.data import class_number
+from ..classifier.reading import digits
 from ..report import write_forgetting_report
 from ..report.comparison import FIGURES, ORIGINAL, RETRAIN
 from ..run import Progress

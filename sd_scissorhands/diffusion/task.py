@@ -54,11 +54,11 @@ class ErasureTask:
 
     def forget(self, draw: int) -> Tensor:
         """Denoising loss on the concept's latents under the concept's prompts, or under the mixture's words."""
-        return self._denoising("forget", draw)
+        return self._denoising("forget", draw).mean()
 
     def retain(self, draw: int) -> Tensor:
         """Denoising loss on the retain latents under their prompts."""
-        return self._denoising("retain", draw)
+        return self.retain_each(draw).mean()
 
     def replacement(self, draw: int) -> Tensor:
         """Denoising loss on the pairs of `forget`'s latents under the anchor's prompts, with the same timesteps and noise."""
@@ -76,8 +76,7 @@ class ErasureTask:
 
     def retain_each(self, draw: int) -> Tensor:
         """`retain`'s loss by sample: (B,)."""
-        rows, t, noise, _ = self._draw("retain", "retain", draw)
-        return self.denoiser.loss(self.data["retain_latents"][rows], self.data["retain_condition"][rows], noise, t)
+        return self._denoising("retain", draw)
 
     def explain(self, side: str, draw: int) -> Tensor:
         """<eps(x_t, c), d>, with d what the words change, held fixed: (B,).
@@ -237,7 +236,7 @@ class ErasureTask:
     def _denoising(self, side: str, draw: int) -> Tensor:
         rows, t, noise, generator = self._draw(side, side, draw)
         words = self._words(rows, generator) if side == "forget" else self.data["retain_condition"][rows]
-        return self.denoiser.loss(self.data[f"{side}_latents"][rows], words, noise, t).mean()
+        return self.denoiser.loss(self.data[f"{side}_latents"][rows], words, noise, t)
 
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone."""
