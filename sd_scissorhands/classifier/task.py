@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..settings import UserError
+from ..stages import scope_of
 from ..unlearn.task import Parameters, Weights
 from .data import Dataset, Split
 from .train import answer, device_of, logits
 
-NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)  # exempt by type: scale and shift of everything
 REPAIRS = ("retain", "ascent", "random-label")
 PURPOSES = (
     "forget", "retain", "repair", "repair retain", "relearn", "explain forget", "explain retain", "respond", "labels",
@@ -165,22 +165,8 @@ class ClassifierTask:
         Raises:
             UserError: a bad expression, or one that matches nothing.
         """
-        pattern = _head_pattern(self.module) if expression == "head" else "" if expression == "full" else expression
-        try:
-            wanted = re.compile(pattern)
-        except re.error as error:
-            raise UserError(f"--scope {expression!r} is no regular expression: {error}") from None
-        norms = tuple(f"{name}." for name, module in self.module.named_modules() if isinstance(module, NORMS))
-        found = {
-            name: parameter
-            for name, parameter in self.module.named_parameters()
-            if wanted.search(name) and not name.startswith(norms)
-        }
-        if not found:
-            raise UserError(
-                f"--scope {expression!r} matches no weight of the classifier: use full, head or a regular expression"
-            )
-        return found
+        known = {"full": "", "head": _head_pattern(self.module) if expression == "head" else ""}
+        return scope_of(self.module, expression, known, "the classifier")
 
     # ------------------------------------------------------------ inside
 

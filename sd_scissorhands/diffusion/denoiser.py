@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..settings import UserError
+from ..stages import scope_of
 
-NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)  # exempt by type: scale and shift of everything
 SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,21 +40,7 @@ class Denoiser:
         Raises:
             UserError: a bad expression, or one that matches nothing.
         """
-        try:
-            wanted = re.compile(SCOPES.get(expression, expression))
-        except re.error as error:
-            raise UserError(f"--scope {expression!r} is no regular expression: {error}") from None
-        norms = tuple(f"{name}." for name, module in self.module.named_modules() if isinstance(module, NORMS))
-        found = {
-            name: parameter
-            for name, parameter in self.module.named_parameters()
-            if wanted.search(name) and not name.startswith(norms)
-        }
-        if not found:
-            raise UserError(
-                f"--scope {expression!r} matches no weight of the UNet: use xattn, attn, full or a regular expression"
-            )
-        return found
+        return scope_of(self.module, expression, SCOPES, "the UNet")
 
     def teacher(self) -> nn.Module:
         """A frozen copy of the module as it stands."""
