@@ -83,7 +83,7 @@ RECIPES: dict[str, Recipe] = {
             "tiny": PAIRED | WHOLE,
             "sd": PAIRED,
             "classifier": dict(
-                scope="head", granularity="weight", path_share=0.015, top_k=0.03, repair="none", score_draws=10
+                scope="head", granularity="weight", path_share=0.05, top_k=0.5, repair="none", score_draws=10
             ),
         },
     ),

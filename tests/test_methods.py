@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 from sd_scissorhands.classifier.data import Dataset, Parts, split_by_class
 from sd_scissorhands.classifier.task import ClassifierTask
 from sd_scissorhands.diffusion.task import ErasureTask, gather
-from sd_scissorhands.erase import prepare
+from sd_scissorhands.erase import erase, prepare
+from sd_scissorhands.recipes import recipes_for
 from sd_scissorhands.settings import CHOICES, EraseSettings
 from sd_scissorhands.unlearn import methods
 from sd_scissorhands.unlearn.methods import Only, Options
@@ -67,6 +69,7 @@ def denoiser(gathered) -> tuple[ErasureTask, dict[str, nn.Parameter]]:
     return task, prepared.parameters
 
 
+UNSCORED = ("scissorhands-robust", "retain-only", "gradient-ascent", "esd", "substitution")
 OPTIONS = Options(draws=3, granularity="channel", rounds=1, path_share=0.2)
 
 
@@ -225,3 +228,15 @@ def test_recipes_of_another_kind_are_refused():
     with pytest.raises(UserError, match="--recipe esd is not for this kind of model: choose scissorhands"):
         ForgetSettings(recipe="esd").resolved("classifier")
     assert EraseSettings(recipe="esd").resolved("tiny").repair == "negative-guidance"
+
+
+@pytest.mark.parametrize("recipe", recipes_for("sd"))
+def test_every_recipe_runs_on_a_pipeline_of_ones_own(recipe, short, foreign, tmp_path):
+    few = {"forget_count": 4, "retain_count": 8, "sampling_steps": 2, "score_draws": 2, "batch_size": 2, "steps": 2}
+    asked = EraseSettings(concepts=("nudity",), model=str(foreign), recipe=recipe, rounds=1, memory_every=1, **few)
+    if recipe == "scissorhands":  # whose scope is SD's own
+        asked = dataclasses.replace(asked, scope="attn")
+    told = erase(asked, tmp_path / "run")
+    assert told["steps"] == 2 and (tmp_path / "run" / "model" / "model_index.json").exists()
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert ("scores" in stages) == (recipe not in UNSCORED)
