@@ -116,15 +116,25 @@ def table_denoisers(seeds: int) -> None:
     """The embedded model: every recipe on four concepts, half of them in each of two processes."""
     halves = [(CONCEPTS[:2], seeds), (CONCEPTS[2:], seeds)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        rows = [row for part in pool.starmap(erasures, halves, chunksize=1) for row in part]
+        publish_denoisers([row for part in pool.starmap(erasures, halves, chunksize=1) for row in part])
+
+
+def publish_denoisers(rows: Rows) -> None:
+    """The table of whatever rows there are."""
     names = ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget", "asr")
-    header = f"recipe; {'; '.join(name.replace('_', ' ') for name in names)}; edited weights; seconds"
+    header = f"recipe; runs; {'; '.join(name.replace('_', ' ') for name in names)}; edited weights; seconds"
     lines = [
-        [recipe, *[spread(own, name) for name in names], spread(own, "trimmed", 0), spread(own, "seconds", 0)]
+        [
+            recipe,
+            str(len(own)),
+            *[spread(own, name) for name in names],
+            spread(own, "trimmed", 0),
+            spread(own, "seconds", 0),
+        ]
         for recipe, own in by_recipe(rows).items()
     ]
-    note = f"Concepts {', '.join(CONCEPTS)}; seeds 0 to {seeds - 1}; {MEASURES['count']} pictures for UA and for IRA, "
-    publish("denoisers", markdown(header, lines) + f"\n\n{note}48 for the attack, in every run. {machine()}")
+    note = f"Per run {MEASURES['count']} pictures for UA and for IRA, 48 for the attack. "
+    publish("denoisers", markdown(header, lines) + f"\n\n{note}{machine()}")
 
 
 def table_edits(seeds: int) -> None:
