@@ -254,6 +254,7 @@ def forgotten(settings, folder, *, shared, resume, progress):
         "forget": "126 samples", "trimmed": 5, "seconds": 1.5, "peak_bytes": 3 * 2**20, "figures": figures, "n": COUNTS,
         "original": SHARES | {"gap": 0.3}, "retrained": SHARES | {"forget_accuracy": 0.0, "gap": 0.0},
         "intervals": {name: [value - 0.1, value + 0.1] for name, value in figures.items() if value == value},
+        "intervals_beside": {name: {"forget_accuracy": wilson(0, 50)} for name in ("original", "retrained")},
     }  # fmt: skip
 
 

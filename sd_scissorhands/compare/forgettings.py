@@ -92,7 +92,6 @@ def _about(job: Job) -> Row:
 def forgot_rows(job: Job, told: Mapping[str, Any]) -> dict[str, Row]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
     n, own = dict(told.get("n") or {}), dict(told.get("intervals") or {})
-    beside = told.get("intervals_beside") or {}
 
     def row(recipe: str, figures: Mapping[str, Any], costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
         return {
@@ -104,5 +103,5 @@ def forgot_rows(job: Job, told: Mapping[str, Any]) -> dict[str, Row]:
     rows = {"model": row(job.settings.recipe, told["figures"], told, own) | job.facts}
     for name, key in ((ORIGINAL, "original"), (RETRAIN, "retrained")):
         if figures := told.get(key):
-            rows[name] = row(name, figures, {}, beside.get(key) or {})
+            rows[name] = row(name, figures, {}, told["intervals_beside"][key])
     return rows
