@@ -140,6 +140,7 @@ def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
         axes.set(xlabel="attacked pictures with the concept, % (less is better)", ylabel="mean of IRA and CRA, %")
         axes.set_xlim(-4, 104)
         axes.margins(y=0.15)
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # a share
         axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
 
     return draw(paint, "Quality against attack: the upper left is best", height=3.4 + 0.1 * len(points))
