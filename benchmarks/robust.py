@@ -42,7 +42,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "lr": 4e-4,
     },  # as robust has it
     "scissorhands-anchored": {"recipe": "scissorhands-anchored"},
-    "scissorhands": {"recipe": "scissorhands"},
+    # fmt: off
+    "scissorhands": {  # with the paper's own settings, from which the recipe departs on the embedded model
+        "recipe": "scissorhands",
+        "scope": r"up_blocks\.[12]\.attentions\.1\..*attn1",
+        "top_k": 0.005,
+        "threshold_scope": "global",
+        "init": "kaiming",
+        "projection": "paper",
+        "forget_weight": 0.1,
+        "retain_loss": "denoise",
+    },
+    # fmt: on
     # what each part of the robust recipe brings
     "without looking ahead": {"relearn_every": 0},
     "under the name alone": {"conditions": "name"},
