@@ -42,7 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "lr": 4e-4,
     },  # as robust has it
     "scissorhands-anchored": {"recipe": "scissorhands-anchored"},
-    # fmt: off
     "scissorhands": {  # with the paper's own settings, from which the recipe departs on the embedded model
         "recipe": "scissorhands",
         "scope": r"up_blocks\.[12]\.attentions\.1\..*attn1",
@@ -53,7 +52,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "forget_weight": 0.1,
         "retain_loss": "denoise",
     },
-    # fmt: on
     # what each part of the robust recipe brings
     "without looking ahead": {"relearn_every": 0},
     "under the name alone": {"conditions": "name"},
