@@ -68,8 +68,8 @@ class Job:
 
 def work(job: Job) -> dict:
     """Erase, judge, and hand back the row; the original's pictures are drawn once per concept and count."""
+    from sd_scissorhands.compare.exam import share_original
     from sd_scissorhands.concepts import of_world
-    from sd_scissorhands.demo import share_original
     from sd_scissorhands.evaluate import concept as room
     from sd_scissorhands.evaluate.panel import open_panel
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from .attack.settings import AttackSettings
 from .compare.exam import Exam, Examined, examine
-from .compare.exam import share_original as share_original  # under this name, too
 from .concepts import of_world
 from .evaluate import concept as room
 from .evaluate.panel import open_panel

@@ -117,6 +117,23 @@ class PeakMemory:
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
 
 
+def fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
+    """The directory of a hub model, fetched into the hub's cache: the files that match `wanted`.
+
+    Raises:
+        UserError: no such model, no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--model {model} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
+        ) from None
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (file or directory) and rename it to `path` when the block ends well.

@@ -14,13 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..run import atomic, share, write_json
-from ..settings import UserError
+from ..run import atomic, fetch, share, write_json
+from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
 from .reading import digits
 from .train import train
 
-DIGITS = "digits"
 RECIPE: dict[str, Any] = dict(epochs=30, lr=0.1, batch_size=64, optimizer="sgd")  # of the embedded model
 DIGITS_PREPROCESSING = {
     "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 8, "width": 8}, "resample": 2,
@@ -161,16 +160,8 @@ def _locate(name: str, revision: str | None) -> Path:
         raise UserError(
             f"--model {name} does not exist: name a transformers directory, a hub id (owner/name), or {DIGITS}"
         )
-    from huggingface_hub import snapshot_download
-
     wanted = ["config.json", PREPROCESSING, "model*.safetensors", "model.safetensors.index.json"]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"--model {name} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
-        ) from None
+    return fetch(name, revision, wanted)
 
 
 def _load(name: str, directory: Path) -> Classifier:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..run import read_tensors
+from ..run import fetch, read_tensors
 from ..settings import UserError
 from ..tiny import MODEL_DIR
 
@@ -113,17 +113,9 @@ def is_of_world(model: str) -> bool:
 
 
 def _fetch(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
     wanted = ["model_index.json", WORLD_FILE, "tokenizer/*", "scheduler/*"]
     wanted += [f"{part}/{name}" for part, stem in WEIGHTS.items() for name in ("config.json", f"{stem}.safetensors")]
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"--model {model} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
-        ) from None
+    return fetch(model, revision, wanted)
 
 
 def check_directory(directory: Path) -> None:

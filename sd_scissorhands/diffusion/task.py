@@ -170,21 +170,16 @@ class ErasureTask:
         *answers, kept_wanted = told.split([*[len(noisy)] * len(questions), len(kept_noisy)])
         if settings.retain_loss == "denoise":
             kept_wanted = d.target(data["retain_latents"][kept], kept_noise, kept_t)
-        said = self._said(
-            torch.cat([noisy, kept_noisy]),
-            torch.cat([t, kept_t]),
-            torch.cat([words, kept_condition]),
-            len(noisy),
-            ahead,
-        )
-        mine, kept_said = said.split([len(noisy), len(kept_noisy)])
+        pairs = ((noisy, kept_noisy), (t, kept_t), (words, kept_condition))
+        every, times, conditions = (torch.cat(pair) for pair in pairs)
+        said, kept_said = self._said(every, times, conditions, len(noisy), ahead).split([len(noisy), len(kept_noisy)])
+        retain = _mean_square(kept_said - kept_wanted)
         if not len(noisy):
-            return said.new_zeros(()), _mean_square(kept_said - kept_wanted)
+            return torch.zeros_like(retain), retain
         if settings.repair == "ascent":
-            return -_mean_square(mine - d.target(start, noise, t)), _mean_square(kept_said - kept_wanted)
-        error = mine - self._wanted(seen[0], answers, noisy, t)
+            return -_mean_square(said - d.target(start, noise, t)), retain
         weight = d.pair_weight(t) if settings.repair == "paired" else None
-        return _mean_square(error, weight), _mean_square(kept_said - kept_wanted)
+        return _mean_square(said - self._wanted(seen[0], answers, noisy, t), weight), retain
 
     def _questions(
         self, rows: Tensor, noisy: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
