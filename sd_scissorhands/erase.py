@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from . import concepts as catalogue
 from .concepts import Concept
 from .diffusion.conditions import Mixture, Place
 from .diffusion.denoiser import Denoiser
-from .diffusion.load import WORLD_FILE, Opened, hash_tensors, is_of_world, open_pipeline
+from .diffusion.load import WORLD_FILE, Opened, hash_tensors, is_of_world, open_pipeline, restore
 from .diffusion.task import ErasureTask, gather, list_pictures, spread
 from .lineage import erased_from
-from .run import Progress, Run, atomic, check_free, resolve_device, share, silent
+from .run import Processes, Progress, Run, atomic, check_free, resolve_device, share, silent
 from .settings import EraseSettings, UserError
 from .stages import unlearn
 from .unlearn.selection import count_for
@@ -70,31 +72,37 @@ def erase(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    began = time.monotonic()
-    check_free(output_dir, settings, resume=resume)
-    prepared = prepare(settings)
-    run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume)
+    began, processes = time.monotonic(), Processes.here()
+    if processes.main:
+        check_free(output_dir, settings, resume=resume)
+    processes.wait()
+    prepared = prepare(settings, processes)
+    run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume, processes=processes)
     if run.done("model"):
         return run.manifest["result"]
     try:
         facts = _unlearn(run, prepared, progress)
     except FloatingPointError as error:
         raise UserError(str(error)) from None
-    save_model(run, prepared.opened)
+    if processes.main:
+        save_model(prepared.opened, output_dir / "model")
     result = {
         "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "recipe": settings.recipe, "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
         "weights_sha256": hash_tensors(prepared.denoiser.module.state_dict().items()),
-        "device": str(prepared.denoiser.device), "seconds": round(time.monotonic() - began, 2),
+        "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     run.manifest["result"] = result
     run.finish("model", "model")
     return result
 
 
-def prepare(settings: EraseSettings) -> Prepared:
+def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prepared:
     """Make every check that needs no work, then open the model and find the scope.
+
+    Args:
+        processes: that share the work.
 
     Raises:
         UserError: the first thing that is wrong.
@@ -110,9 +118,14 @@ def prepare(settings: EraseSettings) -> Prepared:
     gone = [name for name in erased_from(settings.model) if name not in asked]
     resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset([*asked, *gone]))
     found = catalogue.together([resolve(text) for text in asked], gone)
-    device = resolve_device(settings.device)
+    processes = processes or Processes()
+    device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, revision=settings.revision, device=device)
-    settings = settings.resolved(opened.profile)
+    settings = _fitted(settings, opened, device).resolved(opened.profile)
+    if settings.batch_size < processes.count:
+        raise UserError(
+            f"--batch-size {settings.batch_size} is less than the {processes.count} processes: each needs a sample"
+        )
     if settings.forget_images and settings.repair == "paired":
         raise UserError("--forget-images are pictures without pairs, which --repair paired needs: add --repair anchor")
     if settings.scorer == "relevance" and (settings.forget_images or settings.retain_images):
@@ -120,7 +133,10 @@ def prepare(settings: EraseSettings) -> Prepared:
             "--scorer relevance is zero-shot, it looks at nothing but what the model draws: "
             "leave out --forget-images and --retain-images"
         )
-    denoiser = Denoiser(opened.pipeline, mixed_precision=settings.mixed_precision)
+    denoiser = Denoiser(
+        opened.pipeline, mixed_precision=settings.mixed_precision, checkpointing=settings.checkpointing,
+        compiled=settings.compile,
+    )  # fmt: skip
     parameters = denoiser.scope(settings.scope)
     keep = retain_set(found, gone, settings, own, in_world)
     return Prepared(settings, opened, denoiser, found, parameters, keep)
@@ -157,21 +173,38 @@ def retain_set(
 
 def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """From the data to the repaired weights in `prepared.denoiser.module`."""
-    data, _ = run.stage("data", lambda: _gather(prepared, progress))
-    task = ErasureTask(prepared.denoiser, data, prepared.settings, _mixture(prepared))
-    task.teacher = prepared.denoiser.teacher()
-    scored = prepared.parameters
-    if prepared.settings.threshold_scope == "global":
-        scored = prepared.denoiser.scope("full") | scored
-    return unlearn(run, task, prepared.parameters, prepared.settings, scored=scored, progress=progress)
+    denoiser, settings, parameters = prepared.denoiser, prepared.settings, prepared.parameters
+    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, progress), denoiser.device)
+    task, thin = ErasureTask(denoiser, data, settings, _mixture(prepared)), settings.memory == "low"
+    task.teacher = denoiser.teacher(parameters, thin=thin)
+    scored = parameters
+    if settings.threshold_scope == "global":
+        scored = denoiser.scope("full") | scored
+    if thin:
+        denoiser.thin(scored)
+        prepared.opened.pipeline.vae.to("cpu")
+    parts = -(-settings.batch_size // (settings.micro_batch * run.processes.count)) if settings.micro_batch else 1
+    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
+    if thin:
+        restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
+    return facts
 
 
-def _gather(prepared: Prepared, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     settings = prepared.settings
     pairs = prepared.pairs
     with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-        data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, tick=tick)
+        data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, team=processes, tick=tick)
     return data, {"pairs": pairs, "retain": prepared.retain_prompts}
+
+
+def _fitted(settings: EraseSettings, opened: Opened, device: str) -> EraseSettings:
+    """With --memory, where it is left open, as fits the model and the device, and Adam in 8 bits where that can be had."""
+    memory = settings.memory or ("balanced" if opened.profile == "sd" and device.startswith("cuda") else "fast")
+    optimiser = settings.optimiser
+    if memory == "low" and optimiser is None and find_spec("bitsandbytes"):
+        optimiser = "adam-8bit"
+    return dataclasses.replace(settings, memory=memory, optimiser=optimiser)
 
 
 def _mixture(prepared: Prepared) -> Mixture | None:
@@ -181,9 +214,9 @@ def _mixture(prepared: Prepared) -> Mixture | None:
     return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs])
 
 
-def save_model(run: Run, opened: Opened) -> None:
-    """The whole pipeline as safetensors in `run/model`, written under a temporary name and renamed."""
-    with atomic(run.path / "model") as folder:
+def save_model(opened: Opened, directory: Path) -> None:
+    """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
+    with atomic(directory) as folder:
         opened.pipeline.save_pretrained(folder, safe_serialization=True)
         if opened.world:
             shutil.copyfile(opened.directory / WORLD_FILE, folder / WORLD_FILE)

@@ -43,6 +43,14 @@ PROFILES: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 
+# How much memory a run may take, from the least to what is there; bf16 is autocast around float32 master weights. `low` also keeps
+# what stays frozen and the teacher in bf16, and takes Adam's moments in 8 bits where bitsandbytes is installed.
+MEMORY: dict[str, dict[str, Any]] = {
+    "low": dict(mixed_precision="bf16", checkpointing=True, micro_batch=1),
+    "balanced": dict(mixed_precision="bf16", checkpointing=True, micro_batch=0),
+    "fast": dict(mixed_precision="no", checkpointing=False, micro_batch=0),
+}
+
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2)
 WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
@@ -109,13 +117,14 @@ RECIPES: dict[str, Recipe] = {
         "Baseline: wrong answers for what is to be forgotten, on the half of the weights that it moves most.",
         "Fan et al., ICLR 2024, arXiv 2310.12508",
         dict(scorer="gradient", top_k=0.5, train="selection", repair="random-label", retain_loss="denoise"),
-        {"tiny": WHOLE, "sd": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=1e-2)},
+        {"tiny": WHOLE, "sd": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=3e-3)},
         baseline=True,
     ),
     "esd": Recipe(
         "Baseline: away from the concept by negative guidance, on the model's own half-finished pictures.",
         "Gandikota et al., ICCV 2023, arXiv 2303.07345",
         dict(repair="negative-guidance", scope="xattn", forget_weight=1.0, retain_loss="none"),
+        {"tiny": dict(lr=4e-4)},
         fits=DENOISERS,
         baseline=True,
     ),

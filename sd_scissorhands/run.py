@@ -10,11 +10,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,7 +65,39 @@ class Processes:
     def wait(self) -> None:
         """Go on when every process is here."""
         if self.count > 1:
-            _distributed().wait_for_everyone()
+            with _together():
+                _distributed().wait_for_everyone()
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, in place, by their means over the processes, see `unlearn.team.Team`."""
+        if self.count > 1:
+            with _together():
+                for tensor in tensors:
+                    torch.distributed.all_reduce(tensor)
+                    tensor.div_(self.count)
+
+    def tell(self, tensors: Sequence[Tensor], owner: int) -> None:
+        """Replace tensors, in place, by those of process `owner`."""
+        if self.count > 1:
+            with _together():
+                for tensor in tensors:
+                    torch.distributed.broadcast(tensor, owner)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Around what needs all processes.
+
+    Raises:
+        UserError: one of them has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of the transport, as NCCL and gloo raise it
+        raise UserError(
+            f"another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:120]}): "
+            "see what it said, then repeat the command with --resume"
+        ) from None
 
 
 def _distributed() -> Any:
@@ -92,29 +124,53 @@ def resolve_device(device: str) -> str:
 
 
 class PeakMemory:
-    """How much memory this process takes at most from here on, beyond what it has now."""
+    """How much memory is in use at most from here on: of a CUDA device what torch took there, else of this process.
 
-    def __init__(self) -> None:
-        self.start = self._read("VmRSS")
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in use
-        except OSError:
-            self.start = None
+    Within another's life it is a part of it: what the system counts is started afresh, and the other is told before.
+    """
+
+    _alive: ClassVar[list[PeakMemory]] = []
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.cuda = torch.device(device).type == "cuda"
+        self.seen = 0
+        for other in self._alive:
+            other.seen = other._now()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+            self.start: int | None = torch.cuda.memory_allocated(device)
+        else:
+            self.start = _status("VmRSS")
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in use
+            except OSError:
+                self.start = None
+        self._alive.append(self)
+
+    def total(self) -> int | None:
+        """The peak so far, in bytes; None where the system does not say (not Linux). Ends the counting."""
+        if self in self._alive:
+            self.seen = self._now()
+            self._alive.remove(self)
+        return self.seen if self.start is not None else None
 
     def bytes(self) -> int | None:
-        """The peak so far; None where the system does not say (not Linux). Of a CUDA device, torch's own peak is added."""
-        peak = self._read("VmHWM")
-        if self.start is None or peak is None:
-            return None
-        return max(peak - self.start, 0) + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+        """The same beyond what was in use at the start."""
+        total = self.total()
+        return None if total is None or self.start is None else max(total - self.start, 0)
 
-    @staticmethod
-    def _read(key: str) -> int | None:
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-        except OSError:
-            return None
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
+    def _now(self) -> int:
+        peak = torch.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")
+        return max(self.seen, peak or 0)
+
+
+def _status(key: str) -> int | None:
+    """A line of what Linux says of this process's memory, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
 
 
 def fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
@@ -217,28 +273,40 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
 class Run:
     """A run directory and its manifest. `Run.open` makes one or continues one."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]):
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: dict[str, Any], processes: Processes | None = None):
+        self.path, self.manifest, self.processes = path, manifest, processes or Processes()
 
     @classmethod
-    def open(cls, path: Path, settings: MethodSettings, source: dict[str, Any], *, resume: bool) -> Run:
+    def open(
+        cls,
+        path: Path,
+        settings: MethodSettings,
+        source: dict[str, Any],
+        *,
+        resume: bool,
+        processes: Processes | None = None,
+    ) -> Run:
         """Make the directory, or continue the run in it.
 
         Args:
             source: what identifies the base model (id, hash); must be the same on resumption.
+            processes: that share the run; the first alone writes.
 
         Raises:
             UserError: the directory is in use by something else, by a run with other settings, or by this very run
                 while `resume` is off.
         """
-        check_free(path, settings, resume=resume)
-        if (path / MANIFEST).exists():
-            run = cls.read(path)
-            if run.manifest["source"] != source:
-                raise UserError(f"{path} was started from another model than it is now: choose another --output-dir")
-            return run
-        run = cls(path, {"settings": settings.to_json(), "source": source, "stages": {}})
-        run.save()
+        processes = processes or Processes()
+        if processes.main:
+            check_free(path, settings, resume=resume)
+            if not (path / MANIFEST).exists():
+                cls(path, {"settings": settings.to_json(), "source": source, "stages": {}}).save()
+        processes.wait()
+        run = cls.read(path)
+        run.processes = processes
+        if run.manifest["source"] != source:
+            raise UserError(f"{path} was started from another model than it is now: choose another --output-dir")
+        processes.wait()
         return run
 
     @classmethod
@@ -267,7 +335,13 @@ class Run:
 
     def save(self) -> None:
         """Write the manifest."""
-        write_json(self.path / MANIFEST, self.manifest)
+        if self.processes.main:
+            write_json(self.path / MANIFEST, self.manifest)
+
+    def write(self, file: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        """Write a file of tensors."""
+        if self.processes.main:
+            write_tensors(self.path / file, tensors, metadata)
 
     def done(self, stage: str) -> bool:
         """Whether a stage has ended and its file is there."""
@@ -275,17 +349,24 @@ class Run:
         return entry is not None and (self.path / entry["file"]).exists()
 
     def stage(
-        self, name: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
+        self,
+        name: str,
+        make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]],
+        device: str | torch.device = "cpu",
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors and facts of a stage: read when it is done, else made, written and entered in the manifest."""
+        """The tensors and facts of a stage: read when it is done, else made, written and entered in the manifest.
+
+        Args:
+            device: whose memory's peak the manifest tells.
+        """
         file = self.path / f"{name}.safetensors"
         if self.done(name):
             tensors, metadata = read_tensors(file)
             return tensors, json.loads(metadata["facts"])
-        began = time.monotonic()
+        began, peak = time.monotonic(), PeakMemory(device)
         tensors, facts = make()
-        write_tensors(file, tensors, {"facts": json.dumps(facts)})
-        self.finish(name, file.name, seconds=time.monotonic() - began)
+        self.write(file.name, tensors, {"facts": json.dumps(facts)})
+        self.finish(name, file.name, seconds=time.monotonic() - began, peak_bytes=peak.total())
         return tensors, facts
 
     def finish(self, stage: str, file: str, **facts: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from .recipes import COMMON, DEFAULT_RECIPE, PROFILES, RECIPES, recipes_for
+from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 DIGITS = "digits"  # the embedded classifier and its data
@@ -47,7 +47,7 @@ class MethodSettings:
     repair: str = OPEN  # what takes the place of what is forgotten: see `REPAIRS`
     steps: int = OPEN
     lr: float = OPEN
-    optimiser: str = OPEN  # adam | sgd
+    optimiser: str = OPEN  # adam | adam-8bit (bitsandbytes) | sgd
     train: str = OPEN  # scope | selection: the weights that the repair may change
     forget_weight: float = OPEN
     projection: str = OPEN  # scale-free | paper | none
@@ -76,6 +76,8 @@ class MethodSettings:
             raise UserError(
                 f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to select, e.g. 0.001"
             )
+        if given.get("micro_batch", 0) < 0:
+            raise UserError(f"micro_batch {given['micro_batch']} is negative: 0 takes the whole batch at once")
         if given.get("steps", 0) < 0:
             raise UserError(f"--steps {self.steps} is negative: 0 stops after the edit")
         if given.get("relearn_every", 0) < 0:
@@ -141,11 +143,18 @@ class EraseSettings(MethodSettings):
     conditions: str = OPEN  # name | mixture: the words under which concept latents are denoised
     anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
     retain_loss: str = OPEN  # distil | denoise | none
-    mixed_precision: str = "no"  # no | bf16, which has the range of float32 and needs no loss scaling
+    # memory
+    memory: str = OPEN  # low | balanced | fast; says the next three, see `recipes.MEMORY`
+    mixed_precision: str = OPEN  # no | bf16, which has the range of float32 and needs no loss scaling
+    checkpointing: bool = OPEN  # of gradients: activations are computed again on the way back
+    micro_batch: int = OPEN  # samples of each side, per step, that pass the model together; 0 for all of them
+    compile: bool = False
 
     def resolved(self, profile: str) -> Self:
         """As of every method; every further concept adds half as many steps."""
-        settings = super().resolved(profile)
+        memory = self.memory or "fast"
+        asked = {name: value for name, value in MEMORY[memory].items() if getattr(self, name) is None}
+        settings = super(EraseSettings, dataclasses.replace(self, memory=memory, **asked)).resolved(profile)
         if self.steps is not None:
             return settings
         more = max(len(self.concepts) - 1, 0)
@@ -196,11 +205,12 @@ CHOICES = {
     "edit": ("none", *_files("edits")),
     "init": ("layer", "kaiming", "trunc_normal"),
     "repair": tuple(REPAIRS),
-    "optimiser": ("adam", "sgd"),
+    "optimiser": ("adam", "adam-8bit", "sgd"),
     "train": ("scope", "selection"),
     "conditions": ("name", "mixture"),
     "retain_loss": ("distil", "denoise", "none"),
     "projection": ("scale-free", "paper", "none"),
+    "memory": tuple(MEMORY),
     "mixed_precision": ("no", "bf16"),
 }
 

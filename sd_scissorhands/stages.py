@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .run import Progress, Run, read_tensors, write_json, write_tensors
+from .run import PeakMemory, Progress, Run, read_tensors, write_json
 from .settings import MethodSettings, UserError
 from .unlearn import methods
 from .unlearn.project import RULES
-from .unlearn.repair import Repair
+from .unlearn.repair import OPTIMISERS, Repair
 from .unlearn.selection import Selection, select
 from .unlearn.task import Parameters, Task
+from .unlearn.team import ALONE, Team
 
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)  # exempt by type: scale and shift of everything
 
@@ -49,7 +50,14 @@ def scope_of(module: nn.Module, expression: str, known: Mapping[str, str], what:
 
 
 def unlearn(
-    run: Run, task: Task, parameters: Parameters, settings: MethodSettings, *, scored: Parameters, progress: Progress
+    run: Run,
+    task: Task,
+    parameters: Parameters,
+    settings: MethodSettings,
+    *,
+    scored: Parameters,
+    progress: Progress,
+    parts: int = 1,
 ) -> dict[str, Any]:
     """Score, select, edit and repair; what is done already in `run` is read from there.
 
@@ -58,6 +66,7 @@ def unlearn(
         parameters: what may change.
         settings: resolved.
         scored: what the share `top_k` is taken of; only what is in `parameters` too is changed.
+        parts: that a process takes its batch of the repair in.
 
     Returns:
         trimmed (weights that the edit changed), conflict_rate and mean_correction (None without a projection), steps.
@@ -74,7 +83,7 @@ def unlearn(
         if settings.edit != "none":
             trimmed = len(selection)
             _edit(run, task, parameters, selection, settings)
-        repair = _repair(run, task, parameters, selection, settings, progress)
+        repair = _repair(run, task, parameters, selection, settings, progress, parts)
     except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from None
     conflicts = [record["conflict"] for record in repair.history]
@@ -88,34 +97,37 @@ def unlearn(
     }
 
 
-def options_of(settings: MethodSettings, tick=lambda: None) -> methods.Options:
+def options_of(settings: MethodSettings, team: Team = ALONE, tick=lambda: None) -> methods.Options:
     """What of the settings concerns scorers and edits."""
     return methods.Options(
         draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
         path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
-        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, tick=tick,
+        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, team=team, tick=tick,
     )  # fmt: skip
 
 
 def _select(
     run: Run, task: Task, parameters: Parameters, scored: Parameters, settings: MethodSettings, progress: Progress
 ) -> Selection:
+    device = next(iter(scored.values())).device
     for parameter in scored.values():
         parameter.requires_grad_(True)
 
     def make_scores() -> tuple[dict[str, Tensor], dict[str, Any]]:
         with progress("scores", settings.score_draws * methods.passes(settings.scorer)) as tick:
-            return methods.score(task, scored, settings.scorer, options_of(settings, lambda: tick(1))), {}
+            return methods.score(
+                task, scored, settings.scorer, options_of(settings, run.processes, lambda: tick(1))
+            ), {}
 
     def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        scores, _ = run.stage("scores", make_scores)
+        scores, _ = run.stage("scores", make_scores, device)
         by_layer = settings.threshold_scope == "layer"
         selection = select(scores, settings.top_k, granularity=settings.granularity, by_layer=by_layer)
         selection = selection.within(set(parameters))
         layers = {name: [selection.count(name), p.numel()] for name, p in parameters.items()}
         return selection.indices, {"trimmed": len(selection), "layers": layers}
 
-    indices, _ = run.stage("selection", make_selection)
+    indices, _ = run.stage("selection", make_selection, device)
     for name in set(scored) - set(parameters):
         scored[name].requires_grad_(False)
     return Selection(indices)
@@ -138,18 +150,28 @@ def _edit(run: Run, task: Task, parameters: Parameters, selection: Selection, se
 
 
 def _repair(
-    run: Run, task: Task, parameters: Parameters, selection: Selection, settings: MethodSettings, progress: Progress
+    run: Run,
+    task: Task,
+    parameters: Parameters,
+    selection: Selection,
+    settings: MethodSettings,
+    progress: Progress,
+    parts: int,
 ) -> Repair:
+    if settings.train == "selection" and not len(selection):
+        raise ValueError(f"--train selection has nothing to train: --scorer {settings.scorer} found no weight")
+    device = next(iter(parameters.values())).device
+    peak = PeakMemory(device)
     repair = Repair(
         task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every, settings.relearn_every, settings.optimiser,
-        selection if settings.train == "selection" else None,
+        settings.memories, settings.memory_every, settings.relearn_every, OPTIMISERS[settings.optimiser],
+        selection if settings.train == "selection" else None, parts, run.processes,
     )  # fmt: skip
     if not settings.steps:
         return repair
     entry = run.manifest["stages"].get("repair")
     if entry and (run.path / entry["file"]).exists():
-        tensors, metadata = read_tensors(run.path / entry["file"], next(iter(parameters.values())).device)
+        tensors, metadata = read_tensors(run.path / entry["file"], device)
         repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
     with progress("repair", settings.steps) as tick:
         tick(repair.step)
@@ -159,7 +181,9 @@ def _repair(
             _checkpoint(run, repair)
 
         repair.run(after_step)
-    write_json(run.path / "repair" / "history.json", repair.history)
+    run.manifest["stages"]["repair"]["peak_bytes"] = peak.total()
+    if run.processes.main:
+        write_json(run.path / "repair" / "history.json", repair.history)
     return repair
 
 
@@ -169,7 +193,7 @@ def _checkpoint(run: Run, repair: Repair) -> None:
         return
     before = run.manifest["stages"].get("repair")
     file = f"repair/step-{repair.step}.safetensors"
-    write_tensors(run.path / file, repair.state(), {"history": json.dumps(repair.history)})
+    run.write(file, repair.state(), {"history": json.dumps(repair.history)})
     run.finish("repair", file, step=repair.step)
-    if before and before["file"] != file:
+    if before and before["file"] != file and run.processes.main:
         (run.path / before["file"]).unlink(missing_ok=True)

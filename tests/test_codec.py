@@ -373,7 +373,7 @@ class Blobs:
         rows = (self.y == 0) == forget
         return float((self.module(self.x[rows]).argmax(1) == self.y[rows]).float().mean())
 
-    def repair(self, draw: int, ahead=None) -> tuple[Tensor, Tensor]:
+    def repair(self, draw: int, part=None, ahead=None) -> tuple[Tensor, Tensor]:
         return -self._losses(True, draw).mean(), self._losses(False, draw).mean()
 
     def retain_each(self, draw: int) -> Tensor:

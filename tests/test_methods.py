@@ -18,7 +18,7 @@ from sd_scissorhands.recipes import recipes_for
 from sd_scissorhands.settings import CHOICES, EraseSettings
 from sd_scissorhands.unlearn import methods
 from sd_scissorhands.unlearn.methods import Only, Options
-from sd_scissorhands.unlearn.repair import Repair
+from sd_scissorhands.unlearn.repair import OPTIMISERS, Repair
 from sd_scissorhands.unlearn.selection import Selection, select
 
 SCORERS, EDITS = CHOICES["scorer"], tuple(name for name in CHOICES["edit"] if name != "none")
@@ -63,7 +63,7 @@ def gathered(short):
 def denoiser(gathered) -> tuple[ErasureTask, dict[str, nn.Parameter]]:
     prepared, data = gathered
     task = ErasureTask(prepared.denoiser, data, prepared.settings)
-    task.teacher = prepared.denoiser.teacher()
+    task.teacher = prepared.denoiser.teacher(prepared.parameters)
     for parameter in prepared.parameters.values():
         parameter.requires_grad_(True)
     return task, prepared.parameters
@@ -159,7 +159,7 @@ def test_a_repair_of_the_selection_leaves_the_rest(optimiser):
     task, parameters = classifier()
     before = copy.deepcopy(task.module.state_dict())
     selection = select(methods.score(task, parameters, "gradient", OPTIONS), 0.3)
-    whole = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, optimiser=optimiser, only=selection)
+    whole = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, make=OPTIMISERS[optimiser], only=selection)
     states: list[dict[str, torch.Tensor]] = []
 
     def keep(repair: Repair) -> None:
@@ -174,7 +174,7 @@ def test_a_repair_of_the_selection_leaves_the_rest(optimiser):
         assert torch.equal(after[name][~chosen], old[~chosen])
         changed += int((after[name] != old).sum())
     assert changed > 0.9 * len(selection)
-    half = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, optimiser=optimiser, only=selection)
+    half = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, make=OPTIMISERS[optimiser], only=selection)
     half.restore(states[0], 3, [])
     half.run()
     assert all(torch.equal(after[name], tensor) for name, tensor in task.module.state_dict().items())
@@ -186,7 +186,7 @@ def test_what_the_repair_wants_of_a_denoiser(repair, retain_loss, gathered):
     prepared, data = gathered
     settings = dataclasses.replace(prepared.settings, repair=repair, retain_loss=retain_loss)
     task = ErasureTask(prepared.denoiser, data, settings)
-    task.teacher = prepared.denoiser.teacher()
+    task.teacher = prepared.denoiser.teacher(prepared.parameters)
     forget, retain = task.repair(3)
     same = task.repair(3)
     assert torch.equal(forget, same[0]) and torch.equal(retain, same[1])
@@ -202,9 +202,14 @@ def test_what_the_repair_wants_of_a_denoiser(repair, retain_loss, gathered):
 def test_negative_guidance_leads_away_from_the_concept(gathered):
     prepared, data = gathered
     task = ErasureTask(prepared.denoiser, data, dataclasses.replace(prepared.settings, repair="negative-guidance"))
-    without, told = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 500])
-    assert torch.allclose(task._wanted(noisy, [without, told], noisy, t), without - (told - without))
+    task.teacher = {}
+    forget, kept, _ = task._batch(0)
+    empty = data["empty_condition"].expand_as(forget.words)
+    without, told = (
+        task.denoiser.predict(forget.noise, forget.t, words) for words in (empty, data["forget_condition"][forget.rows])
+    )
+    wanted, _ = task._wanted(forget, forget.noise, forget.t, kept, kept.noise)
+    assert torch.allclose(wanted, without - (told - without), atol=1e-4)
 
 
 def test_half_finished_pictures_are_what_sampling_passes_through(gathered):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from test_unlearn import Regression
-from torch import nn
 
 from sd_scissorhands import concepts as catalogue
 from sd_scissorhands.diffusion import conditions, words
@@ -27,6 +25,7 @@ from sd_scissorhands.unlearn.relearner import Relearner
 from sd_scissorhands.unlearn.repair import EPISODE, Repair
 from sd_scissorhands.unlearn.scorers import activation
 from sd_scissorhands.unlearn.selection import count_for, select_channels
+from sd_scissorhands.unlearn.team import WHOLE, Part, standing_in
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
         Mixture(denoiser, [Place("a red {}", "heart", ("thing",))] * 4) if settings.conditions == "mixture" else None
     )
     task = ErasureTask(denoiser, data, settings, mixture)
-    task.teacher = denoiser.teacher()
+    task.teacher = denoiser.teacher(denoiser.scope("full"))
     return task
 
 
@@ -119,13 +118,42 @@ def test_a_pair_of_equals_asks_for_nothing_new(denoiser, short):
     assert float(task.repair(0)[0].detach()) < 1e-8
 
 
-def test_looking_ahead_changes_the_forget_term_alone(denoiser, short):
-    task = task_of(denoiser, short)
-    names = {name: p for name, p in denoiser.module.named_parameters() if name.startswith("conv_out")}
-    plain, same = task.repair(2), task.repair(2, dict(names))
-    away = task.repair(2, {name: torch.zeros_like(p) for name, p in names.items()})
-    assert torch.allclose(torch.stack(plain), torch.stack(same), rtol=1e-4)
-    assert away[1] == same[1] and not torch.allclose(away[0], same[0], rtol=1e-2)
+@pytest.mark.parametrize("repair", ["paired", "anchor", "random-label", "ascent"])
+def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, short, repair):
+    task = task_of(denoiser, short, repair=repair)  # batches of five
+    task.teacher = {name: 0.9 * weight for name, weight in (task.teacher or {}).items()}
+    with torch.no_grad():
+        whole = torch.stack(task.repair(2))
+        parts = torch.stack([torch.stack(task.repair(2, Part(n, 3))) for n in range(3)])
+        halves = torch.stack([torch.stack(task.repair(2, ahead=ahead)) for ahead in (True, False)])
+        thin = [torch.stack(task.repair(2, Part(n, 4), ahead)) for n in range(4) for ahead in (True, False)]
+        attack = torch.stack([task.relearn(2, Part(n, 2)) for n in range(2)]).mean()
+    torch.testing.assert_close(parts.mean(0), whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(halves.sum(0), whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.stack(thin).sum(0) / 4, whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(attack, task.relearn(2).detach(), rtol=1e-4, atol=1e-6)
+    assert halves[0, 1] == 0 and whole.abs().min() > 0
+
+
+def test_other_weights_stand_in_for_a_pass_forward_and_back(denoiser):
+    parameters = {n: p.requires_grad_(True) for n, p in denoiser.module.named_parameters() if n.startswith("conv_out")}
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    doubled = {name: 2 * tensor for name, tensor in before.items()}
+    clean, _, t = some(denoiser)
+    words = denoiser.encode(["a red heart"] * len(t))
+    plain = denoiser.predict(clean, t, words)
+    with standing_in(parameters, doubled):
+        twice = denoiser.predict(clean, t, words)
+        twice.square().sum().backward()
+    torch.testing.assert_close(twice, 2 * plain)
+    assert all(torch.equal(p, before[name]) for name, p in parameters.items())
+    bias = parameters["conv_out.bias"].grad
+    torch.testing.assert_close(bias, 2 * twice.detach().sum((0, 2, 3)))
+    with pytest.raises(ZeroDivisionError), standing_in(parameters, doubled):
+        raise ZeroDivisionError
+    assert all(torch.equal(p, before[name]) for name, p in parameters.items())
+    for parameter in parameters.values():
+        parameter.requires_grad_(False).grad = None
 
 
 # ---------------------------------------------------------------- conditions
@@ -186,14 +214,8 @@ def test_near_keeps_the_words_place_and_arbitrary_has_every_width(denoiser):
 class Forgetful(Regression):
     """The small network with an attacker."""
 
-    def relearn(self, draw: int, weights) -> torch.Tensor:
-        rows = torch.randint(40, (8,), generator=torch.Generator().manual_seed(draw))
-        return (
-            (torch.func.functional_call(self.module, dict(weights), self.x[0, rows]) - self.y[0, rows]).square().mean()
-        )
-
-    def repair(self, draw: int, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
-        return -self.relearn(draw, ahead or self.parameters), self.retain(draw)
+    def relearn(self, draw: int, part: Part = WHOLE) -> torch.Tensor:
+        return part.mean(self._errors(0, draw, part), 8)
 
 
 def test_a_relearner_over_still_weights_is_adam():
@@ -209,15 +231,30 @@ def test_a_relearner_over_still_weights_is_adam():
     assert all(torch.allclose(weights[name], p, rtol=1e-8, atol=1e-12) for name, p in copy.parameters.items())
 
 
-def test_the_gradient_is_that_at_the_relearnt_weights():
-    task, there = Forgetful(dtype=torch.float64), Forgetful(dtype=torch.float64)
+def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
+    task, there, here = (Forgetful(dtype=torch.float64) for _ in range(3))
+    repair = Repair(
+        task,
+        task.parameters,
+        3,
+        1e-2,
+        0.7,
+        None,
+        relearn_every=1,
+        make=lambda tensors, lr: torch.optim.SGD(tensors, lr),
+    )
     ahead = Relearner(task.parameters, 0.1).advance(task, 0)
     with torch.no_grad():
         for name, parameter in there.parameters.items():
             parameter.copy_(ahead[name])
-    ours = torch.autograd.grad(task.repair(5, ahead)[0], list(task.parameters.values()))
-    theirs = torch.autograd.grad(there.repair(5)[0], list(there.parameters.values()))
-    assert all(torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True))
+    before = {name: p.detach().clone() for name, p in task.parameters.items()}
+    repair._descend([], ahead)
+    (0.7 * there.repair(0, ahead=True)[0]).backward()
+    loss = here.repair(0, ahead=False)
+    (0.7 * loss[0] + loss[1]).backward()
+    for name, parameter in task.parameters.items():
+        wanted = before[name] - 1e-2 * (there.parameters[name].grad + here.parameters[name].grad)
+        torch.testing.assert_close(parameter.detach(), wanted)
 
 
 def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attacker_again():
@@ -417,16 +454,15 @@ def test_channels_are_trimmed_whole_under_the_mixture(short, tmp_path, scorer):
 def test_erasing_moves_concept_latents_towards_their_pairs(denoiser, short):
     """Some steps of the repair at work: the forget term falls under words that were never the concept's name."""
     task = task_of(denoiser, short)
-    module, task.module = denoiser.module, nn.Module()
-    student = denoiser.teacher().requires_grad_(True)
-    denoiser.module = student
-    try:
-        settings = SimpleNamespace(parameters={n: p for n, p in student.named_parameters() if ".attn" in n})
+    parameters = {n: p for n, p in denoiser.module.named_parameters() if ".attn" in n}
+    with standing_in(parameters, denoiser.teacher(parameters)):
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
         before = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
-        Repair(task, settings.parameters, 25, 1e-3, 1.0, None).run()
+        Repair(task, parameters, 25, 1e-3, 1.0, None).run()
         after = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
-    finally:
-        denoiser.module = module
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
     assert after < 0.8 * before
 
 

@@ -16,6 +16,7 @@ from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Rule, dot, multip
 from sd_scissorhands.unlearn.repair import Repair
 from sd_scissorhands.unlearn.selection import Selection, count_for, select_top
 from sd_scissorhands.unlearn.sensitivity import contrast, sensitivity
+from sd_scissorhands.unlearn.team import WHOLE, Part
 
 
 class Regression:
@@ -26,9 +27,14 @@ class Regression:
         self.module = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
         self.x, self.y = torch.randn(2, 40, 5, dtype=dtype), torch.randn(2, 40, 3, dtype=dtype)
 
-    def _loss(self, side: int, draw: int) -> torch.Tensor:
+    def _errors(self, side: int, draw: int, part: Part = WHOLE, some: slice = slice(None)) -> torch.Tensor:
         rows = torch.randint(40, (8,), generator=torch.Generator().manual_seed(draw))
-        return (self.module(self.x[side, rows]) - self.y[side, rows]).square().mean()
+        places = part.of(torch.arange(8))
+        rows = rows[places[torch.isin(places, torch.arange(8)[some])]]
+        return (self.module(self.x[side, rows]) - self.y[side, rows]).square().mean(1)
+
+    def _loss(self, side: int, draw: int) -> torch.Tensor:
+        return self._errors(side, draw).mean()
 
     def forget(self, draw: int) -> torch.Tensor:
         return self._loss(0, draw)
@@ -36,8 +42,10 @@ class Regression:
     def retain(self, draw: int) -> torch.Tensor:
         return self._loss(1, draw)
 
-    def repair(self, draw: int, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
-        return -self._loss(0, draw), self._loss(1, draw)
+    def repair(self, draw: int, part: Part = WHOLE, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
+        first = slice(4 if ahead is False else 0, 4 if ahead else None)  # of eight samples
+        kept = self._errors(1, draw, part) if not ahead else torch.zeros(0)
+        return -part.mean(self._errors(0, draw, part, first), 8), part.mean(kept, 8)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -302,7 +310,7 @@ def test_resumed_repair_equals_an_uninterrupted_one():
 
 def test_a_loss_that_overflows_stops_the_repair():
     task = Regression()
-    task.repair = lambda draw, ahead: (torch.tensor(float("nan"), requires_grad=True), torch.tensor(0.0))
+    task.repair = lambda draw, part, ahead: (torch.tensor(float("nan"), requires_grad=True), torch.tensor(0.0))
     with pytest.raises(FloatingPointError, match="step 0"):
         Repair(task, task.parameters, 2, 1e-3, 1.0, None).run()
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..settings import UserError
 from ..stages import scope_of
-from ..unlearn.task import Parameters, Weights
+from ..unlearn.task import Parameters
+from ..unlearn.team import WHOLE, Part
 from .data import Dataset, Split
 from .train import answer, device_of, logits
 
@@ -74,26 +75,27 @@ class ClassifierTask:
     def replacement(self, draw: int) -> Tensor:
         """The loss of `forget`'s batch under the labels that "random-label" gives it, a scalar."""
         rows = self._rows("forget", draw)
-        return self._loss(self.split.forget, rows, self.others)
+        return self._losses(self.split.forget, rows, self.others).mean()
 
-    def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
-        """(forget term, retain term) of a batch of D_f and one of D_r; see the class for the former.
-
-        Args:
-            ahead: weights by name; where they are given, half of the forget batch is seen at these.
-        """
-        kept = self._loss(self.split.retain, self._rows("repair retain", draw))
+    def repair(self, draw: int, part: Part = WHOLE, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
+        """(forget term, retain term) of a batch of D_f and one of D_r, see `Task`; see the class for the former."""
+        kept_rows = self._rows("repair retain", draw)
+        mine = part.of(kept_rows)[: 0 if ahead else None]
+        kept = part.mean(self._losses(self.split.retain, mine), len(kept_rows))
         if self.forget_term == "retain":
             return torch.zeros_like(kept), kept
         rows, labels = self._rows("repair", draw), self.others if self.forget_term == "random-label" else None
-        losses = torch.cat([self._losses(self.split.forget, part, labels, at) for part, at in _shared(rows, ahead)])
+        places = part.of(torch.arange(len(rows)))
+        places = places if ahead is None else places[(places < len(rows) // 2) == ahead]
+        losses = self._losses(self.split.forget, rows[places], labels)
         if self.forget_term == "random-label":
-            return losses.mean(), kept
-        return -losses.clamp_max(self.bound).mean(), kept
+            return part.mean(losses, len(rows)), kept
+        return -part.mean(losses.clamp_max(self.bound), len(rows)), kept
 
-    def relearn(self, draw: int, weights: Weights) -> Tensor:
-        """L_f of a batch at the given weights, a scalar: what an attacker with D_f would descend."""
-        return self._loss(self.split.forget, self._rows("relearn", draw), weights=weights)
+    def relearn(self, draw: int, part: Part = WHOLE) -> Tensor:
+        """L_f of a batch, a scalar: what an attacker with D_f would descend."""
+        rows = self._rows("relearn", draw)
+        return part.mean(self._losses(self.split.forget, part.of(rows)), len(rows))
 
     # ------------------------------------------------------------ what scorers ask
 
@@ -170,20 +172,15 @@ class ClassifierTask:
 
     # ------------------------------------------------------------ inside
 
-    def _loss(
-        self, data: Dataset, rows: Tensor, labels: Tensor | None = None, weights: Weights | None = None
-    ) -> Tensor:
-        return self._losses(data, rows, labels, weights).mean()
-
-    def _losses(
-        self, data: Dataset, rows: Tensor, labels: Tensor | None = None, weights: Weights | None = None
-    ) -> Tensor:
-        """Cross entropy of some rows, under their own labels and at the module's weights or under and at others: (B,)."""
+    def _losses(self, data: Dataset, rows: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Cross entropy of some rows, under their own labels or under others: (B,)."""
+        if not len(rows):
+            return torch.zeros(0, device=self.device)
         wanted = (data.labels if labels is None else labels)[rows].to(self.device)
-        return F.cross_entropy(self._logits(data.pictures[rows], weights), wanted, reduction="none")
+        return F.cross_entropy(self._logits(data.pictures[rows]), wanted, reduction="none")
 
-    def _logits(self, pictures: Tensor, weights: Weights | None = None) -> Tensor:
-        return logits(self.module, pictures.to(self.device), weights).float()
+    def _logits(self, pictures: Tensor) -> Tensor:
+        return logits(self.module, pictures.to(self.device)).float()
 
     def _accuracy(self, data: Dataset) -> float:
         if not len(data):
@@ -232,12 +229,6 @@ class ClassifierTask:
 
     def _generator(self, purpose: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed * 16 + PURPOSES.index(purpose)) * (1 << 24) + number)
-
-
-def _shared(rows: Tensor, ahead: Weights | None) -> list[tuple[Tensor, Weights | None]]:
-    """Rows and the weights at which they are seen: the first half at `ahead`, if there is such."""
-    half = math.ceil(len(rows) / 2) if ahead else 0
-    return [(part, at) for part, at in ((rows[:half], ahead), (rows[half:], None)) if len(part)]
 
 
 def _head_pattern(module: nn.Module) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,14 +19,9 @@ from .data import Dataset
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # the authors', for classifiers
 
 
-def logits(module: nn.Module, pictures: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-    """What a module answers, whether it returns logits or an object with `.logits`: (B, classes).
-
-    Args:
-        pictures: (B, c, h, w) on the module's device.
-        weights: parameters by name that stand in for the module's own.
-    """
-    out = torch.func.functional_call(module, dict(weights), (pictures,)) if weights else module(pictures)
+def logits(module: nn.Module, pictures: Tensor) -> Tensor:
+    """What a module answers to pictures (B, c, h, w), whether it returns logits or an object with `.logits`: (B, classes)."""
+    out = module(pictures)
     return out if isinstance(out, Tensor) else out.logits
 
 

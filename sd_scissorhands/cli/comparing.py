@@ -10,7 +10,7 @@ import typer
 
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
 from ..settings import DIGITS, EraseSettings, ForgetSettings, MethodSettings, UserError, load_settings
-from .options import Device, Json, Quiet, as_typed, in_panel
+from .options import Device, Json, Quiet, as_typed, in_one_process, in_panel
 from .proof import check_choice, check_numbers, refuse
 
 what, denoisers, classifiers, how = map(in_panel, ("What", "Diffusion: judging and attacking", "Classifiers", "Run"))
@@ -84,6 +84,7 @@ def compare(
     from .. import show
 
     show.still_libraries()
+    in_one_process("sdscissor compare")
     show.one_thread_if_small("tiny" if settings.model == DIGITS else settings.model)
     from ..compare.compare import compare as run_comparison
     from ..compare.jobs import Comparison, Measures

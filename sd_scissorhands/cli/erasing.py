@@ -41,7 +41,9 @@ def erase(
     projection: Annotated[str | None, mend("scale-free, paper or none.", BY_RECIPE)] = None,
     train: Annotated[str | None, mend("Weights that the repair may change: scope or selection.", BY_RECIPE)] = None,
     relearn_every: Annotated[int | None, mend("Steps between looks ahead at what fine-tuning would bring back; 0 for none.", BY_RECIPE)] = None,
-    mixed_precision: Annotated[str | None, how("no or bf16.", "no")] = None,
+    memory: Annotated[str | None, how("low (SD 1 in 8 GB), balanced (16 GB) or fast.", "balanced on CUDA, else fast")] = None,
+    mixed_precision: Annotated[str | None, how("no or bf16.", "by --memory")] = None,
+    compiled: Annotated[bool | None, how("Compile the UNet with torch.compile first.", False, "--compile/--no-compile")] = None,
     seed: Annotated[int | None, how("The same seed gives the same weights.", "0")] = None,
     device: Device = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
@@ -63,7 +65,7 @@ def erase(
         concepts=tuple(concept) if concept else None, recipe=recipe, model=model, revision=revision, anchor=anchor, edit=edit, top_k=top_k,
         scope=scope, granularity=granularity, repair=repair, conditions=conditions, threshold_scope=threshold_scope, scorer=scorer, init=init, steps=steps, lr=lr, batch_size=batch_size,
         train=train, relearn_every=relearn_every, forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
-        forget_images=forget_images, retain_images=retain_images, mixed_precision=mixed_precision, seed=seed, device=device,
+        forget_images=forget_images, retain_images=retain_images, memory=memory, mixed_precision=mixed_precision, compile=compiled, seed=seed, device=device,
     )  # fmt: skip
     settings = load_settings(EraseSettings, config, given)
     folder = output_dir or default_run(settings.model, settings.concepts, settings.seed)
@@ -72,11 +74,15 @@ def erase(
     show.still_libraries()
     from ..erase import erase as run_erasure
     from ..forecast import forecast
+    from ..run import Processes
 
     show.one_thread_if_small(settings.model)
     if dry_run:
         return show.forecast(forecast(settings), as_json)
-    result = run_erasure(settings, folder, resume=resume, progress=show.progress(quiet))
+    speaks = Processes.here().main
+    result = run_erasure(settings, folder, resume=resume, progress=show.progress(quiet or not speaks))
+    if not speaks:
+        return
     from ..report import write_card, write_report
 
     write_card(folder)

@@ -8,7 +8,7 @@ from typing import Annotated
 from ..recipes import recipes_for
 from ..settings import CHOICES, DIGITS, ForgetSettings, load_settings
 from .erasing import BY_RECIPE
-from .options import Device, Json, Quiet, file_name, in_panel
+from .options import Device, Json, Quiet, file_name, in_one_process, in_panel
 
 what, cut, mend, how = map(in_panel, ("What", "Scores, selection, edit", "Repair", "Run"))
 REPAIRS = ("none", "retain", "ascent", "random-label")
@@ -68,6 +68,7 @@ def forget(
     from .. import show
 
     show.still_libraries()
+    in_one_process("sdscissor forget")
     show.one_thread_if_small(settings.model)
     from ..forget import forget as run_forgetting
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..lineage import run_of
+from ..settings import UserError
 
 Json = Annotated[
     bool,
@@ -32,6 +34,16 @@ def in_panel(panel: str) -> Callable[..., Any]:
         return typer.Option(*names, help=says, show_default=default, rich_help_panel=panel)
 
     return option
+
+
+def in_one_process(command: str) -> None:
+    """Refuse several processes where only one is of use.
+
+    Raises:
+        UserError: a launcher started several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{command} runs in one process: start it without accelerate launch or torchrun")
 
 
 # ---------------------------------------------------------------- directories

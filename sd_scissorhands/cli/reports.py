@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, NoBlur, Quiet
+from .options import Json, NoBlur, Quiet, in_one_process
 
 
 def concepts(as_json: Json = False) -> None:
@@ -49,6 +49,7 @@ def demo(
     from .. import show
 
     show.still_libraries()
+    in_one_process("sdscissor demo")
     show.one_thread_if_small("tiny")
     from ..demo import demo
 

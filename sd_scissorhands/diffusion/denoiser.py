@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..stages import scope_of
+from ..unlearn.team import ALONE, Team, standing_in
 
 SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,13 +21,19 @@ class Denoiser:
     Latents are scaled by the VAE's own factor; conditions are the text encoder's last hidden state, (B, tokens, width).
     """
 
-    def __init__(self, pipeline, *, mixed_precision: str = "no"):
+    def __init__(self, pipeline, *, mixed_precision: str = "no", checkpointing: bool = False, compiled: bool = False):
         self.pipeline, self.module = pipeline, pipeline.unet
         self.device = pipeline.unet.device
         scheduler = pipeline.scheduler
         self.alphas = scheduler.alphas_cumprod.to(self.device, torch.float32)
         self.velocity = scheduler.config.prediction_type == "v_prediction"
         self.precision = PRECISIONS.get(mixed_precision)
+        self.dtype = pipeline.unet.dtype
+        self.parameters = dict(self.module.named_parameters())
+        if checkpointing:
+            self.module.enable_gradient_checkpointing()
+        if compiled:
+            self.module.compile()
 
     def scope(self, expression: str) -> dict[str, nn.Parameter]:
         """Parameters of the UNet by name, norm layers left out by type.
@@ -42,9 +47,33 @@ class Denoiser:
         """
         return scope_of(self.module, expression, SCOPES, "the UNet")
 
-    def teacher(self) -> nn.Module:
-        """A frozen copy of the module as it stands."""
-        return copy.deepcopy(self.module).requires_grad_(False).eval()
+    def teacher(self, parameters: Mapping[str, nn.Parameter], *, thin: bool = False) -> dict[str, Tensor]:
+        """Frozen copies of parameters as they stand; with the weights that nobody changes they are the frozen original.
+
+        Args:
+            thin: keep them in bf16, which is what autocast would make of them.
+        """
+        copies = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        return {name: copy.bfloat16() for name, copy in copies.items()} if thin else copies
+
+    @torch.no_grad()
+    def thin(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Keep in bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
+        for name, frozen in self.scope("full").items():
+            if name not in parameters:
+                frozen.data = frozen.data.bfloat16()
+
+    @contextlib.contextmanager
+    def whole_graph(self) -> Iterator[None]:
+        """Within it no forward pass is checkpointed, for who wants to see every activation's gradient."""
+        was = self.module.is_gradient_checkpointing
+        if was:
+            self.module.disable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            if was:
+                self.module.enable_gradient_checkpointing()
 
     # ------------------------------------------------------------ words and pictures
 
@@ -80,25 +109,17 @@ class Denoiser:
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def predict(
-        self,
-        noisy: Tensor,
-        t: Tensor,
-        condition: Tensor,
-        teacher: nn.Module | None = None,
-        weights: Mapping[str, Tensor] | None = None,
+        self, noisy: Tensor, t: Tensor, condition: Tensor, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """The module's output, or a teacher's, noise or velocity as it was trained: (B, c, h, w) float32.
+        """The module's output, noise or velocity as it was trained: (B, c, h, w) float32.
 
         Args:
-            weights: parameters by name that stand in for the module's own.
+            weights: parameters by name that stand in for the module's own, a `teacher`'s; without a pass back.
         """
         if not len(noisy):  # which diffusers' attention cannot reshape
             return noisy.float()
-        module: Any = teacher or self.module
-        words = {"encoder_hidden_states": condition.to(module.dtype)}
-        with self.autocast():
-            out = torch.func.functional_call(module, dict(weights or {}), (noisy.to(module.dtype), t), words)
-        return out.sample.float()
+        with self.autocast(), standing_in(self.parameters, weights or {}):
+            return self.module(noisy.to(self.dtype), t, condition.to(self.dtype)).sample.float()
 
     def autocast(self):
         """Mixed precision around a forward pass, if asked for."""
@@ -134,11 +155,9 @@ class Denoiser:
         weight = ((1 - alpha) / alpha).clamp_max(1)
         return alpha * weight if self.velocity else weight
 
-    def loss(
-        self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor, weights: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """Denoising loss per sample, mean over channels and space, at the module's weights or at others: (B,)."""
-        predicted = self.predict(self.noised(latents, noise, t), t, condition, weights=weights)
+    def loss(self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Denoising loss per sample, mean over channels and space: (B,)."""
+        predicted = self.predict(self.noised(latents, noise, t), t, condition)
         return (predicted - self.target(latents, noise, t)).square().mean((1, 2, 3))
 
     @torch.no_grad()
@@ -172,21 +191,30 @@ class Denoiser:
         *,
         steps: int,
         guidance: float,
-        size: tuple[int, int] | None = None,
         batch_size: int = 32,
+        team: Team = ALONE,
         tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:
-        """Sampled latents of prompts, scaled: (B, c, h, w). See `sample`, which draws each batch.
+        """Sampled latents of prompts, at the model's own size, scaled: (B, c, h, w). See `sample`, which draws each batch.
 
         Args:
+            team: who draw a batch each in turn; all are told all of them, which are the same whatever its size.
             tick: called with the number of pictures after each batch.
         """
-        batches = []
-        for at in range(0, len(prompts), batch_size):
-            own = seeds[at : at + batch_size]
-            conditions = self.encode(prompts[at : at + batch_size])
-            batches.append(self.sample(conditions, own, steps=steps, guidance=guidance, size=size))
-            tick(len(own))
+        config, batches, starts = self.module.config, [], range(0, len(prompts), batch_size)
+        for first in range(0, len(starts), team.count):
+            own: Tensor | None = None
+            if first + team.index < len(starts):
+                at = starts[first + team.index]
+                conditions = self.encode(prompts[at : at + batch_size])
+                own = self.sample(conditions, seeds[at : at + batch_size], steps=steps, guidance=guidance)
+            for owner, at in enumerate(starts[first : first + team.count]):
+                count = len(seeds[at : at + batch_size])
+                shape = (count, config.in_channels, config.sample_size, config.sample_size)
+                mine = own if own is not None and owner == team.index else torch.empty(shape, device=self.device)
+                team.tell([mine], owner)
+                batches.append(mine)
+                tick(count)
         return torch.cat(batches)
 
     @torch.no_grad()

@@ -75,6 +75,15 @@ def open_pipeline(
     return Opened(pipeline, model, directory, weights, json.loads(world.read_text()) if world.exists() else None)
 
 
+@torch.no_grad()
+def restore(opened: Opened, frozen: set[str]) -> None:
+    """Put back the UNet's weights of these names as they are in the file: whoever thinned them has rounded them."""
+    file, _ = read_tensors(weight_file(opened.directory, "unet"))
+    for name, parameter in opened.pipeline.unet.named_parameters():
+        if name in frozen:
+            parameter.data = file[name].to(parameter.device, torch.float32)
+
+
 def locate(model: str, revision: str | None = None) -> Path:
     """The directory of a model: embedded, local, or fetched from the hub into its cache.
 

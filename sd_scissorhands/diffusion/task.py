@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..settings import EraseSettings, UserError
 from ..unlearn.task import Weights
+from ..unlearn.team import ALONE, WHOLE, Part, Team
 from .conditions import Mixture
 from .denoiser import Denoiser
 
@@ -21,7 +23,25 @@ OTHER_SHARE = 0.5  # retain samples under the words of another retain sample
 EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
 PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
+AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are drawn together
 LOOKS, GONE = 8, 0.1  # batches behind `kept` and `gone`; share of the way that may be left
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a step shows of one side: (B, ...) each."""
+
+    rows: Tensor  # in the data
+    latents: Tensor  # x_0
+    t: Tensor
+    noise: Tensor
+    words: Tensor
+    others: Tensor  # rows whose words are asked for instead (random-label)
+
+    def take(self, places: Tensor) -> Samples:
+        """The samples at some places."""
+        places = places.to(self.rows.device)
+        return Samples(*(getattr(self, field.name)[places] for field in fields(self)))
 
 
 class ErasureTask:
@@ -50,7 +70,7 @@ class ErasureTask:
         self.data = {name: tensor.to(denoiser.device) for name, tensor in data.items()}
         self.settings, self.mixture = settings, mixture
         self.batch_size = settings.batch_size
-        self.teacher: nn.Module | None = None  # taken before the edit, by the one who edits
+        self.teacher: Weights | None = None  # taken before the edit, by the one who edits
 
     def forget(self, draw: int) -> Tensor:
         """Denoising loss on the concept's latents under the concept's prompts, or under the mixture's words."""
@@ -67,12 +87,12 @@ class ErasureTask:
             self.data["anchor_latents"][rows], self.data["anchor_condition"][rows], noise, t
         ).mean()
 
-    def relearn(self, draw: int, weights: Weights) -> Tensor:
-        """Denoising loss on half a batch of the concept's latents under their own prompts, at the given weights."""
-        half = slice(math.ceil(self.batch_size / 2))
-        rows, t, noise = (part[half] for part in self._draw("forget", "relearn", draw)[:3])
+    def relearn(self, draw: int, part: Part = WHOLE) -> Tensor:
+        """Denoising loss on half a batch of the concept's latents under their own prompts."""
+        half = math.ceil(self.batch_size / 2)
+        rows, t, noise = (part.of(drawn[:half]) for drawn in self._draw("forget", "relearn", draw)[:3])
         latents, words = self.data["forget_latents"][rows], self.data["forget_condition"][rows]
-        return self.denoiser.loss(latents, words, noise, t, weights).mean()
+        return part.mean(self.denoiser.loss(latents, words, noise, t), half)
 
     def retain_each(self, draw: int) -> Tensor:
         """`retain`'s loss by sample: (B,)."""
@@ -89,7 +109,8 @@ class ErasureTask:
         d, noisy = self.denoiser, self.denoiser.noised(self.data[f"{side}_latents"][rows], noise, t)
         empty = self.data["empty_condition"].expand_as(self.data["retain_condition"][:1])
         other = self.data["anchor_condition"][rows] if side == "forget" else empty.expand(len(rows), -1, -1)
-        said = d.predict(noisy, t, self.data[f"{side}_condition"][rows])
+        with d.whole_graph():
+            said = d.predict(noisy, t, self.data[f"{side}_condition"][rows])
         with torch.no_grad():
             apart = said - d.predict(noisy, t, other, self.teacher)
         return (said * apart).sum((1, 2, 3))
@@ -139,78 +160,87 @@ class ErasureTask:
         """Cached samples to forget over those to keep: how many it was trained on, nobody knows."""
         return len(self.data["forget_latents"]) / len(self.data["retain_latents"])
 
-    def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
-        """Forget and retain terms of one batch, through the teacher once and the student once.
+    def repair(self, draw: int, part: Part = WHOLE, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Forget and retain terms of a part of a batch, see `Task`: through the teacher once and the student once."""
+        forget, kept, generator = self._batch(draw)
+        places = part.of(torch.arange(self.batch_size))
+        asked = places if ahead is None else places[(places < self.batch_size // 2) == ahead]
+        forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
+        kept = kept.take(places[:0] if ahead or self.settings.retain_loss == "none" else places)
+        noisy, t = self._seen(forget, generator)
+        kept_noisy = self.denoiser.noised(kept.latents, kept.noise, kept.t)
+        wanted, kept_wanted = self._wanted(forget, noisy, t, kept, kept_noisy)
+        every, times, words = map(torch.cat, ((noisy, kept_noisy), (t, kept.t), (forget.words, kept.words)))
+        said, kept_said = self.denoiser.predict(every, times, words).split([len(noisy), len(kept_noisy)])
+        errors, kept_errors = _squares(said - wanted), _squares(kept_said - kept_wanted)
+        if self.settings.repair == "paired":
+            errors = self.denoiser.pair_weight(t) * errors
+        term = part.mean(errors, self.batch_size)
+        return -term if self.settings.repair == "ascent" else term, part.mean(kept_errors, self.batch_size)
 
-        With `ahead`, half of the forget samples are seen at those weights and the other half at the student's own.
-        """
-        d, data, settings = self.denoiser, self.data, self.settings
+    def _batch(self, draw: int) -> tuple[Samples, Samples, torch.Generator]:
+        """What a whole step's batch shows of both sides, and the generator that goes on from there."""
+        data, settings, device = self.data, self.settings, self.denoiser.device
         rows, t, noise, generator = self._draw("forget", "repair", draw)
         kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
-        kept_condition = self._kept_condition(kept, generator)
-        arrived = torch.rand(len(rows), generator=generator).to(d.device) < settings.anchor_share
+        kept_words = self._kept_condition(kept, generator)
+        arrived = torch.rand(len(rows), generator=generator).to(device) < settings.anchor_share
         start = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], data["forget_latents"][rows])
-        noisy, kept_noisy = d.noised(start, noise, t), d.noised(data["retain_latents"][kept], kept_noise, kept_t)
-        words = self._words(rows, generator)
-        if settings.repair == "negative-guidance":
-            stop = int(torch.randint(settings.sampling_steps, (1,), generator=generator))
-            noisy, t = d.half_finished(
-                words, noise, steps=settings.sampling_steps, stop=stop, guidance=PARTIAL_GUIDANCE
-            )
-        if settings.repair == "retain":
-            noisy, t, words = noisy[:0], t[:0], words[:0]
-        if settings.retain_loss == "none":
-            kept_noisy, kept_t, kept_condition = kept_noisy[:0], kept_t[:0], kept_condition[:0]
-        questions = self._questions(rows, noisy, noise, t, generator) if len(noisy) else []
-        seen, asked = zip(*questions, (kept_noisy, kept_condition), strict=True)
-        with torch.no_grad():
-            told = d.predict(
-                torch.cat(seen), torch.cat([*[t] * len(questions), kept_t]), torch.cat(asked), self.teacher
-            )
-        *answers, kept_wanted = told.split([*[len(noisy)] * len(questions), len(kept_noisy)])
-        if settings.retain_loss == "denoise":
-            kept_wanted = d.target(data["retain_latents"][kept], kept_noise, kept_t)
-        pairs = ((noisy, kept_noisy), (t, kept_t), (words, kept_condition))
-        every, times, conditions = (torch.cat(pair) for pair in pairs)
-        said, kept_said = self._said(every, times, conditions, len(noisy), ahead).split([len(noisy), len(kept_noisy)])
-        retain = _mean_square(kept_said - kept_wanted)
-        if not len(noisy):
-            return torch.zeros_like(retain), retain
-        if settings.repair == "ascent":
-            return -_mean_square(said - d.target(start, noise, t)), retain
-        weight = d.pair_weight(t) if settings.repair == "paired" else None
-        return _mean_square(said - self._wanted(seen[0], answers, noisy, t), weight), retain
+        words, others = self._words(rows, generator), torch.zeros_like(rows)
+        if settings.repair == "random-label":
+            others = torch.randint(len(data["retain_condition"]), (len(rows),), generator=generator).to(device)
+        return (
+            Samples(rows, start, t, noise, words, others),
+            Samples(kept, data["retain_latents"][kept], kept_t, kept_noise, kept_words, kept),
+            generator,
+        )
 
-    def _questions(
-        self, rows: Tensor, noisy: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
-    ) -> list[tuple[Tensor, Tensor]]:
-        """What the teacher is asked for the forget term: (x_t, condition) of one batch or two."""
-        data, kind = self.data, self.settings.repair
+    def _seen(self, forget: Samples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x_t of the forget term and t: noised latents, or pictures that the student left half finished."""
+        if self.settings.repair != "negative-guidance":
+            return self.denoiser.noised(forget.latents, forget.noise, forget.t), forget.t
+        steps = self.settings.sampling_steps
+        stop = int(torch.randint(steps, (1,), generator=generator))
+        return self.denoiser.half_finished(
+            forget.words, forget.noise, steps=steps, stop=stop, guidance=PARTIAL_GUIDANCE
+        )
+
+    @torch.no_grad()
+    def _wanted(
+        self, forget: Samples, noisy: Tensor, t: Tensor, kept: Samples, kept_noisy: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the two terms want on their x_t, by what the teacher says in one pass of everything it is asked."""
+        d, kind = self.denoiser, self.settings.repair
+        questions = self._questions(forget, noisy) if len(noisy) else []
+        times = [t] * len(questions)
+        if self.settings.retain_loss == "distil":
+            questions, times = [*questions, (kept_noisy, kept.words)], [*times, kept.t]
+        answers: list[Tensor] = []
+        if questions:
+            seen, words = zip(*questions, strict=True)
+            told = d.predict(torch.cat(seen), torch.cat(times), torch.cat(words), self.teacher)
+            answers = list(told.split([len(one) for one in seen]))
+        kept_wanted = d.target(kept.latents, kept.noise, kept.t)
+        if self.settings.retain_loss == "distil":
+            kept_wanted = answers.pop()
+        if kind == "ascent" or not len(noisy):
+            return d.target(forget.latents, forget.noise, t), kept_wanted
         if kind == "paired":
-            return [(self.denoiser.noised(data["anchor_latents"][rows], noise, t), data["anchor_condition"][rows])]
+            return d.leading_to(d.clean(questions[0][0], answers[0], t), noisy, t), kept_wanted
+        return 2 * answers[0] - answers[1] if kind == "negative-guidance" else answers[0], kept_wanted
+
+    def _questions(self, forget: Samples, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What the teacher is asked for the forget term: (x_t, condition) of one batch or two."""
+        data, kind, rows = self.data, self.settings.repair, forget.rows
+        if kind == "paired":
+            pair = self.denoiser.noised(data["anchor_latents"][rows], forget.noise, forget.t)
+            return [(pair, data["anchor_condition"][rows])]
         if kind == "random-label":
-            other = torch.randint(len(data["retain_condition"]), (len(rows),), generator=generator).to(rows.device)
-            return [(noisy, data["retain_condition"][other])]
+            return [(noisy, data["retain_condition"][forget.others])]
         if kind == "negative-guidance":
             empty = data["empty_condition"].expand(len(rows), -1, -1)
             return [(noisy, empty), (noisy, data["forget_condition"][rows])]
         return [] if kind == "ascent" else [(noisy, data["anchor_condition"][rows])]
-
-    def _wanted(self, seen: Tensor, answers: list[Tensor], noisy: Tensor, t: Tensor) -> Tensor:
-        """What the forget term wants on x_t, by what the teacher answered."""
-        if self.settings.repair == "paired":
-            return self.denoiser.leading_to(self.denoiser.clean(seen, answers[0], t), noisy, t)
-        if self.settings.repair == "negative-guidance":
-            return 2 * answers[0] - answers[1]
-        return answers[0]
-
-    def _said(self, noisy: Tensor, t: Tensor, words: Tensor, count: int, ahead: Weights | None) -> Tensor:
-        """The student's outputs, the first half of the `count` forget samples at the weights `ahead`."""
-        half = count // 2 if ahead else 0
-        said = self.denoiser.predict(noisy[half:], t[half:], words[half:])
-        if not half:
-            return said
-        return torch.cat([self.denoiser.predict(noisy[:half], t[:half], words[:half], weights=ahead), said])
 
     def _words(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Conditions of forget samples: their own prompts', or the mixture's."""
@@ -244,10 +274,9 @@ class ErasureTask:
         return rows.to(device), t.to(device), noise.to(device), generator
 
 
-def _mean_square(error: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean square of (B, c, h, w), samples weighted by (B,); 0 of no samples."""
-    squares = error.square().mean((1, 2, 3))
-    return (squares if weight is None else weight * squares).mean() if len(squares) else squares.sum()
+def _squares(error: Tensor) -> Tensor:
+    """Mean squares of samples: (B, c, h, w) -> (B,)."""
+    return error.square().mean((1, 2, 3))
 
 
 # ---------------------------------------------------------------- gathering
@@ -259,6 +288,7 @@ def gather(
     pairs: Sequence[tuple[str, str]],
     keep: Sequence[str],
     *,
+    team: Team = ALONE,
     tick: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Everything the task needs, computed once.
@@ -266,6 +296,7 @@ def gather(
     Args:
         pairs: (forget prompt, neutral twin), as many as `settings.forget_count`.
         keep: retain prompts, as many as `settings.retain_count`.
+        team: who share the drawing.
         tick: called with the number of pictures made or read.
 
     Returns:
@@ -278,9 +309,9 @@ def gather(
     """
     forget_prompts, anchors = [forget for forget, _ in pairs], [anchor for _, anchor in pairs]
     data = {
-        "forget_latents": _latents(denoiser, settings, settings.forget_images, forget_prompts, 0, tick),
-        "anchor_latents": _latents(denoiser, settings, None, anchors, 0, tick),
-        "retain_latents": _latents(denoiser, settings, settings.retain_images, keep, 1, tick),
+        "forget_latents": _latents(denoiser, settings, settings.forget_images, forget_prompts, 0, team, tick),
+        "anchor_latents": _latents(denoiser, settings, None, anchors, 0, team, tick),
+        "retain_latents": _latents(denoiser, settings, settings.retain_images, keep, 1, team, tick),
         "forget_condition": _encode(denoiser, forget_prompts),
         "anchor_condition": _encode(denoiser, anchors),
         "retain_condition": _encode(denoiser, keep),
@@ -294,14 +325,20 @@ def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
 
 
 def _latents(
-    denoiser: Denoiser, settings: EraseSettings, folder: str | None, prompts: Sequence[str], side: int, tick
+    denoiser: Denoiser, settings: EraseSettings, folder: str | None, prompts: Sequence[str], side: int, team: Team, tick
 ) -> Tensor:
     if folder:
         return encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), settings.seed, tick)
     seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
-    batch = 32 if denoiser.picture_size <= 64 else 4
+    batch = 32 if denoiser.picture_size <= 64 else AT_ONCE[settings.memory]
     return denoiser.generate(
-        prompts, seeds, steps=settings.sampling_steps, guidance=settings.guidance, batch_size=batch, tick=tick
+        prompts,
+        seeds,
+        steps=settings.sampling_steps,
+        guidance=settings.guidance,
+        batch_size=batch,
+        team=team,
+        tick=tick,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .selection import Selection
 from .task import Parameters, Task
+from .team import ALONE, Team
 
 DATA = {  # a task's method -> the data that it shows
     "forget": "forget", "relearn": "forget", "respond": "forget", "gone": "forget", "retain": "retain",
@@ -32,6 +33,7 @@ class Options:
     rounds: int = 10  # of newton: steps at most
     tolerance: float = 0.015  # of newton: how much of what is kept a step may cost
     dp_noise: float = 0.0  # of newton: standard deviation of noise on the step
+    team: Team = ALONE  # who share the draws of a sensitivity; every process does the rest by itself, all alike
     tick: Callable[[], None] = lambda: None  # called after every draw
 
 

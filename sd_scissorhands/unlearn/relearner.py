@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .task import Parameters, Task
+from .team import ALONE, Part, Team, standing_in
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # Adam's
 
@@ -21,23 +22,29 @@ class Relearner:
     def __init__(self, parameters: Parameters, lr: float):
         self.parameters, self.lr, self.step = parameters, lr, 0
         self.displacement, self.mean, self.square = (
-            [torch.zeros_like(p) for p in parameters.values()] for _ in range(3)
+            [torch.zeros_like(p, requires_grad=False) for p in parameters.values()] for _ in range(3)
         )
 
-    def advance(self, task: Task, draw: int) -> dict[str, Tensor]:
-        """One Adam step of d down the task's `relearn` loss; the weights then, see `weights`."""
-        weights = {name: weight.detach().requires_grad_(True) for name, weight in self.weights().items()}
-        gradients = torch.autograd.grad(task.relearn(draw, weights), list(weights.values()), allow_unused=True)
+    def advance(self, task: Task, draw: int, team: Team = ALONE) -> dict[str, Tensor]:
+        """One Adam step of d down the task's `relearn` loss, the same on the whole team; the weights then, see `weights`."""
+        with standing_in(self.parameters, self.weights()):
+            loss = task.relearn(draw, Part(team.index, team.count))
+            every = list(self.parameters.values())
+            found = torch.autograd.grad(loss, every, allow_unused=True) if loss.requires_grad else [None] * len(every)
+        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(every, found, strict=True)]
+        team.average(gradients)
         self.step += 1
         corrected = [1 - beta**self.step for beta in BETAS]
         for place, gradient in enumerate(gradients):
-            if gradient is not None:
-                mean, square = self.mean[place], self.square[place]
-                mean.lerp_(gradient, 1 - BETAS[0])
-                square.lerp_(gradient.square(), 1 - BETAS[1])
-                self.displacement[place] -= self.lr * (mean / corrected[0]) / ((square / corrected[1]).sqrt() + EPS)
+            mean, square = self.mean[place], self.square[place]
+            mean.lerp_(gradient, 1 - BETAS[0])
+            square.lerp_(gradient.square_(), 1 - BETAS[1])
+            self.displacement[place].addcdiv_(
+                mean, (square / corrected[1]).sqrt_().add_(EPS), value=-self.lr / corrected[0]
+            )
         return self.weights()
 
+    @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
-        """theta + d by name, differentiable in theta."""
+        """theta + d by name."""
         return {name: p + d for (name, p), d in zip(self.parameters.items(), self.displacement, strict=True)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,24 +16,56 @@ from .project import Projection, Rule, project
 from .relearner import Relearner
 from .selection import Selection
 from .task import Parameters, Task
+from .team import ALONE, Part, Team, handed_on, standing_in
 
 EPISODE = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
 PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
+SETTLE = 10  # steps between looks at the losses, each of which an accelerator must be waited for
+
+Make = Callable[[list[Tensor], float], torch.optim.Optimizer]  # an optimiser of tensors at a learning rate
+
+
+def adam(tensors: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Adam, the authors' for diffusion; fused, one pass over memory instead of a dozen."""
+    return torch.optim.Adam(tensors, lr=lr, fused=True)
+
+
+def sgd(tensors: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Momentum SGD, the authors' for classifiers, with `WEIGHT_DECAY`."""
+    return torch.optim.SGD(tensors, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def adam_8bit(tensors: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Adam with its moments in 8 bits, by blocks (Dettmers et al., ICLR 2022, arXiv 2110.02861): 2 bytes a weight, not 8.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    try:
+        bitsandbytes = importlib.import_module("bitsandbytes")
+    except ImportError:
+        raise ValueError("optimiser adam-8bit needs bitsandbytes: pip install bitsandbytes, or take adam") from None
+    return bitsandbytes.optim.Adam8bit(tensors, lr=lr)
+
+
+OPTIMISERS: dict[str, Make] = {"adam": adam, "adam-8bit": adam_8bit, "sgd": sgd}
 
 
 @dataclass
 class Repair:
     """The state of a repair; `run` takes it from wherever it stands to the last step.
 
-    Minimises retain + forget_weight * forget with the authors' optimisers: Adam for diffusion, momentum SGD with weight decay
-    for classifiers. Every `memory_every` steps the memories f_i = grad of -L_f are taken afresh at the current weights, as
-    the authors do every epoch. Weight decay and momentum act after the projection, so the constraint holds for the
-    gradient, not for the step (as in the authors' code).
+    Minimises retain + forget_weight * forget with the authors' optimisers. Every `memory_every` steps the memories
+    f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Weight decay and momentum act after
+    the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
-    Every `relearn_every` steps the task takes the forget term also where a `Relearner` has taken the weights (ours). It starts again
-    after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
+    Every `relearn_every` steps the task takes half of the forget term where a `Relearner` has taken the weights (ours). It starts
+    again after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
+
+    A batch is taken in as many parts as the team has processes, times `parts`, whose gradients are averaged: the same step
+    up to rounding, in less memory or time. With `only`, gradients, moments and memories are held for the chosen weights alone.
     """
 
     task: Task
@@ -43,120 +77,167 @@ class Repair:
     memories: int = 1
     memory_every: int = 50
     relearn_every: int = 0  # steps between looks ahead at what fine-tuning would bring back; 0 for none
-    optimiser: str = "adam"  # adam | sgd
+    make: Make = adam
     only: Selection | None = None  # weights that may change; None for all parameters
+    parts: int = 1  # of a process's batch, one after the other
+    team: Team = ALONE
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.optimizer: torch.optim.Optimizer
-        if self.optimiser == "sgd":
-            self.optimizer = torch.optim.SGD(self.parameters.values(), lr=self.lr, momentum=MOMENTUM)
-        else:
-            self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.lr)
-        self.frozen = {}
+        self.trained: dict[str, Tensor] = dict(self.parameters)  # what the optimiser moves, by parameter
         if self.only is not None:
-            self.frozen = {name: ~self.only.mask(name, p) for name, p in self.parameters.items()}
+            self.rows = {n: rows.to(self.parameters[n].device) for n, rows in self.only.indices.items()}
+            self.trained = {n: self.parameters[n].detach().view(-1)[rows] for n, rows in self.rows.items()}
+        self.optimizer = self.make(list(self.trained.values()), self.lr)
+        self._unsettled: list[tuple[Tensor, Projection]] = []
 
     def run(self, callback: Callable[[Repair], None] = lambda repair: None) -> None:
         """Do the remaining steps; `callback(self)` after each.
 
         Raises:
-            FloatingPointError: a loss is not finite.
+            FloatingPointError: a loss is not finite; told within `SETTLE` steps, and before `callback` sees the end of an epoch.
         """
         memories: list[list[Tensor]] = []
-        relearner = Relearner(self.parameters, self.lr * PACE)
+        moved = {name: self.parameters[name] for name in self.trained}
+        relearner = Relearner(moved, self.lr * PACE) if self.relearn_every else None
         while self.step < self.steps:
             if self.rule is not None and (not memories or self.step % self.memory_every == 0):
                 memories = [self._memory(number) for number in range(self.memories)]
-            if self.step % self.memory_every == 0 or relearner.step == EPISODE:
-                relearner = Relearner(self.parameters, self.lr * PACE)
             ahead = None
-            if self.relearn_every and self.step % self.relearn_every == 0:
-                ahead = relearner.advance(self.task, self.step)
+            if relearner:
+                if self.step % self.memory_every == 0 or relearner.step == EPISODE:
+                    relearner = Relearner(moved, self.lr * PACE)
+                if self.step % self.relearn_every == 0:
+                    ahead = relearner.advance(self.task, self.step, self.team)
             self._descend(memories, ahead)
             self.step += 1
+            if self.step % SETTLE == 0 or self.step % self.memory_every == 0 or self.step == self.steps:
+                self._settle()
             callback(self)
 
     def _memory(self, number: int) -> list[Tensor]:
         """f = grad of -L_f at the current weights, on a draw of its own."""
         epoch = self.step // self.memory_every
-        loss = -self.task.forget(MEMORY_DRAWS + epoch * self.memories + number)
-        gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
-        return [
-            torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters.values(), gradients, strict=True)
-        ]
+        with self._gathered():
+            self._back(-self.task.forget(MEMORY_DRAWS + epoch * self.memories + number))
+        memory = self._gradients()
+        for tensor in self.trained.values():
+            tensor.grad = None
+        return memory
 
     def _descend(self, memories: list[list[Tensor]], ahead: dict[str, Tensor] | None) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        forget, retain = self.task.repair(self.step, ahead)
-        loss = retain + self.forget_weight * forget
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"the repair loss is not finite at step {self.step}: lower --lr or use --mixed-precision no"
-            )
-        loss.backward()
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        done = Projection(False, 0.0)
-        if self.rule is not None:
-            done = project([p.grad for p in self.parameters.values() if p.grad is not None], memories, self.rule)
-        self._decay_and_freeze()
+        terms = torch.zeros(2, device=next(iter(self.parameters.values())).device)
+        count = self.parts * self.team.count
+        with self._gathered():
+            for number in range(self.parts):
+                part = Part(number * self.team.count + self.team.index, count)
+                if ahead:
+                    with standing_in(self.parameters, ahead):
+                        terms += self._back_of(part, True)
+                terms += self._back_of(part, False if ahead else None)
+        gradients = self._gradients()
+        self.team.average([*gradients, terms])
+        done = project(gradients, memories, self.rule) if self.rule is not None else Projection(False, 0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rate(self.step, self.steps)
         self.optimizer.step()
-        self.history.append(
-            {
-                "step": self.step,
-                "forget": forget.item(),
-                "retain": retain.item(),
-                "conflict": done.conflict,
-                "correction": done.correction,
-            }
-        )
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scatter()
+        self._unsettled.append((terms, done))
+
+    def _back_of(self, part: Part, ahead: bool | None) -> Tensor:
+        """The pass back through a part's terms, and the terms, as shares of the process's: (2,)."""
+        forget, retain = self.task.repair(self.step, part, ahead)
+        self._back((retain + self.forget_weight * forget) / self.parts)
+        return torch.stack([forget.detach(), retain.detach()]) / self.parts
+
+    def _back(self, loss: Tensor) -> None:
+        if loss.requires_grad:  # not where a part has no sample
+            torch.autograd.backward(loss, inputs=[self.parameters[name] for name in self.trained])
+
+    def _gathered(self):
+        """Within it gradients go to what is trained: where that is single weights, no others are held."""
+        if self.only is None:
+            return nullcontext()
+
+        def use(name: str, gradient: Tensor) -> None:
+            own = gradient.view(-1)[self.rows[name]]
+            grad = self.trained[name].grad
+            self.trained[name].grad = own if grad is None else grad.add_(own)
+
+        return handed_on({name: self.parameters[name] for name in self.trained}, use)
+
+    def _gradients(self) -> list[Tensor]:
+        """The gradients of what is trained, zero where the loss does not depend on it."""
+        for tensor in self.trained.values():
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor, requires_grad=False)
+        return [tensor.grad for tensor in self.trained.values() if tensor.grad is not None]
 
     @torch.no_grad()
-    def _decay_and_freeze(self) -> None:
-        """Weight decay on the gradients, then none at all on what may not change."""
-        for name, parameter in self.parameters.items():
-            assert parameter.grad is not None
-            if self.optimiser == "sgd":
-                parameter.grad.add_(parameter, alpha=WEIGHT_DECAY)
-            if name in self.frozen:
-                parameter.grad.masked_fill_(self.frozen[name], 0)
+    def _scatter(self) -> None:
+        """Put single weights that are trained where they belong."""
+        if self.only is not None:
+            for name, rows in self.rows.items():
+                self.parameters[name].view(-1)[rows] = self.trained[name]
+
+    def _settle(self) -> None:
+        """Read the losses of the latest steps."""
+        first = self.step - len(self._unsettled)
+        told = torch.stack([terms for terms, _ in self._unsettled]).tolist()
+        for step, ((forget, retain), (_, done)) in enumerate(zip(told, self._unsettled, strict=True), first):
+            if not math.isfinite(forget + retain):
+                raise FloatingPointError(
+                    f"the repair loss is not finite at step {step}: lower --lr or use --mixed-precision no"
+                )
+            self.history.append(
+                {
+                    "step": step,
+                    "forget": forget,
+                    "retain": retain,
+                    "conflict": done.conflict,
+                    "correction": done.correction,
+                }
+            )
+        self._unsettled = []
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a continued repair needs, see `state_of`."""
-        return state_of(self.parameters, self.optimizer)
+        return state_of(self.trained, self.optimizer)
 
     def restore(self, tensors: dict[str, Tensor], step: int, history: list[dict[str, Any]]) -> None:
         """Continue from a `state` taken after `step` steps."""
-        restore_into(self.parameters, self.optimizer, tensors, step)
+        restore_into(self.trained, self.optimizer, tensors, step)
+        self._scatter()
         self.step, self.history = step, list(history)
 
 
-def state_of(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def state_of(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Weights and the optimiser's moments as named tensors: KIND/PARAMETER, the weights' kind is `weight`."""
     tensors = {}
-    for name, parameter in parameters.items():
+    for name, parameter in trained.items():
         tensors[f"weight/{name}"] = parameter.detach()
         moments = optimizer.state[parameter]
-        tensors |= {f"{kind}/{name}": value for kind, value in moments.items() if kind != "step" and value is not None}
+        tensors |= {
+            f"{kind}/{name}": value for kind, value in moments.items() if isinstance(value, Tensor) and kind != "step"
+        }
     return tensors
 
 
 @torch.no_grad()
 def restore_into(
-    parameters: Parameters, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], step: int
+    trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], step: int
 ) -> None:
     """Put back what `state_of` gave after `step` steps."""
     moments = {kind for kind, _, _ in (name.partition("/") for name in tensors)} - {"weight"}
-    for name, parameter in parameters.items():
+    for name, parameter in trained.items():
         parameter.copy_(tensors[f"weight/{name}"])
-        optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter) for kind in sorted(moments)}
+        optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in sorted(moments)}
         if isinstance(optimizer, torch.optim.Adam):
-            optimizer.state[parameter]["step"] = torch.tensor(float(step))
+            optimizer.state[parameter]["step"] = torch.tensor(float(step), device=parameter.device)
+        elif not isinstance(optimizer, torch.optim.SGD):
+            optimizer.state[parameter]["step"] = step
 
 
 def rate(step: int, steps: int) -> float:

@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from .task import Parameters
+from .team import ALONE, Team, gradients
 
 
 def sensitivity(
-    loss: Callable[[int], Tensor], parameters: Parameters, draws: int, tick: Callable[[], None] = lambda: None
+    loss: Callable[[int], Tensor],
+    parameters: Parameters,
+    draws: int,
+    *,
+    team: Team = ALONE,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """Connection sensitivity s_i = |theta_i| * sum over draws of |dL/dtheta_i| (Scissorhands, eq. 4; SNIP).
 
@@ -21,7 +27,7 @@ def sensitivity(
     Args:
         loss: scalar loss of the n-th draw.
         parameters: parameters to score; other parameters get no gradient.
-        draws: number of batches.
+        draws: number of batches, shared by the team; the scores are the same bytes whatever its size.
         tick: called after every draw.
 
     Returns:
@@ -30,15 +36,8 @@ def sensitivity(
     Raises:
         FloatingPointError: a gradient is not finite; names the parameter.
     """
-    names, tensors = list(parameters), list(parameters.values())
     scores = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    for draw in range(draws):
-        gradients = torch.autograd.grad(loss(draw), tensors, allow_unused=True)
-        for name, gradient in zip(names, gradients, strict=True):
-            if gradient is not None:
-                scores[name].add_(gradient.abs_())
-        del gradients
-        tick()
+    gradients(loss, parameters, draws, lambda name, g: scores[name].add_(g.abs_()), team=team, tick=tick)
     for name, parameter in parameters.items():
         scores[name].mul_(parameter.detach().abs())
         if not torch.isfinite(scores[name]).all():

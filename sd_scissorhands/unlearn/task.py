@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from .team import WHOLE, Part
+
 Weights = Mapping[str, Tensor]
 Parameters = dict[str, nn.Parameter]  # the parameters in scope, by their name in the module
 
@@ -48,16 +50,18 @@ class Task(Protocol):
         """How perturbed copies of what is to be forgotten come out: (B,), from one forward pass of the module."""
         ...
 
-    def repair(self, draw: int, ahead: Weights | None = None) -> tuple[Tensor, Tensor]:
+    def repair(self, draw: int, part: Part = WHOLE, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
         """The repair's two terms, both scalars to minimise: (towards forgetting, towards keeping).
 
         Args:
-            ahead: weights by name; where they are given, the term towards forgetting is taken at these as well.
+            part: of the batch; the terms of all parts average to those of the batch.
+            ahead: a batch can be taken in two, whose terms add up to the whole's. True: the first half of what is to be
+                forgotten, nothing of what is kept; False: all the rest.
         """
         ...
 
-    def relearn(self, draw: int, weights: Weights) -> Tensor:
-        """What an attacker would minimise to bring the concept back: L_f under its own name, at the given weights."""
+    def relearn(self, draw: int, part: Part = WHOLE) -> Tensor:
+        """What an attacker would minimise to bring the concept back: L_f under its own name."""
         ...
 
     def kept(self) -> float:

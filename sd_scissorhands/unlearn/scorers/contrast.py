@@ -14,6 +14,7 @@ NEEDS, PASSES = ("forget", "retain"), 2
 def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
     """s_f / (s_r + mean s_r) (ours), see `sensitivity.contrast`."""
     forget, retain = (
-        sensitivity.sensitivity(loss, parameters, options.draws, options.tick) for loss in (task.forget, task.retain)
+        sensitivity.sensitivity(loss, parameters, options.draws, team=options.team, tick=options.tick)
+        for loss in (task.forget, task.retain)
     )
     return sensitivity.contrast(forget, retain)

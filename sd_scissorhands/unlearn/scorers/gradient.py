@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..methods import Options
 from ..task import Parameters, Task
+from ..team import gradients
 
 NEEDS, PASSES = ("forget",), 1
 
@@ -14,10 +15,12 @@ NEEDS, PASSES = ("forget",), 1
 def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
     """|sum over draws of dL_f/dtheta| (SalUn, Fan et al. 2024, eq. 3: the saliency mask's absolute gradient)."""
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    for draw in range(options.draws):
-        gradients = torch.autograd.grad(task.forget(draw), list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                total[name].add_(gradient)
-        options.tick()
+    gradients(
+        task.forget,
+        parameters,
+        options.draws,
+        lambda name, g: total[name].add_(g),
+        team=options.team,
+        tick=options.tick,
+    )
     return {name: values.abs_() for name, values in total.items()}

@@ -13,4 +13,4 @@ NEEDS, PASSES = ("forget",), 1
 
 def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
     """|theta| * sum |dL_f/dtheta| (Scissorhands, eq. 4), see `sensitivity`."""
-    return sensitivity(task.forget, parameters, options.draws, options.tick)
+    return sensitivity(task.forget, parameters, options.draws, team=options.team, tick=options.tick)
