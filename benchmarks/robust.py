@@ -123,7 +123,7 @@ class Model:
     def taught(self, count: int) -> tuple[list[tuple[str, str]], Any]:
         """(slotted, plain) prompts that an attacker learns from and the original's pictures for them."""
         from sd_scissorhands.attack.scene import TRAINING_SEED, filled
-        from sd_scissorhands.diffusion.task import spread
+        from sd_scissorhands.diffusion.data import spread
 
         pairs = spread(filled(self.concept), count, 900 + self.job.seed)
         seeds = range(TRAINING_SEED, TRAINING_SEED + count)

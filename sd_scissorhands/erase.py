@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,22 @@ from torch import Tensor, nn
 
 from . import concepts as catalogue
 from .concepts import Concept
+from .delta import Origin, write_delta
 from .diffusion.conditions import Mixture, Place
+from .diffusion.data import gather, list_pictures, spread
 from .diffusion.denoiser import Denoiser
-from .diffusion.load import WORLD_FILE, Opened, hash_tensors, is_of_world, open_pipeline, restore
-from .diffusion.task import ErasureTask, gather, list_pictures, spread
+from .diffusion.load import (
+    Opened,
+    hash_tensors,
+    is_of_world,
+    open_pipeline,
+    originals,
+    restore,
+    save_pipeline,
+)
+from .diffusion.task import ErasureTask
 from .lineage import erased_from
-from .run import Processes, Progress, Run, atomic, check_free, resolve_device, share, silent
+from .run import Processes, Progress, Run, check_free, resolve_device, silent
 from .settings import EraseSettings, UserError
 from .stages import unlearn
 from .unlearn.selection import count_for
@@ -48,6 +58,11 @@ class Prepared:
     def scope_size(self) -> int:
         """Weights in scope."""
         return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def thin(self) -> bool:
+        """Whether what stays frozen, and the teacher, are kept in bf16; autocast makes that of them anyway."""
+        return self.settings.memory == "low" and self.settings.mixed_precision == "bf16"
 
     @property
     def trimmed(self) -> int:
@@ -84,13 +99,16 @@ def erase(
         facts = _unlearn(run, prepared, progress)
     except FloatingPointError as error:
         raise UserError(str(error)) from None
+    weights = hash_tensors(prepared.denoiser.module.state_dict().items())
     if processes.main:
-        save_model(prepared.opened, output_dir / "model")
+        save_pipeline(prepared.opened, output_dir / "model")
+        if prepared.settings.train == "selection":
+            facts |= _write_delta(prepared, output_dir / "delta.safetensors", weights)
     result = {
         "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "recipe": settings.recipe, "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
-        "weights_sha256": hash_tensors(prepared.denoiser.module.state_dict().items()),
+        "weights_sha256": weights,
         "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     run.manifest["result"] = result
@@ -175,7 +193,7 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
     """From the data to the repaired weights in `prepared.denoiser.module`."""
     denoiser, settings, parameters = prepared.denoiser, prepared.settings, prepared.parameters
     data, _ = run.stage("data", lambda: _gather(prepared, run.processes, progress), denoiser.device)
-    task, thin = ErasureTask(denoiser, data, settings, _mixture(prepared)), settings.memory == "low"
+    task, thin = ErasureTask(denoiser, data, settings, _mixture(prepared)), prepared.thin
     task.teacher = denoiser.teacher(parameters, thin=thin)
     scored = parameters
     if settings.threshold_scope == "global":
@@ -183,11 +201,23 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
     if thin:
         denoiser.thin(scored)
         prepared.opened.pipeline.vae.to("cpu")
-    parts = -(-settings.batch_size // (settings.micro_batch * run.processes.count)) if settings.micro_batch else 1
+    parts = parts_of(settings, run.processes.count)
     facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
     if thin:
         restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
     return facts
+
+
+def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]:
+    """What `sdscissor apply` makes the model of again from its base: little, where single weights were trained."""
+    opened, s = prepared.opened, prepared.settings
+    origin = Origin(opened.name, opened.weights, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed)
+    return write_delta(path, opened.pipeline.unet.state_dict(), base=originals(opened), origin=origin)
+
+
+def parts_of(settings: EraseSettings, processes: int) -> int:
+    """In how many parts each of several processes takes its share of a batch."""
+    return math.ceil(settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
 
 
 def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -212,12 +242,3 @@ def _mixture(prepared: Prepared) -> Mixture | None:
         return None
     places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
     return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs])
-
-
-def save_model(opened: Opened, directory: Path) -> None:
-    """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
-    with atomic(directory) as folder:
-        opened.pipeline.save_pretrained(folder, safe_serialization=True)
-        if opened.world:
-            shutil.copyfile(opened.directory / WORLD_FILE, folder / WORLD_FILE)
-        share(folder)

@@ -4,75 +4,127 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .erase import Prepared, prepare
+from .diffusion.data import at_once
+from .erase import Prepared, parts_of, prepare
+from .run import PeakMemory
 from .settings import EraseSettings
 from .unlearn import methods
+from .unlearn.selection import CHUNK
+from .unlearn.team import handed_on
+
+MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
+SCRATCH = 32 * CHUNK  # of a selection
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one sample takes, measured."""
+
+    seconds: float  # a forward pass
+    forward: int  # bytes at most, beyond what was there
+    backward: int  # bytes of a pass forward and back, gradients of weights apart
+    resident: int  # bytes in use with the model loaded
 
 
 def forecast(settings: EraseSettings) -> dict[str, Any]:
     """What `erase` would do, without doing it: weights, memory and time to expect.
 
-    One forward pass on one sample is timed and its saved activations are counted; a backward pass counts as two
-    forward passes, guidance doubles sampling.
+    A pass forward and one back are made on one sample, timed and their memory measured; the rest is counted: a pass back as two
+    forward, guidance as two samples, and of every stage the tensors that it holds at a time. Scorers that take more than
+    gradients, and the Newton step, are not counted.
+
+    Returns:
+        What would be erased and changed, seconds and peak_bytes by stage, memory_bytes (the largest of these), settings.
+        Bytes are the device's, or on a CPU the whole process's.
     """
     prepared = prepare(settings)
-    s, parameters = prepared.settings, prepared.parameters
-    seconds, activations = _probe(prepared)
+    s, probe = prepared.settings, _probe(prepared)
     pictures = len(prepared.pairs) * (2 - bool(s.forget_images)) + s.retain_count * (not s.retain_images)
     looks_ahead = s.steps / s.relearn_every if s.relearn_every else 0
+    chooses = s.edit != "none" or s.train == "selection"
     passes = {
         "data": pictures * s.sampling_steps * 2,
-        "scores": (s.edit != "none") * methods.passes(s.scorer) * s.score_draws * s.batch_size * 3,
+        "scores": chooses * methods.passes(s.scorer) * s.score_draws * s.batch_size * 3,
         "repair": s.steps * 2 * s.batch_size * 4
-        + (s.steps / s.memory_every) * s.memories * s.batch_size * 3
+        + (s.projection != "none") * (s.steps / s.memory_every) * s.memories * s.batch_size * 3
         + looks_ahead * s.batch_size * 1.5,
     }
-    parts = [part for part in prepared.opened.pipeline.components.values() if isinstance(part, nn.Module)]
-    fixed = sum(_bytes(part.parameters()) for part in parts)
-    fixed += _bytes(prepared.denoiser.module.parameters())  # the teacher
-    copies = 3 + (s.memories if s.projection != "none" else 0)  # gradient, two Adam moments, memories
-    copies += 5 * bool(s.relearn_every)  # the simulated attacker's displacement, moments, gradient and weights
+    peaks = _peaks(prepared, probe)
     return {
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "scope": s.scope,
-        "scope_size": prepared.scope_size, "tensors": len(parameters), "trimmed": prepared.trimmed,
-        "memory_bytes": fixed + copies * _bytes(parameters.values()) + activations * 2 * s.batch_size,
-        "seconds": {stage: round(count * seconds, 1) for stage, count in passes.items()},
+        "scope_size": prepared.scope_size, "tensors": len(prepared.parameters), "trimmed": prepared.trimmed,
+        "memory_bytes": max(peaks.values()), "peak_bytes": peaks,
+        "seconds": {stage: round(count * probe.seconds, 1) for stage, count in passes.items() if count},
         "settings": s.to_json(),
     }  # fmt: skip
+
+
+def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
+    """Bytes at most by stage, of the stages that the settings ask for."""
+    s, denoiser, scope = prepared.settings, prepared.denoiser, _bytes(prepared.parameters.values())
+    scored = denoiser.scope("full") if s.threshold_scope == "global" else prepared.parameters
+    latents = denoiser.module.config.in_channels * denoiser.module.config.sample_size**2
+    words = denoiser.encode([""]).numel()
+    cached = 4 * (latents + words) * (2 * len(prepared.pairs) + s.retain_count)
+    peaks = {"data": probe.resident + cached + 2 * at_once(denoiser, s.memory) * probe.forward}
+    thin = prepared.thin
+    kept = probe.resident + cached + scope // (2 if thin else 1)  # and the teacher
+    if thin:
+        kept -= (_bytes(denoiser.scope("full").values()) - _bytes(scored.values())) // 2
+    selected = scope
+    if s.edit != "none" or s.train == "selection":
+        scores = 4 * sum(p.numel() for p in scored.values())
+        passes = methods.passes(s.scorer)
+        peaks["scores"] = kept + passes * scores + s.batch_size * probe.backward
+        peaks["selection"] = kept + scores + SCRATCH
+    if s.train == "selection":
+        selected = int(4 * s.top_k * prepared.scope_size)
+    if s.steps:
+        held = selected * (1 + (s.memories if s.projection != "none" else 0)) + selected // 4 * MOMENTS[s.optimiser]
+        held += (
+            4 * scope * bool(s.relearn_every)
+        )  # the simulated attacker's displacement, its moments, the weights there
+        samples = 2 * -(-s.batch_size // parts_of(s, 1))
+        samples -= s.batch_size // 2 * bool(s.relearn_every) if samples == 2 * s.batch_size else 0
+        peaks["repair"] = kept + held + samples * probe.backward
+    return peaks
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
-def _probe(prepared: Prepared) -> tuple[float, int]:
-    """Seconds of a forward pass per sample, and bytes of activations that a backward pass would need per sample."""
-    d = prepared.denoiser
+def _probe(prepared: Prepared) -> Probe:
+    """Measure a pass forward, without and with the pass back; a first one, which sets libraries up, does not count."""
+    d, parameters = prepared.denoiser, prepared.parameters
     count = 8 if prepared.opened.world else 1
     config = d.module.config
     noisy = torch.randn(count, config.in_channels, config.sample_size, config.sample_size, device=d.device)
     condition, t = d.encode([""]).expand(count, -1, -1), torch.full((count,), 500, device=d.device)
-    weights = {p.untyped_storage().data_ptr() for p in d.module.parameters()}
-    saved: dict[int, int] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def forward() -> Tensor:
+        return d.predict(noisy, t, condition).sum()
 
-    for parameter in prepared.parameters.values():
-        parameter.requires_grad_(True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = d.predict(noisy, t, condition)
-    del kept
-    began = time.monotonic()
     with torch.no_grad():
-        float(d.predict(noisy, t, condition).sum())
-    return (time.monotonic() - began) / count, sum(saved.values()) // count
+        float(forward())
+        peak, began = PeakMemory(d.device), time.monotonic()
+        float(forward())
+        seconds, ahead = time.monotonic() - began, peak.bytes() or 0
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    peak = PeakMemory(d.device)
+    with handed_on(parameters, lambda name, gradient: None):
+        forward().backward()
+    back, resident = peak.bytes() or 0, peak.start or sum(_bytes(part.parameters()) for part in _modules(prepared))
+    return Probe(seconds / count, ahead // count, back // count, resident)
+
+
+def _modules(prepared: Prepared) -> list[nn.Module]:
+    return [part for part in prepared.opened.pipeline.components.values() if isinstance(part, nn.Module)]

@@ -91,7 +91,7 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share):
     task = task_of(either, short, conditions="name", anchor_share=share)
-    rows, t, noise, _ = task._draw("forget", "repair", 11)
+    rows, _, t, noise, _ = task._draw("forget", "repair", 11)
     alpha = either.alphas[t].view(-1, 1, 1, 1).double()
     pair, start = task.data["anchor_latents"][rows].double(), task.data["forget_latents"][rows].double()
     start = pair if share else start
@@ -248,7 +248,7 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
         for name, parameter in there.parameters.items():
             parameter.copy_(ahead[name])
     before = {name: p.detach().clone() for name, p in task.parameters.items()}
-    repair._descend([], ahead)
+    repair._descend(None, ahead)
     (0.7 * there.repair(0, ahead=True)[0]).backward()
     loss = here.repair(0, ahead=False)
     (0.7 * loss[0] + loss[1]).backward()

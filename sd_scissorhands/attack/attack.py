@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import Concept, read_prompts, resolve
+from ..diffusion.data import list_pictures
 from ..diffusion.load import is_of_world
-from ..diffusion.task import list_pictures
 from ..evaluate import concept as rest
 from ..evaluate.chance import wilson
 from ..evaluate.panel import Panel, open_panel

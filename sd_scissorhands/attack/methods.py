@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..concepts import general_captions, read_prompts, world_captions
 from ..diffusion import words
-from ..diffusion.task import spread
+from ..diffusion.data import spread
 from ..evaluate.prompts import Row
 from ..evaluate.sample import Encode
 from ..run import read_tensors, write_json, write_tensors

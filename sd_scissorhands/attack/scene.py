@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ..concepts import Concept
+from ..diffusion.data import encode_pictures, list_pictures, spread
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.load import Opened
-from ..diffusion.task import encode_pictures, list_pictures, spread
 from ..diffusion.words import SLOT
 from ..evaluate import canvas
 from ..evaluate.judges import Judge
@@ -96,7 +96,7 @@ class Scene:
         s = self.settings
         if s.images:
             with self.progress("pictures of the concept", len(pairs)) as tick:
-                return encode_pictures(original.denoiser, list_pictures(Path(s.images)), len(pairs), s.seed, tick)
+                return encode_pictures(original.denoiser, list_pictures(Path(s.images)), len(pairs), tick)[0]
         seeds = range(TRAINING_SEED, TRAINING_SEED + len(pairs))
         return self.drawn(original, "pictures of the concept", [plain for _, plain in pairs], seeds)
 

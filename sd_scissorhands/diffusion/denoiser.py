@@ -33,7 +33,7 @@ class Denoiser:
         if checkpointing:
             self.module.enable_gradient_checkpointing()
         if compiled:
-            self.module.compile()
+            self.module.compile_repeated_blocks()  # the transformer blocks, once for all: the whole takes minutes a shape
 
     def scope(self, expression: str) -> dict[str, nn.Parameter]:
         """Parameters of the UNet by name, norm layers left out by type.
@@ -91,10 +91,11 @@ class Denoiser:
         return encoder(ids)[0].float()
 
     @torch.no_grad()
-    def latents(self, pictures: Tensor, seed: int) -> Tensor:
-        """Scaled latents of pictures (B, 3, h, w) in [-1, 1], sampled from the posterior: (B, c, h/f, w/f)."""
+    def moments(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the scaled latents of pictures (B, 3, h, w) in [-1, 1]: (B, c, h/f, w/f) twice."""
         posterior = self.pipeline.vae.encode(pictures.to(self.device, self.pipeline.vae.dtype)).latent_dist
-        return posterior.sample(torch.Generator().manual_seed(seed)).float() * self.pipeline.vae.config.scaling_factor
+        scale = self.pipeline.vae.config.scaling_factor
+        return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @property
     def picture_size(self) -> int:

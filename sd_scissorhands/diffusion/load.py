@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..run import fetch, read_tensors
+from ..run import atomic, fetch, read_tensors, share
 from ..settings import UserError
 from ..tiny import MODEL_DIR
 
@@ -75,13 +76,28 @@ def open_pipeline(
     return Opened(pipeline, model, directory, weights, json.loads(world.read_text()) if world.exists() else None)
 
 
+def originals(opened: Opened) -> dict[str, Tensor]:
+    """The UNet's weights as they are in the file, float32 on the CPU."""
+    file, _ = read_tensors(weight_file(opened.directory, "unet"))
+    return {name: tensor.float() for name, tensor in file.items()}
+
+
 @torch.no_grad()
 def restore(opened: Opened, frozen: set[str]) -> None:
     """Put back the UNet's weights of these names as they are in the file: whoever thinned them has rounded them."""
-    file, _ = read_tensors(weight_file(opened.directory, "unet"))
+    file = originals(opened)
     for name, parameter in opened.pipeline.unet.named_parameters():
         if name in frozen:
-            parameter.data = file[name].to(parameter.device, torch.float32)
+            parameter.data = file[name].to(parameter.device)
+
+
+def save_pipeline(opened: Opened, directory: Path) -> None:
+    """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
+    with atomic(directory) as folder:
+        opened.pipeline.save_pretrained(folder, safe_serialization=True)
+        if opened.world:
+            shutil.copyfile(opened.directory / WORLD_FILE, folder / WORLD_FILE)
+        share(folder)
 
 
 def locate(model: str, revision: str | None = None) -> Path:

@@ -1,29 +1,23 @@
-"""The data of an erasure, gathered once and cached as latents and text embeddings, and the Task made of it."""
+"""Erasing a concept from a denoiser, as a Task: losses over cached latents and conditions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..settings import EraseSettings, UserError
+from ..settings import EraseSettings
 from ..unlearn.task import Weights
-from ..unlearn.team import ALONE, WHOLE, Part, Team
+from ..unlearn.team import WHOLE, Part
 from .conditions import Mixture
 from .denoiser import Denoiser
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OTHER_SHARE = 0.5  # retain samples under the words of another retain sample
 EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
 PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
-AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are drawn together
 LOOKS, GONE = 8, 0.1  # batches behind `kept` and `gone`; share of the way that may be left
 
 
@@ -82,7 +76,7 @@ class ErasureTask:
 
     def replacement(self, draw: int) -> Tensor:
         """Denoising loss on the pairs of `forget`'s latents under the anchor's prompts, with the same timesteps and noise."""
-        rows, t, noise, _ = self._draw("forget", "forget", draw)
+        rows, _, t, noise, _ = self._draw("forget", "forget", draw)
         return self.denoiser.loss(
             self.data["anchor_latents"][rows], self.data["anchor_condition"][rows], noise, t
         ).mean()
@@ -90,8 +84,8 @@ class ErasureTask:
     def relearn(self, draw: int, part: Part = WHOLE) -> Tensor:
         """Denoising loss on half a batch of the concept's latents under their own prompts."""
         half = math.ceil(self.batch_size / 2)
-        rows, t, noise = (part.of(drawn[:half]) for drawn in self._draw("forget", "relearn", draw)[:3])
-        latents, words = self.data["forget_latents"][rows], self.data["forget_condition"][rows]
+        rows, latents, t, noise = (part.of(drawn[:half]) for drawn in self._draw("forget", "relearn", draw)[:4])
+        words = self.data["forget_condition"][rows]
         return part.mean(self.denoiser.loss(latents, words, noise, t), half)
 
     def retain_each(self, draw: int) -> Tensor:
@@ -105,8 +99,8 @@ class ErasureTask:
         the retain latents. The latents are those that the model drew itself, noised anew; the states that its sampling
         passed through are not kept.
         """
-        rows, t, noise, _ = self._draw(side, "explain", draw)
-        d, noisy = self.denoiser, self.denoiser.noised(self.data[f"{side}_latents"][rows], noise, t)
+        rows, clean, t, noise, _ = self._draw(side, "explain", draw)
+        d, noisy = self.denoiser, self.denoiser.noised(clean, noise, t)
         empty = self.data["empty_condition"].expand_as(self.data["retain_condition"][:1])
         other = self.data["anchor_condition"][rows] if side == "forget" else empty.expand(len(rows), -1, -1)
         with d.whole_graph():
@@ -120,9 +114,9 @@ class ErasureTask:
 
         Keys and values depend on the words alone, so these are perturbed as well (ours; L-CODEC perturbs pictures).
         """
-        rows, t, noise, generator = self._draw("forget", "respond", draw)
+        rows, clean, t, noise, generator = self._draw("forget", "respond", draw)
         t = torch.full_like(t, len(self.denoiser.alphas) // 2)
-        noisy = self.denoiser.noised(self.data["forget_latents"][rows], noise, t)
+        noisy = self.denoiser.noised(clean, noise, t)
         words = self.data["forget_condition"][rows]
         words = words + PERTURBED * words.std() * torch.randn(words.shape, generator=generator).to(words)
         other = self.denoiser.predict(noisy, t, self.data["anchor_condition"][rows], self.teacher)
@@ -133,9 +127,9 @@ class ErasureTask:
         """Share of the teacher's output on the retain set, under noise of its own, that the student gives too (R^2)."""
         wrong, whole = 0.0, 0.0
         for draw in range(LOOKS):
-            rows, t, noise, _ = self._draw("retain", "kept", draw)
+            rows, clean, t, noise, _ = self._draw("retain", "kept", draw)
             noisy, words = (
-                self.denoiser.noised(self.data["retain_latents"][rows], noise, t),
+                self.denoiser.noised(clean, noise, t),
                 self.data["retain_condition"],
             )
             told = self.denoiser.predict(noisy, t, words[rows], self.teacher)
@@ -148,8 +142,8 @@ class ErasureTask:
         """Whether the output under the concept's words is at the anchor's, up to `GONE` of the way between the two."""
         left, way = 0.0, 0.0
         for draw in range(LOOKS):
-            rows, t, noise, _ = self._draw("forget", "kept", draw)
-            d, noisy = self.denoiser, self.denoiser.noised(self.data["forget_latents"][rows], noise, t)
+            rows, clean, t, noise, _ = self._draw("forget", "kept", draw)
+            d, noisy = self.denoiser, self.denoiser.noised(clean, noise, t)
             words, anchor = self.data["forget_condition"][rows], self.data["anchor_condition"][rows]
             wanted = d.predict(noisy, t, anchor, self.teacher)
             left += float((d.predict(noisy, t, words) - wanted).square().sum())
@@ -181,17 +175,17 @@ class ErasureTask:
     def _batch(self, draw: int) -> tuple[Samples, Samples, torch.Generator]:
         """What a whole step's batch shows of both sides, and the generator that goes on from there."""
         data, settings, device = self.data, self.settings, self.denoiser.device
-        rows, t, noise, generator = self._draw("forget", "repair", draw)
-        kept, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
+        rows, clean, t, noise, generator = self._draw("forget", "repair", draw)
+        kept, kept_clean, kept_t, kept_noise, _ = self._draw("retain", "repair retain", draw)
         kept_words = self._kept_condition(kept, generator)
         arrived = torch.rand(len(rows), generator=generator).to(device) < settings.anchor_share
-        start = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], data["forget_latents"][rows])
+        start = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], clean)
         words, others = self._words(rows, generator), torch.zeros_like(rows)
         if settings.repair == "random-label":
             others = torch.randint(len(data["retain_condition"]), (len(rows),), generator=generator).to(device)
         return (
             Samples(rows, start, t, noise, words, others),
-            Samples(kept, data["retain_latents"][kept], kept_t, kept_noise, kept_words, kept),
+            Samples(kept, kept_clean, kept_t, kept_noise, kept_words, kept),
             generator,
         )
 
@@ -259,133 +253,30 @@ class ErasureTask:
         return torch.where((lots[1] < EMPTY_SHARE)[:, None, None], self.data["empty_condition"], conditions[rows])
 
     def _denoising(self, side: str, draw: int) -> Tensor:
-        rows, t, noise, generator = self._draw(side, side, draw)
+        rows, clean, t, noise, generator = self._draw(side, side, draw)
         words = self._words(rows, generator) if side == "forget" else self.data["retain_condition"][rows]
-        return self.denoiser.loss(self.data[f"{side}_latents"][rows], words, noise, t)
+        return self.denoiser.loss(clean, words, noise, t)
 
-    def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
-        """Rows, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone."""
+    def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
+        """Rows, x_0, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone.
+
+        Of pictures that were encoded, x_0 is a sample of the posterior.
+        """
         latents, device = self.data[f"{side}_latents"], self.denoiser.device
         purposes = ("forget", "retain", "repair", "repair retain", "relearn", "explain", "respond", "kept")
-        generator = torch.Generator().manual_seed((self.settings.seed * 8 + purposes.index(purpose)) * (1 << 24) + draw)
+        seed = (self.settings.seed * 8 + purposes.index(purpose)) * (1 << 24) + draw
+        generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(latents), (self.batch_size,), generator=generator)
         t = torch.randint(len(self.denoiser.alphas), (len(rows),), generator=generator)
         noise = torch.randn(len(rows), *latents.shape[1:], generator=generator)
-        return rows.to(device), t.to(device), noise.to(device), generator
+        rows = rows.to(device)
+        clean, deviation = latents[rows], self.data.get(f"{side}_deviation")
+        if deviation is not None:
+            other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed + (1 << 56)))
+            clean = clean + deviation[rows] * other.to(device)
+        return rows, clean, t.to(device), noise.to(device), generator
 
 
 def _squares(error: Tensor) -> Tensor:
     """Mean squares of samples: (B, c, h, w) -> (B,)."""
     return error.square().mean((1, 2, 3))
-
-
-# ---------------------------------------------------------------- gathering
-
-
-def gather(
-    denoiser: Denoiser,
-    settings: EraseSettings,
-    pairs: Sequence[tuple[str, str]],
-    keep: Sequence[str],
-    *,
-    team: Team = ALONE,
-    tick: Callable[[int], None],
-) -> dict[str, Tensor]:
-    """Everything the task needs, computed once.
-
-    Args:
-        pairs: (forget prompt, neutral twin), as many as `settings.forget_count`.
-        keep: retain prompts, as many as `settings.retain_count`.
-        team: who share the drawing.
-        tick: called with the number of pictures made or read.
-
-    Returns:
-        forget_latents and anchor_latents (N, c, h, w; the same start noise), forget_condition and anchor_condition (N, tokens, width), retain_latents
-        (M, c, h, w), retain_condition (M, tokens, width), empty_condition (tokens, width); float32 on the CPU. Forget
-        latents are never decoded.
-
-    Raises:
-        UserError: a user's picture cannot be read.
-    """
-    forget_prompts, anchors = [forget for forget, _ in pairs], [anchor for _, anchor in pairs]
-    data = {
-        "forget_latents": _latents(denoiser, settings, settings.forget_images, forget_prompts, 0, team, tick),
-        "anchor_latents": _latents(denoiser, settings, None, anchors, 0, team, tick),
-        "retain_latents": _latents(denoiser, settings, settings.retain_images, keep, 1, team, tick),
-        "forget_condition": _encode(denoiser, forget_prompts),
-        "anchor_condition": _encode(denoiser, anchors),
-        "retain_condition": _encode(denoiser, keep),
-        "empty_condition": _encode(denoiser, [""])[0],
-    }
-    return {name: tensor.cpu() for name, tensor in data.items()}
-
-
-def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
-    return torch.cat([denoiser.encode(prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
-
-
-def _latents(
-    denoiser: Denoiser, settings: EraseSettings, folder: str | None, prompts: Sequence[str], side: int, team: Team, tick
-) -> Tensor:
-    if folder:
-        return encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), settings.seed, tick)
-    seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
-    batch = 32 if denoiser.picture_size <= 64 else AT_ONCE[settings.memory]
-    return denoiser.generate(
-        prompts,
-        seeds,
-        steps=settings.sampling_steps,
-        guidance=settings.guidance,
-        batch_size=batch,
-        team=team,
-        tick=tick,
-    )
-
-
-def encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, seed: int, tick) -> Tensor:
-    """`count` latents from the files in turn, each pass under new posterior noise."""
-    latents = []
-    for row in range(count):
-        latents.append(
-            denoiser.latents(read_picture(files[row % len(files)], denoiser.picture_size), seed * 1_000_003 + row)
-        )
-        tick(1)
-    return torch.cat(latents)
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """Picture files of a directory, sorted.
-
-    Raises:
-        UserError: no such directory, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no directory of pictures")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
-    if not files:
-        raise UserError(f"{folder} holds no picture ({', '.join(PICTURES)})")
-    return files
-
-
-def read_picture(file: Path, size: int) -> Tensor:
-    """A picture, its centre square resized: (1, 3, size, size) float32 in [-1, 1].
-
-    Raises:
-        UserError: not a readable picture.
-    """
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{file} is no readable picture: {error}") from None
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def spread(items: Sequence, count: int, seed: int) -> list:
-    """`count` items in a seeded random order; every item is used before any is used again."""
-    rng = np.random.default_rng(seed)
-    order = [int(i) for _ in range(math.ceil(count / len(items))) for i in rng.permutation(len(items))]
-    return [items[i] for i in order[:count]]

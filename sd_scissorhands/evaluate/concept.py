@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..concepts import Concept, general_captions
+from ..diffusion.data import spread
 from ..diffusion.load import Opened
-from ..diffusion.task import spread
 from ..run import Processes, Progress, silent, write_json
 from ..settings import UserError
 from . import canvas

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..diffusion.task import list_pictures
+from ..diffusion.data import list_pictures
 from ..run import Processes, Progress, atomic, silent, write_json
 from ..settings import UserError
 from .clip import Clip

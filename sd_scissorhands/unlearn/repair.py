@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .project import Projection, Rule, project
+from .project import Memories, Projection, Rule, project
 from .relearner import Relearner
 from .selection import Selection
 from .task import Parameters, Task
@@ -98,12 +98,12 @@ class Repair:
         Raises:
             FloatingPointError: a loss is not finite; told within `SETTLE` steps, and before `callback` sees the end of an epoch.
         """
-        memories: list[list[Tensor]] = []
+        memories: Memories | None = None
         moved = {name: self.parameters[name] for name in self.trained}
         relearner = Relearner(moved, self.lr * PACE) if self.relearn_every else None
         while self.step < self.steps:
-            if self.rule is not None and (not memories or self.step % self.memory_every == 0):
-                memories = [self._memory(number) for number in range(self.memories)]
+            if self.rule is not None and (memories is None or self.step % self.memory_every == 0):
+                memories = Memories([self._memory(number) for number in range(self.memories)])
             ahead = None
             if relearner:
                 if self.step % self.memory_every == 0 or relearner.step == EPISODE:
@@ -126,7 +126,7 @@ class Repair:
             tensor.grad = None
         return memory
 
-    def _descend(self, memories: list[list[Tensor]], ahead: dict[str, Tensor] | None) -> None:
+    def _descend(self, memories: Memories | None, ahead: dict[str, Tensor] | None) -> None:
         terms = torch.zeros(2, device=next(iter(self.parameters.values())).device)
         count = self.parts * self.team.count
         with self._gathered():
@@ -138,7 +138,7 @@ class Repair:
                 terms += self._back_of(part, False if ahead else None)
         gradients = self._gradients()
         self.team.average([*gradients, terms])
-        done = project(gradients, memories, self.rule) if self.rule is not None else Projection(False, 0.0)
+        done = project(gradients, memories, self.rule) if memories and self.rule else Projection(False, 0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rate(self.step, self.steps)
         self.optimizer.step()
@@ -218,10 +218,11 @@ def state_of(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) ->
     tensors = {}
     for name, parameter in trained.items():
         tensors[f"weight/{name}"] = parameter.detach()
-        moments = optimizer.state[parameter]
-        tensors |= {
-            f"{kind}/{name}": value for kind, value in moments.items() if isinstance(value, Tensor) and kind != "step"
+        moments = {
+            kind: m for kind, m in optimizer.state[parameter].items() if kind != "step" and isinstance(m, Tensor)
         }
+        for kind, moment in moments.items():  # tables of 8-bit codes are one tensor for all, which no file can say
+            tensors[f"{kind}/{name}"] = moment.clone() if kind.startswith("qmap") else moment
     return tensors
 
 
@@ -230,10 +231,11 @@ def restore_into(
     trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], step: int
 ) -> None:
     """Put back what `state_of` gave after `step` steps."""
-    moments = {kind for kind, _, _ in (name.partition("/") for name in tensors)} - {"weight"}
+    moments = sorted({kind for kind, _, _ in (name.partition("/") for name in tensors)} - {"weight"})
     for name, parameter in trained.items():
         parameter.copy_(tensors[f"weight/{name}"])
-        optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in sorted(moments)}
+        own = {kind: tensors.get(f"{kind}/{name}") for kind in moments}  # 8-bit Adam has others for small tensors
+        optimizer.state[parameter] = {kind: m.to(parameter.device) for kind, m in own.items() if m is not None}
         if isinstance(optimizer, torch.optim.Adam):
             optimizer.state[parameter]["step"] = torch.tensor(float(step), device=parameter.device)
         elif not isinstance(optimizer, torch.optim.SGD):

@@ -1,0 +1,418 @@
+"""Several processes, batches in parts, memory modes, single weights: other ways to the same erasure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_unlearn import Regression
+from torch import nn
+
+from sd_scissorhands.delta import apply_delta
+from sd_scissorhands.diffusion.data import encode_pictures
+from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.diffusion.load import open_pipeline
+from sd_scissorhands.erase import erase, parts_of, prepare
+from sd_scissorhands.forecast import forecast
+from sd_scissorhands.recipes import MEMORY
+from sd_scissorhands.run import PeakMemory, Processes
+from sd_scissorhands.settings import EraseSettings, UserError
+from sd_scissorhands.unlearn.project import SCALE_FREE
+from sd_scissorhands.unlearn.repair import OPTIMISERS, Repair
+from sd_scissorhands.unlearn.selection import Selection
+from sd_scissorhands.unlearn.sensitivity import sensitivity
+from sd_scissorhands.unlearn.team import WHOLE, Part, gradients
+
+STAGES = ("data", "scores", "selection", "edited")
+
+
+def unet_of(folder):
+    return load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def farthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
+
+
+# ---------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize("total,count", [(8, 1), (8, 2), (7, 3), (2, 5)])
+def test_parts_share_out_a_batch_and_average_to_its_mean(total, count):
+    values = torch.randn(total, dtype=torch.float64)
+    parts = [Part(n, count) for n in range(count)]
+    assert sorted(torch.cat([part.of(values) for part in parts]).tolist()) == sorted(values.tolist())
+    means = torch.stack([part.mean(part.of(values), total) for part in parts])
+    torch.testing.assert_close(means.mean(), values.mean())
+    assert WHOLE.mean(values, total) == values.sum() / total
+
+
+def test_gradients_are_handed_on_draw_by_draw_and_none_is_left():
+    task, found = Regression(), []
+    gradients(task.forget, task.parameters, 3, lambda name, gradient: found.append((name, gradient.clone())))
+    for draw in range(3):
+        own = dict(found[draw * 4 : draw * 4 + 4])
+        wanted = torch.autograd.grad(task.forget(draw), list(task.parameters.values()))
+        assert all(torch.equal(own[name], g) for name, g in zip(task.parameters, wanted, strict=True))
+    assert all(p.grad is None for p in task.parameters.values())
+    gradients(task.forget, task.parameters, 0, lambda name, gradient: pytest.fail("no draw"))
+    task.forget(0).backward()
+    assert all(p.grad is not None for p in task.parameters.values())  # no hook stays
+
+
+class Pretender:
+    """A team of which every process is played in turn by the same one: `tell` hands on what the owner has."""
+
+    def __init__(self, count: int, index: int, board: dict):
+        self.count, self.index, self.board, self.told = count, index, board, 0
+
+    def average(self, tensors):
+        pytest.fail("scores are not averaged")
+
+    def tell(self, tensors, owner):
+        for tensor in tensors:
+            self.told += 1
+            if owner == self.index:
+                self.board[self.told] = tensor.clone()
+            elif self.told in self.board:
+                tensor.copy_(self.board[self.told])
+
+
+@pytest.mark.parametrize("count,draws", [(2, 4), (2, 5), (3, 4), (4, 2)])
+def test_a_teams_scores_have_the_bytes_of_ones_own(count, draws):
+    task = Regression()
+    alone, board = sensitivity(task.forget, task.parameters, draws), {}
+    for _ in range(2):  # first all write down what they own, then all read what the others own
+        team = [sensitivity(task.forget, task.parameters, draws, team=Pretender(count, n, board)) for n in range(count)]
+    for scores in team:
+        assert all(torch.equal(scores[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize("rule", [None, SCALE_FREE])
+def test_a_repair_in_parts_takes_the_same_steps(rule):
+    tasks = [Regression(dtype=torch.float64) for _ in range(3)]
+    for task, parts in zip(tasks, (1, 2, 5), strict=True):
+        Repair(task, task.parameters, 6, 1e-2, 0.3, rule, memory_every=3, parts=parts).run()
+    start = Regression(dtype=torch.float64).parameters
+    for name, wanted in tasks[0].parameters.items():
+        assert not torch.equal(wanted, start[name])
+        assert all(torch.allclose(wanted, task.parameters[name], atol=1e-10) for task in tasks[1:])
+
+
+def test_single_weights_are_trained_as_under_a_mask():
+    task, other = Regression(), Regression()
+    chosen = {"0.weight": torch.tensor([0, 7, 30]), "2.bias": torch.tensor([1])}
+    repair = Repair(task, task.parameters, 5, 1e-2, 0.3, None, only=Selection(chosen))
+    repair.run()
+    adam = torch.optim.Adam(other.module.parameters(), lr=1e-2)
+    for step in range(5):
+        adam.zero_grad()
+        forget, retain = other.repair(step)
+        (retain + 0.3 * forget).backward()
+        for name, p in other.parameters.items():
+            mask = torch.zeros(p.numel(), dtype=torch.bool)
+            mask[chosen.get(name, torch.tensor([], dtype=torch.int64))] = True
+            p.grad.view(-1)[~mask] = 0
+        for group in adam.param_groups:
+            group["lr"] = 1e-2 * min(1.0, 0.1 + 1.8 * (1 - step / 5))
+        adam.step()
+    start = Regression().parameters
+    for name, p in task.parameters.items():
+        torch.testing.assert_close(p, other.parameters[name], rtol=1e-5, atol=1e-7)
+        assert int((p != start[name]).sum()) == len(chosen.get(name, ()))
+        assert p.grad is None  # nothing as large as a layer is held
+    held = sum(t.numel() for t in repair.state().values())
+    assert held == 3 * 4  # a value and two moments a weight
+
+
+def test_eight_bit_moments_take_a_byte_and_resume():
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 128), torch.randn(64, 64)
+
+    class Wide:
+        module = nn.Linear(128, 64)
+
+        @property
+        def parameters(self):
+            return dict(self.module.named_parameters())
+
+        def repair(self, draw, part=WHOLE, ahead=None):
+            loss = (self.module(x) - y).square().mean()
+            return torch.zeros(()), loss
+
+    task = Wide()
+    start = {name: p.detach().clone() for name, p in task.parameters.items()}
+    ends, before = [], float(task.repair(0)[1].detach())
+    for cut in (None, 3):
+        with torch.no_grad():
+            for name, p in task.parameters.items():
+                p.copy_(start[name])
+        repair = Repair(task, task.parameters, cut or 6, 1e-2, 0.0, None, make=OPTIMISERS["adam-8bit"])
+        repair.steps = 6
+        if cut:
+            while repair.step < cut:
+                repair._descend(None, None)
+                repair.step += 1
+            repair._settle()
+            state, history = {n: t.clone() for n, t in repair.state().items()}, repair.history
+            assert state["state1/weight"].dtype == torch.uint8 and len({t.data_ptr() for t in state.values()}) == len(
+                state
+            )
+            repair = Repair(task, task.parameters, 6, 1e-2, 0.0, None, make=OPTIMISERS["adam-8bit"])
+            repair.restore(state, cut, history)
+        repair.run()
+        ends.append({name: p.detach().clone() for name, p in task.parameters.items()})
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in start)
+    assert float(task.repair(0)[1].detach()) < before
+
+
+# ---------------------------------------------------------------- processes
+
+
+def run_together(count: int, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    """`torchrun --nproc_per_node COUNT`, as `accelerate launch` does it, on the CPU."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+    env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, *launch, "-m", "sd_scissorhands", *words], capture_output=True, text=True, env=env
+    )
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> list[str]:
+    """The words of a short erasure with everything in it that processes share."""
+    config = tmp_path_factory.mktemp("asked") / "short.toml"
+    config.write_text(
+        "forget_count = 6\nretain_count = 40\nsampling_steps = 2\nscore_draws = 3\nsteps = 6\nmemory_every = 3\n"
+        'relearn_every = 2\nbatch_size = 5\ntop_k = 0.01\nconditions = "mixture"\n'
+    )
+    return ["erase", "--model", "tiny", "--concept", "heart", "--recipe", "scissorhands-anchored", "--config", str(config), "--json"]  # fmt: skip
+
+
+def test_two_processes_make_the_erasure_of_one_and_a_killed_one_is_continued(asked, tmp_path):
+    """Sampling, scores and selection to the byte, weights up to rounding."""
+    told = {}
+    for count in (1, 2):
+        done = run_together(count, *asked, "--output-dir", str(tmp_path / str(count)))
+        assert done.returncode == 0, done.stderr
+        told[count] = json.loads(done.stdout)  # one process alone speaks
+    for stage in STAGES:
+        one, two = ((tmp_path / n / f"{stage}.safetensors").read_bytes() for n in "12")
+        assert one == two, stage
+    start = load_file(open_pipeline("tiny").directory / "unet" / "diffusion_pytorch_model.safetensors")
+    one, two = unet_of(tmp_path / "1"), unet_of(tmp_path / "2")
+    assert farthest(one, two) < 1e-4 < 1e-3 < farthest(one, start)
+    assert told[2]["processes"] == 2 and told[1]["trimmed"] == told[2]["trimmed"]
+    assert (tmp_path / "2" / "report.html").exists() and not list(tmp_path.rglob(".*.partial"))
+    manifest = json.loads((tmp_path / "2" / "run.json").read_text())
+    for stage in ("repair", "model"):  # as if it had been killed after the edit
+        del manifest["stages"][stage]
+    (tmp_path / "2" / "run.json").write_text(json.dumps(manifest))
+    done = run_together(2, *asked, "--output-dir", str(tmp_path / "2"), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert farthest(two, unet_of(tmp_path / "2")) == 0
+
+
+def test_a_process_that_dies_ends_the_run_and_the_run_resumes(asked, tmp_path):
+    dying = tmp_path / "site"
+    dying.mkdir()
+    (dying / "sitecustomize.py").write_text(  # the second process ends within the third step
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import sd_scissorhands.unlearn.repair as repair\n"
+        "    whole = repair.Repair._back_of\n"
+        "    def short(self, *rest):\n"
+        "        return os._exit(9) if self.step == 3 else whole(self, *rest)\n"
+        "    repair.Repair._back_of = short\n"
+    )
+    words = [*asked, "--output-dir", str(tmp_path / "run")]
+    path = os.pathsep.join([str(dying), os.environ.get("PYTHONPATH", "")])
+    began = time.monotonic()
+    done = run_together(2, *words, PYTHONPATH=path)
+    assert done.returncode != 0 and time.monotonic() - began < 300
+    assert "another process of this run has ended" in done.stderr or "exitcode  : 9" in done.stderr
+    assert not done.stdout and not (tmp_path / "run" / "model").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["repair"]["step"] == 3
+    done = run_together(2, *words, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model" / "model_index.json").exists()
+
+
+def test_what_only_one_process_can_do_says_so(monkeypatch):
+    done = run_together(1, "forget", "--forget-class", "3", WORLD_SIZE="2")
+    assert done.returncode == 1 and "sdscissor forget runs in one process" in done.stderr
+
+
+def test_a_batch_smaller_than_the_team_is_refused(short):
+    with pytest.raises(UserError, match=r"--batch-size 4 is less than the 5 processes"):
+        prepare(short, Processes(0, 5))
+
+
+def test_a_lost_process_is_told_in_one_line(monkeypatch):
+    def gone(*tensors):
+        raise RuntimeError("Connection closed by peer [::1]:123\nmore")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", gone)
+    with pytest.raises(UserError, match=r"another process of this run has ended .*--resume"):
+        Processes(0, 2).average([torch.zeros(1)])
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_memory_modes_fill_in_what_is_left_open(short):
+    for memory, values in MEMORY.items():
+        settings = dataclasses.replace(short, memory=memory).resolved("sd")
+        assert all(getattr(settings, name) == value for name, value in values.items())
+    assert dataclasses.replace(short, memory="low", mixed_precision="no").resolved("sd").mixed_precision == "no"
+    assert EraseSettings().resolved("tiny").memory == "fast"
+    with pytest.raises(UserError, match="--memory 'tiny' is unknown"):
+        EraseSettings(memory="tiny")
+
+
+def test_parts_of_a_batch(short):
+    settings = dataclasses.replace(short, batch_size=7).resolved("tiny")
+    assert parts_of(settings, 2) == 1
+    assert [parts_of(dataclasses.replace(settings, micro_batch=2), n) for n in (1, 2, 4)] == [4, 2, 1]
+
+
+def test_checkpointing_and_parts_change_no_more_than_rounding(short, tmp_path):
+    settings = dataclasses.replace(short, relearn_every=2)
+    plain, frugal = tmp_path / "plain", tmp_path / "frugal"
+    erase(settings, plain)
+    erase(dataclasses.replace(settings, checkpointing=True, micro_batch=1), frugal)
+    start = unet_of_base()
+    assert farthest(unet_of(plain), unet_of(frugal)) < 1e-4 < farthest(unet_of(plain), start)
+    assert all((plain / f"{s}.safetensors").read_bytes() == (frugal / f"{s}.safetensors").read_bytes() for s in STAGES)
+
+
+def unet_of_base() -> dict[str, torch.Tensor]:
+    return load_file(open_pipeline("tiny").directory / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_relevance_sees_the_whole_graph_under_checkpointing(short, tmp_path):
+    settings = dataclasses.replace(short, recipe="lra-npp", steps=0)
+    for name, checkpointing in (("with", True), ("without", False)):
+        erase(dataclasses.replace(settings, checkpointing=checkpointing), tmp_path / name)
+    one, two = ((tmp_path / name / "scores.safetensors").read_bytes() for name in ("with", "without"))
+    assert one == two
+
+
+def test_low_memory_leaves_the_frozen_weights_as_they_were(short, tmp_path):
+    result = erase(dataclasses.replace(short, memory="low"), tmp_path / "run")
+    start, now = unet_of_base(), unet_of(tmp_path / "run")
+    scope = {name for name in start if ".attn" in name and ".norm" not in name}
+    assert all(torch.equal(now[name], tensor.float()) for name, tensor in start.items() if name not in scope)
+    assert sum(not torch.equal(now[name], start[name].float()) for name in scope) > 0.9 * len(scope)
+    assert all(tensor.dtype == torch.float32 for tensor in now.values())
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert (settings["mixed_precision"], settings["micro_batch"], settings["checkpointing"]) == ("bf16", 1, True)
+    assert result["scope_size"] == sum(start[name].numel() for name in scope)
+
+
+def test_a_thin_copy_halves_what_is_frozen_and_norms_stay(short):
+    prepared = prepare(dataclasses.replace(short, memory="low"))
+    denoiser = prepared.denoiser
+    teacher = denoiser.teacher(prepared.parameters, thin=True)
+    assert prepared.thin and all(tensor.dtype == torch.bfloat16 for tensor in teacher.values())
+    denoiser.thin(prepared.parameters)
+    for name, p in denoiser.module.named_parameters():
+        wanted = name not in prepared.parameters and name in denoiser.scope("full")
+        assert p.dtype == (torch.bfloat16 if wanted else torch.float32), name
+    words = denoiser.encode(["a red heart"] * 2)
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
+    with torch.no_grad():
+        assert denoiser.predict(noisy, t, words, teacher).isfinite().all()
+
+
+def test_the_forecast_of_memory_is_near_what_a_run_takes(asked, tmp_path):
+    words = [*asked, "--scope", "full", "--output-dir", str(tmp_path / "run")]
+    dry, done = run_together(1, *words, "--dry-run"), run_together(1, *words)
+    assert dry.returncode == done.returncode == 0, dry.stderr + done.stderr
+    expected = json.loads(dry.stdout)["peak_bytes"]
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert set(expected) == {"data", "scores", "selection", "repair"}
+    for stage, wanted in expected.items():
+        assert stages[stage]["peak_bytes"] == pytest.approx(wanted, rel=0.15), stage
+
+
+def test_less_memory_is_forecast_where_less_is_asked_for(short, foreign):
+    settings = dataclasses.replace(short, model=str(foreign), anchor="a triangle", scope="full", steps=4, batch_size=4)
+    found = {memory: forecast(dataclasses.replace(settings, memory=memory)) for memory in ("low", "fast")}
+    assert found["low"]["settings"]["micro_batch"] == 1
+    assert found["low"]["memory_bytes"] == max(found["low"]["peak_bytes"].values())
+
+
+def test_a_peak_within_a_peak_does_not_hide_it():
+    outer = PeakMemory()
+    block = torch.ones(200 << 20, dtype=torch.uint8)
+    del block
+    inner = PeakMemory()
+    second = torch.ones(80 << 20, dtype=torch.uint8)
+    small, large = inner.bytes(), outer.bytes()
+    assert large > 190 << 20 and 60 << 20 < small < 120 << 20 and len(second)
+
+
+# ---------------------------------------------------------------- single weights and their delta
+
+
+def test_a_delta_gives_back_the_model_whose_selection_was_trained(short, tmp_path):
+    result = erase(dataclasses.replace(short, train="selection"), tmp_path / "run")
+    told = apply_delta("tiny", tmp_path / "run" / "delta.safetensors", output_dir=tmp_path / "again")
+    assert told["weights_sha256"] == result["weights_sha256"] and told["weights"] <= result["trimmed"]
+    now = load_file(tmp_path / "again" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert farthest(now, unet_of(tmp_path / "run")) == 0 < farthest(now, unet_of_base())
+    assert result["delta_weights"] == told["weights"] and result["delta_bytes"] < 8 * told["weights"] + 2000
+    whole = erase(short, tmp_path / "whole")
+    assert "delta" not in whole and not (tmp_path / "whole" / "delta.safetensors").exists()
+
+
+def test_training_a_selection_that_is_empty_is_refused(short, tmp_path, monkeypatch):
+    monkeypatch.setattr("sd_scissorhands.stages.select", lambda *rest, **how: Selection({}))
+    with pytest.raises(UserError, match="--train selection has nothing to train"):
+        erase(dataclasses.replace(short, train="selection", edit="none"), tmp_path / "run")
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_pictures_are_encoded_once_and_drawn_from_their_posterior(short, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    for n in range(3):
+        pixels = np.random.default_rng(n).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+    denoiser, ticks = Denoiser(open_pipeline("tiny").pipeline), []
+    files = sorted(tmp_path.glob("*.png"))
+    mean, deviation = encode_pictures(denoiser, files, 7, ticks.append)
+    assert mean.shape == deviation.shape == (7, 4, 8, 8) and (deviation > 0).all() and sum(ticks) == 7
+    assert torch.equal(mean[0], mean[3]) and torch.equal(mean[0], mean[6]) and not torch.equal(mean[0], mean[1])
+    picture = torch.from_numpy(np.asarray(Image.open(files[1]))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        posterior = denoiser.pipeline.vae.encode(picture).latent_dist
+    torch.testing.assert_close(mean[1:2], posterior.mean * denoiser.pipeline.vae.config.scaling_factor)
+    torch.testing.assert_close(deviation[1:2], posterior.std * denoiser.pipeline.vae.config.scaling_factor)
+
+    from sd_scissorhands.diffusion.task import ErasureTask
+
+    words = denoiser.encode(["a red heart"] * 7)
+    data = {"forget_latents": mean, "forget_deviation": 100 * torch.ones_like(mean), "forget_condition": words}
+    settings = dataclasses.replace(short, batch_size=64).resolved("tiny")
+    task = ErasureTask(denoiser, data, settings)
+    rows, clean, _, noise, _ = task._draw("forget", "forget", 5)
+    drawn = (clean - mean[rows]) / 100
+    assert drawn.std() == pytest.approx(1, abs=0.05) and abs(float((drawn * noise).mean())) < 0.05
+    assert torch.equal(clean, task._draw("forget", "forget", 5)[1])
+    del data["forget_deviation"]
+    plain = ErasureTask(denoiser, data, settings)._draw("forget", "forget", 5)
+    assert torch.equal(plain[0], rows) and torch.equal(plain[3], noise) and torch.equal(plain[1], mean[rows])
