@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint tiny experiments bench clean
+.PHONY: demo test lint tiny experiments bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/sdscissor demo --output-dir runs/demo
@@ -21,9 +21,15 @@ experiments: .venv/ready
 	$(BIN)/python benchmarks/experiments.py
 	$(BIN)/python benchmarks/robust.py
 
-# The table of docs/benchmarks.md.
+# The tables of docs/benchmarks.md: half an hour and more on two cores, 20 GiB of memory.
 bench: .venv/ready
 	$(BIN)/python benchmarks/proof.py
+	$(BIN)/python benchmarks/scale.py selection projection growth
+	$(BIN)/python benchmarks/steps.py
+
+# Its table of a GPU: at most eight minutes; says so where there is none.
+bench-gpu: .venv/ready
+	$(BIN)/python benchmarks/gpu.py
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -267,7 +267,7 @@ def attack_cells(rows: list[dict]) -> list[str]:
 
 def table_full_size() -> str:
     """Table 3: the real SD 1.4 UNet configuration with random weights, in a process of its own for its peak memory."""
-    command = [sys.executable, str(Path(__file__).parent / "full_size.py")]
+    command = [sys.executable, str(Path(__file__).parent / "sd14.py")]
     told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     lines = [[s["stage"], f"{s['seconds']:.1f}", f"{s['peak_gib']:.1f}"] for s in told["stages"]]
     sizes = f"{told['weights']:,} weights, {told['scope_size']:,} in scope, {told['trimmed']:,} trimmed"

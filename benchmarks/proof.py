@@ -1,59 +1,24 @@
-"""Speed of the evaluation: `python benchmarks/proof.py` writes its tables to docs/benchmarks.md.
+"""Speed of the evaluation: `python benchmarks/proof.py` writes its table to docs/benchmarks.md and docs/benchmarks.json.
 
-Each row interleaves ours with a plainly written baseline in one process, A B A B, with a speed probe (a fixed matrix
-product) beside every round; medians with the least and the most.
+Each row interleaves ours with a plainly written baseline in one process, see rows.py.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
 import torch
-from experiments import machine, markdown, publish
+from experiments import machine
+from rows import Row, interleave, record, row, spread, tabulate
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 ROUNDS, PICTURES, DRAWN = 5, 48, 32
-
-
-def probe() -> float:
-    """Milliseconds of a fixed piece of work."""
-    a, began = np.ones((600, 600), np.float32), time.perf_counter()
-    for _ in range(10):
-        a @ a
-    return 1000 * (time.perf_counter() - began)
-
-
-def interleave(ways: dict[str, Callable[[], int]]) -> tuple[dict[str, list[float]], list[float]]:
-    """Pictures a second of every way in every round, and the probes."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    probes = []
-    for _ in range(ROUNDS):
-        probes.append(probe())
-        for name, way in ways.items():
-            began = time.perf_counter()
-            count = way()
-            rates[name].append(count / (time.perf_counter() - began))
-    return rates, probes
-
-
-def row(what: str, ways: dict[str, Callable[[], int]]) -> list[str]:
-    """A line of the table: baseline, ours, ratio, probes."""
-    rates, probes = interleave(ways)
-    (_, theirs), (_, ours) = rates.items()
-
-    def spread(values: list[float]) -> str:
-        return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    return [what, spread(theirs), spread(ours), f"{ratio:.1f}", spread(probes)]
+NUDENET, SAMPLING = "NudeNet, 512 x 512 pictures", "sampling, embedded model, 20 steps"
+COUNTS = {NUDENET: PICTURES, SAMPLING: DRAWN}  # pictures in a turn
 
 
 def detection() -> dict[str, Callable[[], int]]:
@@ -106,19 +71,29 @@ def sampling() -> dict[str, Callable[[], int]]:
     return {"plain": plain, "ours": ours}
 
 
+def measured(name: str, ways: dict[str, Callable[[], int]]) -> Row:
+    """The row of one of the two."""
+    turns, probes = interleave(ways, ROUNDS)
+    return row(name, turns["ours"], turns["plain"], probes, table="proof", machine=machine(), memory=False)
+
+
+def line(one: Row) -> list[str]:
+    """Pictures a second: baseline, ours; ratio, probes."""
+
+    def rate(side: str) -> str:
+        return spread([COUNTS[one["name"]] / seconds for seconds in one["rounds"][side]])
+
+    return [one["name"], rate("baseline"), rate("ours"), f"{one['ratio']:.1f}", spread(one["rounds"]["probe_ms"])]
+
+
 def main() -> None:
     """Measure and write the table."""
     from sd_scissorhands.show import still_libraries
 
     still_libraries()
-    lines = [
-        row("NudeNet, 512 x 512 pictures", detection()),
-        row("sampling, embedded model, 20 steps", sampling()),
-    ]
-    table = markdown("what; plain loop, pictures/s; ours, pictures/s; ratio; speed probe, ms", lines)
-    told = f"{table}\n\nMedians (least to most) of {ROUNDS} interleaved rounds. {machine()}"
-    publish("proof", told, DOCUMENT)
-    print(table)
+    record([measured(NUDENET, detection()), measured(SAMPLING, sampling())])
+    header = "what; plain loop, pictures/s; ours, pictures/s; ratio; speed probe, ms"
+    print(tabulate("proof", header, line))
 
 
 if __name__ == "__main__":

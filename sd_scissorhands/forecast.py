@@ -73,7 +73,8 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     latents = denoiser.module.config.in_channels * denoiser.module.config.sample_size**2
     words = denoiser.encode([""]).numel()
     cached = 4 * (latents + words) * (2 * len(prepared.pairs) + s.retain_count)
-    peaks = {"data": probe.resident + cached + 2 * at_once(denoiser, s.memory) * probe.forward}
+    together = min(at_once(denoiser, s.memory), max(len(prepared.pairs), s.retain_count))
+    peaks = {"data": probe.resident + cached + 2 * together * probe.forward}
     thin = prepared.thin
     kept = probe.resident + cached + scope // (2 if thin else 1)  # and the teacher
     if thin:

@@ -120,13 +120,13 @@ def _select(
             ), {}
 
     def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        scores, _ = run.stage("scores", make_scores, device)
         by_layer = settings.threshold_scope == "layer"
         selection = select(scores, settings.top_k, granularity=settings.granularity, by_layer=by_layer)
         selection = selection.within(set(parameters))
         layers = {name: [selection.count(name), p.numel()] for name, p in parameters.items()}
         return selection.indices, {"trimmed": len(selection), "layers": layers}
 
+    scores = {} if run.done("selection") else run.stage("scores", make_scores, device)[0]
     indices, _ = run.stage("selection", make_selection, device)
     for name in set(scored) - set(parameters):
         scored[name].requires_grad_(False)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
-from scipy.optimize import nnls
+from test_selection import oracle_multipliers
 from torch import nn
 
 from sd_scissorhands.unlearn.edits.reinitialise import reinitialise
 from sd_scissorhands.unlearn.methods import Options, score
-from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Rule, dot, multipliers, project
+from sd_scissorhands.unlearn.project import SCALE_FREE
 from sd_scissorhands.unlearn.repair import Repair
-from sd_scissorhands.unlearn.selection import Selection, count_for, select_top
+from sd_scissorhands.unlearn.selection import Selection, select_top
 from sd_scissorhands.unlearn.sensitivity import contrast, sensitivity
 from sd_scissorhands.unlearn.team import WHOLE, Part
 
@@ -98,66 +95,6 @@ def test_unknown_scorer():
         score(Regression(), {}, "psychic", Options())
 
 
-# ---------------------------------------------------------------- selection
-
-
-def plain_top(scores: dict[str, torch.Tensor], k: float) -> dict[str, list[int]]:
-    """Sort everything: highest score first, ties in the order of dictionary and index."""
-    flat = [
-        (-float(v), n, i) for n, (name, s) in enumerate(scores.items()) for i, v in enumerate(s.reshape(-1).tolist())
-    ]
-    names, chosen = list(scores), {}
-    for _, n, i in sorted(flat)[: count_for(k, len(flat))]:
-        chosen.setdefault(names[n], []).append(i)
-    return {name: sorted(rows) for name, rows in chosen.items()}
-
-
-@pytest.mark.parametrize("seed,k", itertools.product(range(6), (0.001, 0.03, 0.29, 0.5, 0.97)))
-def test_selection_equals_sorting(seed, k):
-    g = torch.Generator().manual_seed(seed)
-    scores = {
-        name: torch.randn(shape, generator=g) for name, shape in {"a": (40, 7), "b": (3,), "c": (5, 4, 3, 3)}.items()
-    }
-    if seed % 2:
-        scores = {name: (s * 3).round() / 3 for name, s in scores.items()}  # many ties, zeros of both signs
-    found = select_top(scores, k)
-    assert {name: rows.tolist() for name, rows in found.indices.items()} == plain_top(scores, k)
-
-
-def test_selection_is_exact_where_every_score_ties_and_over_chunks(monkeypatch):
-    monkeypatch.setattr("sd_scissorhands.unlearn.selection.CHUNK", 64)
-    found = select_top({"a": torch.zeros(1000), "b": torch.zeros(1000)}, 0.6)
-    assert (
-        len(found) == 1200 and torch.equal(found.indices["a"], torch.arange(1000)) and found.indices["b"].max() == 199
-    )
-
-
-def test_selection_of_extreme_values():
-    values = torch.tensor([0.0, -0.0, 1e-45, 3.4e38, float("inf"), -1.0, 1e-38, -float("inf")])
-    assert select_top({"a": values}, 3 / 8).indices["a"].tolist() == [3, 4, 6]
-
-
-@pytest.mark.parametrize("k", [0, 1, -0.1, 1.5])
-def test_selection_refuses_other_shares(k):
-    with pytest.raises(ValueError, match="k must lie"):
-        select_top({"a": torch.rand(5)}, k)
-
-
-def test_selection_refuses_nan():
-    with pytest.raises(FloatingPointError, match="b is NaN"):
-        select_top({"a": torch.rand(5), "b": torch.tensor([float("nan")])}, 0.5)
-
-
-def test_counting_is_not_off_by_rounding():
-    assert [count_for(k, n) for k, n in ((0.29, 100), (0.7, 10), (0.001, 10), (0.5, 3))] == [29, 7, 1, 1]
-
-
-def test_mask_and_within():
-    selection = Selection({"a": torch.tensor([1, 5]), "b": torch.tensor([0])})
-    assert selection.mask("a", torch.zeros(2, 3)).tolist() == [[False, True, False], [False, False, True]]
-    assert len(selection.within({"b"})) == 1 and not selection.mask("c", torch.zeros(2)).any()
-
-
 # ---------------------------------------------------------------- edit
 
 
@@ -190,74 +127,6 @@ def test_layer_init_has_the_layers_scale():
     everything = Selection({"w": torch.arange(40_000)})
     reinitialise({"w": weight}, everything, "layer", 0)
     assert abs(float(weight.detach().std()) / 0.037 - 1) < 0.02
-
-
-# ---------------------------------------------------------------- projection
-
-
-def oracle_multipliers(m: np.ndarray, g: np.ndarray, margin: float, eps: float) -> np.ndarray:
-    """min over u >= 0 of |L'u + L^-1 b| with K = LL', b = Mg + margin K 1; v = u + margin."""
-    k = m @ m.T + eps * np.eye(len(m))
-    lower = np.linalg.cholesky(k)
-    u, _ = nnls(lower.T, -np.linalg.solve(lower, m @ g + margin * k.sum(1)))
-    return u + margin
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_closed_form_equals_nnls(size):
-    rng = np.random.default_rng(size)
-    rule = Rule(margin=0.5, eps=1e-3, scale_free=False)
-    for _ in range(250):
-        m, g = rng.standard_normal((size, 12)), rng.standard_normal(12)
-        if size > 2:
-            m[2] = m[0] + 0.1 * rng.standard_normal(12)  # nearly the same direction twice
-        found = multipliers(torch.tensor(m @ m.T), torch.tensor(m @ g), float(np.linalg.norm(g)), rule)
-        np.testing.assert_allclose(found.numpy(), oracle_multipliers(m, g, 0.5, 1e-3), rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_projected_gradient_is_the_nearest_feasible_one(size):
-    rng = np.random.default_rng(10 + size)
-    for _ in range(100):
-        m, g = rng.standard_normal((size, 9)), rng.standard_normal(9)
-        moved = [torch.tensor(g[:4]), torch.tensor(g[4:])]
-        done = project(moved, [[torch.tensor(f[:4]), torch.tensor(f[4:])] for f in m], SCALE_FREE)
-        after = torch.cat(moved).numpy()
-        assert done.conflict == bool((m @ g < 0).any())
-        assert (m @ after >= -1e-9).all()
-        expected = g + m.T @ oracle_multipliers(m, g, 0.0, 1e-12) if done.conflict else g
-        np.testing.assert_allclose(after, expected, atol=1e-6)
-
-
-def test_without_conflict_the_gradient_is_bit_identical():
-    g, f = [torch.randn(50)], [torch.randn(50)]
-    if dot(g, f) < 0:
-        f = [-f[0]]
-    before = g[0].clone()
-    assert not project(g, [f], PAPER).conflict and torch.equal(g[0], before)
-
-
-def test_one_memory_has_the_papers_closed_form():
-    g, f = torch.tensor([-1.0, 0.2], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
-    moved = [g.clone()]
-    project(moved, [[f]], PAPER)
-    assert torch.allclose(moved[0], g + max(0.5, 1.0 / (1 + 1e-3)) * f)
-
-
-def test_scale_free_rule_does_not_depend_on_scale():
-    g, f = torch.randn(30, dtype=torch.float64), torch.randn(30, dtype=torch.float64)
-    f = f if float(g @ f) < 0 else -f
-    for scale in (1e-6, 1.0, 1e6):
-        moved = [g.clone()]
-        project(moved, [[f * scale]], SCALE_FREE)
-        torch.testing.assert_close(moved[0], g - (g @ f) / (f @ f) * f)
-
-
-def test_a_zero_memory_or_a_doubled_one_does_no_harm():
-    g = [torch.tensor([-1.0, 1.0])]
-    assert not project(g, [[torch.zeros(2)]], SCALE_FREE).conflict
-    project(g, [[torch.tensor([1.0, 0.0])]] * 3, SCALE_FREE)
-    assert torch.allclose(g[0], torch.tensor([0.0, 1.0]), atol=1e-6)
 
 
 # ---------------------------------------------------------------- repair
@@ -308,11 +177,15 @@ def test_resumed_repair_equals_an_uninterrupted_one():
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), fresh.module.parameters(), strict=True))
 
 
-def test_a_loss_that_overflows_stops_the_repair():
-    task = Regression()
-    task.repair = lambda draw, part, ahead: (torch.tensor(float("nan"), requires_grad=True), torch.tensor(0.0))
-    with pytest.raises(FloatingPointError, match="step 0"):
-        Repair(task, task.parameters, 2, 1e-3, 1.0, None).run()
+@pytest.mark.parametrize("rule", [None, SCALE_FREE])
+def test_a_loss_that_overflows_stops_the_repair(rule):
+    task, whole, seen = Regression(), Regression.repair, []
+    task.repair = lambda draw, part, ahead: [
+        (float("nan") if draw == 3 else 1) * t for t in whole(task, draw, part, ahead)
+    ]
+    with pytest.raises(FloatingPointError, match="step 3"):
+        Repair(task, task.parameters, 9, 1e-3, 1.0, rule, memory_every=5).run(lambda repair: seen.append(repair.step))
+    assert max(seen) < 5  # no epoch ends, so no checkpoint is written
 
 
 def test_trimming_hurts_what_is_forgotten_more_than_what_is_kept():

@@ -96,7 +96,7 @@ class Repair:
         """Do the remaining steps; `callback(self)` after each.
 
         Raises:
-            FloatingPointError: a loss is not finite; told within `SETTLE` steps, and before `callback` sees the end of an epoch.
+            FloatingPointError: a loss is not finite; told within `SETTLE` steps, and before the end of an epoch is.
         """
         memories: Memories | None = None
         moved = {name: self.parameters[name] for name in self.trained}
@@ -122,6 +122,7 @@ class Repair:
         with self._gathered():
             self._back(-self.task.forget(MEMORY_DRAWS + epoch * self.memories + number))
         memory = self._gradients()
+        self.team.average(memory)
         for tensor in self.trained.values():
             tensor.grad = None
         return memory
@@ -138,7 +139,10 @@ class Repair:
                 terms += self._back_of(part, False if ahead else None)
         gradients = self._gradients()
         self.team.average([*gradients, terms])
-        done = project(gradients, memories, self.rule) if memories and self.rule else Projection(False, 0.0)
+        done = Projection(False, 0.0)
+        if memories and self.rule:  # which reads numbers anyway, and cannot take others
+            self._check(self.step, terms.tolist())
+            done = project(gradients, memories, self.rule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rate(self.step, self.steps)
         self.optimizer.step()
@@ -187,10 +191,7 @@ class Repair:
         first = self.step - len(self._unsettled)
         told = torch.stack([terms for terms, _ in self._unsettled]).tolist()
         for step, ((forget, retain), (_, done)) in enumerate(zip(told, self._unsettled, strict=True), first):
-            if not math.isfinite(forget + retain):
-                raise FloatingPointError(
-                    f"the repair loss is not finite at step {step}: lower --lr or use --mixed-precision no"
-                )
+            self._check(step, [forget, retain])
             self.history.append(
                 {
                     "step": step,
@@ -201,6 +202,13 @@ class Repair:
                 }
             )
         self._unsettled = []
+
+    @staticmethod
+    def _check(step: int, terms: list[float]) -> None:
+        if not math.isfinite(sum(terms)):
+            raise FloatingPointError(
+                f"the repair loss is not finite at step {step}: lower --lr or use --mixed-precision no"
+            )
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a continued repair needs, see `state_of`."""

@@ -1,0 +1,248 @@
+"""Selection and projection at the size of Stable Diffusion 1's UNet: `python benchmarks/scale.py selection|projection|growth`.
+
+Each writes its table to docs/benchmarks.md and its rows to docs/benchmarks.json. The tensors have the real UNet's shapes, or
+those of the same UNet with a half, a quarter or an eighth of its channels, and random values. At full size `selection` needs
+17 GiB of memory, nearly all of it for the plain code, `projection` 16 GiB and `growth` 9 GiB; `--divisor 2` and a `--document`
+of one's own are for trying.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+import numpy as np
+import rows
+import torch
+from rows import Row, Turn, interleave
+from scipy.optimize import minimize, nnls
+from sd14 import narrowed
+from torch import Tensor
+
+from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Gradient, Memories, Rule, project
+from sd_scissorhands.unlearn.selection import select_top
+
+ROUNDS = 3
+SHARES = (0.001, 0.005)
+HALVED = 2  # projection: the UNet of half the width, 215 million weights
+WIDTHS = (8, 4, 2, 1)  # growth: divisors of the width
+
+
+def shapes(divisor: int) -> list[torch.Size]:
+    """The UNet's 686 shapes with its widths divided."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**narrowed(divisor))
+    return [parameter.shape for parameter in unet.parameters()]
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Weights in some tensors."""
+    return sum(t.numel() for t in tensors)
+
+
+def keep(where: Path, name: str, ours: Sequence[Turn], plain: Sequence[Turn] | None, probes: list[float], weights: int):
+    """Record a row; its name begins with its table's."""
+    table = name.partition(":")[0]
+    rows.record([rows.row(name, ours, plain, probes, table=table, machine=rows.machine(), weights=weights)], where)
+
+
+# ---------------------------------------------------------------- selection
+
+
+def random_scores(divisor: int) -> dict[str, Tensor]:
+    """|weight * gradient| of normal weights and gradients: float32."""
+    generator, scores = torch.Generator().manual_seed(0), {}
+    for number, shape in enumerate(shapes(divisor)):
+        weight, gradient = (torch.randn(shape, generator=generator) for _ in range(2))
+        scores[f"tensor {number}"] = weight.mul_(gradient).abs_()
+    return scores
+
+
+def plain_selection(scores: dict[str, Tensor], k: float) -> dict[str, Tensor]:
+    """The usual code: one vector of all scores, its (1-k) quantile, and a mask of every tensor."""
+    everything = torch.cat([s.flatten() for s in scores.values()])
+    threshold = everything.kthvalue(math.floor((1 - k) * len(everything))).values
+    return {name: s > threshold for name, s in scores.items()}
+
+
+def selection(divisor: int, where: Path) -> str:
+    """Ours against the plain code, at two shares."""
+    scores = random_scores(divisor)
+    for share in SHARES:
+        ways = {"plain": lambda k=share: plain_selection(scores, k), "ours": lambda k=share: select_top(scores, k)}
+        turns, probes = interleave(ways, ROUNDS)
+        keep(where, f"selection: k = {share:.1%}", turns["ours"], turns["plain"], probes, size(scores.values()))
+    return rows.tabulate("selection", rows.COMPARED, rows.compared, document=where)
+
+
+# ---------------------------------------------------------------- projection
+
+
+class Problem:
+    """A gradient and m memories in conflict with it: memory i is spread times noise less a fifth of the gradient."""
+
+    def __init__(self, shapes: Sequence[torch.Size], m: int, spread: float = 0.3):
+        generator = torch.Generator().manual_seed(m)
+        scale = sum(shape.numel() for shape in shapes) ** -0.5  # so that a random gradient has length 1
+
+        def noise() -> list[Tensor]:
+            return [torch.randn(shape, generator=generator).mul_(scale) for shape in shapes]
+
+        self.gradient = noise()
+        self.memories = [noise() for _ in range(m)]
+        for memory in self.memories:
+            for f, g in zip(memory, self.gradient, strict=True):
+                f.mul_(spread).sub_(g, alpha=0.2)
+        self.start = [g.clone() for g in self.gradient]
+
+    def restart(self) -> None:
+        """Give the gradient its values from before any projection."""
+        for g, start in zip(self.gradient, self.start, strict=True):
+            g.copy_(start)
+
+
+def plain_projection(gradient: Gradient, memories: Sequence[Gradient], rule: Rule) -> None:
+    """The usual code: flat vectors in double precision, a general solver for the dual problem, and back into tensors."""
+
+    def flat(tensors: Gradient) -> np.ndarray:
+        return torch.cat([t.flatten() for t in tensors]).double().numpy()
+
+    g = flat(gradient)
+    m = np.empty((len(memories), len(g)))
+    for row_of_m, memory in zip(m, memories, strict=True):
+        row_of_m[:] = flat(memory)
+    k, b = m @ m.T + rule.eps * np.eye(len(m)), m @ g
+    if (b >= 0).all():
+        return
+    v = minimize(
+        lambda v: 0.5 * v @ k @ v + b @ v, np.full(len(m), rule.margin), jac=lambda v: k @ v + b,
+        bounds=[(rule.margin, None)] * len(m), method="SLSQP", options={"ftol": 1e-14},
+    ).x  # fmt: skip
+    moved = torch.from_numpy(g + v @ m).float()
+    for tensor, part in zip(gradient, moved.split([t.numel() for t in gradient]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def oracle(problem: Problem, rule: Rule) -> np.ndarray:
+    """The dual variables in float64: non-negative least squares on the Cholesky factor."""
+    vectors = [problem.start, *problem.memories]
+    products = np.zeros((len(vectors), len(vectors)))
+    for tensors in zip(*vectors, strict=True):
+        flat = torch.stack([t.flatten() for t in tensors]).double()
+        products += (flat @ flat.T).numpy()
+    k, b = products[1:, 1:], products[1:, 0]
+    scale = np.sqrt(k.diagonal()) if rule.scale_free else np.ones(len(b))
+    length = math.sqrt(products[0, 0]) if rule.scale_free else 1.0
+    k, b = k / np.outer(scale, scale) + rule.eps * np.eye(len(b)), b / scale / length
+    lower = np.linalg.cholesky(k)
+    u, _ = nnls(lower.T, -np.linalg.solve(lower, b + rule.margin * k.sum(1)))
+    return (u + rule.margin) * length / scale
+
+
+def relative_error(problem: Problem, rule: Rule) -> tuple[float, bool]:
+    """|ours - oracle| / |oracle| in float64, and whether a multiplier lies on its bound."""
+    v = oracle(problem, rule)
+    problem.restart()
+    project(problem.gradient, problem.memories, rule)
+    apart, length = 0.0, 0.0
+    for found, start, *memories in zip(problem.gradient, problem.start, *problem.memories, strict=True):
+        wanted = start.double()
+        for weight, memory in zip(v, memories, strict=True):
+            wanted += weight * memory.double()
+        apart += float((found - wanted).square().sum())
+        length += float(wanted.square().sum())
+    return math.sqrt(apart / length), bool((v <= rule.margin).any())
+
+
+def projection(divisor: int, where: Path) -> str:
+    """Ours against the plain code, with one memory and with four, and how far ours is from a float64 oracle."""
+    errors = []
+    for m in (1, 4):
+        problem = Problem(shapes(divisor * HALVED), m)
+        kept = Memories(problem.memories)
+        ways = {
+            "plain": lambda p=problem: plain_projection(p.gradient, p.memories, PAPER),
+            "ours": lambda p=problem: project(p.gradient, p.memories, PAPER),
+            "kept": lambda p=problem, kept=kept: project(p.gradient, kept, PAPER),
+        }
+        turns, probes = interleave(ways, ROUNDS, prepare=problem.restart)
+        memories = f"{m} {'memory' if m == 1 else 'memories'}"
+        for way, told in (("ours", memories), ("kept", f"{memories} with known products")):
+            keep(where, f"projection: {told}", turns[way], turns["plain"], probes, size(problem.gradient))
+        errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
+        for memory in problem.memories:  # three times as long: the multipliers fall to their bound
+            torch._foreach_mul_(memory, 3)
+        errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
+        del problem, kept, ways
+    told = "; ".join(
+        f"{max(e for e, bound in errors if bound == side):.0e} with {name}"
+        for side, name in ((False, "all multipliers inside"), (True, "some on their bound"))
+    )
+    told = f"Greatest relative error against float64, over both rules: {told}."
+    return rows.tabulate("projection", rows.COMPARED, rows.compared, told=told, document=where)
+
+
+# ---------------------------------------------------------------- growth
+
+
+def growth(divisor: int, where: Path) -> str:
+    """Time and memory of ours from a sixty-fourth of the UNet's weights to all of them."""
+    sizes = {f"1/{d * d}" if d > 1 else "all": shapes(d * divisor) for d in WIDTHS}
+    scores = {name: random_scores(d * divisor) for name, d in zip(sizes, WIDTHS, strict=True)}
+    ways = {name: lambda own=own: select_top(own, SHARES[0]) for name, own in scores.items()}
+    grow("selection", ways, sizes, where)
+    del scores, ways
+    memories = {name: [torch.randn(shape) for shape in some] for name, some in sizes.items()}
+    gradients = {name: [f.neg() for f in memory] for name, memory in memories.items()}
+
+    def restart() -> None:
+        for gradient, memory in zip(gradients.values(), memories.values(), strict=True):
+            for g, f in zip(gradient, memory, strict=True):
+                torch.neg(f, out=g)
+
+    ways = {name: lambda g=gradients[name], f=memories[name]: project(g, [f], PAPER) for name in sizes}
+    grow("projection, 1 memory", ways, sizes, where, prepare=restart)
+    header = "what, share of the UNet's weights; weights; s; ns a weight; extra MiB; speed probe, ms"
+    return rows.tabulate("growth", header, grown, document=where)
+
+
+def grow(what: str, ways: dict, sizes: dict[str, list[torch.Size]], where: Path, **how: Any) -> None:
+    """The rows of one of the two, over all sizes."""
+    turns, probes = interleave(ways, ROUNDS, **how)
+    for name, some in sizes.items():
+        keep(where, f"growth: {what}, {name}", turns[name], None, probes, sum(shape.numel() for shape in some))
+
+
+def grown(one: Row) -> list[str]:
+    """The cells of a row of the growth table."""
+    told = rows.compared(one | {"ratio": 0.0})
+    return [told[0], told[1], told[3], f"{1e9 * one['ours'] / one['weights']:.1f}", told[6], told[7]]
+
+
+TABLES = {"selection": selection, "projection": projection, "growth": growth}
+
+
+def main() -> None:
+    """Measure and write the tables named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="+", choices=TABLES)
+    parser.add_argument("--divisor", type=int, default=1, help="divide all widths: 2 leaves a quarter of the weights")
+    parser.add_argument(
+        "--document", type=Path, default=rows.DOCUMENT, help="with the tables' marks; JSON goes beside it"
+    )
+    asked = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    for name in asked.tables:
+        print(TABLES[name](asked.divisor, asked.document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Stable Diffusion 1.4's published configuration with random weights, whole or with its widths divided.
+
+Time and memory do not depend on the weights' values. `python benchmarks/sd14.py` takes it through score, selection, edit and two
+repair steps on the CPU, and prints each stage's time and the process's peak memory as one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor, nn
+
+from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.diffusion.task import ErasureTask
+from sd_scissorhands.run import PeakMemory
+from sd_scissorhands.settings import EraseSettings
+from sd_scissorhands.tiny import MODEL_DIR
+from sd_scissorhands.unlearn.edits.reinitialise import reinitialise
+from sd_scissorhands.unlearn.methods import Options, score
+from sd_scissorhands.unlearn.project import RULES
+from sd_scissorhands.unlearn.repair import Repair
+from sd_scissorhands.unlearn.selection import select_top
+
+SD14 = dict(
+    sample_size=64, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(320, 640, 1280, 1280),
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    cross_attention_dim=768, attention_head_dim=8, norm_num_groups=32,
+)  # fmt: skip
+VAE = dict(
+    block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=4, norm_num_groups=32, sample_size=512,
+)  # fmt: skip
+WORDS = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768)
+TOKENS, ROWS = 77, 4  # tokens of a prompt; cached samples of each kind
+SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+
+
+def narrowed(divisor: int) -> dict[str, Any]:
+    """The UNet's configuration with its widths divided by 1, 2, 4 or 8."""
+    widths = tuple(width // divisor for width in SD14["block_out_channels"])
+    other = {name: SD14[name] // divisor for name in ("cross_attention_dim", "norm_num_groups")}
+    return SD14 | other | {"block_out_channels": widths}
+
+
+def build_unet(divisor: int = 1, sample_size: int = 64) -> nn.Module:
+    """The UNet, frozen, with uniform weights."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**narrowed(divisor) | {"sample_size": sample_size})
+    unet.to_empty(device="cpu").requires_grad_(False).eval()
+    some = torch.empty(1 << 20).uniform_(-1, 1)  # drawn once and repeated, which takes a tenth of the time
+    for name, parameter in unet.named_parameters():
+        if parameter.dim() > 1:
+            bound = parameter[0].numel() ** -0.5
+            for part in parameter.data.view(-1).split(len(some)):
+                torch.mul(some[: len(part)], bound, out=part)
+        else:
+            parameter.fill_(float(name.endswith("weight")))  # norm layers'
+    return unet
+
+
+def build(divisor: int = 1, sample_size: int = 64, device: str = "cpu") -> Denoiser:
+    """The UNet in a bare pipeline."""
+    from diffusers import DDIMScheduler
+
+    unet = build_unet(divisor, sample_size).to(device)
+    return Denoiser(SimpleNamespace(unet=unet, scheduler=DDIMScheduler(**SCHEDULE)))
+
+
+def build_encoders(divisor: int = 1) -> tuple[nn.Module, nn.Module]:
+    """The VAE and CLIP's text encoder (ViT-L/14), frozen."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    widths = tuple(width // divisor for width in VAE["block_out_channels"])
+    vae = AutoencoderKL(**VAE | {"block_out_channels": widths, "norm_num_groups": 32 // divisor})
+    own = {name: WORDS[name] // divisor for name in ("hidden_size", "intermediate_size", "num_attention_heads")}
+    heads = {"num_attention_heads": max(1, own["num_attention_heads"])}
+    words = CLIPTextModel(CLIPTextConfig(**WORDS | own | heads))
+    return vae.requires_grad_(False).eval(), words.requires_grad_(False).eval()
+
+
+def save_pipeline(folder: Path, divisor: int = 1, sample_size: int = 64) -> None:
+    """A pipeline of this configuration as safetensors, with the embedded model's tokenizer made longer."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    vae, words = build_encoders(divisor)
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL_DIR / "tokenizer", model_max_length=TOKENS)
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=words, tokenizer=tokenizer, unet=build_unet(divisor, sample_size),
+        scheduler=DDIMScheduler(**SCHEDULE, steps_offset=1, set_alpha_to_one=False), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+
+
+def random_data(denoiser: Denoiser) -> dict[str, Tensor]:
+    """What `diffusion.data.gather` would have cached, random: ROWS of each kind."""
+    config = denoiser.module.config
+    shape, width = (ROWS, config.in_channels, config.sample_size, config.sample_size), config.cross_attention_dim
+    sides = ("forget", "anchor", "retain")
+    data = {f"{side}_latents": torch.randn(shape) for side in sides}
+    data |= {f"{side}_condition": torch.randn(ROWS, TOKENS, width) for side in sides}
+    return data | {"empty_condition": torch.randn(TOKENS, width)}
+
+
+def erasure(denoiser: Denoiser, **settings: Any) -> tuple[ErasureTask, dict[str, nn.Parameter], EraseSettings]:
+    """A task on random data, its trainable scope, and the settings: a recipe's, as Stable Diffusion's profile has them."""
+    resolved = EraseSettings(**{"scope": "attn", "threshold_scope": "scope", **settings}).resolved("sd")
+    parameters = denoiser.scope(resolved.scope)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    task = ErasureTask(denoiser, random_data(denoiser), resolved)
+    task.teacher = denoiser.teacher(parameters)
+    return task, parameters, resolved
+
+
+@contextmanager
+def stage(name: str, stages: list[dict[str, Any]]) -> Iterator[None]:
+    """Time a stage and note its peak memory."""
+    began, peak = time.monotonic(), PeakMemory()
+    yield
+    gib = (peak.total() or 0) / 2**30
+    stages.append({"stage": name, "seconds": round(time.monotonic() - began, 2), "peak_gib": round(gib, 2)})
+    print(stages[-1], file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the stages of the anchored recipe and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scope", default="attn")
+    parser.add_argument("--divisor", type=int, default=1, help="of the widths, for trying")
+    asked = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    stages: list[dict[str, Any]] = []
+    with stage("build", stages):
+        denoiser = build(asked.divisor)
+        task, parameters, settings = erasure(denoiser, recipe="scissorhands-anchored", scope=asked.scope, batch_size=1)
+    task.teacher = None
+    with stage("scores (1 forget and 1 retain draws)", stages):
+        scores = score(task, parameters, settings.scorer, Options(draws=1))
+    with stage("selection", stages):
+        selection = select_top(scores, settings.top_k)
+    del scores
+    with stage("teacher", stages):
+        task.teacher = denoiser.teacher(parameters)
+    with stage("edit", stages):
+        reinitialise(parameters, selection, settings.init, 0)
+    with stage("repair (2 steps, projected)", stages):
+        Repair(task, parameters, 2, settings.lr, settings.forget_weight, RULES[settings.projection]).run()
+    weights, scope = (sum(p.numel() for p in some) for some in (denoiser.module.parameters(), parameters.values()))
+    sizes = {"weights": weights, "scope_size": scope, "trimmed": len(selection)}
+    print(json.dumps({"scope": asked.scope, **sizes, "stages": stages}))
+
+
+if __name__ == "__main__":
+    main()

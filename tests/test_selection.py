@@ -1,0 +1,410 @@
+"""Selection and projection against slower, plainer re-implementations, in any layout and over several processes."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from scipy.optimize import nnls
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sd_scissorhands.run import Processes
+from sd_scissorhands.unlearn import project as projecting
+from sd_scissorhands.unlearn import selection as selecting
+from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Memories, Rule, dot, inner, multipliers, project
+from sd_scissorhands.unlearn.selection import Selection, count_for, select, select_top
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest memory that any operation within it makes, in bytes; views make none."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and isinstance(out, torch.Tensor) and not any(out is a for a in args):
+            self.bytes = max(self.bytes, out.untyped_storage().nbytes())
+        return out
+
+
+# ---------------------------------------------------------------- selection
+
+
+def plain_top(scores: dict[str, torch.Tensor], k: float) -> dict[str, list[int]]:
+    """Sort everything: highest score first, ties in the order of dictionary and index."""
+    flat = [
+        (-float(v), n, i) for n, (name, s) in enumerate(scores.items()) for i, v in enumerate(s.reshape(-1).tolist())
+    ]
+    names, chosen = list(scores), {}
+    for _, n, i in sorted(flat)[: count_for(k, len(flat))]:
+        chosen.setdefault(names[n], []).append(i)
+    return {name: sorted(rows) for name, rows in chosen.items()}
+
+
+@pytest.mark.parametrize("seed,k", itertools.product(range(6), (0.001, 0.03, 0.29, 0.5, 0.97)))
+def test_selection_equals_sorting(seed, k):
+    g = torch.Generator().manual_seed(seed)
+    scores = {
+        name: torch.randn(shape, generator=g) for name, shape in {"a": (40, 7), "b": (3,), "c": (5, 4, 3, 3)}.items()
+    }
+    if seed % 2:
+        scores = {name: (s * 3).round() / 3 for name, s in scores.items()}  # many ties, zeros of both signs
+    found = select_top(scores, k)
+    assert {name: rows.tolist() for name, rows in found.indices.items()} == plain_top(scores, k)
+
+
+def test_selection_is_exact_where_every_score_ties_and_over_chunks(monkeypatch):
+    monkeypatch.setattr("sd_scissorhands.unlearn.selection.CHUNK", 64)
+    found = select_top({"a": torch.zeros(1000), "b": torch.zeros(1000)}, 0.6)
+    assert (
+        len(found) == 1200 and torch.equal(found.indices["a"], torch.arange(1000)) and found.indices["b"].max() == 199
+    )
+
+
+def test_selection_of_extreme_values():
+    values = torch.tensor([0.0, -0.0, 1e-45, 3.4e38, float("inf"), -1.0, 1e-38, -float("inf")])
+    assert select_top({"a": values}, 3 / 8).indices["a"].tolist() == [3, 4, 6]
+
+
+@pytest.mark.parametrize("k", [0, 1, -0.1, 1.5])
+def test_selection_refuses_other_shares(k):
+    with pytest.raises(ValueError, match="k must lie"):
+        select_top({"a": torch.rand(5)}, k)
+
+
+def test_selection_refuses_nan():
+    with pytest.raises(FloatingPointError, match="b is NaN"):
+        select_top({"a": torch.rand(5), "b": torch.tensor([float("nan")])}, 0.5)
+
+
+def test_counting_is_not_off_by_rounding():
+    assert [count_for(k, n) for k, n in ((0.29, 100), (0.7, 10), (0.001, 10), (0.5, 3))] == [29, 7, 1, 1]
+
+
+def test_mask_and_within():
+    selection = Selection({"a": torch.tensor([1, 5]), "b": torch.tensor([0])})
+    assert selection.mask("a", torch.zeros(2, 3)).tolist() == [[False, True, False], [False, False, True]]
+    assert len(selection.within({"b"})) == 1 and not selection.mask("c", torch.zeros(2)).any()
+
+
+def fields(seed: int) -> dict[str, torch.Tensor]:
+    """Scores of several shapes, layouts and dtypes, with ties, zeros of both signs, infinities and all magnitudes."""
+    g = torch.Generator().manual_seed(seed)
+    wide = torch.randn(70, 9, generator=g) * 10.0 ** torch.randint(-38, 38, (70, 9), generator=g)
+    return {
+        "wide": wide,
+        "empty": torch.empty(0, 3),
+        "transposed": (torch.randn(9, 41, generator=g) * 4).round().t(),
+        "image": torch.randn(6, 5, 3, 3, generator=g).contiguous(memory_format=torch.channels_last),
+        "half": torch.randn(77, generator=g).bfloat16(),
+        "one": torch.tensor(0.5),
+        "signs": torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1e-45, -1e-45] * 11),
+    }
+
+
+def listed(selection: Selection) -> dict[str, list[int]]:
+    return {name: rows.tolist() for name, rows in selection.indices.items()}
+
+
+@pytest.mark.parametrize("seed,k", itertools.product(range(4), (0.002, 0.05, 0.4, 0.9)))
+def test_selection_of_any_layout_from_a_sample_over_pieces(seed, k, monkeypatch):
+    for name, value in {"CHUNK": 200, "ROW": 8, "PIECE": 24, "SAMPLE": 97}.items():
+        monkeypatch.setattr(selecting, name, value)
+    scores = fields(seed)
+    assert listed(select_top(scores, k)) == plain_top(scores, k)
+
+
+@pytest.mark.parametrize("first", [-(1 << 31), 0x3F800000, 0x7F000000])
+def test_a_wrong_guess_is_put_right(first, monkeypatch):
+    asked = []
+    histogram = selecting._histogram
+    monkeypatch.setattr(selecting, "_guess", lambda *_: selecting._Span(first, 0, 4096))
+    monkeypatch.setattr(selecting, "_histogram", lambda parts, span: asked.append(span) or histogram(parts, span))
+    scores = {"a": torch.randn(50, 20, generator=torch.Generator().manual_seed(2)) * 1e-3}
+    assert listed(select_top(scores, 0.03)) == plain_top(scores, 0.03)
+    assert [span.shift for span in asked] == [0, 20, 8, 0]  # the guess, everything, and within a bin of the one before
+
+
+def test_a_sample_finds_the_threshold_in_one_pass(monkeypatch):
+    asked = []
+    histogram = selecting._histogram
+    monkeypatch.setattr(selecting, "SAMPLE", 1 << 14)
+    monkeypatch.setattr(selecting, "_histogram", lambda parts, span: asked.append(span) or histogram(parts, span))
+    scores = {"a": 1 + torch.rand(1 << 18, generator=torch.Generator().manual_seed(0)) / 16}
+    assert len(select_top(scores, 0.01)) == 2621
+    assert len(asked) == 2 and asked[1].shift == 0
+
+
+def test_selection_takes_no_memory_of_the_scores_size(monkeypatch):
+    for name, value in {"CHUNK": 1 << 12, "PIECE": 1 << 10, "SAMPLE": 1 << 10}.items():
+        monkeypatch.setattr(selecting, name, value)
+    scores = {"a": torch.rand(1000, 300), "b": torch.rand(300, 500).t()}
+    with Largest() as largest:
+        select(scores, 0.01)
+    bins = 450_000 + 2  # as many as there are scores
+    assert largest.bytes <= 8 * bins
+    with Largest() as largest, monkeypatch.context() as m:
+        m.setattr(selecting, "_threshold", lambda *_: (selecting._keys(torch.tensor([0.99])).item(), 4000, 0))
+        select(scores, 0.01)
+    assert largest.bytes <= 8 * (1 << 12)  # but for the histogram: less than 1 % of the scores
+
+
+def test_selecting_never_takes_what_scores_nothing():
+    scores = {"a.weight": torch.tensor([[0.0, 2.0], [-1.0, 0.5]]).t(), "b.weight": torch.tensor([-1.0, 0.0, -0.0])}
+    assert listed(select(scores, 0.9)) == {"a.weight": [2, 3]}
+    assert listed(select(scores, 0.5, by_layer=True)) == {"a.weight": [2, 3]}
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 99])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_nan_is_found_wherever_it_lies(place, dtype, sign, monkeypatch):
+    monkeypatch.setattr(selecting, "CHUNK", 60)
+    values = torch.rand(100).to(dtype)
+    values[place] = torch.tensor(float("nan"), dtype=dtype).copysign(torch.tensor(float(sign), dtype=dtype))
+    with pytest.raises(FloatingPointError, match="a score of b is NaN"):
+        select_top({"a": torch.rand(500), "b": values}, 0.01)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("k", [0.002, 0.4])
+def test_selection_is_the_same_on_the_gpu(k):
+    scores = fields(0) | {"large": torch.rand(3_000_000)}
+    mixed = {name: s.cuda() if n % 2 else s for n, (name, s) in enumerate(scores.items())}
+    assert listed(select_top(mixed, k)) == listed(select_top(scores, k))
+    assert listed(select_top({name: s.cuda() for name, s in scores.items()}, k)) == listed(select_top(scores, k))
+
+
+# ---------------------------------------------------------------- several processes
+
+
+class Threads:
+    """A team of threads; only averages are asked of it."""
+
+    def __init__(self, index: int, barrier: threading.Barrier, board: list):
+        self.index, self.count, self.barrier, self.board = index, barrier.parties, barrier, board
+
+    def average(self, tensors):
+        self.board[self.index] = [t.clone() for t in tensors]
+        self.barrier.wait(20)
+        for tensor, *all_of_them in zip(tensors, *self.board, strict=True):
+            tensor.copy_(torch.stack(all_of_them).mean(0))
+        self.barrier.wait(20)
+
+    def tell(self, tensors, owner):
+        pytest.fail("nothing is told")
+
+
+def in_threads(shards: list[dict[str, torch.Tensor]], k: float) -> list:
+    """Every process's choice, or what it raised."""
+    barrier, board = threading.Barrier(len(shards)), [None] * len(shards)
+
+    def work(index: int):
+        try:
+            return listed(select_top(shards[index], k, team=Threads(index, barrier, board)))
+        except (FloatingPointError, ValueError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(shards)) as threads:
+        return list(threads.map(work, range(len(shards))))
+
+
+def shards_of(scores: dict[str, torch.Tensor], ends: tuple[int, ...]) -> list[dict[str, torch.Tensor]]:
+    """The tensors up to the first end, up to the second, and so on."""
+    items = list(scores.items())
+    return [dict(items[a:b]) for a, b in itertools.pairwise((0, *ends, len(items)))]
+
+
+@pytest.mark.parametrize("ends", [(3,), (0,), (2, 2, 5)])
+@pytest.mark.parametrize("k", [0.002, 0.1, 0.6])
+@pytest.mark.parametrize("ties", [False, True])
+def test_shards_together_are_one_selection(ends, k, ties, monkeypatch):
+    monkeypatch.setattr(selecting, "SAMPLE", 97)
+    scores = fields(7)
+    scores = {name: s.sign() for name, s in scores.items()} if ties else scores
+    parts = in_threads(shards_of(scores, ends), k)
+    assert {name: rows for part in parts for name, rows in part.items()} == listed(select_top(scores, k))
+    assert [set(part) - set(own) for part, own in zip(parts, shards_of(scores, ends), strict=True)] == [set()] * len(
+        parts
+    )
+
+
+def test_all_processes_stop_where_one_has_a_nan_or_none_has_scores():
+    told = in_threads([{"a": torch.rand(50)}, {"b": torch.tensor([1.0, float("nan")])}], 0.1)
+    assert told == ["a score of another process is NaN", "a score of b is NaN"]
+    assert all("of 0 scores" in text for text in in_threads([{}, {}], 0.1))
+
+
+def choose_in_process(rank: int, folder: str, shards: list[dict[str, torch.Tensor]]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shards))
+    team = Processes(rank, len(shards))
+    torch.save([select_top(shards[rank], k, team=team).indices for k in (0.01, 0.5)], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    scores = fields(3)
+    torch.multiprocessing.spawn(choose_in_process, (str(tmp_path), shards_of(scores, (3,))), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for one, other, k in zip(*parts, (0.01, 0.5), strict=True):
+        whole = select_top(scores, k).indices
+        assert list(one | other) == list(whole) and all(torch.equal((one | other)[name], whole[name]) for name in whole)
+
+
+# ---------------------------------------------------------------- projection
+
+
+def oracle_multipliers(m: np.ndarray, g: np.ndarray, margin: float, eps: float) -> np.ndarray:
+    """min over u >= 0 of |L'u + L^-1 b| with K = LL', b = Mg + margin K 1; v = u + margin."""
+    k = m @ m.T + eps * np.eye(len(m))
+    lower = np.linalg.cholesky(k)
+    u, _ = nnls(lower.T, -np.linalg.solve(lower, m @ g + margin * k.sum(1)))
+    return u + margin
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_closed_form_equals_nnls(size):
+    rng = np.random.default_rng(size)
+    rule = Rule(margin=0.5, eps=1e-3, scale_free=False)
+    for _ in range(250):
+        m, g = rng.standard_normal((size, 12)), rng.standard_normal(12)
+        if size > 2:
+            m[2] = m[0] + 0.1 * rng.standard_normal(12)  # nearly the same direction twice
+        found = multipliers(torch.tensor(m @ m.T), torch.tensor(m @ g), float(np.linalg.norm(g)), rule)
+        np.testing.assert_allclose(found.numpy(), oracle_multipliers(m, g, 0.5, 1e-3), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_projected_gradient_is_the_nearest_feasible_one(size):
+    rng = np.random.default_rng(10 + size)
+    for _ in range(100):
+        m, g = rng.standard_normal((size, 9)), rng.standard_normal(9)
+        moved = [torch.tensor(g[:4]), torch.tensor(g[4:])]
+        done = project(moved, [[torch.tensor(f[:4]), torch.tensor(f[4:])] for f in m], SCALE_FREE)
+        after = torch.cat(moved).numpy()
+        assert done.conflict == bool((m @ g < 0).any())
+        assert (m @ after >= -1e-9).all()
+        expected = g + m.T @ oracle_multipliers(m, g, 0.0, 1e-12) if done.conflict else g
+        np.testing.assert_allclose(after, expected, atol=1e-6)
+
+
+def test_without_conflict_the_gradient_is_bit_identical():
+    g, f = [torch.randn(50)], [torch.randn(50)]
+    if dot(g, f) < 0:
+        f = [-f[0]]
+    before = g[0].clone()
+    assert not project(g, [f], PAPER).conflict and torch.equal(g[0], before)
+
+
+def test_one_memory_has_the_papers_closed_form():
+    g, f = torch.tensor([-1.0, 0.2], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    moved = [g.clone()]
+    project(moved, [[f]], PAPER)
+    assert torch.allclose(moved[0], g + max(0.5, 1.0 / (1 + 1e-3)) * f)
+
+
+def test_scale_free_rule_does_not_depend_on_scale():
+    g, f = torch.randn(30, dtype=torch.float64), torch.randn(30, dtype=torch.float64)
+    f = f if float(g @ f) < 0 else -f
+    for scale in (1e-6, 1.0, 1e6):
+        moved = [g.clone()]
+        project(moved, [[f * scale]], SCALE_FREE)
+        torch.testing.assert_close(moved[0], g - (g @ f) / (f @ f) * f)
+
+
+def test_a_zero_memory_or_a_doubled_one_does_no_harm():
+    g = [torch.tensor([-1.0, 1.0])]
+    assert not project(g, [[torch.zeros(2)]], SCALE_FREE).conflict
+    project(g, [[torch.tensor([1.0, 0.0])]] * 3, SCALE_FREE)
+    assert torch.allclose(g[0], torch.tensor([0.0, 1.0]), atol=1e-6)
+
+
+LAYOUTS = {"empty": (0, 4), "scalar": (), "bias": (150,), "conv": (7, 5, 3, 3), "row": (1, 900), "matrix": (40, 30)}
+
+
+def laid_out(seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """A gradient whose convolution is channels last and whose matrix is transposed."""
+    g = torch.Generator().manual_seed(seed)
+    tensors = {name: torch.randn(shape, generator=g, dtype=dtype) * scale for name, shape in LAYOUTS.items()}
+    tensors["conv"] = tensors["conv"].contiguous(memory_format=torch.channels_last)
+    tensors["matrix"] = tensors["matrix"].t().contiguous().t()
+    tensors["row"] = torch.stack([tensors["row"]] * 2, 2)[..., 0]
+    return list(tensors.values())
+
+
+def flat(tensors: list[torch.Tensor]) -> np.ndarray:
+    return torch.cat([t.reshape(-1) for t in tensors]).double().numpy()
+
+
+@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("rule", [PAPER, SCALE_FREE])
+@pytest.mark.parametrize("bound", [False, True])
+def test_float32_gradients_of_any_layout_against_float64(m, rule, bound, monkeypatch):
+    monkeypatch.setattr(projecting, "PIECE", 64)
+    g, size = laid_out(0, 0.02), 10.0 if bound else 0.01
+    memories = [[size * (f - 30 * h) for f, h in zip(laid_out(1 + n, 0.5), g, strict=True)] for n in range(m)]
+    if bound and m > 1:  # satisfied as soon as the first is
+        memories[1] = [2 * f + size * h for f, h in zip(memories[0], g, strict=True)]
+    matrix, before = np.stack([flat(f) for f in memories]), flat(g)
+    scale = np.linalg.norm(matrix, axis=1) if rule.scale_free else np.ones(m)
+    length = np.linalg.norm(before) if rule.scale_free else 1.0
+    v = oracle_multipliers(matrix / scale[:, None], before / length, rule.margin, rule.eps)
+    assert bool((v <= rule.margin).any()) == (bound and (m > 1 or rule is PAPER))
+    expected = before + (v * length / scale) @ matrix
+    assert project(g, memories, rule).conflict
+    assert np.linalg.norm(flat(g) - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def test_inner_products_are_summed_in_double_precision():
+    ones = [torch.full((1 << 22,), 0.1), torch.full((3, 5), 0.1)]
+    exact = float(torch.tensor(0.1)) ** 2 * ((1 << 22) + 15)
+    assert abs(dot(ones, ones) / exact - 1) < 1e-11
+
+
+def test_inner_products_of_the_first_vectors_with_all():
+    vectors = [laid_out(n) for n in range(4)]
+    plain = np.stack([flat(v) for v in vectors])
+    for count in (1, 3, 4):
+        np.testing.assert_allclose(inner(vectors, count).numpy(), plain @ plain[:count].T, rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("rule", [PAPER, SCALE_FREE])
+def test_memories_kept_give_the_same_gradient_and_their_products_are_taken_once(rule, monkeypatch):
+    counts = []
+    monkeypatch.setattr(projecting, "inner", lambda vectors, count: counts.append(count) or inner(vectors, count))
+    memories = [laid_out(n + 1, 0.3) for n in range(3)]
+    kept = Memories(memories)
+    for seed in (11, 12, 13):
+        one, other = (
+            [h - 0.2 * sum(parts) for h, *parts in zip(laid_out(seed), *memories, strict=True)] for _ in range(2)
+        )
+        assert project(one, memories, rule) == project(other, kept, rule)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert counts == [4, 4, 4, 1, 4, 1]
+
+
+def test_projection_takes_no_memory_of_the_gradients_size(monkeypatch):
+    monkeypatch.setattr(projecting, "PIECE", 128)
+    g = [torch.randn(200, 300), torch.randn(300, 100).t()]
+    memories = [[torch.randn_like(t) - t for t in g] for _ in range(2)]
+    with Largest() as largest:
+        assert project(g, memories, SCALE_FREE).conflict
+    assert largest.bytes <= 3 * 128 * 8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_projection_is_the_same_on_the_gpu():
+    g, memories = laid_out(0), [[f - h for f, h in zip(laid_out(n + 1), laid_out(0), strict=True)] for n in range(3)]
+    moved = [t.cuda() for t in g]
+    project(moved, [[t.cuda() for t in memory] for memory in memories], SCALE_FREE)
+    project(g, memories, SCALE_FREE)
+    assert np.linalg.norm(flat([t.cpu() for t in moved]) - flat(g)) <= 1e-6 * np.linalg.norm(flat(g))
