@@ -53,8 +53,8 @@ class Denoiser:
         Args:
             thin: keep them in bf16, which is what autocast would make of them.
         """
-        copies = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        return {name: copy.bfloat16() for name, copy in copies.items()} if thin else copies
+        kind = torch.bfloat16 if thin else None
+        return {name: parameter.detach().to(dtype=kind, copy=True) for name, parameter in parameters.items()}
 
     @torch.no_grad()
     def thin(self, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -292,7 +292,7 @@ def _chunks(values: Tensor) -> Iterator[tuple[int, Tensor]]:
 def _keys(values: Tensor) -> Tensor:
     """Integers ordered as the floats are: int32 bit patterns, with those of negative numbers turned round."""
     bits = (values.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))
 
 
 def _score(key: int) -> float:
