@@ -41,7 +41,7 @@ def erase(
     projection: Annotated[str | None, mend("scale-free, paper or none.", BY_RECIPE)] = None,
     train: Annotated[str | None, mend("Weights that the repair may change: scope or selection.", BY_RECIPE)] = None,
     relearn_every: Annotated[int | None, mend("Steps between looks ahead at what fine-tuning would bring back; 0 for none.", BY_RECIPE)] = None,
-    memory: Annotated[str | None, how("low (SD 1 in 8 GB), balanced (16 GB) or fast.", "balanced on CUDA, else fast")] = None,
+    memory: Annotated[str | None, how("How much memory to take: low, balanced or fast.", "balanced for SD on CUDA, else fast")] = None,
     mixed_precision: Annotated[str | None, how("no or bf16.", "by --memory")] = None,
     compiled: Annotated[bool | None, how("Compile the UNet with torch.compile first.", False, "--compile/--no-compile")] = None,
     seed: Annotated[int | None, how("The same seed gives the same weights.", "0")] = None,
