@@ -20,6 +20,7 @@ tiny: .venv/ready
 experiments: .venv/ready
 	$(BIN)/python benchmarks/experiments.py
 	$(BIN)/python benchmarks/robust.py
+	$(BIN)/python benchmarks/methods.py
 
 # The tables of docs/benchmarks.md: half an hour and more on two cores, 20 GiB of memory.
 bench: .venv/ready
