@@ -35,6 +35,8 @@ from scale import plain_selection
 from sd14 import TOKENS, build, build_encoders, erasure, save_pipeline
 from torch import Tensor
 
+from sd_scissorhands.erase import parts_of
+from sd_scissorhands.recipes import ON_CPU
 from sd_scissorhands.unlearn import repair as repair_room
 from sd_scissorhands.unlearn.methods import Options, score
 from sd_scissorhands.unlearn.project import RULES, Memories
@@ -45,7 +47,7 @@ ROUNDS, SLOW = 3, 40.0  # rounds, and seconds of a turn from which two are enoug
 WIDTHS = (8, 4, 2, 1)  # growth: divisors of the width
 MODES = ("low", "balanced", "fast")
 SHORT = dict(  # of the forecast's runs: every stage, few pictures and steps
-    recipe="scissorhands-anchored", device="cpu", mixed_precision="no", forget_count=2, retain_count=2, sampling_steps=2,
+    recipe="scissorhands-anchored", device="cpu", forget_count=2, retain_count=2, sampling_steps=2,
     score_draws=1, steps=2, batch_size=2,
 )  # fmt: skip
 
@@ -87,7 +89,7 @@ def of_settings(task, parameters, settings, steps: int = 1 << 20) -> Repair:
     """A repair as `stages.unlearn` makes it."""
     return Repair(
         task, parameters, steps, settings.lr, settings.forget_weight, RULES[settings.projection], settings.memories,
-        settings.memory_every, settings.relearn_every,
+        settings.memory_every, settings.relearn_every, parts=parts_of(settings, 1),
     )  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def repair(how: How, everything: bool = False) -> str:
         everything: the reference's step as published, which takes the gradients of all weights.
     """
     denoiser, encoders = build(how.divisor, how.latents), build_encoders(how.divisor)
-    task, parameters, settings = erasure(denoiser, recipe="scissorhands", batch_size=1)
+    task, parameters, settings = erasure(denoiser, recipe="scissorhands", batch_size=1, **ON_CPU["balanced"])
     ours = Ours(of_settings(task, parameters, settings))
     rule, weight = RULES[settings.projection], settings.forget_weight
     plain = Reference(denoiser, *encoders, parameters, everything=everything)
@@ -295,7 +297,7 @@ def stages(how: How) -> str:
 def robust(how: How) -> str:
     """Two steps of the default recipe, one of which looks ahead, at two samples a side."""
     denoiser = build(how.divisor, how.latents)
-    task, parameters, settings = erasure(denoiser, batch_size=2, conditions="name")
+    task, parameters, settings = erasure(denoiser, batch_size=2, conditions="name", **ON_CPU["balanced"])
     way = {"ours": lambda: of_settings(task, parameters, settings, steps=2).run()}
     turns, probes = how.by_turns(way)
     held = size(task.teacher.values())
@@ -383,8 +385,8 @@ def forecast(how: How) -> str:
             )
             shutil.rmtree(run)
     told = (
-        f"Forecast and peak of the process. Recipe {SHORT['recipe']}, {8 * how.latents // 2} x {8 * how.latents // 2} pixels, float32 in every mode "
-        f"(this processor computes bf16 a hundred times as slowly), {SHORT['forget_count']} pictures a kind, {SHORT['steps']} steps of "
+        f"Forecast and peak of the process. Recipe {SHORT['recipe']}, {8 * how.latents // 2} x {8 * how.latents // 2} pixels, float32 in every mode, "
+        f"as by default on a CPU, {SHORT['forget_count']} pictures a kind, {SHORT['steps']} steps of "
         f"{SHORT['batch_size']} samples a side."
     )  # fmt: skip
     return how.tabulate(

@@ -31,6 +31,7 @@ from .diffusion.load import (
 )
 from .diffusion.task import ErasureTask
 from .lineage import erased_from
+from .recipes import ON_CPU
 from .run import Processes, Progress, Run, check_free, resolve_device, silent
 from .settings import EraseSettings, UserError
 from .stages import unlearn
@@ -217,7 +218,7 @@ def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]
 
 def parts_of(settings: EraseSettings, processes: int) -> int:
     """In how many parts each of several processes takes its share of a batch."""
-    return math.ceil(settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
+    return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
 
 
 def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -230,11 +231,12 @@ def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tup
 
 def _fitted(settings: EraseSettings, opened: Opened, device: str) -> EraseSettings:
     """With --memory, where it is left open, as fits the model and the device, and Adam in 8 bits where that can be had."""
-    memory = settings.memory or ("balanced" if opened.profile == "sd" and device.startswith("cuda") else "fast")
-    optimiser = settings.optimiser
-    if memory == "low" and optimiser is None and find_spec("bitsandbytes"):
-        optimiser = "adam-8bit"
-    return dataclasses.replace(settings, memory=memory, optimiser=optimiser)
+    memory = settings.memory or ("balanced" if opened.profile == "sd" else "fast")
+    values = dict(ON_CPU[memory]) if device == "cpu" else {}
+    if memory == "low" and find_spec("bitsandbytes"):
+        values["optimiser"] = "adam-8bit"
+    open_ = {name: value for name, value in values.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, memory=memory, **open_)
 
 
 def _mixture(prepared: Prepared) -> Mixture | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .unlearn.selection import CHUNK
 from .unlearn.team import handed_on
 
 MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
-SCRATCH = 32 * CHUNK  # of a selection
+SCRATCH = 8 * CHUNK  # bytes at most of a selection, beside its result
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         scores = 4 * sum(p.numel() for p in scored.values())
         passes = methods.passes(s.scorer)
         peaks["scores"] = kept + passes * scores + s.batch_size * probe.backward
-        peaks["selection"] = kept + scores + SCRATCH
+        peaks["selection"] = kept + scores + min(SCRATCH, 2 * scores) + int(2 * s.top_k * scores)
     if s.train == "selection":
         selected = int(4 * s.top_k * prepared.scope_size)
     if s.steps:
@@ -92,7 +93,7 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         held += (
             4 * scope * bool(s.relearn_every)
         )  # the simulated attacker's displacement, its moments, the weights there
-        samples = 2 * -(-s.batch_size // parts_of(s, 1))
+        samples = math.ceil(2 * s.batch_size / parts_of(s, 1))
         samples -= s.batch_size // 2 * bool(s.relearn_every) if samples == 2 * s.batch_size else 0
         peaks["repair"] = kept + held + samples * probe.backward
     return peaks

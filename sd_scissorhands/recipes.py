@@ -50,6 +50,12 @@ MEMORY: dict[str, dict[str, Any]] = {
     "balanced": dict(mixed_precision="bf16", checkpointing=True, micro_batch=0),
     "fast": dict(mixed_precision="no", checkpointing=False, micro_batch=0),
 }
+# What differs on a CPU: bf16 is a hundred times slower than float32 on most, and samples take as long together as one by one.
+ON_CPU: dict[str, dict[str, Any]] = {
+    "low": dict(mixed_precision="no"),
+    "balanced": dict(mixed_precision="no", checkpointing=False, micro_batch=1),
+    "fast": {},
+}
 
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2)

@@ -45,7 +45,16 @@ class Processes:
 
     @classmethod
     def here(cls) -> Processes:
-        """This process among its like; alone unless a launcher says otherwise."""
+        """This process among its like; alone unless a launcher says otherwise.
+
+        Raises:
+            UserError: the launcher wants the model shared out, which every process here holds whole.
+        """
+        for name in ("FSDP", "DEEPSPEED"):
+            if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+                raise UserError(
+                    f"{name} is not supported, every process holds the whole model: launch with --multi_gpu instead"
+                )
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         state = _distributed()

@@ -147,7 +147,7 @@ class EraseSettings(MethodSettings):
     memory: str = OPEN  # low | balanced | fast; says the next three, see `recipes.MEMORY`
     mixed_precision: str = OPEN  # no | bf16, which has the range of float32 and needs no loss scaling
     checkpointing: bool = OPEN  # of gradients: activations are computed again on the way back
-    micro_batch: int = OPEN  # samples of each side, per step, that pass the model together; 0 for all of them
+    micro_batch: int = OPEN  # samples that pass the model together, of a step's 2 * batch_size; 0 for all of them
     compile: bool = False
 
     def resolved(self, profile: str) -> Self:

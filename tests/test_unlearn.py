@@ -30,14 +30,11 @@ class Regression:
         rows = rows[places[torch.isin(places, torch.arange(8)[some])]]
         return (self.module(self.x[side, rows]) - self.y[side, rows]).square().mean(1)
 
-    def _loss(self, side: int, draw: int) -> torch.Tensor:
-        return self._errors(side, draw).mean()
-
-    def forget(self, draw: int) -> torch.Tensor:
-        return self._loss(0, draw)
+    def forget(self, draw: int, part: Part = WHOLE) -> torch.Tensor:
+        return part.mean(self._errors(0, draw, part), 8)
 
     def retain(self, draw: int) -> torch.Tensor:
-        return self._loss(1, draw)
+        return self._errors(1, draw).mean()
 
     def repair(self, draw: int, part: Part = WHOLE, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
         first = slice(4 if ahead is False else 0, 4 if ahead else None)  # of eight samples

@@ -60,9 +60,10 @@ class ClassifierTask:
 
     # ------------------------------------------------------------ losses
 
-    def forget(self, draw: int) -> Tensor:
+    def forget(self, draw: int, part: Part = WHOLE) -> Tensor:
         """L_f: cross entropy of a batch of D_f under its own labels, none beyond `bound`, a scalar."""
-        return self._losses(self.split.forget, self._rows("forget", draw)).clamp_max(self.bound).mean()
+        rows = self._rows("forget", draw)
+        return part.mean(self._losses(self.split.forget, part.of(rows)).clamp_max(self.bound), len(rows))
 
     def retain(self, draw: int) -> Tensor:
         """L_r: cross entropy of a batch of D_r, a scalar."""

@@ -66,9 +66,11 @@ class ErasureTask:
         self.batch_size = settings.batch_size
         self.teacher: Weights | None = None  # taken before the edit, by the one who edits
 
-    def forget(self, draw: int) -> Tensor:
+    def forget(self, draw: int, part: Part = WHOLE) -> Tensor:
         """Denoising loss on the concept's latents under the concept's prompts, or under the mixture's words."""
-        return self._denoising("forget", draw).mean()
+        rows, *drawn, generator = self._draw("forget", "forget", draw)
+        clean, t, noise, words = map(part.of, (*drawn, self._words(rows, generator)))
+        return part.mean(self.denoiser.loss(clean, words, noise, t), len(rows))
 
     def retain(self, draw: int) -> Tensor:
         """Denoising loss on the retain latents under their prompts."""
@@ -90,7 +92,8 @@ class ErasureTask:
 
     def retain_each(self, draw: int) -> Tensor:
         """`retain`'s loss by sample: (B,)."""
-        return self._denoising("retain", draw)
+        rows, clean, t, noise, _ = self._draw("retain", "retain", draw)
+        return self.denoiser.loss(clean, self.data["retain_condition"][rows], noise, t)
 
     def explain(self, side: str, draw: int) -> Tensor:
         """<eps(x_t, c), d>, with d what the words change, held fixed: (B,).
@@ -155,12 +158,17 @@ class ErasureTask:
         return len(self.data["forget_latents"]) / len(self.data["retain_latents"])
 
     def repair(self, draw: int, part: Part = WHOLE, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
-        """Forget and retain terms of a part of a batch, see `Task`: through the teacher once and the student once."""
+        """Forget and retain terms of a part of a batch, see `Task`: through the teacher once and the student once.
+
+        The samples to be forgotten come first and those to be kept follow, so that small parts hold one side each.
+        """
         forget, kept, generator = self._batch(draw)
-        places = part.of(torch.arange(self.batch_size))
-        asked = places if ahead is None else places[(places < self.batch_size // 2) == ahead]
+        places = part.of(torch.arange(2 * self.batch_size))
+        asked, held = places[places < self.batch_size], places[places >= self.batch_size] - self.batch_size
+        if ahead is not None:
+            asked = asked[(asked < self.batch_size // 2) == ahead]
         forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
-        kept = kept.take(places[:0] if ahead or self.settings.retain_loss == "none" else places)
+        kept = kept.take(held[:0] if ahead or self.settings.retain_loss == "none" else held)
         noisy, t = self._seen(forget, generator)
         kept_noisy = self.denoiser.noised(kept.latents, kept.noise, kept.t)
         wanted, kept_wanted = self._wanted(forget, noisy, t, kept, kept_noisy)
@@ -251,11 +259,6 @@ class ErasureTask:
         if self.settings.retain_loss == "distil":
             rows = torch.where(lots[0] < OTHER_SHARE, others, rows)
         return torch.where((lots[1] < EMPTY_SHARE)[:, None, None], self.data["empty_condition"], conditions[rows])
-
-    def _denoising(self, side: str, draw: int) -> Tensor:
-        rows, clean, t, noise, generator = self._draw(side, side, draw)
-        words = self._words(rows, generator) if side == "forget" else self.data["retain_condition"][rows]
-        return self.denoiser.loss(clean, words, noise, t)
 
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
         """Rows, x_0, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone.

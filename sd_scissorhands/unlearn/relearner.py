@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .task import Parameters, Task
-from .team import ALONE, Part, Team, standing_in
+from .team import ALONE, WHOLE, Part, Team, standing_in
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # Adam's
 
@@ -25,13 +27,22 @@ class Relearner:
             [torch.zeros_like(p, requires_grad=False) for p in parameters.values()] for _ in range(3)
         )
 
-    def advance(self, task: Task, draw: int, team: Team = ALONE) -> dict[str, Tensor]:
-        """One Adam step of d down the task's `relearn` loss, the same on the whole team; the weights then, see `weights`."""
+    def advance(
+        self, task: Task, draw: int, shares: Sequence[Part] = (WHOLE,), team: Team = ALONE
+    ) -> dict[str, Tensor]:
+        """One Adam step of d down the task's `relearn` loss, the same on the whole team; the weights then, see `weights`.
+
+        Args:
+            shares: what this process takes of the batch, one after the other.
+        """
         with standing_in(self.parameters, self.weights()):
-            loss = task.relearn(draw, Part(team.index, team.count))
-            every = list(self.parameters.values())
-            found = torch.autograd.grad(loss, every, allow_unused=True) if loss.requires_grad else [None] * len(every)
-        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(every, found, strict=True)]
+            for part in shares:
+                loss = task.relearn(draw, part) / len(shares)
+                if loss.requires_grad:
+                    torch.autograd.backward(loss, inputs=list(self.parameters.values()))
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        for parameter in self.parameters.values():
+            parameter.grad = None
         team.average(gradients)
         self.step += 1
         corrected = [1 - beta**self.step for beta in BETAS]

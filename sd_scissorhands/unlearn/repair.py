@@ -109,7 +109,7 @@ class Repair:
                 if self.step % self.memory_every == 0 or relearner.step == EPISODE:
                     relearner = Relearner(moved, self.lr * PACE)
                 if self.step % self.relearn_every == 0:
-                    ahead = relearner.advance(self.task, self.step, self.team)
+                    ahead = relearner.advance(self.task, self.step, self._shares(), self.team)
             self._descend(memories, ahead)
             self.step += 1
             if self.step % SETTLE == 0 or self.step % self.memory_every == 0 or self.step == self.steps:
@@ -118,9 +118,10 @@ class Repair:
 
     def _memory(self, number: int) -> list[Tensor]:
         """f = grad of -L_f at the current weights, on a draw of its own."""
-        epoch = self.step // self.memory_every
+        draw = MEMORY_DRAWS + self.step // self.memory_every * self.memories + number
         with self._gathered():
-            self._back(-self.task.forget(MEMORY_DRAWS + epoch * self.memories + number))
+            for part in self._shares():
+                self._back(-self.task.forget(draw, part) / self.parts)
         memory = self._gradients()
         self.team.average(memory)
         for tensor in self.trained.values():
@@ -129,10 +130,8 @@ class Repair:
 
     def _descend(self, memories: Memories | None, ahead: dict[str, Tensor] | None) -> None:
         terms = torch.zeros(2, device=next(iter(self.parameters.values())).device)
-        count = self.parts * self.team.count
         with self._gathered():
-            for number in range(self.parts):
-                part = Part(number * self.team.count + self.team.index, count)
+            for part in self._shares():
                 if ahead:
                     with standing_in(self.parameters, ahead):
                         terms += self._back_of(part, True)
@@ -149,6 +148,11 @@ class Repair:
         self.optimizer.zero_grad(set_to_none=True)
         self._scatter()
         self._unsettled.append((terms, done))
+
+    def _shares(self) -> list[Part]:
+        """What this process takes of a batch, one after the other."""
+        count, team = self.parts, self.team
+        return [Part(number * team.count + team.index, count * team.count) for number in range(count)]
 
     def _back_of(self, part: Part, ahead: bool | None) -> Tensor:
         """The pass back through a part's terms, and the terms, as shares of the process's: (2,)."""

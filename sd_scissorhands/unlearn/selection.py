@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .team import ALONE, Team
 
-CHUNK = 1 << 22  # scores whose rows' maxima are taken together
+CHUNK = 1 << 21  # scores whose rows' maxima are taken together
 ROW = 32  # neighbouring scores that are passed over together where their maximum is too low
-PIECE = 1 << 19  # scores that are searched together: the scratch memory, at most some 40 MiB beyond the scores
+PIECE = 1 << 18  # scores that are searched together: the scratch memory, at most some 35 MiB beyond the scores
 SAMPLE = 1 << 21  # scores whose histogram guesses where the threshold lies
 COARSE = 1 << 16  # bins of that histogram
 BINS = 1 << 20  # most bins of the one that proves the guess: 8 MiB

@@ -22,8 +22,12 @@ class Task(Protocol):
 
     module: nn.Module
 
-    def forget(self, draw: int) -> Tensor:
-        """L_f, a scalar: how badly the model does what it is to forget, under the data's own targets."""
+    def forget(self, draw: int, part: Part = WHOLE) -> Tensor:
+        """L_f, a scalar: how badly the model does what it is to forget, under the data's own targets.
+
+        Args:
+            part: of the batch; the losses of all parts average to that of the batch.
+        """
         ...
 
     def retain(self, draw: int) -> Tensor:
