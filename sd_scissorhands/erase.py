@@ -93,7 +93,8 @@ def erase(
         check_free(output_dir, settings, resume=resume)
     processes.wait()
     prepared = prepare(settings, processes)
-    run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume, processes=processes)
+    source = prepared.opened.identity
+    run = Run.open(output_dir, prepared.settings, source, resume=resume, processes=processes, began=began)
     if run.done("model"):
         return run.manifest["result"]
     try:
@@ -110,7 +111,7 @@ def erase(
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "recipe": settings.recipe, "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
         "weights_sha256": weights,
-        "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": round(time.monotonic() - began, 2),
+        "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": run.seconds,
     }  # fmt: skip
     run.manifest["result"] = result
     run.finish("model", "model")

@@ -284,6 +284,7 @@ class Run:
 
     def __init__(self, path: Path, manifest: dict[str, Any], processes: Processes | None = None):
         self.path, self.manifest, self.processes = path, manifest, processes or Processes()
+        self._earlier, self._began = manifest.get("seconds", 0.0), time.monotonic()
 
     @classmethod
     def open(
@@ -294,12 +295,14 @@ class Run:
         *,
         resume: bool,
         processes: Processes | None = None,
+        began: float | None = None,
     ) -> Run:
         """Make the directory, or continue the run in it.
 
         Args:
             source: what identifies the base model (id, hash); must be the same on resumption.
             processes: that share the run; the first alone writes.
+            began: `time.monotonic()` from which on its seconds count; None: now.
 
         Raises:
             UserError: the directory is in use by something else, by a run with other settings, or by this very run
@@ -312,7 +315,7 @@ class Run:
                 cls(path, {"settings": settings.to_json(), "source": source, "stages": {}}).save()
         processes.wait()
         run = cls.read(path)
-        run.processes = processes
+        run.processes, run._began = processes, run._began if began is None else began
         if run.manifest["source"] != source:
             raise UserError(f"{path} was started from another model than it is now: choose another --output-dir")
         processes.wait()
@@ -342,8 +345,14 @@ class Run:
         """The settings that the run was made with."""
         return EraseSettings.from_json(self.manifest["settings"])
 
+    @property
+    def seconds(self) -> float:
+        """Time taken until now, with what earlier processes of a resumed run took until they last wrote."""
+        return round(self._earlier + time.monotonic() - self._began, 2)
+
     def save(self) -> None:
         """Write the manifest."""
+        self.manifest["seconds"] = self.seconds
         if self.processes.main:
             write_json(self.path / MANIFEST, self.manifest)
 

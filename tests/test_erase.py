@@ -79,7 +79,12 @@ def test_a_killed_run_continues_to_the_same_weights(short, whole, tmp_path, monk
         with pytest.raises(KeyboardInterrupt):
             erase(short, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
-    assert erase(short, tmp_path / "run", resume=True)["weights_sha256"] == whole[1]["weights_sha256"]
+    manifest = tmp_path / "run" / "run.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(told | {"seconds": told["seconds"] + 1000}))
+    result = erase(short, tmp_path / "run", resume=True)
+    assert result["weights_sha256"] == whole[1]["weights_sha256"]
+    assert 1000 < result["seconds"] < 1100  # with those before the interruption
 
 
 def test_a_finished_run_is_returned_as_it_is(short, whole):
