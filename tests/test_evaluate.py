@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from sd_scissorhands.cli import app
 from sd_scissorhands.concepts import of_world, resolve
 from sd_scissorhands.evaluate import concept as room
 from sd_scissorhands.evaluate import nudity
@@ -239,19 +241,18 @@ def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monke
 def test_two_processes_give_the_bytes_of_one(tmp_path):
     """`torchrun --nproc_per_node 2`, as `accelerate launch` does it, on the CPU."""
     (tmp_path / "p.txt").write_text("".join(f"a red circle {n}\n" for n in range(40)))
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    told = {}
-    for count in (1, 2):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
-        done = subprocess.run(
-            [
-                sys.executable, *launch, "-m", "sd_scissorhands", "eval", "--model", "tiny", "--prompts", str(tmp_path / "p.txt"),
-                "--steps", "2", "--output-dir", str(tmp_path / str(count)), "--keep-images", "--json", "--device", "cpu",
-            ],
-            capture_output=True, text=True, env=environment,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        told[count] = json.loads(done.stdout)  # one process alone speaks
+    words = ["eval", "--model", "tiny", "--steps", "2", "--keep-images", "--json", "--device", "cpu", "--prompts"]
+    words = [*words, str(tmp_path / "p.txt"), "--output-dir"]
+    alone = CliRunner().invoke(app, [*words, str(tmp_path / "1")])
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *("-m", "sd_scissorhands", *words, str(tmp_path / "2")),
+        ],
+        capture_output=True, text=True, env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == alone.exit_code == 0, done.stderr
+    told = {1: json.loads(alone.stdout), 2: json.loads(done.stdout)}  # one process alone speaks
     names = ("seconds", "command", "report")
     assert {k: v for k, v in told[1].items() if k not in names} == {k: v for k, v in told[2].items() if k not in names}
     pictures = [{f.name: f.read_bytes() for f in (tmp_path / n / "images" / "model").iterdir()} for n in "12"]

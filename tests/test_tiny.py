@@ -64,13 +64,13 @@ def test_words_outside_the_world_are_refused():
 
 
 def test_the_judge_meets_its_bars():
-    figures = measure_judge(load_judge(JUDGE_FILE), drawings=3_000, seed=77)
+    figures = measure_judge(load_judge(JUDGE_FILE), drawings=2_000, seed=77)
     assert all(figures[domain] >= 0.99 for domain in world.DOMAINS), figures
     assert all(figures[f"junk {domain}"] >= 0.97 for domain in world.DOMAINS), figures
 
 
 def test_the_model_draws_what_it_is_told():
-    figures = measure_pipeline(MODEL_DIR, prompts=96, seed=5)
+    figures = measure_pipeline(MODEL_DIR, prompts=64, seed=5)
     assert figures["shape"] >= 0.93 and figures["colour"] >= 0.97 and figures["pattern"] >= 0.9, figures
 
 
