@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from .diffusion.load import (
     restore,
     save_pipeline,
 )
+from .diffusion.sharding import check_shareable, shared_out
 from .diffusion.task import ErasureTask
 from .lineage import erased_from
 from .recipes import ON_CPU
@@ -88,7 +90,7 @@ def erase(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    began, processes = time.monotonic(), Processes.here()
+    began, processes = time.monotonic(), Processes.here(sharding=True)
     if processes.main:
         check_free(output_dir, settings, resume=resume)
     processes.wait()
@@ -158,6 +160,8 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         compiled=settings.compile,
     )  # fmt: skip
     parameters = denoiser.scope(settings.scope)
+    if processes.sharded:
+        check_shareable(denoiser, parameters, compiled=settings.compile)
     keep = retain_set(found, gone, settings, own, in_world)
     return Prepared(settings, opened, denoiser, found, parameters, keep)
 
@@ -204,8 +208,11 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
         denoiser.thin(scored)
         prepared.opened.pipeline.vae.to("cpu")
     parts = parts_of(settings, run.processes.count)
-    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
-    if thin:
+    sharing: AbstractContextManager[Mapping[str, int]] = nullcontext({})
+    if run.processes.sharded:
+        sharing = shared_out(denoiser, parameters)
+    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts, sharing=sharing)
+    if thin or run.processes.sharded:
         restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
     return facts
 

@@ -42,23 +42,28 @@ class Processes:
 
     index: int = 0
     count: int = 1
+    sharded: bool = False  # whether weights that stay frozen are shared out (FSDP), see `diffusion.sharding`
 
     @classmethod
-    def here(cls) -> Processes:
+    def here(cls, *, sharding: bool = False) -> Processes:
         """This process among its like; alone unless a launcher says otherwise.
 
+        Args:
+            sharding: whether the command can share weights out.
+
         Raises:
-            UserError: the launcher wants the model shared out, which every process here holds whole.
+            UserError: the launcher wants weights shared out in a way, or by a command, that cannot.
         """
-        for name in ("FSDP", "DEEPSPEED"):
-            if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
-                raise UserError(
-                    f"{name} is not supported, every process holds the whole model: launch with --multi_gpu instead"
-                )
+        if _says("ACCELERATE_USE_DEEPSPEED"):
+            raise UserError("DEEPSPEED is not supported: launch with --multi_gpu or --use_fsdp instead")
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        sharded = _says("ACCELERATE_USE_FSDP")
+        if sharded and not sharding:
+            raise UserError("FSDP is for erase alone, all else holds the whole model: launch with --multi_gpu instead")
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else transformers reads weights in one process alone
         state = _distributed()
-        return cls(state.process_index, state.num_processes)
+        return cls(state.process_index, state.num_processes, sharded)
 
     @property
     def main(self) -> bool:
@@ -74,13 +79,13 @@ class Processes:
     def wait(self) -> None:
         """Go on when every process is here."""
         if self.count > 1:
-            with _together():
+            with together():
                 _distributed().wait_for_everyone()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors, in place, by their means over the processes, see `unlearn.team.Team`."""
         if self.count > 1:
-            with _together():
+            with together():
                 for tensor in tensors:
                     torch.distributed.all_reduce(tensor)
                     tensor.div_(self.count)
@@ -88,21 +93,24 @@ class Processes:
     def tell(self, tensors: Sequence[Tensor], owner: int) -> None:
         """Replace tensors, in place, by those of process `owner`."""
         if self.count > 1:
-            with _together():
+            with together():
                 for tensor in tensors:
                     torch.distributed.broadcast(tensor, owner)
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Around what needs all processes.
+def together() -> Iterator[None]:
+    """Around what needs all processes, among other things or alone.
 
     Raises:
         UserError: one of them has ended, or cannot be reached.
     """
     try:
         yield
-    except RuntimeError as error:  # of the transport, as NCCL and gloo raise it
+    except RuntimeError as error:
+        said = str(error).lower()  # NCCL raises a class of its own, gloo none
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in said and "connection" not in said:
+            raise
         raise UserError(
             f"another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:120]}): "
             "see what it said, then repeat the command with --resume"
@@ -113,8 +121,12 @@ def _distributed() -> Any:
     """accelerate's state; on the CPU where the launcher says so or there is nothing else, which it does not find out itself."""
     from accelerate import PartialState
 
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
-    return PartialState(cpu=on_cpu)
+    return PartialState(cpu=_says("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+
+
+def _says(variable: str) -> bool:
+    """Whether a launcher set a variable of the environment to true."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 def resolve_device(device: str) -> str:

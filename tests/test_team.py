@@ -255,13 +255,6 @@ def test_a_batch_smaller_than_the_team_is_refused(short):
         prepare(short, Processes(0, 5))
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_a_launcher_that_shards_the_model_is_refused(monkeypatch, name):
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(UserError, match=f"{name} is not supported.* --multi_gpu"):
-        Processes.here()
-
-
 def test_a_lost_process_is_told_in_one_line(monkeypatch):
     def gone(*tensors):
         raise RuntimeError("Connection closed by peer [::1]:123\nmore")

@@ -79,7 +79,7 @@ def erase(
     show.one_thread_if_small(settings.model)
     if dry_run:
         return show.forecast(forecast(settings), as_json)
-    speaks = Processes.here().main
+    speaks = Processes.here(sharding=True).main
     result = run_erasure(settings, folder, resume=resume, progress=show.progress(quiet or not speaks))
     if not speaks:
         return

@@ -18,6 +18,7 @@ OTHER_SHARE = 0.5  # retain samples under the words of another retain sample
 EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
 PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
+UNASKED = ("ascent", "retain")  # repairs whose forget term asks the teacher nothing
 LOOKS, GONE = 8, 0.1  # batches behind `kept` and `gone`; share of the way that may be left
 
 
@@ -213,7 +214,7 @@ class ErasureTask:
     ) -> tuple[Tensor, Tensor]:
         """What the two terms want on their x_t, by what the teacher says in one pass of everything it is asked."""
         d, kind = self.denoiser, self.settings.repair
-        questions = self._questions(forget, noisy) if len(noisy) else []
+        questions = self._questions(forget, noisy)
         times = [t] * len(questions)
         if self.settings.retain_loss == "distil":
             questions, times = [*questions, (kept_noisy, kept.words)], [*times, kept.t]
@@ -225,7 +226,7 @@ class ErasureTask:
         kept_wanted = d.target(kept.latents, kept.noise, kept.t)
         if self.settings.retain_loss == "distil":
             kept_wanted = answers.pop()
-        if kind == "ascent" or not len(noisy):
+        if kind in UNASKED:
             return d.target(forget.latents, forget.noise, t), kept_wanted
         if kind == "paired":
             return d.leading_to(d.clean(questions[0][0], answers[0], t), noisy, t), kept_wanted
@@ -242,7 +243,7 @@ class ErasureTask:
         if kind == "negative-guidance":
             empty = data["empty_condition"].expand(len(rows), -1, -1)
             return [(noisy, empty), (noisy, data["forget_condition"][rows])]
-        return [] if kind == "ascent" else [(noisy, data["anchor_condition"][rows])]
+        return [] if kind in UNASKED else [(noisy, data["anchor_condition"][rows])]
 
     def _words(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Conditions of forget samples: their own prompts', or the mixture's."""
