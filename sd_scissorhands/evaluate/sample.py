@@ -44,12 +44,12 @@ class Sampling:
 
     @classmethod
     def of(cls, opened: Opened, steps: int | None = None, guidance: float | None = None) -> Sampling:
-        """The published protocol (50 steps, guidance 7.5), or what the embedded model was measured with."""
-        world = (opened.world or {}).get("sampling", {"steps": 50, "guidance": 7.5})
+        """50 steps and the family's own guidance (7.5, as is published, for SD 1), or what the embedded model was measured with."""
+        world = (opened.world or {}).get("sampling", {"steps": 50, "guidance": opened.family.guidance})
         return cls(
             steps or world["steps"],
             world["guidance"] if guidance is None else guidance,
-            opened.pipeline.unet.config.sample_size * opened.pipeline.vae_scale_factor,
+            opened.family.picture_size,
             type(opened.pipeline.scheduler).__name__,
         )
 
