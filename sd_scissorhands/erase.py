@@ -152,6 +152,10 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
             "--scorer relevance is zero-shot, it looks at nothing but what the model draws: "
             "leave out --forget-images and --retain-images"
         )
+    if settings.scorer == "relevance" and opened.family.part != "unet":
+        raise UserError(
+            f"--scorer relevance has rules for UNets alone, and {settings.model} has a transformer: choose another scorer or recipe"
+        )
     denoiser = Denoiser(
         opened.pipeline, mixed_precision=settings.mixed_precision, checkpointing=settings.checkpointing,
         compiled=settings.compile,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..run import atomic, share
 from ..settings import UserError
-from .families import Family, family_of
+from .families import Family, StableDiffusion, family_of
 from .files import (
     WORLD_FILE,
     check_configs,
@@ -124,10 +124,9 @@ def save_pipeline(opened: Opened, directory: Path) -> None:
         share(folder)
 
 
-# What a pipeline may have and ours never use.
-UNUSED: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False),
-}
+# What a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
+UNUSED: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
+SAFETY: dict[str, Any] = dict(safety_checker=None, requires_safety_checker=False)
 
 
 def _load(directory: Path, family: type[Family], dtype: torch.dtype) -> Any:
@@ -135,15 +134,11 @@ def _load(directory: Path, family: type[Family], dtype: torch.dtype) -> Any:
 
     name = read_index(directory)["_class_name"]
     absent = set(family.optional) - set(parts_of(directory, family))  # diffusers wants these to be said to be None
-    left_out = {part.replace("text_encoder", kind): None for part in absent for kind in ("text_encoder", "tokenizer")}
+    others = {part.replace("text_encoder", kind): None for part in absent for kind in ("text_encoder", "tokenizer")}
+    others |= UNUSED | (SAFETY if family is StableDiffusion else {})
     try:
         return getattr(diffusers, name).from_pretrained(
-            directory,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            **UNUSED.get(name, {}),
-            **left_out,
+            directory, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **others
         )
     except Exception as error:
         raise UserError(f"{directory} cannot be loaded by diffusers: {str(error).strip().splitlines()[0]}") from error

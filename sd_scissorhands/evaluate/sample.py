@@ -69,7 +69,7 @@ def check_models(model: str, baseline: str | None) -> None:
 
 
 def open_for_sampling(model: str, device: str, processes: Processes | None = None) -> tuple[Opened, Denoiser]:
-    """A model ready to draw, in float32; on CUDA under float16 autocast.
+    """A model ready to draw, in float32; on CUDA under autocast in the half precision that its family bears.
 
     Raises:
         UserError: it cannot be loaded as it is on disk, or it is no longer what its run's manifest says.
@@ -83,7 +83,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
             raise UserError(
                 f"{model} is not the model that its run made (weights {opened.weights[:12]}, {MANIFEST} says {made[:12]})"
             )
-    return opened, Denoiser(opened.pipeline, mixed_precision="fp16" if device.startswith("cuda") else "no")
+    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.half if device.startswith("cuda") else "no")
 
 
 @dataclass

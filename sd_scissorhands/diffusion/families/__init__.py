@@ -10,6 +10,8 @@ from .sd import StableDiffusion
 from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
 
+__all__ = ["FAMILIES", "Family", "StableDiffusion", "family_of"]
+
 # By the pipeline's class, as model_index.json names it.
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,

@@ -76,6 +76,7 @@ class Family:
     optional: ClassVar[tuple[str, ...]] = ()  # text encoders that may be left out
     scopes: ClassVar[Mapping[str, str]] = UNET_SCOPES
     guidance: ClassVar[float] = 7.5  # where nobody says otherwise
+    half: ClassVar[str] = "fp16"  # in which it draws on an accelerator
     encoders: tuple[Encoder, ...]
 
     def __init__(self, pipeline: Any):

@@ -22,6 +22,7 @@ class Flow(Family):
     part = "transformer"
     called = "the transformer"
     scopes: ClassVar[Mapping[str, str]] = {"xattn": r"\.attn\.add_[kv]_proj\.", "attn": r"\.attn2?\.", "full": ""}
+    half = "bf16"  # as they are published; activations of FLUX pass what fp16 can hold
     patch = 2  # side of the patches that the transformer sees, in latents
 
     @classmethod
