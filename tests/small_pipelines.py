@@ -81,13 +81,13 @@ def unet(**more: Any):
     )  # fmt: skip
 
 
-def sd2(prediction: str):
-    """Stable Diffusion 2: linear projections, padding with a token of its own, epsilon (base) or velocity."""
+def sd2():
+    """Stable Diffusion 2: linear projections, padding with a token of its own, velocity; SDXL predicts epsilon."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     return StableDiffusionPipeline(
         vae=vae(), text_encoder=clip(16, hidden_act="gelu"), tokenizer=tokenizer(pad="a</w>"), unet=unet(cross_attention_dim=16),
-        scheduler=DDIMScheduler(**SCALED, prediction_type=prediction), safety_checker=None, feature_extractor=None,
+        scheduler=DDIMScheduler(**SCALED, prediction_type="v_prediction"), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
 
@@ -158,6 +158,4 @@ def flux(whole: bool = True):
     )  # fmt: skip
 
 
-BUILDERS = {
-    "sd2": lambda: sd2("epsilon"), "sd2-v": lambda: sd2("v_prediction"), "sdxl": sdxl, "sd3": sd3, "flux": flux,
-}  # fmt: skip
+BUILDERS = {"sd2": sd2, "sdxl": sdxl, "sd3": sd3, "flux": flux}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import inspect
 import json
 import math
 import shutil
@@ -19,6 +20,7 @@ from sd_scissorhands.concepts import of_world
 from sd_scissorhands.delta import apply_delta
 from sd_scissorhands.diffusion import files, words
 from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
 from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
 from sd_scissorhands.erase import _fitted, erase
@@ -30,6 +32,8 @@ from sd_scissorhands.settings import UserError
 
 PROMPTS = ["a red heart on white", "a blue star"]
 FLOWS = ("sd3", "flux")
+TOKENS = 20  # for T5, in these tests
+LENGTHS = sd3.T5_LENGTH, flux.T5_LENGTH
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -54,17 +58,31 @@ def denoiser(opened) -> Denoiser:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_flux():
-    """FLUX's configs do not say how large its pictures are."""
+def small():
+    """Few tokens for T5, pictures of 32 pixels for FLUX, whose configs do not say how large they are, and two at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flux, "side", SIDE)
+        for module in (sd3, flux):
+            patch.setattr(module, "T5_LENGTH", TOKENS)
+        patch.setattr("sd_scissorhands.evaluate.sample.LANE", 2)
         yield
+
+
+def test_lengths_of_t5_are_the_pipelines_own():
+    import diffusers
+
+    lengths = {"StableDiffusion3Pipeline": LENGTHS[0], "FluxPipeline": LENGTHS[1]}
+    for name, length in lengths.items():
+        parameters = inspect.signature(getattr(diffusers, name).__call__).parameters
+        assert parameters["max_sequence_length"].default == length
 
 
 def own(denoiser: Denoiser, prompts: list[str], **changes):
     """What the pipeline itself draws for prompts, as latents (B, c, h, w)."""
     p, size = denoiser.pipeline, denoiser.picture_size
     how = dict(num_inference_steps=3, guidance_scale=4.0, height=size, width=size, output_type="latent") | changes
+    if type(p).__name__ in ("StableDiffusion3Pipeline", "FluxPipeline"):
+        how["max_sequence_length"] = TOKENS
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     drawn = p(prompt=prompts, generator=generators, **how).images
     return p._unpack_latents(drawn, size, size, p.vae_scale_factor) if drawn.ndim == 3 else drawn
@@ -177,7 +195,7 @@ def test_noise_is_the_scheduler_s_in_float64(family, denoiser):
     else:
         alpha = scheduler.alphas_cumprod.double()[t].view(-1, 1, 1, 1)
         kept, spread = alpha.sqrt(), (1 - alpha).sqrt()
-        expected = kept * noise - spread * clean if family == "sd2-v" else noise
+        expected = kept * noise - spread * clean if family == "sd2" else noise
         assert torch.equal(process.time(t), t)
     torch.testing.assert_close(noisy, kept * clean + spread * noise, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(wanted, expected, rtol=1e-6, atol=1e-6)
@@ -256,10 +274,8 @@ def module_of(denoiser, name):
 
 
 @pytest.fixture(scope="module")
-def settings(family, short, folder):
+def settings(short, folder):
     """Two steps of everything that the default recipe has but the attacker."""
-    if family == "sd2":
-        pytest.skip("sd2-v goes the same way")
     return dataclasses.replace(
         short, model=str(folder), steps=2, memory_every=1, forget_count=2, retain_count=8, batch_size=2, repair="paired",
         conditions="mixture", sampling_steps=1, scope="attn",

@@ -94,7 +94,7 @@ def check_configs(directory: Path) -> type[Family]:
     """
     index = read_index(directory)
     name = index.get("_class_name")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{directory} is a {name}: supported is {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     parts = parts_of(directory, family)
