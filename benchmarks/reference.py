@@ -31,7 +31,7 @@ class Batch:
     def random(cls, denoiser: Denoiser, count: int = 1) -> Batch:
         """Random pictures, words, timesteps and noise."""
         side = denoiser.module.config.sample_size
-        ids, t = torch.randint(1000, (count, TOKENS)), torch.randint(len(denoiser.alphas), (count,))
+        ids, t = torch.randint(1000, (count, TOKENS)), torch.randint(denoiser.timesteps, (count,))
         pictures = torch.rand(count, 3, 8 * side, 8 * side).mul_(2).sub_(1)
         every = (pictures, ids, t, torch.randn(count, 4, side, side))
         return cls(*(one.to(denoiser.device) for one in every))

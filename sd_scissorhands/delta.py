@@ -290,7 +290,7 @@ def apply_delta(
     delta = read_delta(path)
     with progress("apply", 4) as tick:
         opened = _open(base, revision, device)
-        weights = opened.pipeline.unet.state_dict()
+        weights = opened.denoiser.state_dict()
         check_base(delta, path, opened)
         tick(1)
         set_weights(weights, delta.positions, delta.values)
@@ -324,7 +324,7 @@ def check_new(output_dir: Path) -> None:
 
 def check_base(delta: Delta, path: Path, opened: Opened) -> None:
     """Raises UserError unless a delta was made from the model that was opened."""
-    origin, size = delta.origin, sum(tensor.numel() for tensor in opened.pipeline.unet.state_dict().values())
+    origin, size = delta.origin, sum(tensor.numel() for tensor in opened.denoiser.state_dict().values())
     if opened.weights == origin.base_sha256 and size == delta.size:
         return
     if opened.weights == origin.result_sha256:

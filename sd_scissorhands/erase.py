@@ -155,6 +155,10 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
             "--scorer relevance is zero-shot, it looks at nothing but what the model draws: "
             "leave out --forget-images and --retain-images"
         )
+    if settings.scorer == "relevance" and opened.family.part != "unet":
+        raise UserError(
+            f"--scorer relevance has rules for UNets alone, and {settings.model} has a transformer: choose another scorer or recipe"
+        )
     denoiser = Denoiser(
         opened.pipeline, mixed_precision=settings.mixed_precision, checkpointing=settings.checkpointing,
         compiled=settings.compile,
@@ -221,7 +225,7 @@ def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]
     """What `sdscissor apply` makes the model of again from its base: little, where single weights were trained."""
     opened, s = prepared.opened, prepared.settings
     origin = Origin(opened.name, opened.weights, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed)
-    return write_delta(path, opened.pipeline.unet.state_dict(), base=originals(opened), origin=origin)
+    return write_delta(path, opened.denoiser.state_dict(), base=originals(opened), origin=origin)
 
 
 def parts_of(settings: EraseSettings, processes: int) -> int:
@@ -238,11 +242,13 @@ def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tup
 
 
 def _fitted(settings: EraseSettings, opened: Opened, device: str) -> EraseSettings:
-    """With --memory, where it is left open, as fits the model and the device, and Adam in 8 bits where that can be had."""
+    """With --memory and --guidance, where they are left open, as fits model and device, and Adam in 8 bits where that can be had."""
     memory = settings.memory or ("balanced" if opened.profile == "sd" else "fast")
-    values = dict(ON_CPU[memory]) if device == "cpu" else {}
+    values: dict[str, Any] = dict(ON_CPU[memory]) if device == "cpu" else {}
     if memory == "low" and find_spec("bitsandbytes"):
         values["optimiser"] = "adam-8bit"
+    if not opened.world:
+        values["guidance"] = opened.family.guidance
     open_ = {name: value for name, value in values.items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, memory=memory, **open_)
 

@@ -71,7 +71,7 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     """Bytes at most by stage, of the stages that the settings ask for."""
     s, denoiser, scope = prepared.settings, prepared.denoiser, _bytes(prepared.parameters.values())
     scored = denoiser.scope("full") if s.threshold_scope == "global" else prepared.parameters
-    latents = denoiser.module.config.in_channels * denoiser.module.config.sample_size**2
+    latents = math.prod(denoiser.latent_shape)
     words = denoiser.encode([""]).numel()
     cached = 4 * (latents + words) * (2 * len(prepared.pairs) + s.retain_count)
     together = min(at_once(denoiser, s.memory), max(len(prepared.pairs), s.retain_count))
@@ -107,8 +107,7 @@ def _probe(prepared: Prepared) -> Probe:
     """Measure a pass forward, without and with the pass back; a first one, which sets libraries up, does not count."""
     d, parameters = prepared.denoiser, prepared.parameters
     count = 8 if prepared.opened.world else 1
-    config = d.module.config
-    noisy = torch.randn(count, config.in_channels, config.sample_size, config.sample_size, device=d.device)
+    noisy = torch.randn(count, *d.latent_shape, device=d.device)
     condition, t = d.encode([""]).expand(count, -1, -1), torch.full((count,), 500, device=d.device)
 
     def forward() -> Tensor:

@@ -20,7 +20,17 @@ from .unlearn.selection import Selection, select
 from .unlearn.task import Parameters, Task
 from .unlearn.team import ALONE, Team
 
-NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)  # exempt by type: scale and shift of everything
+NORMS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.modules.batchnorm._BatchNorm,
+)  # exempt by type: scale and shift of everything
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a layer is a norm, by its type; diffusers has an RMSNorm of its own."""
+    return isinstance(module, NORMS) or type(module).__name__ == "RMSNorm"
 
 
 def scope_of(module: nn.Module, expression: str, known: Mapping[str, str], what: str) -> Parameters:
@@ -38,7 +48,7 @@ def scope_of(module: nn.Module, expression: str, known: Mapping[str, str], what:
         wanted = re.compile(known.get(expression, expression))
     except re.error as error:
         raise UserError(f"--scope {expression!r} is no regular expression: {error}") from None
-    norms = tuple(f"{name}." for name, inner in module.named_modules() if isinstance(inner, NORMS))
+    norms = tuple(f"{name}." for name, inner in module.named_modules() if is_norm(inner))
     found = {
         name: parameter
         for name, parameter in module.named_parameters()

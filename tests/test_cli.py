@@ -206,9 +206,9 @@ def test_models_that_cannot_be_used(foreign, tmp_path):
     assert "does not exist" in erase("./nowhere")
     (tmp_path / "empty").mkdir()
     assert "has no model_index.json" in erase(tmp_path / "empty")
-    index = '{"_class_name": "FluxPipeline"}'
+    index = '{"_class_name": "FluxFillPipeline"}'
     (tmp_path / "empty" / "model_index.json").write_text(index)
-    assert "is a FluxPipeline: supported is StableDiffusionPipeline" in erase(tmp_path / "empty")
+    assert "is a FluxFillPipeline: supported is StableDiffusionPipeline" in erase(tmp_path / "empty")
     (tmp_path / "file.ckpt").write_text("x")
     assert "is a file" in erase(tmp_path / "file.ckpt")
     assert "cannot be had from the hub" in erase("nobody/no-such-model-here")

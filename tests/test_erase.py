@@ -170,7 +170,7 @@ def test_velocity_prediction(short, foreign, tmp_path):
     config.write_text(config.read_text().replace('"epsilon"', '"v_prediction"'))
     opened = open_pipeline(str(folder))
     denoiser = Denoiser(opened.pipeline)
-    assert denoiser.velocity
+    assert denoiser.process.velocity
     latents, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 900])
     expected = opened.pipeline.scheduler.get_velocity(latents, noise, t)
     torch.testing.assert_close(denoiser.target(latents, noise, t), expected)

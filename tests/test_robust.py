@@ -37,14 +37,14 @@ def denoiser() -> Denoiser:
 def either(request, denoiser) -> Denoiser:
     """The same denoiser seen as a predictor of noise and of velocity."""
     other = Denoiser(denoiser.pipeline)
-    other.velocity = request.param == "velocity"
+    other.process.velocity = request.param == "velocity"
     return other
 
 
 def some(denoiser: Denoiser, count: int = 6, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     shape = (count, 4, 8, 8)
-    t = torch.randint(len(denoiser.alphas), (count,), generator=generator)
+    t = torch.randint(denoiser.timesteps, (count,), generator=generator)
     return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator), t
 
 
@@ -61,7 +61,7 @@ def test_the_output_that_leads_to_a_picture_is_the_one_it_was_made_with(either):
 
 def test_a_pairs_error_weighs_the_same_as_noise_and_as_velocity(denoiser):
     velocity = Denoiser(denoiser.pipeline)
-    velocity.velocity = True
+    velocity.process.velocity = True
     clean, noise, t = some(denoiser)
     noisy, wrong = denoiser.noised(clean, noise, t), clean + 0.1 * torch.randn_like(clean)
     weighed = [
@@ -92,7 +92,7 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
 def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share):
     task = task_of(either, short, conditions="name", anchor_share=share)
     rows, _, t, noise, _ = task._draw("forget", "repair", 11)
-    alpha = either.alphas[t].view(-1, 1, 1, 1).double()
+    alpha = either.process.alphas[t].view(-1, 1, 1, 1).double()
     pair, start = task.data["anchor_latents"][rows].double(), task.data["forget_latents"][rows].double()
     start = pair if share else start
     x_t = alpha.sqrt() * start + (1 - alpha).sqrt() * noise
@@ -100,7 +100,7 @@ def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share
     with torch.no_grad():
         told = either.predict(x_pair.float(), t, task.data["anchor_condition"][rows], task.teacher).double()
         said = either.predict(x_t.float(), t, task.data["forget_condition"][rows]).double()
-    if either.velocity:  # as noise
+    if either.process.velocity:  # as noise
         told, said = (alpha.sqrt() * v + (1 - alpha).sqrt() * x for v, x in ((told, x_pair), (said, x_t)))
     x_0 = (x_pair - (1 - alpha).sqrt() * told) / alpha.sqrt()
     wanted = (x_t - alpha.sqrt() * x_0) / (1 - alpha).sqrt()

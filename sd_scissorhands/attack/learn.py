@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.words import Slotted, encode, vocabulary
+from ..diffusion.words import Slotted, encode, plain_tokens, vocabulary
 from ..unlearn.repair import restore_into, state_of
 
 FIXED_DRAWS = 4  # timesteps and noises over which candidate suffixes are compared
@@ -33,7 +33,7 @@ class Target:
         t is uniform and the noise normal, both from `generator`, on the CPU.
         """
         d, clean = self.denoiser, self.latents[rows]
-        t = torch.randint(len(d.alphas), (len(rows),), generator=generator).to(d.device)
+        t = torch.randint(d.timesteps, (len(rows),), generator=generator).to(d.device)
         noise = torch.randn(clean.shape, generator=generator).to(d.device)
         losses = d.loss(clean, encode(d, self.prompts[rows], vectors), noise, t)  # (B,)
         return losses if each else losses.mean()
@@ -116,7 +116,7 @@ def learn_tokens(
         ids: (P, width) int64. losses: (P,) of the tokens kept.
     """
     known = vocabulary(target.denoiser)  # (tokens, d)
-    plain = torch.tensor(_plain_tokens(target.denoiser), device=known.device)
+    plain = torch.tensor(plain_tokens(target.denoiser), device=known.device)
     choice, width, spread = known[plain], int(target.prompts.free[0].sum()), float(known.std())
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(len(plain), (len(rows), width), generator=generator).to(known.device)
@@ -153,14 +153,8 @@ def _nearest(vectors: Tensor, choice: Tensor) -> Tensor:
     return torch.cdist(vectors.reshape(-1, vectors.shape[-1]), choice).argmin(1).view(vectors.shape[:-1])
 
 
-def _plain_tokens(denoiser: Denoiser) -> list[int]:
-    """Token ids but the special ones."""
-    tokenizer = denoiser.pipeline.tokenizer
-    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-
-
 class Relearning:
-    """Fine-tuning on a few pictures, in place: the whole UNet but its norm layers, by Adam.
+    """Fine-tuning on a few pictures, in place: the whole denoiser but its norm layers, by Adam.
 
     The relearn time of the unlearning literature (Golatkar et al. 2020, section 5): how soon a few examples bring the
     knowledge back. The denoising loss is that of ordinary fine-tuning.
@@ -182,7 +176,7 @@ class Relearning:
         while self.step < until:
             generator = torch.Generator().manual_seed(self.seed * (1 << 24) + self.step)
             rows = torch.randint(len(self.latents), (self.batch_size,), generator=generator)
-            t = torch.randint(len(d.alphas), (len(rows),), generator=generator).to(d.device)
+            t = torch.randint(d.timesteps, (len(rows),), generator=generator).to(d.device)
             noise = torch.randn(self.latents[rows].shape, generator=generator).to(d.device)
             self.adam.zero_grad(set_to_none=True)
             d.loss(self.latents[rows], self.conditions[rows], noise, t).mean().backward()

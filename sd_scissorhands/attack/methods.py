@@ -114,8 +114,7 @@ def _learn(scene: Scene, side: Side, target: Target, restart: int) -> Data:
 
 def _own_word(scene: Scene, side: Side) -> Tensor:
     """The embeddings of the concept's own name."""
-    ids = side.denoiser.pipeline.tokenizer(scene.concept.words[0], add_special_tokens=False).input_ids
-    return words.vocabulary(side.denoiser)[ids]
+    return words.vocabulary(side.denoiser)[words.tokens_of(side.denoiser, scene.concept.words[0])]
 
 
 # ---------------------------------------------------------------- token

@@ -43,7 +43,7 @@ def erase(
     relearn_every: Annotated[int | None, mend("Steps between looks ahead at what fine-tuning would bring back; 0 for none.", BY_RECIPE)] = None,
     memory: Annotated[str | None, how("How much memory to take: low, balanced or fast.", "balanced for SD, else fast")] = None,
     mixed_precision: Annotated[str | None, how("no or bf16.", "by --memory; no on a CPU")] = None,
-    compiled: Annotated[bool | None, how("Compile the UNet with torch.compile first.", False, "--compile/--no-compile")] = None,
+    compiled: Annotated[bool | None, how("Compile the denoiser with torch.compile first.", False, "--compile/--no-compile")] = None,
     seed: Annotated[int | None, how("The same seed gives the same weights.", "0")] = None,
     device: Device = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,

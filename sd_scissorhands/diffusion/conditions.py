@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .words import SLOT, Slotted, encode, slotted, vocabulary
+from .words import SLOT, Slotted, encode, slotted, tokens_of, vocabulary
 
 SHARES = {"name": 0.45, "near": 0.25, "arbitrary": 0.15, "generic": 0.15}
 WIDTHS = (1, 2, 4, 8)  # how many arbitrary vectors stand in the concept's place
@@ -48,13 +48,13 @@ class Mixture:
         """`places`: the concept's place in the prompt of every row."""
         self.denoiser, self.known = denoiser, vocabulary(denoiser).cpu()  # (tokens, d)
         templates = [place.template for place in places]
-        tokens = [denoiser.pipeline.tokenizer(place.word, add_special_tokens=False).input_ids for place in places]
+        tokens = [tokens_of(denoiser, place.word) for place in places]
         self.words = [self.known[ids] for ids in tokens]  # rows of (own width, d)
         self.slots = {w: slotted(denoiser, templates, width=w) for w in {*WIDTHS, *map(len, tokens)}}
         self.names = denoiser.encode([place.filled(place.word) for place in places])
         every = dict.fromkeys(word for place in places for word in place.generic)
         less = {word: denoiser.encode([place.filled(word) for place in places]) for word in every}
-        nothing = denoiser.encode([""] * len(places))
+        nothing = denoiser.unconditional(len(places))
         self.generic = [
             [*(less[word][row] for word in place.generic), nothing[row]] for row, place in enumerate(places)
         ]

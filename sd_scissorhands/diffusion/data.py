@@ -71,7 +71,7 @@ def gather(
         "forget_condition": _encode(denoiser, forget_prompts),
         "anchor_condition": _encode(denoiser, anchors),
         "retain_condition": _encode(denoiser, keep),
-        "empty_condition": _encode(denoiser, [""])[0],
+        "empty_condition": denoiser.unconditional(1)[0],
     }
     return {name: tensor.cpu() for name, tensor in data.items()}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..run import atomic, fetch, read_tensors, share
+from ..run import atomic, share
 from ..settings import UserError
-from ..tiny import MODEL_DIR
+from .families import Family, StableDiffusion, family_of
+from .files import (
+    WORLD_FILE,
+    check_configs,
+    check_directory,
+    is_of_world,
+    local_directory,
+    locate,
+    parts_of,
+    read_index,
+    read_weights,
+)
 
-SUPPORTED = ("StableDiffusionPipeline",)
-WORLD_FILE = "world.json"  # marks the embedded model and what was made from it
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+__all__ = [
+    "Opened", "check_directory", "hash_tensors", "is_of_world", "local_directory", "locate", "open_pipeline", "originals", "restore",
+    "save_pipeline",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,8 +41,18 @@ class Opened:
     pipeline: Any
     name: str  # as the user wrote it
     directory: Path  # where its files lie
-    weights: str  # sha256 of the UNet's loaded tensors, see `hash_tensors`
+    weights: str  # sha256 of the denoiser's loaded tensors, see `hash_tensors`
     world: dict[str, Any] | None  # the embedded world's facts; None for every other model
+
+    @property
+    def family(self) -> Family:
+        """What its family has to say."""
+        return family_of(self.pipeline)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The module that is edited: UNet or transformer."""
+        return self.family.module
 
     @property
     def profile(self) -> str:
@@ -47,7 +68,7 @@ class Opened:
 def open_pipeline(
     model: str, *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Opened:
-    """Load a Stable Diffusion pipeline from the embedded model, a directory, or the hub.
+    """Load a pipeline of one of the `FAMILIES` from the embedded model, a directory, or the hub.
 
     The weights that were loaded are compared with those in the files, tensor by tensor, by hash: a model that diffusers
     would fill up with random weights and a warning is refused.
@@ -58,35 +79,38 @@ def open_pipeline(
     """
     directory = locate(model, revision)
     check_directory(directory)
-    pipeline = _load(directory, dtype)
-    file, _ = read_tensors(weight_file(directory, "unet"))
-    same = file.keys() == pipeline.unet.state_dict().keys()
+    kind = check_configs(directory)
+    pipeline = _load(directory, kind, dtype)
+    module, file = getattr(pipeline, kind.part), read_weights(directory, kind.part)
+    same = file.keys() == module.state_dict().keys()
     if same:
-        check_finite(pipeline.unet, directory)
-        weights = hash_tensors(pipeline.unet.state_dict().items())
+        check_finite(module, directory, called=kind.called)
+        weights = hash_tensors(module.state_dict().items())
         same = weights == hash_tensors((name, tensor.to(dtype)) for name, tensor in file.items())
     if not same:
-        raise UserError(f"{directory}/unet was not loaded as it is on disk: its config.json does not fit its weights")
+        raise UserError(
+            f"{directory / kind.part} was not loaded as it is on disk: its config.json does not fit its weights"
+        )
     del file
     world = directory / WORLD_FILE
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.requires_grad_(False).eval()
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
     return Opened(pipeline, model, directory, weights, json.loads(world.read_text()) if world.exists() else None)
 
 
 def originals(opened: Opened) -> dict[str, Tensor]:
-    """The UNet's weights as they are in the file, float32 on the CPU."""
-    file, _ = read_tensors(weight_file(opened.directory, "unet"))
-    return {name: tensor.float() for name, tensor in file.items()}
+    """The denoiser's weights as they are in the file, float32 on the CPU."""
+    return {name: tensor.float() for name, tensor in read_weights(opened.directory, opened.family.part).items()}
 
 
 @torch.no_grad()
 def restore(opened: Opened, frozen: set[str]) -> None:
-    """Put back the UNet's weights of these names as they are in the file: whoever thinned them has rounded them."""
+    """Put back the denoiser's weights of these names as they are in the file: whoever thinned them has rounded them."""
     file = originals(opened)
-    for name, parameter in opened.pipeline.unet.named_parameters():
+    for name, parameter in opened.denoiser.named_parameters():
         if name in frozen:
             parameter.data = file[name].to(parameter.device)
 
@@ -100,120 +124,32 @@ def save_pipeline(opened: Opened, directory: Path) -> None:
         share(folder)
 
 
-def locate(model: str, revision: str | None = None) -> Path:
-    """The directory of a model: embedded, local, or fetched from the hub into its cache.
-
-    Raises:
-        UserError: a path that is not there, a file, or a hub id that cannot be had.
-    """
-    return local_directory(model) or _fetch(model, revision)
+# What a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
+UNUSED: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
+SAFETY: dict[str, Any] = dict(safety_checker=None, requires_safety_checker=False)
 
 
-def local_directory(model: str) -> Path | None:
-    """The directory of a model that is on this machine; None for a hub id (owner/name).
+def _load(directory: Path, family: type[Family], dtype: torch.dtype) -> Any:
+    import diffusers
 
-    Raises:
-        UserError: a path that is not there, or a file.
-    """
-    if model == "tiny":
-        return MODEL_DIR
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"--model {model} is a file: name a diffusers directory (with model_index.json)")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise UserError(f"--model {model} does not exist: name a diffusers directory, a hub id (owner/name), or tiny")
-    return None
-
-
-def is_of_world(model: str) -> bool:
-    """Whether a model is the embedded one or was made from it; a hub id is not.
-
-    Raises:
-        UserError: a path that is not there, or a file.
-    """
-    directory = local_directory(model)
-    return directory is not None and (directory / WORLD_FILE).exists()
-
-
-def _fetch(model: str, revision: str | None) -> Path:
-    wanted = ["model_index.json", WORLD_FILE, "tokenizer/*", "scheduler/*"]
-    wanted += [f"{part}/{name}" for part, stem in WEIGHTS.items() for name in ("config.json", f"{stem}.safetensors")]
-    return fetch(model, revision, wanted)
-
-
-def check_directory(directory: Path) -> None:
-    """Check layout, family and file sizes without loading anything.
-
-    Raises:
-        UserError: what is wrong with which file.
-    """
-    index = directory / "model_index.json"
+    name = read_index(directory)["_class_name"]
+    absent = set(family.optional) - set(parts_of(directory, family))  # diffusers wants these to be said to be None
+    others = {part.replace("text_encoder", kind): None for part in absent for kind in ("text_encoder", "tokenizer")}
+    others |= UNUSED | (SAFETY if family is StableDiffusion else {})
     try:
-        family = json.loads(index.read_text()).get("_class_name")
-    except FileNotFoundError:
-        raise UserError(f"{directory} is no diffusers pipeline: it has no model_index.json") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{index} is damaged: {error}") from None
-    if family not in SUPPORTED:
-        raise UserError(f"{directory} is a {family}: supported is {', '.join(SUPPORTED)}")
-    for part in WEIGHTS:
-        check_safetensors(weight_file(directory, part))
-
-
-def weight_file(directory: Path, part: str) -> Path:
-    """The safetensors file of one part of a pipeline.
-
-    Raises:
-        UserError: there is none, or only a pickle.
-    """
-    file = directory / part / f"{WEIGHTS[part]}.safetensors"
-    if file.exists():
-        return file
-    if any((directory / part).glob("*.bin")):
-        raise UserError(
-            f"{directory / part} holds only pickled weights (.bin), which are never loaded: save it with safe_serialization=True"
+        return getattr(diffusers, name).from_pretrained(
+            directory, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **others
         )
-    raise UserError(f"{file} is missing: the model directory is incomplete")
-
-
-def check_safetensors(file: Path) -> None:
-    """Compare a file's size with what its header promises.
-
-    Raises:
-        UserError: truncated or not safetensors.
-    """
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < file.stat().st_size else None
-        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")  # type: ignore[union-attr]
-        whole = file.stat().st_size == 8 + length + end
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        whole = False
-    if not whole:
-        raise UserError(f"{file} is truncated or no safetensors file: download it again")
-
-
-def _load(directory: Path, dtype: torch.dtype) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    try:
-        return StableDiffusionPipeline.from_pretrained(
-            directory, torch_dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-            use_safetensors=True, local_files_only=True,
-        )  # fmt: skip
     except Exception as error:
         raise UserError(f"{directory} cannot be loaded by diffusers: {str(error).strip().splitlines()[0]}") from error
 
 
-def check_finite(module: nn.Module, where: Path) -> None:
+def check_finite(module: nn.Module, where: Path, *, called: str) -> None:
     """Raises UserError naming the first parameter that holds a NaN or an infinity."""
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():
             raise UserError(
-                f"{where}: the UNet's {name} holds NaN or infinite values: this checkpoint is broken, use another"
+                f"{where}: {called}'s {name} holds NaN or infinite values: this checkpoint is broken, use another"
             )
 
 

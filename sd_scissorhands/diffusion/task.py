@@ -119,7 +119,7 @@ class ErasureTask:
         Keys and values depend on the words alone, so these are perturbed as well (ours; L-CODEC perturbs pictures).
         """
         rows, clean, t, noise, generator = self._draw("forget", "respond", draw)
-        t = torch.full_like(t, len(self.denoiser.alphas) // 2)
+        t = torch.full_like(t, self.denoiser.timesteps // 2)
         noisy = self.denoiser.noised(clean, noise, t)
         words = self.data["forget_condition"][rows]
         words = words + PERTURBED * words.std() * torch.randn(words.shape, generator=generator).to(words)
@@ -271,7 +271,7 @@ class ErasureTask:
         seed = (self.settings.seed * 8 + purposes.index(purpose)) * (1 << 24) + draw
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(latents), (self.batch_size,), generator=generator)
-        t = torch.randint(len(self.denoiser.alphas), (len(rows),), generator=generator)
+        t = torch.randint(self.denoiser.timesteps, (len(rows),), generator=generator)
         noise = torch.randn(len(rows), *latents.shape[1:], generator=generator)
         rows = rows.to(device)
         clean, deviation = latents[rows], self.data.get(f"{side}_deviation")

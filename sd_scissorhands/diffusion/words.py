@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .families.base import SLOT
 
-SLOT = "{}"  # where the vectors go; at the end of a prompt that has none
+__all__ = ["SLOT", "Slotted", "encode", "plain_tokens", "slotted", "spelled", "tokens_of", "vocabulary"]
 
 
 @dataclass(frozen=True)
 class Slotted:
     """Tokenised prompts with `width` free places each."""
 
-    ids: Tensor  # (B, tokens) int64; any token stands in the free places
-    free: Tensor  # (B, tokens) bool
+    ids: Tensor  # (B, ids) int64, every encoder's side by side; any token but the last stands in the free places
+    free: Tensor  # (B, ids) bool; `width` for each encoder that has a slot
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -30,59 +30,45 @@ class Slotted:
 
 def slotted(denoiser: Denoiser, prompts: Sequence[str], *, width: int) -> Slotted:
     """Tokenise prompts, each with `width` places where `SLOT` stands; what does not fit is cut off behind them."""
-    tokenizer = denoiser.pipeline.tokenizer
-    length, pad = tokenizer.model_max_length, tokenizer.pad_token_id
-    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
-    rows = torch.full((len(prompts), length), pad)  # (B, tokens)
-    free = torch.zeros(len(prompts), length, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        before, _, after = prompt.partition(SLOT)
-        head, tail = (tokenizer(part, add_special_tokens=False).input_ids for part in (before.strip(), after.strip()))
-        head = head[: length - 2 - width]
-        inside = [*head, *[last] * width, *tail][: length - 2]
-        rows[row, : len(inside) + 2] = torch.tensor([first, *inside, last])
-        free[row, 1 + len(head) : 1 + len(head) + width] = True
-    return Slotted(rows.to(denoiser.device), free.to(denoiser.device))
+    rows = [[encoder.slotted(prompt, width) for encoder in denoiser.family.encoders] for prompt in prompts]
+    ids, free = (torch.stack([torch.cat([one[what] for one in row]) for row in rows]) for what in (0, 1))
+    return Slotted(ids.to(denoiser.device), free.to(denoiser.device))
 
 
 def encode(denoiser: Denoiser, prompts: Slotted, vectors: Tensor | Sequence[Tensor]) -> Tensor:
     """Conditions of slotted prompts with `vectors` in their places, differentiable in the vectors.
 
     Args:
-        vectors: (width, d) for all prompts alike, or (B, width, d), or B times (own width, d), one set each; d is the
-            token embeddings' width.
+        vectors: (width, d) for all prompts alike, or (B, width, d), or B times (own width, d), one set each; d is
+            `vocabulary`'s.
 
     Returns:
-        (B, tokens, width of the text encoder) float32.
+        (B, tokens, width of a condition) float32.
     """
     if not isinstance(vectors, Tensor):
         vectors = torch.cat(list(vectors))
     elif vectors.ndim == 2:
         vectors = vectors.expand(len(prompts), -1, -1)
-    with _instead(denoiser, prompts.free, vectors):
-        return denoiser.pipeline.text_encoder(prompts.ids)[0].float()
+    with denoiser.family.instead(prompts.free, vectors):
+        return denoiser.family.condition(prompts.ids)
 
 
 def vocabulary(denoiser: Denoiser) -> Tensor:
-    """The token embeddings: (tokens, d) float32, without gradient."""
-    return denoiser.pipeline.text_encoder.get_input_embeddings().weight.detach().float()
+    """The token embeddings that vectors take the place of: (tokens, d) float32, without gradient."""
+    return denoiser.family.vocabulary()
+
+
+def tokens_of(denoiser: Denoiser, text: str) -> list[int]:
+    """The tokens of a text in this vocabulary, without the first and the last that a prompt has."""
+    return denoiser.family.slots[0].tokenizer(text, add_special_tokens=False).input_ids
+
+
+def plain_tokens(denoiser: Denoiser) -> list[int]:
+    """The vocabulary's tokens but the special ones."""
+    tokenizer = denoiser.family.slots[0].tokenizer
+    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
 
 
 def spelled(denoiser: Denoiser, ids: Sequence[int]) -> str:
     """Tokens as text."""
-    return denoiser.pipeline.tokenizer.decode(list(ids)).strip()
-
-
-@contextmanager
-def _instead(denoiser: Denoiser, free: Tensor, vectors: Tensor) -> Iterator[None]:
-    """Put vectors in the free places of what the token embedding gives, for as long as the block lasts."""
-    module = denoiser.pipeline.text_encoder.get_input_embeddings()
-
-    def put(module, ids, embedded: Tensor) -> Tensor:
-        return embedded.masked_scatter(free[..., None], vectors.to(embedded.dtype))
-
-    handle = module.register_forward_hook(put)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return denoiser.family.slots[0].tokenizer.decode(list(ids)).strip()

@@ -105,8 +105,7 @@ def draw(source: str, name: str, rows: Sequence[Row], folder: Path, judge: NudeJ
     opened, denoiser = open_for_sampling(source, looks.device, looks.processes)
     sampling = Sampling.of(opened, looks.steps, looks.guidance)
     if looks.protocol:
-        factor = opened.pipeline.vae_scale_factor * 2 ** (len(denoiser.module.config.block_out_channels) - 1)
-        rows = protocol_rows(rows, looks.protocol, own_size=sampling.size, factor=factor)
+        rows = protocol_rows(rows, looks.protocol, own_size=sampling.size, factor=denoiser.family.multiple)
     survey = Survey(
         rows, [judge], folder, looks.batch_size, frozenset(row.number for row in rows[:SAMPLES]), looks.keep_images,
         looks.clip.pictures if looks.clip else None, {"clip": looks.clip.facts} if looks.clip else {},

@@ -44,12 +44,12 @@ class Sampling:
 
     @classmethod
     def of(cls, opened: Opened, steps: int | None = None, guidance: float | None = None) -> Sampling:
-        """The published protocol (50 steps, guidance 7.5), or what the embedded model was measured with."""
-        world = (opened.world or {}).get("sampling", {"steps": 50, "guidance": 7.5})
+        """50 steps and the family's own guidance (7.5, as is published, for SD 1), or what the embedded model was measured with."""
+        world = (opened.world or {}).get("sampling", {"steps": 50, "guidance": opened.family.guidance})
         return cls(
             steps or world["steps"],
             world["guidance"] if guidance is None else guidance,
-            opened.pipeline.unet.config.sample_size * opened.pipeline.vae_scale_factor,
+            opened.family.picture_size,
             type(opened.pipeline.scheduler).__name__,
         )
 
@@ -69,7 +69,7 @@ def check_models(model: str, baseline: str | None) -> None:
 
 
 def open_for_sampling(model: str, device: str, processes: Processes | None = None) -> tuple[Opened, Denoiser]:
-    """A model ready to draw, in float32; on CUDA under float16 autocast.
+    """A model ready to draw, in float32; on CUDA under autocast in the half precision that its family bears.
 
     Raises:
         UserError: it cannot be loaded as it is on disk, or it is no longer what its run's manifest says.
@@ -83,7 +83,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
             raise UserError(
                 f"{model} is not the model that its run made (weights {opened.weights[:12]}, {MANIFEST} says {made[:12]})"
             )
-    return opened, Denoiser(opened.pipeline, mixed_precision="fp16" if device.startswith("cuda") else "no")
+    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.half if device.startswith("cuda") else "no")
 
 
 @dataclass

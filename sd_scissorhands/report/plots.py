@@ -152,7 +152,7 @@ def _points(records: Any, x: str, y: str) -> list[tuple[float, float]]:
 
 
 def by_block(layers: dict[str, list[int]]) -> dict[str, list[int]]:
-    """[trimmed, size] summed over blocks: the finest division with no more than `BARS`, in the UNet's own order."""
+    """[trimmed, size] summed over blocks: the finest division with no more than `BARS`, in a UNet's own order."""
     for pattern in BLOCKS:
         sums: dict[str, list[int]] = {}
         for name, facts in layers.items():

@@ -1,0 +1,225 @@
+"""What a family has to say: its denoiser, its words, its noise, and how its pipeline samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...settings import UserError
+from ..noise import Discrete, Process
+
+SLOT = "{}"  # where vectors that are no word's go; at the end of a prompt that has none
+UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer and its text encoder."""
+
+    tokenizer: Any
+    model: Any
+    length: int  # tokens that every prompt is padded or cut to
+    slot: bool = True  # whether vectors may take the place of its words
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The module that looks up tokens; T5 holds another under the name that is asked for, tied to it."""
+        stack: Any = getattr(self.model, "encoder", None)
+        return stack.embed_tokens if hasattr(stack, "embed_tokens") else self.model.get_input_embeddings()
+
+    def ids(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids: (B, length) int64."""
+        return self.tokenizer(
+            list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        ).input_ids  # fmt: skip
+
+    def slotted(self, prompt: str, width: int) -> tuple[Tensor, Tensor]:
+        """Ids (length,) of a prompt with `width` places for vectors in its slot, and which these are, (length,) bool.
+
+        What does not fit is cut off behind them. The places hold a token that is not the last one, where a CLIP reads its
+        pooled embedding. An encoder without a slot reads the prompt with nothing there.
+        """
+        if not self.slot:
+            plain = " ".join(prompt.replace(SLOT, " ").split())
+            return self.ids([plain])[0], torch.zeros(self.length, dtype=torch.bool)
+        pad, last = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        first = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]  # T5 has none
+        before, _, after = prompt.partition(SLOT)
+        head, tail = (
+            self.tokenizer(part, add_special_tokens=False).input_ids for part in (before.strip(), after.strip())
+        )
+        most = self.length - 1 - len(first)
+        head = head[: most - width]
+        inside = [*first, *[*head, *[first[0] if first else pad] * width, *tail][:most], last]
+        ids, free = torch.full((self.length,), pad), torch.zeros(self.length, dtype=torch.bool)
+        ids[: len(inside)] = torch.tensor(inside)
+        free[len(first) + len(head) : len(first) + len(head) + width] = True
+        return ids, free
+
+
+class Family:
+    """A pipeline of one family.
+
+    A condition is one tensor, (B, tokens, width), whatever the family: a pooled embedding is its last row, with zeros up
+    to the width. Ids are one tensor too, (B, ids): those of every encoder side by side.
+    """
+
+    part: ClassVar[str] = "unet"  # of the pipeline, the denoiser
+    called: ClassVar[str] = "the UNet"
+    texts: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    optional: ClassVar[tuple[str, ...]] = ()  # text encoders that may be left out
+    scopes: ClassVar[Mapping[str, str]] = UNET_SCOPES
+    guidance: ClassVar[float] = 7.5  # where nobody says otherwise
+    half: ClassVar[str] = "fp16"  # in which it draws on an accelerator
+    encoders: tuple[Encoder, ...]
+
+    def __init__(self, pipeline: Any):
+        self.pipeline: Any = pipeline
+        self.module: Any = getattr(pipeline, self.part)
+        self.encoders = self.read_encoders()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return self.module.device
+
+    # ------------------------------------------------------------ what each family says
+
+    @classmethod
+    def objection(cls, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """Why a pipeline cannot be used, by the config.json of its parts and of its scheduler; None if it can."""
+        raise NotImplementedError
+
+    def read_encoders(self) -> tuple[Encoder, ...]:
+        """Its text encoders, in the order of their ids."""
+        raise NotImplementedError
+
+    def condition(self, ids: Tensor) -> Tensor:
+        """Conditions of ids (B, ids), differentiable in what the token embeddings give: (B, tokens, width) float32."""
+        raise NotImplementedError
+
+    def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
+        """The module's output: (B, c, h, w)."""
+        raise NotImplementedError
+
+    def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
+        """Latents by the pipeline itself: (B, c, h, w).
+
+        Args:
+            without: the condition that guidance leads away from.
+            how: num_inference_steps, guidance_scale, height, width and generator, as the pipeline calls them.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ what most have in common
+
+    def process(self) -> Process:
+        """How it adds noise."""
+        return Discrete(self.pipeline.scheduler, self.device)
+
+    def unconditional(self, count: int) -> Tensor:
+        """What guidance leads away from, the empty prompt for most: (count, tokens, width) float32."""
+        return self.condition(self.ids([""] * count))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of a picture of the model's own size."""
+        side = self.module.config.sample_size
+        return self.module.config.in_channels, side, side
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the pictures that the denoiser was made for, in pixels."""
+        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
+
+    @property
+    def multiple(self) -> int:
+        """What a picture's sides must be multiples of, in pixels."""
+        return self.pipeline.vae_scale_factor * 2 ** (len(self.module.config.block_out_channels) - 1)
+
+    def ids(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids of prompts, every encoder's: (B, ids) int64."""
+        return torch.cat([encoder.ids(prompts) for encoder in self.encoders], 1).to(self.device)
+
+    def apart(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """Ids, or what is shaped like them, by encoder: (B, length) each."""
+        return ids.split([encoder.length for encoder in self.encoders], 1)
+
+    @property
+    def slots(self) -> list[Encoder]:
+        """The encoders that vectors may be put into; they share a vocabulary."""
+        return [encoder for encoder in self.encoders if encoder.slot]
+
+    def vocabulary(self) -> Tensor:
+        """Token embeddings of the encoders with slots, side by side: (tokens, d) float32, without gradient.
+
+        Raises:
+            UserError: their tokenizers have different tokens.
+        """
+        first, *others = (encoder.tokenizer.get_vocab() for encoder in self.slots)
+        if any(other != first for other in others):
+            raise UserError("the tokenizers of this pipeline differ: it is not as its family publishes it")
+        weights = [encoder.embedding.weight.detach().float() for encoder in self.slots]
+        return weights[0] if len(weights) == 1 else torch.cat(weights, 1)
+
+    @contextmanager
+    def instead(self, free: Tensor, vectors: Tensor) -> Iterator[None]:
+        """Put vectors in the free places of what the token embeddings give, for as long as the block lasts.
+
+        Args:
+            free: (B, ids) bool.
+            vectors: (..., d), as many as there are free places in the ids of one encoder, in their order.
+        """
+        with ExitStack() as stack:
+            start = 0
+            for encoder, own in zip(self.encoders, self.apart(free), strict=True):
+                if not encoder.slot:
+                    continue
+                width = encoder.embedding.weight.shape[1]
+                handle = encoder.embedding.register_forward_hook(_putting(own, vectors[..., start : start + width]))
+                stack.callback(handle.remove)
+                start += width
+            yield
+
+
+def _putting(free: Tensor, vectors: Tensor):
+    def put(module: nn.Module, ids: Any, embedded: Tensor) -> Tensor:
+        return embedded.masked_scatter(free[..., None], vectors.to(embedded.dtype))
+
+    return put
+
+
+def with_pooled(tokens: Tensor, pooled: Tensor) -> Tensor:
+    """A pooled embedding (B, p) as one more row of the tokens (B, n, width), p <= width: (B, n + 1, width)."""
+    return torch.cat([tokens, F.pad(pooled, (0, tokens.shape[2] - pooled.shape[1]))[:, None]], 1)
+
+
+def without_pooled(condition: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Tokens (B, n, d) and pooled embedding (B, width) of a condition (B, n + 1, d)."""
+    return condition[:, :-1], condition[:, -1, :width]
+
+
+def unet_objection(configs: Mapping[str, Mapping[str, Any]], *, added: str | None) -> str | None:
+    """Why a UNet cannot be used; `added`: the kind of further conditions that the family's have."""
+    unet, scheduler = configs["unet"], configs["scheduler"]
+    seen, said = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if seen == 9:
+        return "its UNet has 9 input channels, it was made for inpainting"
+    if seen != said:
+        return f"its UNet has {seen} input and {said} output channels, it sees or says more than a picture's noise"
+    if unet.get("time_cond_proj_dim"):
+        return "its UNet takes the guidance as an input, it was distilled"
+    if unet.get("addition_embed_type") != added:
+        return f"its UNet takes further conditions ({unet.get('addition_embed_type')}, not {added})"
+    kind = scheduler.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        return f"it predicts {kind}, neither epsilon nor v_prediction"
+    if scheduler.get("_class_name", "").startswith(("EDM", "FlowMatch")):
+        return f"its noise goes by {scheduler['_class_name']}, not by discrete steps"
+    return None

@@ -1,0 +1,67 @@
+"""Stable Diffusion 3 and 3.5: a transformer with flow matching, two CLIPs and a T5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..noise import Process
+from .base import Encoder, with_pooled, without_pooled
+from .flow import Flow
+
+T5_LENGTH = 256  # tokens, as the pipeline has it
+
+
+class StableDiffusion3(Flow):
+    """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206).
+
+    A condition's tokens are both CLIPs' last hidden states but one, side by side, followed by T5's tokens, or by zeros
+    where T5 is left out. A vector that takes a word's place is the pair of what the two CLIPs would look up; T5, whose
+    vocabulary is another, reads the prompt with nothing in that place (which is `prompt_3` of the pipeline).
+    """
+
+    texts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    optional = ("text_encoder_3",)
+    guidance = 7.0  # the pipeline's own
+
+    def read_encoders(self) -> tuple[Encoder, ...]:
+        """See `Family`."""
+        p, length = self.pipeline, self.pipeline.tokenizer_max_length
+        clips = (Encoder(p.tokenizer, p.text_encoder, length), Encoder(p.tokenizer_2, p.text_encoder_2, length))
+        if p.text_encoder_3 is None:
+            return clips
+        return (*clips, Encoder(p.tokenizer_3, p.text_encoder_3, T5_LENGTH, slot=False))
+
+    @property
+    def pooled(self) -> int:
+        """Width of the pooled embedding, both CLIPs' side by side."""
+        return self.module.config.pooled_projection_dim
+
+    def condition(self, ids: Tensor) -> Tensor:
+        """See `Family`."""
+        apart = self.apart(ids)
+        said = [e.model(own, output_hidden_states=True) for e, own in zip(self.encoders[:2], apart[:2], strict=True)]
+        words, pooled = torch.cat([one.hidden_states[-2] for one in said], 2), torch.cat([one[0] for one in said], 1)
+        width = self.module.config.joint_attention_dim
+        empty = words.new_zeros(len(ids), T5_LENGTH, width)
+        more = self.encoders[2].model(apart[2])[0] if len(apart) == 3 else empty
+        return with_pooled(torch.cat([F.pad(words, (0, width - words.shape[2])), more], 1), pooled).float()
+
+    def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
+        """See `Family`."""
+        words, pooled = without_pooled(condition, self.pooled)
+        return self.module(
+            hidden_states=noisy, timestep=process.time(t), encoder_hidden_states=words, pooled_projections=pooled
+        ).sample  # fmt: skip
+
+    def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
+        """See `Family`."""
+        words, pooled = without_pooled(condition, self.pooled)
+        away, away_pooled = without_pooled(without, self.pooled)
+        return self.pipeline(
+            prompt_embeds=words, pooled_prompt_embeds=pooled, negative_prompt_embeds=away,
+            negative_pooled_prompt_embeds=away_pooled, output_type="latent", **how,
+        ).images  # fmt: skip

@@ -1,0 +1,183 @@
+"""How a family adds noise and what its denoiser says of it: diffusion in discrete steps, or flow matching.
+
+t is an index into as many `timesteps` in both, and more noise the higher it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Said = Callable[[Tensor, Tensor], Tensor]  # x_t (B, c, h, w) and t (B,) to the module's output
+
+
+class Process(Protocol):
+    """What the two have in common; shapes (B, c, h, w), t (B,) int64."""
+
+    timesteps: int
+
+    def time(self, t: Tensor) -> Tensor:
+        """What the module is told of t: (B,)."""
+        ...
+
+    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t."""
+        ...
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the module was trained to output."""
+        ...
+
+    def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The estimate of x_0 that an output amounts to."""
+        ...
+
+    def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The output that leads from x_t to a given x_0, the inverse of `clean`."""
+        ...
+
+    def pair_weight(self, t: Tensor) -> Tensor:
+        """Weight of a paired target's squared error: (B,)."""
+        ...
+
+    def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+        """`stop` of `steps` steps of a sampling, and the timestep that it stands at: (B, c, h, w), (B,)."""
+        ...
+
+
+class Discrete:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e; the module outputs e, or the velocity sqrt(abar) e - sqrt(1 - abar) x_0."""
+
+    def __init__(self, scheduler: Any, device: torch.device):
+        """`scheduler`: with alphas_cumprod, and a prediction_type of epsilon or v_prediction."""
+        self.scheduler, self.device = scheduler, device
+        self.alphas = scheduler.alphas_cumprod.to(device, torch.float32)
+        self.timesteps = len(self.alphas)
+        self.velocity = scheduler.config.prediction_type == "v_prediction"
+
+    def time(self, t: Tensor) -> Tensor:
+        """t itself."""
+        return t
+
+    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t: (B, c, h, w)."""
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The noise, or the velocity."""
+        if not self.velocity:
+            return noise
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+
+    def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The estimate of x_0 that an output amounts to."""
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        if self.velocity:
+            return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
+        return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
+
+    def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The inverse of `clean`."""
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        if self.velocity:
+            return (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()
+        return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+    def pair_weight(self, t: Tensor) -> Tensor:
+        """Of noise min(1, (1 - abar) / abar), of velocity the same error's: (B,).
+
+        A wrong x_0 costs no more at low noise, where it is a large error of the noise, than elsewhere.
+        """
+        alpha = self.alphas[t]
+        weight = ((1 - alpha) / alpha).clamp_max(1)
+        return alpha * weight if self.velocity else weight
+
+    def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+        """By DDIM, as ESD samples (Gandikota et al., section 4.1)."""
+        from diffusers import DDIMScheduler
+
+        scheduler, noisy = DDIMScheduler.from_config(self.scheduler.config), noise
+        scheduler.set_timesteps(steps, device=self.device)
+        for time in scheduler.timesteps[:stop]:
+            noisy = scheduler.step(said(noisy, time.expand(len(noisy))), time, noisy).prev_sample
+        return noisy, scheduler.timesteps[min(stop, steps - 1)].expand(len(noisy))
+
+
+class FlowMatching:
+    """x_t = (1 - s) x_0 + s e with s = sigmas[t]; the module outputs the velocity e - x_0 (Lipman et al. 2023, Liu et al. 2023).
+
+    The sigmas are those that the scheduler would sample at, shifted as it shifts them, one for each timestep that it was
+    trained with: drawn uniformly, t falls as densely as sampling passes. Training draws t otherwise (SD 3's logit-normal).
+    """
+
+    def __init__(self, sigmas: Tensor):
+        """`sigmas`: (timesteps,) float32, ascending in (0, 1]."""
+        self.sigmas, self.timesteps = sigmas, len(sigmas)
+
+    @classmethod
+    def of(cls, scheduler: Any, device: torch.device, *, tokens: int) -> FlowMatching:
+        """From a flow-matching scheduler's config, whatever it was last used for.
+
+        Args:
+            tokens: patches of a picture of the model's own size, by which a dynamic shift goes.
+        """
+        fresh = type(scheduler).from_config(scheduler.config)
+        sigmas = fresh.sigmas
+        if fresh.config.use_dynamic_shifting:
+            sigmas = fresh.time_shift(shift_of(fresh.config, tokens), 1.0, sigmas)
+        return cls(sigmas.flip(0).to(device, torch.float32))
+
+    def time(self, t: Tensor) -> Tensor:
+        """The sigma, in as many parts of 1 as there are timesteps: (B,) float32."""
+        return self.sigmas[t] * self.timesteps
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self.sigmas[t].view(-1, 1, 1, 1)
+
+    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t: (B, c, h, w)."""
+        sigma = self._sigma(t)
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The velocity e - x_0."""
+        return noise - latents
+
+    def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """x_0 = x_t - s v."""
+        return noisy - self._sigma(t) * output
+
+    def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """v = (x_t - x_0) / s, the inverse of `clean`."""
+        return (noisy - clean) / self._sigma(t)
+
+    def pair_weight(self, t: Tensor) -> Tensor:
+        """min(s, 1 - s)^2: the same error of x_0 costs what it costs as noise at the same signal-to-noise ratio: (B,).
+
+        As noise, an error d of x_0 is an error sqrt(abar / (1 - abar)) d, and weighed by min(1, (1 - abar) / abar) its
+        square costs min(1, SNR) d^2, with SNR = abar / (1 - abar). Here SNR = ((1 - s) / s)^2 and the velocity's error
+        is d / s, so that its square is to be weighed by s^2 min(1, SNR) = min(s, 1 - s)^2.
+        """
+        sigma = self.sigmas[t]
+        return torch.minimum(sigma, 1 - sigma).square()
+
+    def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+        """By Euler's method, over evenly spaced timesteps."""
+        times = torch.linspace(self.timesteps - 1, 0, steps + 1).round().long().to(noise.device)
+        noisy = noise
+        for now, then in pairwise(times[: stop + 1]):
+            t = now.expand(len(noisy))
+            noisy = noisy + (self.sigmas[then] - self.sigmas[now]) * said(noisy, t)
+        return noisy, times[min(stop, steps - 1)].expand(len(noisy))
+
+
+def shift_of(config: Any, tokens: int) -> float:
+    """The dynamic shift mu of a picture of so many patches: linear between the config's two ends."""
+    low, high = config.base_image_seq_len, config.max_image_seq_len
+    return config.base_shift + (config.max_shift - config.base_shift) * (tokens - low) / (high - low)

@@ -1,0 +1,453 @@
+"""Every family behind the one denoiser: its pipeline's own pictures, its noise, its scopes, and an erasure from end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import inspect
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_pipelines import BUILDERS, SIDE, build
+
+from sd_scissorhands.attack.attack import attack
+from sd_scissorhands.attack.settings import AttackSettings
+from sd_scissorhands.concepts import of_world
+from sd_scissorhands.delta import apply_delta
+from sd_scissorhands.diffusion import files, words
+from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.diffusion.families import flux, sd3
+from sd_scissorhands.diffusion.families.flux import Flux
+from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
+from sd_scissorhands.erase import _fitted, erase
+from sd_scissorhands.evaluate import concept as room
+from sd_scissorhands.evaluate.panel import open_panel
+from sd_scissorhands.evaluate.sample import Sampling
+from sd_scissorhands.run import Run
+from sd_scissorhands.settings import UserError
+
+PROMPTS = ["a red heart on white", "a blue star"]
+FLOWS = ("sd3", "flux")
+TOKENS = 20  # for T5, in these tests
+LENGTHS = sd3.T5_LENGTH, flux.T5_LENGTH
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory):
+    """A pipeline that passes for one of the embedded world, so that its judge can look at the pictures."""
+    return build(family, tmp_path_factory.mktemp(family) / "base", world=True)
+
+
+@pytest.fixture(scope="module")
+def opened(folder):
+    return open_pipeline(str(folder))
+
+
+@pytest.fixture
+def denoiser(opened) -> Denoiser:
+    return Denoiser(opened.pipeline)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """Few tokens for T5, pictures of 32 pixels for FLUX, whose configs do not say how large they are, and two at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flux, "side", SIDE)
+        for module in (sd3, flux):
+            patch.setattr(module, "T5_LENGTH", TOKENS)
+        patch.setattr("sd_scissorhands.evaluate.sample.LANE", 2)
+        yield
+
+
+def test_lengths_of_t5_are_the_pipelines_own():
+    import diffusers
+
+    lengths = {"StableDiffusion3Pipeline": LENGTHS[0], "FluxPipeline": LENGTHS[1]}
+    for name, length in lengths.items():
+        parameters = inspect.signature(getattr(diffusers, name).__call__).parameters
+        assert parameters["max_sequence_length"].default == length
+
+
+def own(denoiser: Denoiser, prompts: list[str], **changes):
+    """What the pipeline itself draws for prompts, as latents (B, c, h, w)."""
+    p, size = denoiser.pipeline, denoiser.picture_size
+    how = dict(num_inference_steps=3, guidance_scale=4.0, height=size, width=size, output_type="latent") | changes
+    if type(p).__name__ in ("StableDiffusion3Pipeline", "FluxPipeline"):
+        how["max_sequence_length"] = TOKENS
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+    drawn = p(prompt=prompts, generator=generators, **how).images
+    return p._unpack_latents(drawn, size, size, p.vae_scale_factor) if drawn.ndim == 3 else drawn
+
+
+# ---------------------------------------------------------------- the pipeline's own
+
+
+def test_a_sample_is_what_the_pipeline_draws_for_the_same_words(denoiser):
+    ours = denoiser.sample(denoiser.encode(PROMPTS), [0, 1], steps=3, guidance=4.0)
+    torch.testing.assert_close(ours, own(denoiser, PROMPTS), rtol=1e-4, atol=1e-4)
+    apart = [own(denoiser, PROMPTS[::-1]), own(denoiser, PROMPTS, guidance_scale=2.0)]
+    assert all((ours - other).abs().max() > 1e-2 for other in apart)  # words and guidance are seen
+
+
+def captured(denoiser: Denoiser):
+    """What the pipeline gave its denoiser for `PROMPTS` call by call, and what that said."""
+    calls = []
+
+    def keep(module, args, kwargs, out):
+        calls.append((args, kwargs, out[0]))
+
+    handle = denoiser.module.register_forward_hook(keep, with_kwargs=True)
+    try:
+        own(denoiser, PROMPTS, guidance_scale=3.5 if denoiser.family.part == "transformer" else 1.0)
+    finally:
+        handle.remove()
+    return calls
+
+
+def test_a_prediction_is_what_the_pipeline_s_module_said_in_its_place(family, denoiser):
+    for args, given, said in captured(denoiser):
+        if family in FLOWS:
+            noisy, said, t = (
+                given["hidden_states"][-2:],
+                said[-2:],
+                torch.tensor([700, 700]),
+            )  # behind the empty prompt's
+            denoiser.process.sigmas[700] = given["timestep"][0] / (1 if family == "flux" else 1000)
+        else:
+            noisy, t = args[0], args[1].expand(2)
+        if family == "flux":
+            noisy, said = (denoiser.pipeline._unpack_latents(one, 32, 32, 4) for one in (noisy, said))
+        ours = denoiser.predict(noisy, t, denoiser.encode(PROMPTS))
+        torch.testing.assert_close(ours, said, rtol=1e-4, atol=1e-4)
+
+
+def test_every_row_of_a_condition_is_seen(denoiser):
+    noisy, t = torch.randn(1, *denoiser.latent_shape), torch.tensor([500])
+    condition = denoiser.encode(PROMPTS[:1])
+    said = denoiser.predict(noisy, t, condition)
+    for row in (0, -2, -1):
+        other = condition.clone()
+        other[:, row, :8] += 1
+        assert (denoiser.predict(noisy, t, other) - said).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_a_pipeline_without_t5_or_without_guidance_as_an_input_draws_its_own(tmp_path, kind):
+    """SD 3 may leave out its T5; FLUX schnell takes no guidance and its sigmas are shifted alike for every size."""
+    folder = build(kind, tmp_path / "m", without=True)
+    d = Denoiser(open_pipeline(str(folder)).pipeline)
+    condition = d.encode(PROMPTS)
+    torch.testing.assert_close(
+        d.sample(condition, [0, 1], steps=2, guidance=4.0), own(d, PROMPTS, num_inference_steps=2)
+    )
+    said = d.predict(torch.randn(2, *d.latent_shape), torch.tensor([100, 900]), condition)
+    assert said.shape == (2, 4, SIDE, SIDE) and said.isfinite().all()
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_a_word_s_own_vectors_in_its_place_give_its_prompt(family, denoiser):
+    vectors = words.vocabulary(denoiser)[words.tokens_of(denoiser, "heart")]
+    free = words.slotted(denoiser, ["a red {} on white", "a {}"], width=len(vectors))
+    said = words.encode(denoiser, free, vectors)
+    wanted = denoiser.encode(["a red heart on white", "a heart"])
+    if family == "sd3":  # whose T5 reads the prompts with nothing there
+        rest = denoiser.encode(["a red on white", "a"])
+        wanted = torch.cat([wanted[:, :24], rest[:, 24:-1], wanted[:, -1:]], 1)
+    if family == "flux":  # whose CLIP does
+        wanted[:, -1] = denoiser.encode(["a red on white", "a"])[:, -1]
+    torch.testing.assert_close(said, wanted, rtol=1e-5, atol=1e-5)
+    vectors = (vectors + 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(words.encode(denoiser, free, vectors).square().sum(), [vectors])
+    assert gradient.abs().amax(0).min() > 0  # every number of them counts
+
+
+def test_what_guidance_leads_away_from_is_the_pipeline_s(family, denoiser):
+    empty = denoiser.unconditional(2)
+    assert empty.shape == denoiser.encode(PROMPTS).shape
+    assert bool(empty.any()) == (family != "sdxl")  # whose pipeline has zeros there
+
+
+# ---------------------------------------------------------------- noise
+
+
+def test_noise_is_the_scheduler_s_in_float64(family, denoiser):
+    scheduler, process = denoiser.pipeline.scheduler, denoiser.process
+    generator = torch.Generator().manual_seed(0)
+    shape = (6, *denoiser.latent_shape)
+    clean, noise = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    t = torch.tensor([1, 20, 300, 500, 800, 999])
+    noisy, wanted = process.noised(clean, noise, t), process.target(clean, noise, t)
+    if family in FLOWS:
+        sigma = (shifted(family, (t.double() + 1) / 1000)).view(-1, 1, 1, 1)
+        kept, spread, expected = 1 - sigma, sigma, noise - clean
+        torch.testing.assert_close(process.time(t).double(), 1000 * sigma.view(-1), rtol=1e-5, atol=1e-5)
+    else:
+        alpha = scheduler.alphas_cumprod.double()[t].view(-1, 1, 1, 1)
+        kept, spread = alpha.sqrt(), (1 - alpha).sqrt()
+        expected = kept * noise - spread * clean if family == "sd2" else noise
+        assert torch.equal(process.time(t), t)
+    torch.testing.assert_close(noisy, kept * clean + spread * noise, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(wanted, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(process.clean(noisy, wanted, t), clean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(process.leading_to(clean, noisy, t), wanted, rtol=1e-4, atol=1e-4)
+
+
+def shifted(family, share):
+    """The sigmas of SD 3 with shift 3; those of FLUX with exp(mu), mu linear from .5 at 256 patches to 1.15 at 4096."""
+    shift = 3.0 if family == "sd3" else math.exp(0.5 + (16 - 256) * (1.15 - 0.5) / (4096 - 256))
+    return shift * share / (1 + (shift - 1) * share)
+
+
+def test_sigmas_do_not_depend_on_what_was_drawn_before(family, denoiser):
+    if family in FLOWS:
+        own(denoiser, PROMPTS)
+        assert torch.equal(Denoiser(denoiser.pipeline).process.sigmas, denoiser.process.sigmas)
+
+
+def test_a_wrong_picture_costs_the_same_in_every_family(denoiser):
+    """min(1, SNR) of its squared error, with the signal-to-noise ratio of x_t."""
+    process, t = denoiser.process, torch.tensor([1, 100, 400, 700, 998])
+    clean, noise = torch.randn(2, 5, *denoiser.latent_shape, dtype=torch.float64)
+    wrong, noisy = clean + 0.1 * torch.randn_like(clean), process.noised(clean, noise, t)
+    error = process.leading_to(wrong, noisy, t) - process.leading_to(clean, noisy, t)
+    signal, spread = (
+        process.noised(torch.ones(5, 1, 1, 1), torch.zeros(1), t),
+        process.noised(torch.zeros(1), torch.ones(5, 1, 1, 1), t),
+    )
+    snr = (signal / spread).square().view(-1)
+    cost = process.pair_weight(t) * error.square().mean((1, 2, 3))
+    torch.testing.assert_close(cost, snr.clamp_max(1) * (wrong - clean).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-12)
+
+
+def test_a_picture_is_left_half_finished(denoiser):
+    noise, conditions = torch.randn(2, *denoiser.latent_shape), denoiser.encode(PROMPTS)
+    start, first = denoiser.half_finished(conditions, noise, steps=4, stop=0, guidance=3.0)
+    assert torch.equal(start, noise)
+    noisy, t = denoiser.half_finished(conditions, noise, steps=4, stop=2, guidance=3.0)
+    assert noisy.shape == noise.shape and not torch.equal(noisy, noise) and 0 < int(t[0]) < int(first[0])
+
+
+# ---------------------------------------------------------------- scopes
+
+INSIDE = {
+    "unet": {
+        "xattn": ({"attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"}, {"attn1", "ff", "conv"}),
+        "attn": ({"attn1.to_q", "attn2.to_k"}, {"ff", "conv", "proj_in"}),
+    },
+    "flow": {
+        "xattn": ({"attn.add_k_proj", "attn.add_v_proj"}, {"attn.to_", "attn2", "add_q_proj", "ff", "proj_mlp"}),
+        "attn": ({"attn.to_q", "attn.add_k_proj", "attn.to_out.0"}, {"ff", "proj_mlp", "linear", "proj_out"}),
+    },
+}
+
+
+@pytest.mark.parametrize("scope", ["xattn", "attn", "full"])
+def test_scopes_mean_the_right_modules(family, denoiser, scope):
+    found = denoiser.scope(scope)
+    assert all(type(module_of(denoiser, name)).__name__ not in ("GroupNorm", "LayerNorm", "RMSNorm") for name in found)
+    if scope == "full":
+        norms = ("norm", "group_norm")
+        rest = {name for name in denoiser.parameters if name not in found}
+        assert rest and all(any(norm in name for norm in norms) for name in rest)
+        return
+    inside, outside = INSIDE["flow" if family in FLOWS else "unet"][scope]
+    assert all(any(f".{part}." in name for name in found) for part in inside)
+    assert not any(f".{part}" in name for name in found for part in outside)
+
+
+def module_of(denoiser, name):
+    return denoiser.module.get_submodule(name.rpartition(".")[0])
+
+
+# ---------------------------------------------------------------- end to end
+
+
+@pytest.fixture(scope="module")
+def settings(short, folder):
+    """Two steps of everything that the default recipe has but the attacker."""
+    return dataclasses.replace(
+        short, model=str(folder), steps=2, memory_every=1, forget_count=2, retain_count=8, batch_size=2, repair="paired",
+        conditions="mixture", sampling_steps=1, scope="attn",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def erased(settings, tmp_path_factory):
+    run = tmp_path_factory.mktemp("erased") / "run"
+    return run, erase(settings, run)
+
+
+def test_plain_diffusers_loads_an_erased_model_with_every_tensor(folder, opened, erased):
+    import diffusers
+
+    run, result = erased
+    loaded = getattr(diffusers, type(opened.pipeline).__name__).from_pretrained(run / "model")
+    part = opened.family.part
+    assert hash_tensors(getattr(loaded, part).state_dict().items()) == result["weights_sha256"] != opened.weights
+    for name in {*opened.family.texts, "vae"}:
+        ours, theirs = getattr(opened.pipeline, name).state_dict(), getattr(loaded, name).state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    inside = set(Denoiser(opened.pipeline).scope("attn"))
+    before, after = opened.denoiser.state_dict(), getattr(loaded, part).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed <= inside
+
+
+def test_a_killed_erasure_continues_to_the_same_weights(settings, erased, tmp_path, monkeypatch):
+    finish = Run.finish
+
+    def die(self, stage, file, **facts):
+        finish(self, stage, file, **facts)
+        if facts.get("step") == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "finish", die)
+        erase(settings, tmp_path / "run")
+    assert erase(settings, tmp_path / "run", resume=True)["weights_sha256"] == erased[1]["weights_sha256"]
+
+
+def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
+    heart = of_world("heart")
+    told = room.evaluate(
+        str(erased[0] / "model"), str(folder), heart, tmp_path, panel=open_panel(heart, in_world=True),
+        looks=room.Looks(count=2, steps=1, device="cpu"),
+    )  # fmt: skip
+    assert 0 <= told["figures"]["UA"] <= 1 and told["weights_sha256"] == erased[1]["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["embedding", "token"])
+def test_an_erased_model_is_attacked(folder, erased, tmp_path, name):
+    asked = AttackSettings(
+        name, "heart", str(erased[0] / "model"), str(folder), count=2, learn_from=2, steps=2, restarts=1, batch_size=2,
+        sampling_steps=1, device="cpu",
+    )  # fmt: skip
+    told = attack(asked, tmp_path, worth={"IRA": 1.0, "CRA": 1.0, "original_IRA": 1.0, "original_CRA": 1.0})
+    assert told["n"] == 2 and 0 <= told["asr_after"] <= 1 and told["restarts"][0]["loss"] > 0
+
+
+def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
+    few = dataclasses.replace(settings, steps=1, memory_every=1, score_draws=1, repair=None, conditions=None)
+    changes = {
+        "esd": {"recipe": "esd", "scope": "xattn"},
+        "l-codec": {"recipe": "l-codec", "rounds": 1, "score_draws": 8},
+        "low": {"recipe": "scissorhands", "memory": "low", "mixed_precision": "bf16", "train": "selection"},
+        "lra-npp": {"recipe": "lra-npp", "scorer": None},
+    }
+    made = {"the base"}
+    for name, change in changes.items():
+        if name == "lra-npp" and family in FLOWS:
+            with pytest.raises(UserError, match="--scorer relevance has rules for UNets alone"):
+                erase(dataclasses.replace(few, **change), tmp_path / name)
+            continue
+        made.add(erase(dataclasses.replace(few, **change), tmp_path / name)["weights_sha256"])
+    assert len(made) == 5 - (family in FLOWS)
+    told = apply_delta(
+        settings.model, tmp_path / "low" / "delta.safetensors", output_dir=tmp_path / "again", device="cpu"
+    )
+    assert told["weights_sha256"] in made
+
+
+def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, opened, short):
+    foreign = dataclasses.replace(opened, world=None)
+    expected = {"sdxl": 5.0, "sd3": 7.0, "flux": 3.5}.get(family, 7.5)
+    assert _fitted(dataclasses.replace(short, guidance=None), foreign, "cpu").guidance == expected
+    assert _fitted(dataclasses.replace(short, guidance=2.0), foreign, "cpu").guidance == 2.0
+    assert Sampling.of(foreign).guidance == expected and Sampling.of(foreign).size == 32
+
+
+def test_only_what_is_needed_is_fetched_and_the_index_first(family, folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(files, "fetch", lambda model, revision, wanted: asked.append(wanted) or folder)
+    assert files.locate("somebody/something", "main") == folder
+
+    def comes(name, wanted):
+        return any(fnmatch.fnmatch(name, pattern) for pattern in wanted)
+
+    here = [
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "judge.safetensors"
+    ]
+    assert all(comes(name, asked[1]) for name in here)
+    assert not any(comes(name, asked[0]) for name in here if name.endswith(".safetensors"))
+    part = files.check_configs(folder).part
+    shard = f"{part}/diffusion_pytorch_model-00001-of-00002"
+    assert comes(f"{shard}.safetensors", asked[1]) and comes(
+        f"{part}/diffusion_pytorch_model.safetensors.index.json", asked[1]
+    )
+    for other in (f"{shard}.fp16.safetensors", f"{part}/diffusion_pytorch_model.bin", "model.safetensors", "x.ckpt"):
+        assert not comes(other, asked[1])
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "m")
+
+
+def change(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline", "WanPipeline"])
+def test_other_pipelines_are_refused_with_what_is_supported(copy, kind):
+    change(copy / "model_index.json", _class_name=kind)
+    with pytest.raises(
+        UserError, match=f"is a {kind}: supported is StableDiffusionPipeline, StableDiffusionXLPipeline"
+    ):
+        open_pipeline(str(copy))
+
+
+def test_quantised_and_unfused_models_are_refused(opened, copy):
+    part = copy / opened.family.part
+    file = part / "diffusion_pytorch_model.safetensors"
+    whole = load_file(file)
+    save_file({**whole, "block.to_k.lora_A.default.weight": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match=r"holds a LoRA beside the weights: fuse_lora"):
+        open_pipeline(str(copy))
+    change(part / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(UserError, match=f"{opened.family.part} is quantised"):
+        open_pipeline(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [({"in_channels": 9}, "made for inpainting"), ({"in_channels": 8}, "8 input"), ({"time_cond_proj_dim": 256}, "distilled")],
+)  # fmt: skip
+def test_unets_for_something_else_are_refused(family, opened, copy, values, reason):
+    if opened.family.part != "unet":
+        pytest.skip("no UNet")
+    change(copy / "unet" / "config.json", **values)
+    with pytest.raises(UserError, match=reason):
+        open_pipeline(str(copy))
+
+
+def test_a_sharded_denoiser_is_opened_and_a_missing_shard_named(opened, copy):
+    part = copy / opened.family.part
+    (part / "diffusion_pytorch_model.safetensors").unlink()
+    opened.denoiser.save_pretrained(part, max_shard_size="20KB")
+    shards = sorted(part.glob("*-of-*.safetensors"))
+    assert len(shards) > 1 and open_pipeline(str(copy)).weights == opened.weights
+    shards[1].unlink()
+    with pytest.raises(UserError, match=f"{shards[1].name} is missing"):
+        open_pipeline(str(copy))
+
+
+def test_a_pipeline_without_a_text_encoder_is_refused(opened, copy):
+    change(copy / "model_index.json", text_encoder=[None, None])
+    with pytest.raises(UserError, match="has no text_encoder"):
+        open_pipeline(str(copy))
