@@ -48,6 +48,10 @@ TOKENS, ROWS = 77, 4  # tokens of a prompt; cached samples of each kind
 SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
 
 
+class StableDiffusionPipeline(SimpleNamespace):
+    """What a denoiser needs of one that is told no words."""
+
+
 def narrowed(divisor: int) -> dict[str, Any]:
     """The UNet's configuration with its widths divided by 1, 2, 4 or 8."""
     widths = tuple(width // divisor for width in SD14["block_out_channels"])
@@ -78,7 +82,7 @@ def build(divisor: int = 1, sample_size: int = 64, device: str = "cpu") -> Denoi
     from diffusers import DDIMScheduler
 
     unet = build_unet(divisor, sample_size).to(device)
-    return Denoiser(SimpleNamespace(unet=unet, scheduler=DDIMScheduler(**SCHEDULE)))
+    return Denoiser(StableDiffusionPipeline(unet=unet, scheduler=DDIMScheduler(**SCHEDULE)))
 
 
 def build_encoders(divisor: int = 1) -> tuple[nn.Module, nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,7 @@ class Denoiser:
 
     def __init__(self, pipeline, *, mixed_precision: str = "no", checkpointing: bool = False, compiled: bool = False):
         self.pipeline, self.family = pipeline, family_of(pipeline)
-        self.module, self.device = self.family.module, self.family.device
-        self.process = self.family.process()
+        self.device, self.process = self.family.device, self.family.process()
         self.precision = PRECISIONS.get(mixed_precision)
         self.dtype = self.module.dtype
         self.parameters = dict(self.module.named_parameters())
@@ -34,6 +34,11 @@ class Denoiser:
             self.module.enable_gradient_checkpointing()
         if compiled:
             self.module.compile_repeated_blocks()  # the transformer blocks, once for all: the whole takes minutes a shape
+
+    @property
+    def module(self) -> Any:
+        """What is edited: a UNet or a transformer."""
+        return self.family.module
 
     def scope(self, expression: str) -> dict[str, nn.Parameter]:
         """Parameters of the module by name, norm layers left out by type.

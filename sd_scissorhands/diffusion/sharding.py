@@ -56,7 +56,7 @@ def shared_out(denoiser: Denoiser, trained: Parameters) -> Iterator[dict[str, in
         UserError: another process has ended.
     """
     whole, kept = denoiser.module, set(trained.values())
-    denoiser.module, denoiser.in_step = _sharded(denoiser, kept), True
+    denoiser.family.module, denoiser.in_step = _sharded(denoiser, kept), True
     for parameter in set(whole.parameters()) - kept:
         parameter.data = parameter.data.new_empty(0)
     frozen: list[Any] = [parameter for parameter in denoiser.module.parameters() if parameter not in kept]
@@ -65,7 +65,7 @@ def shared_out(denoiser: Denoiser, trained: Parameters) -> Iterator[dict[str, in
         with together():
             yield facts
     finally:
-        denoiser.module, denoiser.in_step = whole, False
+        denoiser.family.module, denoiser.in_step = whole, False
 
 
 def _sharded(denoiser: Denoiser, kept: set[nn.Parameter]) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -77,12 +78,10 @@ class Family:
     scopes: ClassVar[Mapping[str, str]] = UNET_SCOPES
     guidance: ClassVar[float] = 7.5  # where nobody says otherwise
     half: ClassVar[str] = "fp16"  # in which it draws on an accelerator
-    encoders: tuple[Encoder, ...]
 
     def __init__(self, pipeline: Any):
         self.pipeline: Any = pipeline
         self.module: Any = getattr(pipeline, self.part)
-        self.encoders = self.read_encoders()
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +95,8 @@ class Family:
         """Why a pipeline cannot be used, by the config.json of its parts and of its scheduler; None if it can."""
         raise NotImplementedError
 
-    def read_encoders(self) -> tuple[Encoder, ...]:
+    @cached_property
+    def encoders(self) -> tuple[Encoder, ...]:
         """Its text encoders, in the order of their ids."""
         raise NotImplementedError
 

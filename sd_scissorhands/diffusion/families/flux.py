@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ class Flux(Flow):
     guidance = 3.5  # the pipeline's own
     side = 128  # of the latents of the pictures it was made for, which no config says
 
-    def read_encoders(self) -> tuple[Encoder, ...]:
+    @cached_property
+    def encoders(self) -> tuple[Encoder, ...]:
         """See `Family`."""
         p = self.pipeline
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +24,8 @@ class StableDiffusion(Family):
         """See `Family`."""
         return unet_objection(configs, added=None)
 
-    def read_encoders(self) -> tuple[Encoder, ...]:
+    @cached_property
+    def encoders(self) -> tuple[Encoder, ...]:
         """See `Family`."""
         p = self.pipeline
         return (Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),)

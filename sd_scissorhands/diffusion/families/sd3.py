@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class StableDiffusion3(Flow):
     optional = ("text_encoder_3",)
     guidance = 7.0  # the pipeline's own
 
-    def read_encoders(self) -> tuple[Encoder, ...]:
+    @cached_property
+    def encoders(self) -> tuple[Encoder, ...]:
         """See `Family`."""
         p, length = self.pipeline, self.pipeline.tokenizer_max_length
         clips = (Encoder(p.tokenizer, p.text_encoder, length), Encoder(p.tokenizer_2, p.text_encoder_2, length))

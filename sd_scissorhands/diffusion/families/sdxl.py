@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ class StableDiffusionXL(Family):
             return "its VAE has means of its own for every channel"
         return unet_objection(configs, added="text_time")
 
-    def read_encoders(self) -> tuple[Encoder, ...]:
+    @cached_property
+    def encoders(self) -> tuple[Encoder, ...]:
         """See `Family`."""
         p = self.pipeline
         return (
