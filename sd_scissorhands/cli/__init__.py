@@ -26,6 +26,8 @@ app = typer.Typer(
 app.command()(erasing.erase)
 app.command()(applying.apply)
 app.command()(exporting.export)
+app.command()(exporting.diff)
+app.command()(exporting.verify)
 app.command()(forgetting.forget)
 app.command(name="eval")(proof.evaluate)
 app.command()(proof.attack)
