@@ -347,6 +347,16 @@ def test_a_vae_and_a_text_encoder_under_their_old_names(model, tmp_path):
     assert same(load_file(tmp_path / "old.safetensors"), load_file(tmp_path / "new.safetensors"))
 
 
+def test_no_second_weights_slip_into_an_exported_directory(model, tmp_path):
+    more = tmp_path / "sd"
+    shutil.copytree(model, more)
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors", "old.bin"):
+        (more / "unet" / name).write_bytes(b"the concept, whole")
+    export(more, "diffusers", output=tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out/unet").iterdir()) == ["config.json", UNET_FILE.split("/")[1]]
+    assert (tmp_path / "out/text_encoder/config.json").read_bytes() == (model / "text_encoder/config.json").read_bytes()
+
+
 def test_a_run_becomes_a_delta_that_gives_its_model_back(run, tmp_path):
     done = runner.invoke(
         app, ["export", str(run), "--to", "delta", "--output", str(tmp_path / "d.safetensors"), "--json"]

@@ -202,8 +202,7 @@ def _diffusers(
     files = {weight_file(source.directory, name): name for name in WEIGHTS}
     count = sum(len(part.keys) for part in source.parts.values())
     with progress("export", count) as tick, atomic(output) as folder:
-        skipped = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", *(file.name for file in files))
-        shutil.copytree(source.directory, folder, ignore=skipped)
+        shutil.copytree(source.directory, folder, ignore=_left_out)
         for file, name in files.items():
             told, key = PT, OWN + "hash_sha256"
             if name == "unet":
@@ -216,10 +215,18 @@ def _diffusers(
     return {"tensors": count}
 
 
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """What is not copied: pickles, and weights in the folders whose weights are written anew, variants of them included."""
+    pickles = {name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth"))}
+    return pickles | {name for name in names if Path(folder).name in WEIGHTS and name.endswith(".safetensors")}
+
+
 def _say_dtype(config: Path, dtype: torch.dtype | None) -> None:
     """transformers loads a text encoder in the precision that its config names."""
+    if dtype is None:
+        return
     told = json.loads(config.read_text())
-    for name in ("dtype", "torch_dtype") if dtype else ():
+    for name in ("dtype", "torch_dtype"):
         if name in told:
             told[name] = str(dtype).removeprefix("torch.")
     config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")

@@ -231,6 +231,9 @@ def clip_places(names: Iterable[str]) -> dict[str, Place]:
 def open_clip_places(names: Iterable[str]) -> dict[str, Place]:
     """Where Stable Diffusion 2's text encoder stands, by its canonical names: there query, key and value are one tensor.
 
+    A published file also holds a last layer, a projection and a scale, which Stable Diffusion 2 does not use and a
+    diffusers pipeline does not have; they are not made up.
+
     Raises:
         UserError: a name that has no place.
     """

@@ -17,6 +17,7 @@ from .source import Part, Source
 from .stream import DTYPES, Piece, Stored, cast
 
 TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+KNOWN = {"unet", "vae", "text_encoder"}
 OTHER = "name a file of the same family as {model}"
 
 
@@ -53,10 +54,16 @@ def place_all(source: Source, *, unet_only: bool = False) -> list[Placed]:
     Raises:
         UserError: a part that is built as none of the LDM layout is.
     """
+    if "unet" not in source.parts:
+        raise UserError(f"{source.directory} has no UNet, which the LDM layout is for: export it --to diffusers")
     unet = source.parts["unet"]
     placed = [Placed(unet, unet_places(unet.keys, Blocks.of_config(source.config("unet"))))]
     if unet_only:
         return placed
+    if more := sorted(source.parts.keys() - KNOWN):
+        raise UserError(
+            f"{source.directory} has a {more[0]}, which no single file is written with here: add --base FILE"
+        )
     vae, text = source.parts["vae"], source.parts["text_encoder"]
     places = open_clip_places if is_open_clip(source) else clip_places
     return [*placed, Placed(vae, vae_places(vae.keys)), Placed(text, places(text.keys))]

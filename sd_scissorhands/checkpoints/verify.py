@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.load import hash_tensors, local_directory
+from ..diffusion.load import check_directory, hash_tensors, local_directory
 from ..lineage import run_of
 from ..run import Progress, Run, read_tensors, silent
 from ..settings import EraseSettings, UserError
@@ -79,9 +79,13 @@ def _here(model: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return local_directory(model) or Path(snapshot_download(model, revision=revision, local_files_only=True))
+        if found := local_directory(model):
+            return found
+        found = Path(snapshot_download(model, revision=revision, local_files_only=True))
+        check_directory(found)  # the cache may hold a part of it
     except Exception:  # of a dozen kinds, all of which say that it is not here
         return None
+    return found
 
 
 def verify(path: Path, *, progress: Progress = silent) -> dict[str, Any]:
