@@ -16,8 +16,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import concepts as catalogue
+from .checkpoints.delta import Origin, write_delta
+from .checkpoints.export import check_asked, check_exportable, default_output, export
+from .checkpoints.source import Source
 from .concepts import Concept
-from .delta import Origin, write_delta
 from .diffusion.conditions import Mixture, Place
 from .diffusion.data import gather, list_pictures, spread
 from .diffusion.denoiser import Denoiser
@@ -74,31 +76,41 @@ class Prepared:
 
 
 def erase(
-    settings: EraseSettings, output_dir: Path, *, resume: bool = False, progress: Progress = silent
+    settings: EraseSettings,
+    output_dir: Path,
+    *,
+    output_format: str = "diffusers",
+    resume: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Erase concepts from a model and save the result as a pipeline directory.
 
     Args:
         settings: what to erase, from what, and how.
         output_dir: the run directory; the erased model is `output_dir/model`.
+        output_format: beside that directory, which every other command goes by, also a file for other programs; see
+            `settings.OUTPUT_FORMATS`.
         resume: continue the same run after its last whole stage or checkpoint.
         progress: opens a progress bar for a stage.
 
     Returns:
-        run_dir, model_dir, concepts, seed, scope_size, trimmed, conflict_rate, seconds and more; also in run.json.
+        run_dir, model_dir, concepts, seed, scope_size, trimmed, conflict_rate, seconds and more; also in run.json. With an
+        output format `exported`, the file's path.
 
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
     began, processes = time.monotonic(), Processes.here(sharding=True)
+    check_asked(output_format, flag="--output-format")
     if processes.main:
         check_free(output_dir, settings, resume=resume)
     processes.wait()
     prepared = prepare(settings, processes)
+    check_exportable(prepared.opened.directory, output_format)
     source = prepared.opened.identity
     run = Run.open(output_dir, prepared.settings, source, resume=resume, processes=processes, began=began)
     if run.done("model"):
-        return run.manifest["result"]
+        return _exported(run, output_format, progress)
     try:
         facts = _unlearn(run, prepared, progress)
     except FloatingPointError as error:
@@ -117,7 +129,7 @@ def erase(
     }  # fmt: skip
     run.manifest["result"] = result
     run.finish("model", "model")
-    return result
+    return _exported(run, output_format, progress)
 
 
 def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prepared:
@@ -226,6 +238,17 @@ def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]
     opened, s = prepared.opened, prepared.settings
     origin = Origin(opened.name, opened.weights, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed)
     return write_delta(path, opened.denoiser.state_dict(), base=originals(opened), origin=origin)
+
+
+def _exported(run: Run, output_format: str, progress: Progress) -> dict[str, Any]:
+    """A finished run's result, and its model in another format beside it; what is there already is left as it is."""
+    result = run.manifest["result"]
+    if output_format == "diffusers" or not run.processes.main:
+        return result
+    file = default_output(Source.find(run.path), output_format)
+    if not file.exists():
+        export(run.path, output_format, output=file, progress=progress)
+    return result | {"exported": str(file)}
 
 
 def parts_of(settings: EraseSettings, processes: int) -> int:

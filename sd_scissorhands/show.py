@@ -107,6 +107,7 @@ def result(result: dict[str, Any], as_json: bool) -> None:
             "seconds": result["seconds"],
             "model": result["model_dir"],
             **({"delta": f"{result['delta']} ({result['delta_bytes']:,} bytes)"} if "delta" in result else {}),
+            **({"exported": result["exported"]} if "exported" in result else {}),
             "report": f"{result['run_dir']}/report.html",
         },
         False,

@@ -13,10 +13,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from sd_scissorhands import delta as room
-from sd_scissorhands.cli import app
-from sd_scissorhands.cli.applying import default_output, in_words
-from sd_scissorhands.delta import (
+from sd_scissorhands.checkpoints import delta as room
+from sd_scissorhands.checkpoints.delta import (
     LEAP,
     Origin,
     apply_delta,
@@ -28,6 +26,8 @@ from sd_scissorhands.delta import (
     set_weights,
     write_delta,
 )
+from sd_scissorhands.cli import app
+from sd_scissorhands.cli.applying import default_output, in_words
 from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
 from sd_scissorhands.run import write_tensors
 from sd_scissorhands.settings import UserError

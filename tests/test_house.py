@@ -19,7 +19,7 @@ FLOORS = [
     {"unlearn"},
     {"stages"},
     {"diffusion", "classifier"},
-    {"delta"},
+    {"checkpoints"},
     {"erase", "forget", "evaluate", "report"},
     {"attack"},
     {"compare", "forecast"},

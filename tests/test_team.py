@@ -16,8 +16,8 @@ from test_unlearn import Regression
 from torch import nn
 from typer.testing import CliRunner
 
+from sd_scissorhands.checkpoints.delta import apply_delta
 from sd_scissorhands.cli import app
-from sd_scissorhands.delta import apply_delta
 from sd_scissorhands.diffusion.data import encode_pictures
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.load import open_pipeline

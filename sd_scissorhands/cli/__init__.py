@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..settings import UserError
-from . import applying, comparing, erasing, forgetting, proof, reports
+from . import applying, comparing, erasing, exporting, forgetting, proof, reports
 from .options import GateMissed
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need
@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 app.command()(erasing.erase)
 app.command()(applying.apply)
+app.command()(exporting.export)
+app.command()(exporting.diff)
+app.command()(exporting.verify)
 app.command()(forgetting.forget)
 app.command(name="eval")(proof.evaluate)
 app.command()(proof.attack)

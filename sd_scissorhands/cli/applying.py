@@ -32,7 +32,7 @@ def apply(
     from .. import show
 
     show.still_libraries()
-    from ..delta import apply_delta
+    from ..checkpoints.delta import apply_delta
 
     show.one_thread_if_small(base)
     folder = output_dir or default_output(base, delta)

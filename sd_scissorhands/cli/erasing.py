@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..recipes import DEFAULT_RECIPE
-from ..settings import CHOICES, DEFAULT_MODEL, REPAIRS, EraseSettings, load_settings
+from ..settings import CHOICES, DEFAULT_MODEL, OUTPUT_FORMATS, REPAIRS, EraseSettings, load_settings
 from .options import Device, Json, Quiet, default_run, in_panel
 
 BY_RECIPE = "by recipe"
@@ -20,6 +20,7 @@ def erase(
     model: Annotated[str | None, what("Hub id, diffusers directory, or tiny, the embedded model.", DEFAULT_MODEL)] = None,
     revision: Annotated[str | None, what("Branch, tag or commit of a hub model.")] = None,
     output_dir: Annotated[Path | None, what("The run directory; the erased model is its model/.", "runs/MODEL-CONCEPTS-seedN")] = None,
+    output_format: Annotated[str, what(f"Beside model/ also a file for other programs: {', '.join(OUTPUT_FORMATS[1:])}.", True)] = "diffusers",
     config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
     retain_prompts: Annotated[str | None, data("File with one prompt a line, for the general captions.")] = None,
     forget_images: Annotated[str | None, data("Directory of pictures of the concept, for the model's own.")] = None,
@@ -80,7 +81,8 @@ def erase(
     if dry_run:
         return show.forecast(forecast(settings), as_json)
     speaks = Processes.here(sharding=True).main
-    result = run_erasure(settings, folder, resume=resume, progress=show.progress(quiet or not speaks))
+    shown = show.progress(quiet or not speaks)
+    result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
     if not speaks:
         return
     from ..report import write_card, write_report

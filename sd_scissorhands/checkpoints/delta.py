@@ -31,9 +31,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .diffusion.load import Opened, hash_tensors, open_pipeline, save_pipeline
-from .run import Progress, resolve_device, silent, write_tensors
-from .settings import UserError
+from ..diffusion.load import Opened, hash_tensors, open_pipeline, save_pipeline
+from ..run import Progress, resolve_device, silent, write_tensors
+from ..settings import UserError
 
 FORMAT, VERSION = "sdscissor-delta", 1
 LEAP = 0xFFFF  # the gap after which no weight is changed

@@ -1,0 +1,195 @@
+"""safetensors files tensor by tensor: read lazily, and written without holding more than one tensor in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..diffusion.files import check_safetensors
+from ..run import share
+from ..settings import UserError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+NO_HASH = "0x" + 64 * "0"
+PICKLES = (b"PK\x03\x04", b"\x80")  # how torch.save's files begin, now and formerly
+CHUNK = 1 << 24
+CONVERT = (
+    "import torch, safetensors.torch as s; w = torch.load({old!r}, map_location='cpu', weights_only=True); "
+    "s.save_file({{k: v.clone().contiguous() for k, v in w.get('state_dict', w).items() if torch.is_tensor(v)}}, {new!r})"
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor to be written."""
+
+    code: str  # safetensors' name of the type
+    shape: tuple[int, ...]
+    size: int  # bytes
+    load: Callable[[], Iterator[Any]]  # its bytes, in parts
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[[], Tensor]) -> Piece:
+        """A tensor that `make` gives when its turn comes."""
+        count = torch.Size(shape).numel()
+
+        def load() -> Iterator[Any]:
+            tensor = make().to(dtype)
+            if tuple(tensor.shape) != tuple(shape):
+                raise ValueError(f"a tensor of shape {tuple(tensor.shape)} where {tuple(shape)} was announced")
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+        return cls(CODES[dtype], tuple(shape), count * dtype.itemsize, load)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A safetensors file as its header says it; `tensor` reads one at a time."""
+
+    path: Path
+    metadata: dict[str, str]
+    entries: dict[str, dict[str, Any]]  # dtype, shape, data_offsets
+    start: int  # of the first tensor's bytes
+    handle: Any
+
+    @classmethod
+    def open(cls, path: Path) -> Stored:
+        """Read a file's header; safetensors checks that it is sound.
+
+        Raises:
+            UserError: missing, truncated or damaged, or a pickle.
+        """
+        check_no_pickle(path)
+        check_safetensors(path)
+        try:
+            handle = safe_open(path, "pt")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): get it again") from None
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            entries = json.loads(file.read(length))
+        return cls(path, entries.pop("__metadata__", None) or {}, entries, 8 + length, handle)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
+        return tuple(self.entries[key]["shape"])
+
+    def tensor(self, key: str) -> Tensor:
+        """One tensor, lazily: its pages are read from the file when they are used."""
+        return self.handle.get_tensor(key)
+
+    def raw(self, key: str) -> Iterator[bytes]:
+        """The bytes of one tensor, in parts."""
+        begin, end = self.entries[key]["data_offsets"]
+        with self.path.open("rb") as file:
+            file.seek(self.start + begin)
+            for done in range(begin, end, CHUNK):
+                yield file.read(min(CHUNK, end - done))
+
+    def piece(self, key: str) -> Piece:
+        """One tensor as it is, to be written elsewhere byte by byte."""
+        begin, end = self.entries[key]["data_offsets"]
+        return Piece(self.entries[key]["dtype"], self.shape(key), end - begin, lambda: self.raw(key))
+
+
+def check_no_pickle(path: Path) -> None:
+    """Refuse a pickle by its first bytes, whatever its name, with the line that converts it.
+
+    Raises:
+        UserError: it is one.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if not begin.startswith(PICKLES) or begin[8:] == b"{":  # the length of a safetensors header can begin so too
+        return
+    line = CONVERT.format(old=str(path), new=str(path.with_suffix(".safetensors")))
+    raise UserError(f'{path} is a pickle, which can run code and is never loaded: convert it with python -c "{line}"')
+
+
+def write_stream(
+    path: Path,
+    pieces: Mapping[str, Piece],
+    metadata: Mapping[str, str],
+    *,
+    hash_key: str,
+    tick: Callable[[int], None] = lambda count: None,
+) -> str:
+    """Write a safetensors file piece by piece; every piece is loaded once and let go.
+
+    The bytes depend on nothing but the pieces and the metadata: large elements come first, as safetensors lays them, so
+    that each tensor is aligned, then the names' order. The hash is entered when all is written.
+
+    Args:
+        path: a temporary name; see `run.atomic`.
+        metadata: of the header, without `hash_key`.
+        hash_key: under which the header names the sha256 of all bytes after it.
+        tick: called with 1 after every piece.
+
+    Returns:
+        That sha256, in hex.
+    """
+    order = sorted(pieces, key=lambda name: (-_width(pieces[name]), name))
+    at, entries = 0, {}
+    for name in order:
+        piece = pieces[name]
+        entries[name] = {"dtype": piece.code, "shape": list(piece.shape), "data_offsets": [at, at + piece.size]}
+        at += piece.size
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        file.write(_header({**metadata, hash_key: NO_HASH}, entries))
+        for name in order:
+            for part in pieces[name].load():
+                digest.update(part)
+                file.write(part)
+            tick(1)
+        file.seek(0)
+        file.write(_header({**metadata, hash_key: "0x" + digest.hexdigest()}, entries))
+        file.flush()
+        os.fsync(file.fileno())
+    share(path)
+    return digest.hexdigest()
+
+
+def _width(piece: Piece) -> int:
+    count = torch.Size(piece.shape).numel()
+    return piece.size // count if count else 8
+
+
+def _header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
+    told = json.dumps({"__metadata__": dict(sorted(metadata.items())), **entries}, ensure_ascii=False).encode()
+    told += b" " * (-len(told) % 8)
+    return struct.pack("<Q", len(told)) + told
+
+
+def cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor in another precision; integers stay what they are.
+
+    Raises:
+        UserError: a value that the precision cannot hold, or that is NaN or infinite already.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    made = tensor.to(dtype or tensor.dtype)
+    if torch.isfinite(made).all():
+        return made
+    if torch.isfinite(tensor).all():
+        most, kind = tensor.abs().max().item(), str(dtype).removeprefix("torch.")
+        raise UserError(f"{name} holds {most:.4g}, which {kind} cannot: choose --dtype bfloat16 or float32")
+    raise UserError(f"{name} holds NaN or infinite values: this checkpoint is broken")
