@@ -337,6 +337,7 @@ def test_an_erased_model_is_attacked(folder, erased, tmp_path, name):
     assert told["n"] == 2 and 0 <= told["asr_after"] <= 1 and told["restarts"][0]["loss"] > 0
 
 
+@pytest.mark.parametrize("family", ["sdxl", "flux"], indirect=True, scope="module")
 def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
     few = dataclasses.replace(settings, steps=1, memory_every=1, score_draws=1, repair=None, conditions=None)
     changes = {
