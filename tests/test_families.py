@@ -16,8 +16,8 @@ from small_pipelines import BUILDERS, SIDE, build
 
 from sd_scissorhands.attack.attack import attack
 from sd_scissorhands.attack.settings import AttackSettings
+from sd_scissorhands.checkpoints.delta import apply_delta
 from sd_scissorhands.concepts import of_world
-from sd_scissorhands.delta import apply_delta
 from sd_scissorhands.diffusion import files, words
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
