@@ -292,7 +292,7 @@ def test_a_base_that_is_not_here_is_said_and_no_failure(copy):
     told = verify(copy)
     assert told["holds"]
     unknown = [check["what"] for check in told["checks"] if check["holds"] is None]
-    assert unknown == ["base", "VAE, text encoder", "selection", "delta"]
+    assert unknown == ["base", "VAE, text encoders", "selection", "delta"]
 
 
 def test_verify_fails_in_one_line(copy, tmp_path):

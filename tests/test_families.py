@@ -17,6 +17,9 @@ from small_pipelines import BUILDERS, SIDE, build
 from sd_scissorhands.attack.attack import attack
 from sd_scissorhands.attack.settings import AttackSettings
 from sd_scissorhands.checkpoints.delta import apply_delta
+from sd_scissorhands.checkpoints.difference import difference
+from sd_scissorhands.checkpoints.export import export
+from sd_scissorhands.checkpoints.verify import verify
 from sd_scissorhands.concepts import of_world
 from sd_scissorhands.diffusion import files, words
 from sd_scissorhands.diffusion.denoiser import Denoiser
@@ -316,6 +319,24 @@ def test_a_killed_erasure_continues_to_the_same_weights(settings, erased, tmp_pa
         patch.setattr(Run, "finish", die)
         erase(settings, tmp_path / "run")
     assert erase(settings, tmp_path / "run", resume=True)["weights_sha256"] == erased[1]["weights_sha256"]
+
+
+def test_an_erased_model_is_verified_compared_and_exported(family, folder, erased, tmp_path):
+    run, result = erased
+    assert verify(run)["holds"]
+    told = difference(str(folder), str(run))
+    assert not told["identical"] and {row["name"].partition(".")[0] for row in told["rows"]} == {family_part(run)}
+    for to, output in (("unet-only", tmp_path / "one.safetensors"), ("diffusers", tmp_path / "all")):
+        assert export(run, to, output=output)["weights_sha256"] == result["weights_sha256"]
+    assert open_pipeline(str(tmp_path / "all")).weights == result["weights_sha256"]
+    assert hash_tensors(load_file(tmp_path / "one.safetensors").items()) == result["weights_sha256"]
+    if family != "sd2":
+        with pytest.raises(UserError, match="has no UNet" if family in ("sd3", "flux") else "add --base FILE"):
+            export(run, "single-file", output=tmp_path / "no.safetensors")
+
+
+def family_part(run) -> str:
+    return open_pipeline(str(run / "model")).family.part
 
 
 def test_an_erased_model_is_evaluated(folder, erased, tmp_path):

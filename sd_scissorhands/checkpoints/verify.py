@@ -161,7 +161,9 @@ def _model(seen: Verification) -> Iterator[Check]:
     found, told = hash_tensors(seen.weights.items()), seen.result.get("weights_sha256")
     same = found == told
     yield Check(
-        "model", same, f"the UNet has sha256 {found[:12]}" + ("" if same else f", run.json names {str(told)[:12]}")
+        "model",
+        same,
+        f"{seen.source.family.called} has sha256 {found[:12]}" + ("" if same else f", run.json names {str(told)[:12]}"),
     )
 
 
