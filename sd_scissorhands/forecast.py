@@ -20,7 +20,7 @@ from .unlearn.selection import CHUNK
 from .unlearn.team import handed_on
 
 MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
-SCRATCH = 8 * CHUNK  # bytes at most of a selection, beside its result
+SCRATCH = 16 * CHUNK  # bytes at most of a selection, beside its result
 
 
 @dataclass(frozen=True)
