@@ -30,7 +30,8 @@ def difference_plot(told: dict[str, Any]) -> str | None:
         shares.set(xlabel="weights changed, %", xlim=(0, 100))
         sizes.invert_yaxis()
         sizes.margins(y=0.01)
-        sizes.tick_params(labelsize=7)
+        for axes in (sizes, shares):
+            axes.tick_params(labelsize=7)
 
     alt = f"Difference by {told['by']}; most in {most[0]['name']}: {most[0]['relative_l2']:.2%}"
     drawn = draw(paint, alt, height=1 + 0.19 * len(rows))
