@@ -22,7 +22,7 @@ experiments: .venv/ready
 	$(BIN)/python benchmarks/robust.py
 	$(BIN)/python benchmarks/methods.py
 
-# The tables of docs/benchmarks.md: half an hour and more on two cores, 20 GiB of memory.
+# The tables of docs/benchmarks.md: an hour and more on two cores, 20 GiB of memory.
 bench: .venv/ready
 	$(BIN)/python benchmarks/proof.py
 	$(BIN)/python benchmarks/scale.py selection projection growth
