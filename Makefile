@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint tiny experiments bench bench-gpu clean
+.PHONY: demo test types pytest tiny experiments bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/sdscissor demo --output-dir runs/demo
@@ -9,7 +9,12 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs 2 types pytest
+
+types: .venv/ready
 	$(BIN)/mypy
+
+pytest: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The embedded model again from nothing: seeded, CPU, about an hour on one core.

@@ -63,25 +63,25 @@ def test_erase_eval_report_end_to_end(config, tmp_path):
         "base_model" in (run / "model" / "README.md").read_text() or "tiny" in (run / "model" / "README.md").read_text()
     )
     ask = ("eval", "--model", str(run / "model"), "--canvas", "--concept", "heart", "--limit", "8", "--json")
-    done = sdscissor(*ask)
-    assert done.returncode == 0, done.stderr
+    done = runner.invoke(app, ask)
+    assert done.exit_code == 0, done.output
     judged = json.loads(done.stdout)
     assert {"UA", "UA_synonyms", "IRA", "CRA", "CRA_forget", "n", "original"} <= set(judged)
     assert judged["weights_sha256"] == told["weights_sha256"] and judged["n"]["UA"] == 8
     assert "UA" in (run / "report.html").read_text()
     missed = sdscissor(*ask, "--fail-below", "IRA=1.01")
     assert missed.returncode == 3 and "error: IRA is" in missed.stderr and json.loads(missed.stdout)["n"] == judged["n"]
-    attacked = sdscissor(
+    attacked = runner.invoke(app, [
         "attack", "--model", str(run / "model"), "--concept", "heart", "--attack", "paraphrase", "--limit", "6",
         "--sampling-steps", "2", "--json", "--fail-above", "asr_after=1",
-    )  # fmt: skip
-    assert attacked.returncode == 0, attacked.stderr
+    ])  # fmt: skip
+    assert attacked.exit_code == 0, attacked.output
     told = json.loads(attacked.stdout)
     assert {"attack", "concept", "n", "asr_before", "asr_after", "IRA", "CRA", "seed", "seconds"} <= set(told)
     assert told["attack"] == "paraphrase" and "asr_after" in told["original"] and told["IRA"] == judged["IRA"]
     assert (run / "attack" / "paraphrase" / "summary.json").exists()
     assert "paraphrase" in (run / "report.html").read_text()
-    rebuilt = sdscissor("report", str(run), "--json")
+    rebuilt = runner.invoke(app, ["report", str(run), "--json"])
     assert json.loads(rebuilt.stdout)["report"] == str(run / "report.html")
 
 

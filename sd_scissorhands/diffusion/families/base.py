@@ -205,6 +205,16 @@ def without_pooled(condition: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return condition[:, :-1], condition[:, -1, :width]
 
 
+def sampled_with_pooled(pipeline: Any, condition: Tensor, without: Tensor, own: int, **how: Any) -> Tensor:
+    """`Family.sample` of a pipeline that takes tokens and pooled embedding (B, own) apart: (B, c, h, w)."""
+    words, pooled = without_pooled(condition, own)
+    away, away_pooled = without_pooled(without, own)
+    return pipeline(
+        prompt_embeds=words, pooled_prompt_embeds=pooled, negative_prompt_embeds=away,
+        negative_pooled_prompt_embeds=away_pooled, output_type="latent", **how,
+    ).images  # fmt: skip
+
+
 def unet_objection(configs: Mapping[str, Mapping[str, Any]], *, added: str | None) -> str | None:
     """Why a UNet cannot be used; `added`: the kind of further conditions that the family's have."""
     unet, scheduler = configs["unet"], configs["scheduler"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..noise import Process
-from .base import Encoder, with_pooled, without_pooled
+from .base import Encoder, sampled_with_pooled, with_pooled, without_pooled
 from .flow import Flow
 
 T5_LENGTH = 256  # tokens, as the pipeline has it
@@ -61,9 +61,4 @@ class StableDiffusion3(Flow):
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
         """See `Family`."""
-        words, pooled = without_pooled(condition, self.pooled)
-        away, away_pooled = without_pooled(without, self.pooled)
-        return self.pipeline(
-            prompt_embeds=words, pooled_prompt_embeds=pooled, negative_prompt_embeds=away,
-            negative_pooled_prompt_embeds=away_pooled, output_type="latent", **how,
-        ).images  # fmt: skip
+        return sampled_with_pooled(self.pipeline, condition, without, self.pooled, **how)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..noise import Process
-from .base import Encoder, Family, unet_objection, with_pooled, without_pooled
+from .base import Encoder, Family, sampled_with_pooled, unet_objection, with_pooled, without_pooled
 
 
 class StableDiffusionXL(Family):
@@ -65,9 +65,4 @@ class StableDiffusionXL(Family):
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
         """See `Family`."""
-        words, pooled = without_pooled(condition, self.pooled)
-        away, away_pooled = without_pooled(without, self.pooled)
-        return self.pipeline(
-            prompt_embeds=words, pooled_prompt_embeds=pooled, negative_prompt_embeds=away,
-            negative_pooled_prompt_embeds=away_pooled, output_type="latent", **how,
-        ).images  # fmt: skip
+        return sampled_with_pooled(self.pipeline, condition, without, self.pooled, **how)
