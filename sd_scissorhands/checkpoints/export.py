@@ -155,10 +155,10 @@ def _single_file(
 def _unet_only(
     source: Source, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
 ) -> dict[str, Any]:
-    unet = source.denoiser
-    pieces = plain_pieces(unet, dtype)
+    denoiser = source.denoiser
+    pieces = plain_pieces(denoiser, dtype)
     told = metadata(source, weights=weights, ldm=False, base=PT)
-    return _write(output, pieces, told, progress, lambda new: check_plain(new, unet))
+    return _write(output, pieces, told, progress, lambda new: check_plain(new, denoiser))
 
 
 def _write(
@@ -237,8 +237,8 @@ def _delta(source: Source, output: Path, weights: str, dtype: torch.dtype | None
     if not source.manifest:
         raise UserError(f"{source.directory} was made by no run here, so its base is unknown: name a run directory")
     result, base = source.manifest["result"], base_of(source)
-    unet = source.denoiser
-    changed = {name: unet.tensor(name).float().clone() for name in unet.keys}
+    denoiser = source.denoiser
+    changed = {name: denoiser.tensor(name).float().clone() for name in denoiser.keys}
     told = source.manifest["source"]
     concepts = tuple(result["concepts"])
     origin = Origin(told["model"], told["weights_sha256"], weights, result["recipe"], concepts, result["seed"])
@@ -260,8 +260,8 @@ def base_of(source: Source) -> dict[str, torch.Tensor]:
         directory = locate(name, manifest["settings"].get("revision"))
     except UserError as error:
         raise UserError(f"the base of {source.home} cannot be had: {str(error).replace('--model ', '', 1)}") from None
-    unet = Source(directory, None).denoiser
-    tensors = {own: unet.tensor(own).float() for own in unet.keys}
+    denoiser = Source(directory, None).denoiser
+    tensors = {own: denoiser.tensor(own).float() for own in denoiser.keys}
     if hash_tensors(tensors.items()) != told:
         raise UserError(f"{name} is not the model any more that {source.home} was made from: put it back")
     return tensors

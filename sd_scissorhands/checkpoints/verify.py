@@ -56,8 +56,8 @@ class Verification:
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The model's denoiser, float32."""
-        unet = self.source.denoiser
-        return {name: unet.tensor(name).float() for name in unet.keys}
+        denoiser = self.source.denoiser
+        return {name: denoiser.tensor(name).float() for name in denoiser.keys}
 
     @cached_property
     def base(self) -> Source | None:
@@ -70,8 +70,8 @@ class Verification:
         """The base's denoiser, float32, if it is the very one; None otherwise."""
         if self.base is None:
             return None
-        unet = self.base.denoiser
-        tensors = {name: unet.tensor(name).float() for name in unet.keys}
+        denoiser = self.base.denoiser
+        tensors = {name: denoiser.tensor(name).float() for name in denoiser.keys}
         return tensors if hash_tensors(tensors.items()) == self.told.get("weights_sha256") else None
 
 
