@@ -18,7 +18,7 @@ from ..run import Progress, atomic, silent
 from ..settings import OUTPUT_FORMATS, UserError
 from .delta import Origin, write_delta
 from .modelspec import HASH, OWN, metadata
-from .single_file import Placed, check_written, open_base, pieces_of, place_all, with_base
+from .single_file import check_written, open_base, pieces_of, place_all, with_base
 from .source import Part, Source
 from .stream import DTYPES, Piece, Stored, cast, check_no_pickle, write_stream
 
@@ -65,12 +65,12 @@ def export(
     check_output(output, to)
     if base:
         check_no_pickle(base)
-    writers = {"single-file": _single_file, "unet-only": _unet_only, "diffusers": _diffusers, "delta": _delta}
+    writers: dict[str, Callable[..., dict[str, Any]]] = {
+        "single-file": partial(_single_file, base_path=base), "unet-only": _unet_only, "diffusers": _diffusers,
+        "delta": _delta,
+    }  # fmt: skip
     weights = source.check_weights()
-    if to == "single-file":
-        facts = _single_file(source, output, weights, DTYPES.get(dtype or ""), progress, base)
-    else:
-        facts = writers[to](source, output, weights, DTYPES.get(dtype or ""), progress)
+    facts = writers[to](source, output, weights, DTYPES.get(dtype or ""), progress)
     files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
     return {
         "output": str(output), "format": to, "dtype": dtype, "bytes": sum(file.stat().st_size for file in files), **facts,
@@ -173,13 +173,12 @@ def _write(
 
 def plain_pieces(part: Part, dtype: torch.dtype | None) -> dict[str, Piece]:
     """A part under its own names, in another precision."""
-    placed = Placed(part, {})
 
     def one(name: str) -> Piece:
-        kept = dtype or placed.dtype(name)
         if not part.tensor(name).is_floating_point():
             return part.file.piece(part.keys[name])
-        return Piece.of(part.shape(name), kept, lambda: placed.cast(name, kept))
+        kept = dtype or part.dtype(name)
+        return Piece.of(part.shape(name), kept, lambda: part.cast(name, kept))
 
     return {part.keys[name]: one(name) for name in part.keys}
 

@@ -9,14 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..settings import UserError
 from .keys import EMA, UNET, Blocks, Place, canonical, clip_places, open_clip_places, unet_places, vae_places
 from .source import Part, Source
-from .stream import DTYPES, Piece, Stored, cast
+from .stream import DTYPES, TORCH, Piece, Stored
 
-TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 KNOWN = {"unet", "vae", "text_encoder"}
 OTHER = "name a file of the same family as {model}"
 
@@ -38,14 +36,6 @@ class Placed:
     def shape(self, key: str, names: list[str]) -> tuple[int, ...]:
         """The shape of what stands at a key."""
         return self.places[names[0]].shape_of(self.part.shape(names[0]))
-
-    def cast(self, name: str, dtype: torch.dtype | None) -> Tensor:
-        """One tensor, in another precision."""
-        return cast(f"{self.part.name}.{name}", self.part.tensor(name), dtype)
-
-    def dtype(self, name: str) -> torch.dtype:
-        """As it lies in its file."""
-        return TORCH[self.part.file.entries[self.part.keys[name]]["dtype"]]
 
 
 def place_all(source: Source, *, unet_only: bool = False) -> list[Placed]:
@@ -79,8 +69,8 @@ def pieces_of(placed: Placed, dtype: torch.dtype | None, base: Stored | None = N
 
     def one(key: str, names: list[str]) -> Piece:
         shape = placed.shape(key, names)
-        kept = dtype or (TORCH[base.entries[key]["dtype"]] if base else placed.dtype(names[0]))
-        return Piece.of(shape, kept, lambda: torch.cat([placed.cast(name, kept) for name in names]).reshape(shape))
+        kept = dtype or (TORCH[base.entries[key]["dtype"]] if base else placed.part.dtype(names[0]))
+        return Piece.of(shape, kept, lambda: torch.cat([placed.part.cast(name, kept) for name in names]).reshape(shape))
 
     return {key: one(key, names) for key, names in placed.by_key().items()}
 
@@ -160,7 +150,7 @@ def _check_same(path: Path, placed: Placed, back: Mapping[str, Any]) -> None:
     wrong = missing or [
         name
         for name in placed.places
-        if not torch.equal(found[name], placed.cast(name, found[name].dtype).reshape(found[name].shape))
+        if not torch.equal(found[name], placed.part.cast(name, found[name].dtype).reshape(found[name].shape))
     ]
     if wrong:
         raise UserError(f"{path} does not read back as it should ({placed.part.name}.{wrong[0]}): check the disk")

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..diffusion.families import Family
@@ -18,7 +19,7 @@ from ..lineage import MANIFEST, run_of
 from ..run import Run
 from ..settings import UserError
 from .keys import canonical
-from .stream import Stored
+from .stream import TORCH, Stored, cast
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class Part:
     def shape(self, name: str) -> tuple[int, ...]:
         """Its shape."""
         return self.file.shape(self.keys[name])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """As it lies in its file."""
+        return TORCH[self.file.entries[self.keys[name]]["dtype"]]
+
+    def cast(self, name: str, dtype: torch.dtype | None) -> Tensor:
+        """One tensor, in another precision."""
+        return cast(f"{self.name}.{name}", self.tensor(name), dtype)
 
     def sha256(self) -> str:
         """See `hash_tensors`; of a denoiser the hash that run.json names."""

@@ -24,6 +24,7 @@ CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+TORCH = {CODES[dtype]: dtype for dtype in DTYPES.values()}  # the types that are written in another precision
 NO_HASH = "0x" + 64 * "0"
 PICKLES = (b"PK\x03\x04", b"\x80")  # how torch.save's files begin, now and formerly
 CHUNK = 1 << 24

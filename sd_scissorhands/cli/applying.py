@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Json, Quiet, file_name, in_panel
+from .options import Json, Quiet, file_name, in_panel, printable
 
 how = in_panel("Run")
 
@@ -56,4 +56,4 @@ def in_words(told: dict[str, Any]) -> dict[str, str]:
         "seconds": str(told["seconds"]),
         "model": told["output_dir"],
     }
-    return {name: "".join(filter(str.isprintable, line)) for name, line in lines.items()}
+    return {name: printable(line) for name, line in lines.items()}

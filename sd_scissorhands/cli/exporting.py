@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..settings import OUTPUT_FORMATS, UserError
-from .options import Json, Quiet, in_panel
+from .options import Json, Quiet, in_panel, printable
 
 what, how = map(in_panel, ("What", "Run"))
 
@@ -160,5 +160,4 @@ def _show_verification(told: dict[str, Any], as_json: bool) -> None:
 
 
 def _plain(text: str) -> str:
-    """What a stranger's file says must not steer the terminal."""
-    return escape("".join(filter(str.isprintable, text)))
+    return escape(printable(text))

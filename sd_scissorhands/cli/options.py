@@ -23,6 +23,11 @@ NoBlur = Annotated[
 ]
 
 
+def printable(text: str) -> str:
+    """What a stranger's file says, which must not steer the terminal."""
+    return "".join(filter(str.isprintable, text))
+
+
 class GateMissed(Exception):
     """A figure that a gate does not let through; exit code 3."""
 
