@@ -68,10 +68,10 @@ class Job:
 
 def work(job: Job) -> dict:
     """Erase, judge, and hand back the row; the original's pictures are drawn once per concept and count."""
-    from sd_scissorhands.compare.exam import share_original
+    from sd_scissorhands.comparison.exam import share_original
     from sd_scissorhands.concepts import of_world
-    from sd_scissorhands.evaluate import concept as room
-    from sd_scissorhands.evaluate.panel import open_panel
+    from sd_scissorhands.evaluation import concept as room
+    from sd_scissorhands.evaluation.panel import open_panel
 
     alone()
     folder, concept = job.folder / f"eval-{job.count}", of_world(job.concept)
@@ -97,7 +97,7 @@ def alone() -> None:
 
 def erased(job: Job) -> dict:
     """The erasure of a job, made or found."""
-    from sd_scissorhands.erase import erase
+    from sd_scissorhands.erasure import erase
     from sd_scissorhands.settings import EraseSettings
 
     settings = EraseSettings(concepts=(job.concept,), model="tiny", recipe=RECIPE, seed=job.seed, device="cpu")
@@ -107,8 +107,8 @@ def erased(job: Job) -> dict:
 def draw_original(concept_and_count: tuple[str, int]) -> None:
     """The original's pictures for a concept."""
     from sd_scissorhands.concepts import of_world
-    from sd_scissorhands.evaluate import concept as room
-    from sd_scissorhands.evaluate.panel import open_panel
+    from sd_scissorhands.evaluation import concept as room
+    from sd_scissorhands.evaluation.panel import open_panel
 
     alone()
     concept, count = of_world(concept_and_count[0]), concept_and_count[1]
@@ -197,8 +197,8 @@ def table_controls() -> str:
 
 def strike(job: Job) -> dict:
     """Erase, judge and attack; the original's side of every attack is that of the concept's first job."""
-    from sd_scissorhands.attack.attack import attack
-    from sd_scissorhands.attack.settings import AttackSettings
+    from sd_scissorhands.attacks.attack import attack
+    from sd_scissorhands.attacks.settings import AttackSettings
 
     row = work(job)
     model = str(job.folder / "model")

@@ -27,9 +27,9 @@ from rows import Row, Turn
 from sd14 import TOKENS, build, build_encoders, erasure, save_pipeline
 from steps import Ours, numel, of_settings, settle
 
-from sd_scissorhands.erase import erase
-from sd_scissorhands.evaluate.prompts import Row as Prompt
-from sd_scissorhands.evaluate.sample import Sampling, draw, open_for_sampling
+from sd_scissorhands.erasure import erase
+from sd_scissorhands.evaluation.prompts import Row as Prompt
+from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling
 from sd_scissorhands.forecast import forecast
 from sd_scissorhands.run import PeakMemory, Run
 from sd_scissorhands.settings import EraseSettings

@@ -37,8 +37,8 @@ def compared(
     **how: Any,
 ) -> Rows:
     """The rows of one comparison, over every recipe that fits unless some are named."""
-    from sd_scissorhands.compare.compare import compare
-    from sd_scissorhands.compare.jobs import Comparison, Measures
+    from sd_scissorhands.comparison.compare import compare
+    from sd_scissorhands.comparison.jobs import Comparison, Measures
 
     alone()
     asked = Comparison(settings, targets, recipes, seeds, Measures(**MEASURES | how))
@@ -68,7 +68,7 @@ def forgettings(target: dict[str, Any], seeds: int) -> Rows:
 
 def drawn_rows(target: dict[str, Any], seed: int) -> dict[str, Any]:
     """A Newton step on rows drawn by lot, with as many weights as L-FOCI chose in the same seed."""
-    from sd_scissorhands.forget import forget
+    from sd_scissorhands.forgetting import forget
     from sd_scissorhands.settings import ForgetSettings
 
     chosen = json.loads(next(ROOT.glob(f"*{CLASS}/*/l-codec-seed{seed}/run.json")).read_text())["result"]

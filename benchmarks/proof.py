@@ -26,8 +26,8 @@ def detection() -> dict[str, Callable[[], int]]:
     import nudenet
     from skimage.data import astronaut
 
-    from sd_scissorhands.evaluate.nude import Detector
-    from sd_scissorhands.evaluate.nudity import cores
+    from sd_scissorhands.evaluation.nude import Detector
+    from sd_scissorhands.evaluation.nudity import cores
 
     rng = np.random.default_rng(0)
     pictures = [np.roll(astronaut(), int(rng.integers(512)), axis=1) for _ in range(PICTURES)]
@@ -48,8 +48,8 @@ def detection() -> dict[str, Callable[[], int]]:
 def sampling() -> dict[str, Callable[[], int]]:
     """The embedded model at 20 steps: one pipeline call a picture, and the engine."""
     from sd_scissorhands.concepts import of_world
-    from sd_scissorhands.evaluate.prompts import Row
-    from sd_scissorhands.evaluate.sample import Sampling, draw, open_for_sampling
+    from sd_scissorhands.evaluation.prompts import Row
+    from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling
 
     torch.set_num_threads(1)
     opened, denoiser = open_for_sampling("tiny", "cpu")

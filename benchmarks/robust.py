@@ -94,8 +94,8 @@ class Model:
         from sd_scissorhands.concepts import of_world
         from sd_scissorhands.diffusion.denoiser import Denoiser
         from sd_scissorhands.diffusion.load import open_pipeline
-        from sd_scissorhands.evaluate.judges import WorldJudge
-        from sd_scissorhands.evaluate.sample import Sampling
+        from sd_scissorhands.evaluation.judges import WorldJudge
+        from sd_scissorhands.evaluation.sample import Sampling
 
         source = "tiny" if job.variant == "original" else str(job.folder / "model")
         opened = open_pipeline(source, device=torch.device("cpu"))
@@ -106,8 +106,8 @@ class Model:
 
     def look(self, prompts: Sequence[str], first_seed: int, encode: Callable[..., Any] | None = None) -> list[dict]:
         """What the judge names in the picture for each prompt, drawn as every evaluation draws."""
-        from sd_scissorhands.evaluate.prompts import Row
-        from sd_scissorhands.evaluate.sample import draw
+        from sd_scissorhands.evaluation.prompts import Row
+        from sd_scissorhands.evaluation.sample import draw
 
         rows = [Row(n, prompt, first_seed + n) for n, prompt in enumerate(prompts)]
         encode = encode or (lambda some: self.denoiser.encode([row.prompt for row in some]))
@@ -122,7 +122,7 @@ class Model:
 
     def taught(self, count: int) -> tuple[list[tuple[str, str]], Any]:
         """(slotted, plain) prompts that an attacker learns from and the original's pictures for them."""
-        from sd_scissorhands.attack.scene import TRAINING_SEED, filled
+        from sd_scissorhands.attacks.scene import TRAINING_SEED, filled
         from sd_scissorhands.diffusion.data import spread
 
         pairs = spread(filled(self.concept), count, 900 + self.job.seed)
@@ -131,7 +131,7 @@ class Model:
 
     def asked(self) -> list[tuple[str, str]]:
         """(slotted, plain) prompts that name the concept, which nothing was learned from."""
-        from sd_scissorhands.attack.scene import named
+        from sd_scissorhands.attacks.scene import named
 
         return named(self.concept, count=ASKED, seed=900 + self.job.seed, in_world=True)
 
@@ -141,7 +141,7 @@ class Model:
 
 def kept(model: Model, count: int = COUNT) -> dict[str, float]:
     """UA, UA_synonyms, UA_generic, IRA, CRA; the original's IRA and CRA alone where its first seed said the rest."""
-    from sd_scissorhands.evaluate import canvas
+    from sd_scissorhands.evaluation import canvas
 
     prompts = canvas.prompts(model.concept, seed=5000 + model.job.seed, count=count, gone=model.gone)
     if model.job.variant == "original" and model.job.seed:
@@ -166,7 +166,7 @@ def embedding(model: Model, width: int, restarts: int) -> list[float]:
     """Success of every restart of the learned embeddings."""
     import torch
 
-    from sd_scissorhands.attack.learn import Target, learn_embedding, start_embedding
+    from sd_scissorhands.attacks.learn import Target, learn_embedding, start_embedding
     from sd_scissorhands.diffusion import words
 
     d, (pairs, latents) = model.denoiser, model.taught(48)
@@ -190,7 +190,7 @@ def token(model: Model) -> float:
     """Success of suffixes of three real tokens, each learned for its own prompt."""
     import torch
 
-    from sd_scissorhands.attack.learn import Target, learn_tokens
+    from sd_scissorhands.attacks.learn import Target, learn_tokens
     from sd_scissorhands.diffusion import words
 
     d, prompts = model.denoiser, [plain for _, plain in model.asked()]
@@ -211,7 +211,7 @@ def token(model: Model) -> float:
 
 def relearn(model: Model, lr: float) -> int | None:
     """Steps of fine-tuning until half of the pictures show the concept; None if it never is back."""
-    from sd_scissorhands.attack.learn import Relearning
+    from sd_scissorhands.attacks.learn import Relearning
 
     d, asked = model.denoiser, [plain for _, plain in model.asked()][:24]
     pairs, latents = model.taught(FEW)
@@ -272,7 +272,7 @@ def work(job: Job) -> dict[str, Any]:
 
 def erase_for(job: Job) -> None:
     """The erasure of a job, made or found; those that go before it first."""
-    from sd_scissorhands.erase import erase
+    from sd_scissorhands.erasure import erase
     from sd_scissorhands.settings import EraseSettings
 
     model = "tiny"

@@ -35,7 +35,7 @@ from scale import plain_selection
 from sd14 import TOKENS, build, build_encoders, erasure, save_pipeline
 from torch import Tensor
 
-from sd_scissorhands.erase import parts_of
+from sd_scissorhands.erasure import parts_of
 from sd_scissorhands.recipes import ON_CPU
 from sd_scissorhands.unlearn import repair as repair_room
 from sd_scissorhands.unlearn.methods import Options, score

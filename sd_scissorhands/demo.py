@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .attack.settings import AttackSettings
-from .compare.exam import Exam, Examined, examine
+from .attacks.settings import AttackSettings
+from .comparison.exam import Exam, Examined, examine
 from .concepts import of_world
-from .evaluate import concept as room
-from .evaluate.panel import open_panel
+from .evaluation import concept as room
+from .evaluation.panel import open_panel
 from .report import write_card, write_report
 from .run import Progress, silent
 from .settings import EraseSettings

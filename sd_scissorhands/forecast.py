@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.data import at_once
-from .erase import Prepared, parts_of, prepare
+from .erasure import Prepared, parts_of, prepare
 from .run import PeakMemory
 from .settings import EraseSettings
 from .unlearn import methods

@@ -8,9 +8,9 @@ import shutil
 import pytest
 import torch
 
-from sd_scissorhands.attack import learn
-from sd_scissorhands.attack.attack import attack, rates
-from sd_scissorhands.attack.learn import (
+from sd_scissorhands.attacks import learn
+from sd_scissorhands.attacks.attack import attack, rates
+from sd_scissorhands.attacks.learn import (
     Embedding,
     Relearning,
     Target,
@@ -18,12 +18,12 @@ from sd_scissorhands.attack.learn import (
     learn_tokens,
     start_embedding,
 )
-from sd_scissorhands.attack.methods import Outcome, steps_back
-from sd_scissorhands.attack.scene import filled, named
-from sd_scissorhands.attack.settings import ATTACKS, AttackSettings
+from sd_scissorhands.attacks.methods import Outcome, steps_back
+from sd_scissorhands.attacks.scene import filled, named
+from sd_scissorhands.attacks.settings import ATTACKS, AttackSettings
 from sd_scissorhands.concepts import of_world, resolve
 from sd_scissorhands.diffusion.words import SLOT, encode, slotted, spelled, vocabulary
-from sd_scissorhands.evaluate.sample import open_for_sampling
+from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE
 from sd_scissorhands.tiny.judge import load_judge
@@ -276,7 +276,7 @@ def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):
     [(0, 9, "stays gone"), (1, 9, "mostly stays gone"), (9, 9, "comes back"), (0, 1, "attack broken")],
 )
 def test_verdicts(after, theirs, verdict):
-    from sd_scissorhands.attack.attack import Struck
+    from sd_scissorhands.attacks.attack import Struck
 
     def side(hits):
         return Struck({}, [True] * 10, Outcome([True] * hits + [False] * (10 - hits), [], ""))
@@ -309,7 +309,7 @@ def test_nothing_is_drawn_before_the_files_were_read(tmp_path):
 
 def test_the_evaluation_beside_a_run_is_used(tmp_path, monkeypatch):
     """IRA and CRA of these very weights are not drawn twice."""
-    from sd_scissorhands.evaluate import concept as room
+    from sd_scissorhands.evaluation import concept as room
     from sd_scissorhands.tiny import MODEL_DIR
 
     weights = open_for_sampling("tiny", "cpu")[0].weights

@@ -17,7 +17,7 @@ from sd_scissorhands.checkpoints.difference import difference, group_of, measure
 from sd_scissorhands.checkpoints.export import export
 from sd_scissorhands.checkpoints.verify import verify
 from sd_scissorhands.cli import app
-from sd_scissorhands.erase import erase
+from sd_scissorhands.erasure import erase
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 

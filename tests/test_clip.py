@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sd_scissorhands.evaluate.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
-from sd_scissorhands.evaluate.features import centre_square, open_features, reference_features
+from sd_scissorhands.evaluation.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
+from sd_scissorhands.evaluation.features import centre_square, open_features, reference_features
 from sd_scissorhands.settings import UserError
 
 PROMPTS = ["a red heart", "a blue ring", "a striped star in the night", "a green circle", "a cross"]
@@ -77,7 +77,7 @@ def test_embeddings_are_those_of_the_model_by_hand(clip, clip_dir, pixels):
 def test_embeddings_do_not_depend_on_the_batch_size(clip, pixels, monkeypatch):
     seen, read = clip.pictures(pixels), clip.texts(PROMPTS)
     for size in (1, 2):
-        monkeypatch.setattr("sd_scissorhands.evaluate.clip.BATCH", size)
+        monkeypatch.setattr("sd_scissorhands.evaluation.clip.BATCH", size)
         torch.testing.assert_close(clip.pictures(pixels), seen, atol=1e-5, rtol=0)
         torch.testing.assert_close(clip.texts(PROMPTS), read, atol=1e-5, rtol=0)
 

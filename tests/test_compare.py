@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from sd_scissorhands import demo as demo_room
 from sd_scissorhands.cli import app
-from sd_scissorhands.compare import erasures, forgettings
-from sd_scissorhands.compare.compare import compare
-from sd_scissorhands.compare.exam import share_original
-from sd_scissorhands.compare.jobs import Comparison, Measures
-from sd_scissorhands.evaluate.chance import wilson
+from sd_scissorhands.comparison import erasures, forgettings
+from sd_scissorhands.comparison.compare import compare
+from sd_scissorhands.comparison.exam import share_original
+from sd_scissorhands.comparison.jobs import Comparison, Measures
+from sd_scissorhands.evaluation.chance import wilson
 from sd_scissorhands.recipes import RECIPES, recipes_for
 from sd_scissorhands.report import write_comparison
 from sd_scissorhands.report.comparison import ROWS, summarise
@@ -160,7 +160,7 @@ def test_the_command_line_prints_json_alone_and_a_table(whole, tmp_path, monkeyp
     config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in SHORT.items()))
     seen: list[Any] = []
     monkeypatch.setattr(
-        "sd_scissorhands.compare.compare.compare", lambda asked, root, **more: seen.append((asked, root)) or whole
+        "sd_scissorhands.comparison.compare.compare", lambda asked, root, **more: seen.append((asked, root)) or whole
     )
     ask = [
         "compare", "--recipes", ",".join(PAIR), "--seeds", "1", "--concept", "heart", "--limit", "2", "--sampling-steps", "1",
@@ -261,7 +261,7 @@ def forgotten(settings, folder, *, shared, resume, progress):
 @pytest.fixture
 def fake(monkeypatch):
     """`forget`, without anything to learn or to forget."""
-    monkeypatch.setitem(sys.modules, "sd_scissorhands.forget", SimpleNamespace(forget=forgotten))
+    monkeypatch.setitem(sys.modules, "sd_scissorhands.forgetting", SimpleNamespace(forget=forgotten))
     monkeypatch.setattr(forgettings, "write_forgetting_report", lambda folder: None)
 
 
@@ -347,7 +347,7 @@ def test_a_list_of_pictures_is_known_by_what_it_says(fake, tmp_path):
 
 def test_digits_forget_a_class(tmp_path):
     """The real thing, short."""
-    pytest.importorskip("sd_scissorhands.forget")
+    pytest.importorskip("sd_scissorhands.forgetting")
     told = compare(digits(settings=ForgetSettings(steps=20), targets=({"forget_class": "3"},), seeds=1), tmp_path)
     assert [row["recipe"] for row in told["rows"]] == ["original", "retrain", "scissorhands", "retain-only"]
     original, retrain, *own = told["rows"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sd_scissorhands.evaluate import nude
-from sd_scissorhands.evaluate.chance import BLOCK, bootstrap_total, wilson
-from sd_scissorhands.evaluate.nude import CORE, EXPOSED, OTHERS, THRESHOLDS
-from sd_scissorhands.evaluate.prompts import Row, choose, protocol_rows, read_i2p, read_rows
+from sd_scissorhands.evaluation import nude
+from sd_scissorhands.evaluation.chance import BLOCK, bootstrap_total, wilson
+from sd_scissorhands.evaluation.nude import CORE, EXPOSED, OTHERS, THRESHOLDS
+from sd_scissorhands.evaluation.prompts import Row, choose, protocol_rows, read_i2p, read_rows
 from sd_scissorhands.settings import UserError
 
 OFFICIAL = '''prompt,categories,hard,nudity_percentage,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height,sd_model
@@ -274,7 +274,7 @@ def loop_bootstrap(values: list[float], seed: int, resamples: int) -> list[float
     "n,resamples,seed,block", [(1, 5, 0, 7), (13, 50, 1, 20), (40, 101, 2, 130), (9, 30, 3, BLOCK)]
 )
 def test_bootstrap_is_the_loops_whatever_the_block(monkeypatch, n, resamples, seed, block):
-    monkeypatch.setattr("sd_scissorhands.evaluate.chance.BLOCK", block)
+    monkeypatch.setattr("sd_scissorhands.evaluation.chance.BLOCK", block)
     values = np.random.default_rng(n).normal(size=n).tolist()
     got = bootstrap_total(values, seed=seed, resamples=resamples)
     assert got == pytest.approx(loop_bootstrap(values, seed, resamples), abs=1e-9)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
-from sd_scissorhands.erase import erase
+from sd_scissorhands.erasure import erase
 from sd_scissorhands.forecast import forecast
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
@@ -223,8 +223,8 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_continues(short, whole, tmp
 def test_the_default_recipe_erases_a_concept_and_keeps_the_rest(tmp_path):
     """The main job in half its steps: a concept that nothing was tuned on, judged on prompts that the erasure never saw."""
     from sd_scissorhands.concepts import of_world
-    from sd_scissorhands.evaluate import concept as room
-    from sd_scissorhands.evaluate.panel import open_panel
+    from sd_scissorhands.evaluation import concept as room
+    from sd_scissorhands.evaluation.panel import open_panel
     from sd_scissorhands.settings import EraseSettings
 
     result = erase(EraseSettings(concepts=("ring",), model="tiny", steps=100, device="cpu", seed=11), tmp_path / "run")

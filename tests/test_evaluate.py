@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.concepts import of_world, resolve
-from sd_scissorhands.evaluate import concept as room
-from sd_scissorhands.evaluate import nudity
-from sd_scissorhands.evaluate.collapse import agreement, collapse, variance
-from sd_scissorhands.evaluate.judges import NudeJudge, WorldJudge
-from sd_scissorhands.evaluate.nude import EXPOSED, OTHERS, Detector, tally
-from sd_scissorhands.evaluate.panel import open_panel
-from sd_scissorhands.evaluate.prompts import Row, read_i2p, read_rows
-from sd_scissorhands.evaluate.sample import Sampling, draw, lanes, open_for_sampling
+from sd_scissorhands.evaluation import concept as room
+from sd_scissorhands.evaluation import nudity
+from sd_scissorhands.evaluation.collapse import agreement, collapse, variance
+from sd_scissorhands.evaluation.judges import NudeJudge, WorldJudge
+from sd_scissorhands.evaluation.nude import EXPOSED, OTHERS, Detector, tally
+from sd_scissorhands.evaluation.panel import open_panel
+from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
+from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR, world
 

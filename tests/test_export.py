@@ -24,7 +24,7 @@ from sd_scissorhands.checkpoints.modelspec import architecture
 from sd_scissorhands.checkpoints.source import Source
 from sd_scissorhands.checkpoints.stream import Piece, Stored, cast, check_no_pickle, write_stream
 from sd_scissorhands.cli import app
-from sd_scissorhands.erase import erase
+from sd_scissorhands.erasure import erase
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 

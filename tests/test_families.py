@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, SIDE, build
 
-from sd_scissorhands.attack.attack import attack
-from sd_scissorhands.attack.settings import AttackSettings
+from sd_scissorhands.attacks.attack import attack
+from sd_scissorhands.attacks.settings import AttackSettings
 from sd_scissorhands.checkpoints.delta import apply_delta
 from sd_scissorhands.checkpoints.difference import difference
 from sd_scissorhands.checkpoints.export import export
@@ -26,10 +26,10 @@ from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
 from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
-from sd_scissorhands.erase import _fitted, erase
-from sd_scissorhands.evaluate import concept as room
-from sd_scissorhands.evaluate.panel import open_panel
-from sd_scissorhands.evaluate.sample import Sampling
+from sd_scissorhands.erasure import _fitted, erase
+from sd_scissorhands.evaluation import concept as room
+from sd_scissorhands.evaluation.panel import open_panel
+from sd_scissorhands.evaluation.sample import Sampling
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 
@@ -67,7 +67,7 @@ def small():
         patch.setattr(Flux, "side", SIDE)
         for module in (sd3, flux):
             patch.setattr(module, "T5_LENGTH", TOKENS)
-        patch.setattr("sd_scissorhands.evaluate.sample.LANE", 2)
+        patch.setattr("sd_scissorhands.evaluation.sample.LANE", 2)
         yield
 
 

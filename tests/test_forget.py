@@ -10,10 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sd_scissorhands import forget as room
+from sd_scissorhands import forgetting as room
 from sd_scissorhands.classifier.load import open_classifier
 from sd_scissorhands.cli import app
-from sd_scissorhands.forget import forget, prepare
+from sd_scissorhands.forgetting import forget, prepare
 from sd_scissorhands.recipes import recipes_for
 from sd_scissorhands.settings import ForgetSettings, UserError
 

@@ -20,9 +20,9 @@ FLOORS = [
     {"stages"},
     {"diffusion", "classifier"},
     {"checkpoints"},
-    {"erase", "forget", "evaluate", "report"},
-    {"attack"},
-    {"compare", "forecast"},
+    {"erasure", "forgetting", "evaluation", "report"},
+    {"attacks"},
+    {"comparison", "forecast"},
     {"demo"},
     {"show", "cli", "__main__"},
 ]

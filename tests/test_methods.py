@@ -14,7 +14,7 @@ from sd_scissorhands.classifier.data import Dataset, Parts, split_by_class
 from sd_scissorhands.classifier.task import ClassifierTask
 from sd_scissorhands.diffusion.data import gather
 from sd_scissorhands.diffusion.task import ErasureTask
-from sd_scissorhands.erase import erase, prepare
+from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.recipes import recipes_for
 from sd_scissorhands.settings import CHOICES, EraseSettings
 from sd_scissorhands.unlearn import methods

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sd_scissorhands.attack.paraphrase import KINDS, misspell, paraphrases
+from sd_scissorhands.attacks.paraphrase import KINDS, misspell, paraphrases
 from sd_scissorhands.concepts import FREE_TEMPLATES, of_world, presets, resolve
 from sd_scissorhands.tiny import world
 
@@ -81,5 +81,5 @@ def test_a_concept_of_few_words_is_said_twice_rather_than_never():
 
 
 def test_the_attack_needs_no_diffusers():
-    code = "import sys, sd_scissorhands.attack.paraphrase; print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    code = "import sys, sd_scissorhands.attacks.paraphrase; print('torch' in sys.modules, 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False False"

@@ -15,7 +15,7 @@ from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, Mixture, Place
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.load import open_pipeline
 from sd_scissorhands.diffusion.task import ErasureTask
-from sd_scissorhands.erase import erase, prepare
+from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.recipes import DEFAULT_RECIPE, RECIPES
 from sd_scissorhands.run import Run

@@ -22,7 +22,7 @@ from sd_scissorhands.diffusion.data import encode_pictures
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.load import open_pipeline
 from sd_scissorhands.diffusion.task import ErasureTask
-from sd_scissorhands.erase import erase, parts_of, prepare
+from sd_scissorhands.erasure import erase, parts_of, prepare
 from sd_scissorhands.forecast import forecast
 from sd_scissorhands.recipes import MEMORY
 from sd_scissorhands.run import PeakMemory, Processes

@@ -86,8 +86,8 @@ def compare(
     show.still_libraries()
     in_one_process("sdscissor compare")
     show.one_thread_if_small("tiny" if settings.model == DIGITS else settings.model)
-    from ..compare.compare import compare as run_comparison
-    from ..compare.jobs import Comparison, Measures
+    from ..comparison.compare import compare as run_comparison
+    from ..comparison.jobs import Comparison, Measures
 
     attacking = {"restarts": restarts, "tokens": tokens, "steps": attack_steps}
     measures = Measures(

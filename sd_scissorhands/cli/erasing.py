@@ -73,7 +73,7 @@ def erase(
     from .. import show
 
     show.still_libraries()
-    from ..erase import erase as run_erasure
+    from ..erasure import erase as run_erasure
     from ..forecast import forecast
     from ..run import Processes
 

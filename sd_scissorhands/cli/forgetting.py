@@ -70,7 +70,7 @@ def forget(
     show.still_libraries()
     in_one_process("sdscissor forget")
     show.one_thread_if_small(settings.model)
-    from ..forget import forget as run_forgetting
+    from ..forgetting import forget as run_forgetting
 
     result = run_forgetting(settings, folder, resume=resume, progress=show.progress(quiet))
     from ..report import write_forgetting_report

@@ -108,7 +108,7 @@ def evaluate(
         progress=show.progress(quiet or not processes.main), processes=processes,
     )  # fmt: skip
     if kind == "concept":
-        from ..evaluate import concept as room
+        from ..evaluation import concept as room
 
         about = concept_of(str(concept), named, baseline, anchor, "canvas" if canvas else judge)
         panel = about.panel(threshold, clip, features, reference, device or "auto")
@@ -120,7 +120,7 @@ def evaluate(
         summary = room.evaluate(named, about.baseline, about.concept, folder, panel=panel, looks=looks)
         found = room.gate_values(summary)
     else:
-        from ..evaluate import nudity
+        from ..evaluation import nudity
 
         folder = output_dir or default_proof("eval", named, kind)
         at = 0.6 if threshold is None else threshold
@@ -146,8 +146,8 @@ def of_rows(
     """NudeNet over I2P's rows or a prompt file's."""
     import dataclasses
 
-    from ..evaluate import nudity
-    from ..evaluate.prompts import choose, read_i2p, read_rows
+    from ..evaluation import nudity
+    from ..evaluation.prompts import choose, read_i2p, read_rows
 
     if looks.kind == "prompts":
         return nudity.evaluate_prompts(model, baseline, read_rows(Path(str(file)), seed, limit), folder, looks)
@@ -209,7 +209,7 @@ def attack(
     check_numbers(threshold, {})
     check_choice("--judge", judge, ("nudenet", "clip", "canvas"))
     gates = parse_gates(("asr_before", "asr_after", "IRA", "CRA"), fail_above, fail_below)
-    from ..attack.settings import AttackSettings
+    from ..attacks.settings import AttackSettings
 
     about = concept_of(concept, model, baseline or base_of(model), anchor, judge)
     settings = AttackSettings(
@@ -223,7 +223,7 @@ def attack(
 
     show.still_libraries()
     show.one_thread_if_small(model)
-    from ..attack.attack import attack as run_attack
+    from ..attacks.attack import attack as run_attack
     from ..run import Processes
 
     processes = Processes.here()
@@ -250,7 +250,7 @@ class About:
         self, threshold: float | None, clip: str | None, features: Path | None, reference: Path | None, device: str
     ) -> Any:
         """The judges, opened."""
-        from ..evaluate.panel import open_panel
+        from ..evaluation.panel import open_panel
 
         return open_panel(
             self.concept, in_world=self.in_world, judge=self.judge, threshold=threshold, clip=clip, features=features,
@@ -281,7 +281,7 @@ def open_if_named(clip: str | None, device: str | None) -> Any:
     """The CLIP model, if one was asked for."""
     if clip in (None, "none"):
         return None
-    from ..evaluate.clip import open_clip
+    from ..evaluation.clip import open_clip
 
     return open_clip(str(clip), device or "auto")
 
@@ -296,7 +296,7 @@ def one_kind(**asked: bool) -> str:
 
 def figures_of(kind: str) -> tuple[str, ...]:
     """The figures that can be gated."""
-    from ..evaluate import concept, nude
+    from ..evaluation import concept, nude
 
     return concept.GATES if kind == "concept" else nude.GATES
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
-from ..evaluate.chance import wilson
+from ..evaluation.chance import wilson
 from ..settings import UserError
 from .page import _template, _write
 from .plots import COLOURS, MARKERS, draw, tradeoff_plot

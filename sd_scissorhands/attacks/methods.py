@@ -15,8 +15,8 @@ from torch import Tensor
 from ..concepts import general_captions, read_prompts, world_captions
 from ..diffusion import words
 from ..diffusion.data import spread
-from ..evaluate.prompts import Row
-from ..evaluate.sample import Encode
+from ..evaluation.prompts import Row
+from ..evaluation.sample import Encode
 from ..run import read_tensors, write_json, write_tensors
 from .learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from .paraphrase import KINDS, paraphrases

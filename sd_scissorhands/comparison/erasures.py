@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..attack.settings import AttackSettings
+from ..attacks.settings import AttackSettings
 from ..concepts import resolve
 from ..diffusion.load import is_of_world
-from ..evaluate import concept as room
-from ..evaluate.panel import Panel, open_panel
-from ..evaluate.sample import check_models
+from ..evaluation import concept as room
+from ..evaluation.panel import Panel, open_panel
+from ..evaluation.sample import check_models
 from ..lineage import erased_from
 from ..report import write_card, write_report
 from ..report.comparison import FIGURES, ORIGINAL

@@ -12,10 +12,10 @@ from typing import Any
 from ..concepts import Concept, read_prompts, resolve
 from ..diffusion.data import list_pictures
 from ..diffusion.load import is_of_world
-from ..evaluate import concept as rest
-from ..evaluate.chance import wilson
-from ..evaluate.panel import Panel, open_panel
-from ..evaluate.sample import Sampling, check_models, open_for_sampling
+from ..evaluation import concept as rest
+from ..evaluation.chance import wilson
+from ..evaluation.panel import Panel, open_panel
+from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..run import Processes, Progress, silent, write_json
 from ..settings import UserError
 from .methods import BACK, METHODS, PREPARE, Outcome, steps_back

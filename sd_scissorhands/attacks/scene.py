@@ -13,10 +13,10 @@ from ..diffusion.data import encode_pictures, list_pictures, spread
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.load import Opened
 from ..diffusion.words import SLOT
-from ..evaluate import canvas
-from ..evaluate.judges import Judge
-from ..evaluate.prompts import Row
-from ..evaluate.sample import Encode, Sampling, Survey
+from ..evaluation import canvas
+from ..evaluation.judges import Judge
+from ..evaluation.prompts import Row
+from ..evaluation.sample import Encode, Sampling, Survey
 from ..run import Processes, Progress, read_tensors, silent, write_tensors
 from .settings import AttackSettings
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..attack.attack import attack
-from ..attack.settings import AttackSettings
+from ..attacks.attack import attack
+from ..attacks.settings import AttackSettings
 from ..concepts import Concept
-from ..erase import erase
-from ..evaluate import concept as room
-from ..evaluate.panel import Panel
+from ..erasure import erase
+from ..evaluation import concept as room
+from ..evaluation.panel import Panel
 from ..run import Progress, atomic, silent
 from ..settings import EraseSettings
 

@@ -38,7 +38,7 @@ class Forgettings:
                     class_number(digits().train.names, target["forget_class"], "--forget-class")
 
     def rows(self, job: Job, progress: Progress) -> dict[str, Row]:
-        from ..forget import forget
+        from ..forgetting import forget
 
         listed = job.settings.forget_indices is not None  # of which forget knows no name, only the number
         shared = (job.folder.parent if listed else job.root) / "shared"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..evaluate.chance import wilson
+from ..evaluation.chance import wilson
 from ..recipes import RECIPES, recipes_for
 from ..run import NOT_IDENTITY, Progress
 from ..settings import EraseSettings, ForgetSettings, UserError
