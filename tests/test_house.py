@@ -16,7 +16,7 @@ FLOORS = [
     {"recipes", "lineage"},
     {"settings", "concepts"},
     {"run"},
-    {"unlearn"},
+    {"unlearn", "formats"},
     {"stages"},
     {"diffusion", "classifier"},
     {"checkpoints"},

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..diffusion.load import locate
+from ..formats.keys import OPEN_CLIP, UNET, Blocks, Place, clip_places, open_clip_places, unet_places, vae_places
+from ..formats.stream import Stored
 from ..lineage import MANIFEST
 from ..run import Progress, silent
 from ..settings import UserError
 from .delta import FORMAT
-from .keys import OPEN_CLIP, UNET, Blocks, Place, clip_places, open_clip_places, unet_places, vae_places
 from .source import Source
-from .stream import Stored
 
 GROUPS = ("block", "layer", "parameter")
 HALVES = (torch.float16, torch.bfloat16)

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from ..diffusion.load import hash_tensors, locate
+from ..formats.stream import DTYPES, Piece, Stored, cast, check_no_pickle, write_stream
 from ..run import Progress, atomic, silent
 from ..settings import OUTPUT_FORMATS, UserError
 from .delta import Origin, write_delta
 from .modelspec import HASH, OWN, metadata
 from .single_file import check_written, open_base, pieces_of, place_all, with_base
 from .source import Part, Source
-from .stream import DTYPES, Piece, Stored, cast, check_no_pickle, write_stream
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
 ENDINGS = {

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from ..formats.keys import EMA, UNET, Blocks, Place, canonical, clip_places, open_clip_places, unet_places, vae_places
+from ..formats.stream import DTYPES, TORCH, Piece, Stored
 from ..settings import UserError
-from .keys import EMA, UNET, Blocks, Place, canonical, clip_places, open_clip_places, unet_places, vae_places
 from .source import Part, Source
-from .stream import DTYPES, TORCH, Piece, Stored
 
 KNOWN = {"unet", "vae", "text_encoder"}
 OTHER = "name a file of the same family as {model}"

@@ -15,11 +15,11 @@ from torch import Tensor
 from ..diffusion.families import Family
 from ..diffusion.files import check_configs, check_directory, parts_of, weight_files
 from ..diffusion.load import hash_tensors
+from ..formats.keys import canonical
+from ..formats.stream import TORCH, Stored, cast
 from ..lineage import MANIFEST, run_of
 from ..run import Run
 from ..settings import UserError
-from .keys import canonical
-from .stream import TORCH, Stored, cast
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..diffusion.load import check_directory, hash_tensors, local_directory
+from ..formats.stream import Stored
 from ..lineage import run_of
 from ..run import Progress, Run, read_tensors, silent
 from ..settings import EraseSettings, UserError
 from .delta import differing, read_delta, set_weights
 from .modelspec import HASH, OWN
 from .source import Source
-from .stream import Stored
 
 NEVER = (
     "whether the same settings give the same weights again: erase once more with the settings of run.json into another "

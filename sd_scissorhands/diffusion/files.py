@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..formats.stream import check_safetensors
 from ..run import fetch, read_tensors
 from ..settings import UserError
 from ..tiny import MODEL_DIR
@@ -16,7 +16,6 @@ from .families import FAMILIES, Family
 
 WORLD_FILE = "world.json"  # marks the embedded model and what was made from it
 DIFFUSERS_STEM, TEXT_STEM = "diffusion_pytorch_model", "model"
-UNFUSED = (".lora_A.", ".lora_B.", ".lora_magnitude", ".lora.up.", ".lora.down.", ".lora_layer.", ".base_layer.")
 
 
 def locate(model: str, revision: str | None = None) -> Path:
@@ -195,26 +194,3 @@ def read_weights(directory: Path, part: str) -> dict[str, Tensor]:
     for file in weight_files(directory, part):
         found |= read_tensors(file)[0]
     return found
-
-
-def check_safetensors(file: Path) -> None:
-    """Compare a file's size with what its header promises, and look for layers that were added to the model.
-
-    Raises:
-        UserError: truncated or not safetensors, or a LoRA that is not fused.
-    """
-    header: dict[str, Any] = {}
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < file.stat().st_size else {}
-        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        whole = file.stat().st_size == 8 + length + end
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        whole = False
-    if not whole:
-        raise UserError(f"{file} is truncated or no safetensors file: download it again")
-    if any(mark in f".{name}." for name in header for mark in UNFUSED):
-        raise UserError(
-            f"{file} holds a LoRA beside the weights: fuse_lora, unload_lora_weights and save_pretrained first"
-        )

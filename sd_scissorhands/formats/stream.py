@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..diffusion.files import check_safetensors
 from ..run import share
 from ..settings import UserError
 
@@ -28,6 +27,7 @@ TORCH = {CODES[dtype]: dtype for dtype in DTYPES.values()}  # the types that are
 NO_HASH = "0x" + 64 * "0"
 PICKLES = (b"PK\x03\x04", b"\x80")  # how torch.save's files begin, now and formerly
 CHUNK = 1 << 24
+UNFUSED = (".lora_A.", ".lora_B.", ".lora_magnitude", ".lora.up.", ".lora.down.", ".lora_layer.", ".base_layer.")
 CONVERT = (
     "import torch, safetensors.torch as s; w = torch.load({old!r}, map_location='cpu', weights_only=True); "
     "s.save_file({{k: v.clone().contiguous() for k, v in w.get('state_dict', w).items() if torch.is_tensor(v)}}, {new!r})"
@@ -122,6 +122,29 @@ def check_no_pickle(path: Path) -> None:
         return
     line = CONVERT.format(old=str(path), new=str(path.with_suffix(".safetensors")))
     raise UserError(f'{path} is a pickle, which can run code and is never loaded: convert it with python -c "{line}"')
+
+
+def check_safetensors(file: Path) -> None:
+    """Compare a file's size with what its header promises, and look for layers that were added to the model.
+
+    Raises:
+        UserError: truncated or not safetensors, or a LoRA that is not fused.
+    """
+    header: dict[str, Any] = {}
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length < file.stat().st_size else {}
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        whole = file.stat().st_size == 8 + length + end
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        whole = False
+    if not whole:
+        raise UserError(f"{file} is truncated or no safetensors file: download it again")
+    if any(mark in f".{name}." for name in header for mark in UNFUSED):
+        raise UserError(
+            f"{file} holds a LoRA beside the weights: fuse_lora, unload_lora_weights and save_pretrained first"
+        )
 
 
 def write_stream(

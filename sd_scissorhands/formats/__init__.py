@@ -1,0 +1,1 @@
+"""Weights as files: safetensors tensor by tensor, and where other programs keep each."""
