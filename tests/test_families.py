@@ -330,8 +330,8 @@ def test_an_erased_model_is_verified_compared_and_exported(family, folder, erase
         assert export(run, to, output=output)["weights_sha256"] == result["weights_sha256"]
     assert open_pipeline(str(tmp_path / "all")).weights == result["weights_sha256"]
     assert hash_tensors(load_file(tmp_path / "one.safetensors").items()) == result["weights_sha256"]
-    if family != "sd2":
-        with pytest.raises(UserError, match="has no UNet" if family in ("sd3", "flux") else "add --base FILE"):
+    if family in FLOWS:
+        with pytest.raises(UserError, match="has a transformer"):
             export(run, "single-file", output=tmp_path / "no.safetensors")
 
 

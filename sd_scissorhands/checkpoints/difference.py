@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.load import locate
-from ..formats.keys import OPEN_CLIP, UNET, Blocks, Place, clip_places, open_clip_places, unet_places, vae_places
+from ..formats.keys import OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, Place, Places, text_layouts, unet_places, vae_places
 from ..formats.stream import Stored
 from ..lineage import MANIFEST
 from ..run import Progress, silent
@@ -212,13 +212,17 @@ def places_in(ldm: Side, names: Iterable[str]) -> dict[str, Place]:
     for name in names:
         part, _, own = name.partition(".")
         by_part.setdefault(part, []).append(own)
-    is_open = any(key.startswith(OPEN_CLIP) for key in ldm.tensors)
-    layouts: dict[str, Callable[[Iterable[str]], dict[str, Place]]] = {
+    xl, open_clip = (any(key.startswith(prefix) for key in ldm.tensors) for prefix in (XL_OPEN_CLIP, OPEN_CLIP))
+    layouts: dict[str, Places] = {
         "unet": lambda own: unet_places(own, Blocks.of_names(by_part["unet"])),
         "vae": vae_places,
-        "text_encoder": open_clip_places if is_open else clip_places,
+        **text_layouts(xl=xl, open_clip=open_clip),
     }
-    return {f"{part}.{own}": place for part in by_part for own, place in layouts[part](by_part[part]).items()}
+    return {
+        f"{part}.{own}": place
+        for part in by_part.keys() & layouts
+        for own, place in layouts[part](by_part[part]).items()
+    }
 
 
 # ---------------------------------------------------------------- names

@@ -10,12 +10,22 @@ from typing import Any
 
 import torch
 
-from ..formats.keys import EMA, UNET, Blocks, Place, canonical, clip_places, open_clip_places, unet_places, vae_places
+from ..formats.keys import (
+    EMA,
+    OPEN_CLIP,
+    UNET,
+    XL_OPEN_CLIP,
+    Blocks,
+    Place,
+    canonical,
+    text_layouts,
+    unet_places,
+    vae_places,
+)
 from ..formats.stream import DTYPES, TORCH, Piece, Stored
 from ..settings import UserError
 from .source import Part, Source
 
-KNOWN = {"unet", "vae", "text_encoder"}
 OTHER = "name a file of the same family as {model}"
 
 
@@ -45,22 +55,21 @@ def place_all(source: Source, *, unet_only: bool = False) -> list[Placed]:
         UserError: a part that is built as none of the LDM layout is.
     """
     if "unet" not in source.parts:
-        raise UserError(f"{source.directory} has no UNet, which the LDM layout is for: export it --to diffusers")
-    unet = source.parts["unet"]
+        raise UserError(
+            f"{source.directory} has a transformer, and a single file is written of models with a UNet alone: "
+            "choose diffusers, unet-only (the transformer alone) or delta"
+        )
+    unet, vae = source.parts["unet"], source.parts["vae"]
     placed = [Placed(unet, unet_places(unet.keys, Blocks.of_config(source.config("unet"))))]
     if unet_only:
         return placed
-    if more := sorted(source.parts.keys() - KNOWN):
-        raise UserError(
-            f"{source.directory} has a {more[0]}, which no single file is written with here: add --base FILE"
-        )
-    vae, text = source.parts["vae"], source.parts["text_encoder"]
-    places = open_clip_places if is_open_clip(source) else clip_places
-    return [*placed, Placed(vae, vae_places(vae.keys)), Placed(text, places(text.keys))]
+    layouts = text_layouts(xl="text_encoder_2" in source.parts, open_clip=is_open_clip(source))
+    texts = [Placed(source.parts[name], places(source.parts[name].keys)) for name, places in layouts.items()]
+    return [*placed, Placed(vae, vae_places(vae.keys)), *texts]
 
 
 def is_open_clip(source: Source) -> bool:
-    """Whether the text encoder is OpenCLIP's, as in Stable Diffusion 2; it has another activation than OpenAI's."""
+    """Whether the only text encoder is OpenCLIP's, as in Stable Diffusion 2; it has another activation than OpenAI's."""
     return source.config("text_encoder").get("hidden_act") != "quick_gelu"
 
 
@@ -70,7 +79,11 @@ def pieces_of(placed: Placed, dtype: torch.dtype | None, base: Stored | None = N
     def one(key: str, names: list[str]) -> Piece:
         shape = placed.shape(key, names)
         kept = dtype or (TORCH[base.entries[key]["dtype"]] if base else placed.part.dtype(names[0]))
-        return Piece.of(shape, kept, lambda: torch.cat([placed.part.cast(name, kept) for name in names]).reshape(shape))
+
+        def make() -> torch.Tensor:
+            return torch.cat([placed.places[name].turned(placed.part.cast(name, kept)) for name in names])
+
+        return Piece.of(shape, kept, lambda: make().reshape(shape))
 
     return {key: one(key, names) for key, names in placed.by_key().items()}
 
@@ -133,11 +146,12 @@ def check_written(path: Path, source: Source, placed: list[Placed], base: Stored
             back = theirs.convert_ldm_unet_checkpoint(held, {**config, "layers_per_block": layers})
         elif one.part.name == "vae":
             back = theirs.convert_ldm_vae_checkpoint(held, config)
-        elif any(key.startswith(theirs.LDM_CLIP_PREFIX_TO_REMOVE[0]) for key in held):
+        elif any(key.startswith(tuple(theirs.LDM_CLIP_PREFIX_TO_REMOVE)) for key in one.by_key()):
             back = theirs.convert_ldm_clip_checkpoint(held)
         else:
             shape = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
-            back = theirs.convert_open_clip_checkpoint(shape, held)
+            prefix = XL_OPEN_CLIP if one.part.name == "text_encoder_2" else OPEN_CLIP
+            back = theirs.convert_open_clip_checkpoint(shape, held, prefix)
         _check_same(path, one, back)
     for key in (base.entries.keys() - placed[0].by_key().keys()) if base else ():
         if not all(a == b for a, b in zip(base.raw(key), written.raw(key), strict=True)):  # type: ignore[union-attr]

@@ -1,8 +1,9 @@
 """Where each tensor of a diffusers pipeline stands in a single file of the LDM layout, which A1111 and ComfyUI read.
 
 The names are those of the original code: UNetModel (openaimodel.py), Encoder and Decoder (model.py) of
-CompVis/latent-diffusion, the CLIP of transformers (Stable Diffusion 1) and OpenCLIP's text tower (2). What is where in
-a UNet follows from its config; a name that does not is refused and never guessed.
+CompVis/latent-diffusion, the CLIP of transformers (Stable Diffusion 1), OpenCLIP's text tower (2), or both (SDXL, by
+Stability-AI/generative-models). What is where in a UNet follows from its config; a name that does not is refused and
+never guessed.
 
 On diffusers' side a name here is canonical: no `text_model.`, which releases of transformers write or leave out, and
 the VAE's attention as `to_q`, which older files call `query`.
@@ -11,8 +12,9 @@ the VAE's attention as `to_q`, which older files call `query`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +27,7 @@ UNET, VAE, CLIP, OPEN_CLIP = (
     "cond_stage_model.transformer.",
     "cond_stage_model.model.",
 )
+XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 EMA = "model_ema."  # a second copy of the UNet, as training left it
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # block type: whether it has attention
 UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
@@ -60,18 +63,25 @@ class Place:
     key: str
     third: int | None = None  # of the joined query, key and value, along the first axis
     as_conv: bool = False  # a linear layer of diffusers that is a 1 x 1 convolution there
+    transposed: bool = False  # a matrix that OpenCLIP has on the right of what it multiplies, diffusers on the left
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the whole tensor there, from that of diffusers' tensor."""
         if self.third is not None:
             return (3 * shape[0], *shape[1:])
+        if self.transposed:
+            return shape[::-1]
         return (*shape, 1, 1) if self.as_conv else shape
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """diffusers' tensor with its axes as they are there, or the other way round."""
+        return tensor.T if self.transposed else tensor
 
     def read(self, whole: Tensor) -> Tensor:
         """diffusers' tensor out of the one that stands there."""
         if self.third is not None:
             return whole.chunk(3)[self.third]
-        return whole[..., 0, 0] if self.as_conv and whole.dim() == 4 else whole
+        return whole[..., 0, 0] if self.as_conv and whole.dim() == 4 else self.turned(whole)
 
 
 def canonical(part: str, name: str) -> str | None:
@@ -223,28 +233,46 @@ def _vae_place(name: str, last: int) -> Place:
 # ---------------------------------------------------------------- text encoder
 
 
-def clip_places(names: Iterable[str]) -> dict[str, Place]:
-    """Where Stable Diffusion 1's text encoder stands, by its canonical names: transformers' own, with `text_model.`."""
-    return {name: Place(f"{CLIP}text_model.{name}") for name in names}
+Places = Callable[[Iterable[str]], dict[str, Place]]
 
 
-def open_clip_places(names: Iterable[str]) -> dict[str, Place]:
-    """Where Stable Diffusion 2's text encoder stands, by its canonical names: there query, key and value are one tensor.
+def text_layouts(*, xl: bool, open_clip: bool) -> dict[str, Places]:
+    """Where the text encoders of a pipeline stand, by part.
 
-    A published file also holds a last layer, a projection and a scale, which Stable Diffusion 2 does not use and a
-    diffusers pipeline does not have; they are not made up.
+    Args:
+        xl: whether it is SDXL, which has both kinds.
+        open_clip: whether the one of another is OpenCLIP's.
+    """
+    if xl:
+        second = partial(open_clip_places, prefix=XL_OPEN_CLIP)
+        return {"text_encoder": partial(clip_places, prefix=XL_CLIP), "text_encoder_2": second}
+    return {"text_encoder": open_clip_places if open_clip else clip_places}
+
+
+def clip_places(names: Iterable[str], prefix: str = CLIP) -> dict[str, Place]:
+    """Where OpenAI's text encoder stands, by its canonical names: transformers' own, with `text_model.`."""
+    return {name: Place(f"{prefix}text_model.{name}") for name in names}
+
+
+def open_clip_places(names: Iterable[str], prefix: str = OPEN_CLIP) -> dict[str, Place]:
+    """Where OpenCLIP's text encoder stands, by its canonical names: there query, key and value are one tensor.
+
+    A published file also holds a scale, and one of Stable Diffusion 2 a last layer and a projection, which nothing uses
+    and a diffusers pipeline does not have; they are not made up, and A1111, ComfyUI and diffusers load without them.
 
     Raises:
         UserError: a name that has no place.
     """
-    return {name: _open_clip_place(name) for name in names}
+    return {name: _open_clip_place(name, prefix) for name in names}
 
 
-def _open_clip_place(name: str) -> Place:
+def _open_clip_place(name: str, prefix: str) -> Place:
+    if name == "text_projection.weight":
+        return Place(f"{prefix}text_projection", transposed=True)
     if name in OPEN_CLIP_ENDS:
-        return Place(OPEN_CLIP + OPEN_CLIP_ENDS[name])
+        return Place(prefix + OPEN_CLIP_ENDS[name])
     if found := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
-        block = f"{OPEN_CLIP}transformer.resblocks.{found[1]}"
+        block = f"{prefix}transformer.resblocks.{found[1]}"
         if found[2] in OPEN_CLIP_LAYER:
             return Place(f"{block}.{OPEN_CLIP_LAYER[found[2]]}.{found[3]}")
         if (one := found[2].removeprefix("self_attn.").removesuffix("_proj")) in ("q", "k", "v"):
