@@ -1,3 +1,52 @@
-"""Take a concept out of a diffusion model, keep the rest of it whole, and show both."""
+"""Take a concept out of a diffusion model, keep the rest of it whole, and show both.
+
+    from sd_scissorhands import EraseSettings, EvaluateSettings, erase, evaluate
+
+    erased = erase(EraseSettings(concepts=("heart",), model="tiny"), "runs/heart")
+    judged = evaluate(EvaluateSettings(model=erased["model_dir"], concept="heart"))
+
+What is heavy is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Result as Result
+    from .api import attack as attack
+    from .api import compare as compare
+    from .api import erase as erase
+    from .api import evaluate as evaluate
+    from .api import forget as forget
+    from .attacks.settings import AttackSettings as AttackSettings
+    from .comparison.jobs import Comparison as Comparison
+    from .evaluation.settings import EvaluateSettings as EvaluateSettings
+    from .quiet import bars as bars
+    from .settings import EraseSettings as EraseSettings
+    from .settings import ForgetSettings as ForgetSettings
+    from .settings import UserError as UserError
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "api": ("Result", "attack", "compare", "erase", "evaluate", "forget"),
+    "attacks.settings": ("AttackSettings",),
+    "comparison.jobs": ("Comparison",),
+    "evaluation.settings": ("EvaluateSettings",),
+    "quiet": ("bars",),
+    "settings": ("EraseSettings", "ForgetSettings", "UserError"),
+}
+_ROOM = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = [*_ROOM, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ROOM[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOM})

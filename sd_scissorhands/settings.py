@@ -20,6 +20,10 @@ class UserError(Exception):
     """Something that the user can put right. The message is one line that names the file or flag and the remedy."""
 
 
+class UsageError(UserError):
+    """Asked for in a way that means nothing, whatever the files hold; exit code 2."""
+
+
 OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` says it
 
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from sd_scissorhands.cli import app
-from sd_scissorhands.cli.options import default_run
+from sd_scissorhands.cli import app, main
+from sd_scissorhands.places import place_of_erasure
 from sd_scissorhands.settings import EraseSettings, UserError, load_settings
 
 runner = CliRunner()
@@ -176,22 +176,28 @@ def test_errors_are_one_line_on_stderr_and_exit_1():
     assert done.stderr.strip().count("\n") == 0 and "/no/such/model does not exist" in done.stderr
 
 
-def test_usage_errors_exit_2():
-    assert runner.invoke(app, ["erase", "--no-such-flag"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--model", "tiny"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--canvas", "--concept", "heart"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--model", "tiny", "--canvas", "--i2p"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--images", "x", "--fail-above", "nudity"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--images", "x", "--fail-above", "nudty=0"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--images", "x", "--threshold", "7"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--images", "x", "--limit", "0"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--images", "x", "--protocol", "published"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--protocol", "mine"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--guidance", "3"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--model", "tiny", "--i2p", "--judge", "clip"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--model", "tiny", "--concept", "heart", "--rows", "x"]).exit_code == 2
-    assert runner.invoke(app, ["eval", "--model", "tiny", "--concept", "heart", "--judge", "me"]).exit_code == 2
-    assert runner.invoke(app, ["attack", "--model", "tiny", "--concept", "heart", "--fail-above", "x=1"]).exit_code == 2
+@pytest.mark.parametrize("arguments", [
+    ["erase", "--no-such-flag"],
+    ["eval", "--model", "tiny"],
+    ["eval", "--canvas", "--concept", "heart"],
+    ["eval", "--model", "tiny", "--canvas", "--i2p"],
+    ["eval", "--images", "x", "--fail-above", "nudity"],
+    ["eval", "--images", "x", "--fail-above", "nudty=0"],
+    ["eval", "--images", "x", "--threshold", "7"],
+    ["eval", "--images", "x", "--limit", "0"],
+    ["eval", "--images", "x", "--protocol", "published"],
+    ["eval", "--model", "tiny", "--i2p", "--protocol", "mine"],
+    ["eval", "--model", "tiny", "--i2p", "--guidance", "3"],
+    ["eval", "--model", "tiny", "--i2p", "--judge", "clip"],
+    ["eval", "--model", "tiny", "--concept", "heart", "--rows", "x"],
+    ["eval", "--model", "tiny", "--concept", "heart", "--judge", "me"],
+    ["attack", "--model", "tiny", "--concept", "heart", "--fail-above", "x=1"],
+])  # fmt: skip
+def test_usage_errors_exit_2(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sdscissor", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("k", ["0", "1", "-0.5", "2"])
@@ -385,7 +391,5 @@ def test_settings_survive_json():
 
 
 def test_run_names_suit_every_file_system():
-    assert (
-        str(default_run("CompVis/stable-diffusion-v1-4", ("a red/fox?",), 2))
-        == "runs/stable-diffusion-v1-4-a-red-fox--seed2"
-    )
+    settings = EraseSettings(concepts=("a red/fox?",), model="CompVis/stable-diffusion-v1-4", seed=2)
+    assert str(place_of_erasure(settings)) == "runs/stable-diffusion-v1-4-a-red-fox--seed2"

@@ -15,7 +15,9 @@ FLOORS = [
     {"tiny"},
     {"recipes", "lineage"},
     {"settings", "concepts"},
+    {"places"},
     {"run"},
+    {"quiet"},
     {"unlearn", "formats"},
     {"stages"},
     {"diffusion", "classifier"},
@@ -23,7 +25,7 @@ FLOORS = [
     {"erasure", "forgetting", "evaluation", "report"},
     {"attacks"},
     {"comparison", "forecast"},
-    {"demo"},
+    {"demo", "api"},
     {"show", "cli", "__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -9,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..concepts import Concept, read_prompts, resolve
+from ..concepts import Concept, read_prompts
 from ..diffusion.data import list_pictures
-from ..diffusion.load import is_of_world
 from ..evaluation import concept as rest
 from ..evaluation.chance import wilson
+from ..evaluation.evaluate import About, about
 from ..evaluation.panel import Panel, open_panel
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
-from ..run import Processes, Progress, silent, write_json
+from ..places import place_of_proof
+from ..run import NOT_IDENTITY, Processes, Progress, silent, write_json
 from ..settings import UserError
 from .methods import BACK, METHODS, PREPARE, Outcome, steps_back
 from .scene import SAMPLES, Scene, Side
@@ -40,14 +42,12 @@ def attack(
     settings: AttackSettings,
     folder: Path,
     *,
-    anchor: str | None = None,
     worth: dict[str, float] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Attack a model and its original alike, and write `folder`/summary.json. Repeated, a killed attack continues.
 
     Args:
-        anchor: what takes the place of a concept in free text.
         worth: the model's IRA and CRA, if they are known; measured when None.
 
     Returns:
@@ -58,12 +58,12 @@ def attack(
     Raises:
         UserError: bad input, before any work; or a folder that holds another attack.
     """
-    began, processes = time.monotonic(), Processes.here()
-    in_world = is_of_world(settings.baseline)
-    concept = resolve(settings.concept, anchor, in_world=in_world)
+    began, processes, asked = time.monotonic(), Processes.here(), _about(settings)
+    concept, in_world = asked.concept, asked.in_world
+    settings = dataclasses.replace(settings, concept=concept.name, baseline=asked.baseline)
     settings = settings.resolved("tiny" if in_world else "sd")
     check_files(settings)
-    check_models(settings.model, settings.baseline)
+    check_models(settings.model, asked.baseline)
     panel = open_panel(
         concept, in_world=in_world, judge=settings.judge, threshold=settings.threshold, clip=settings.clip, device=settings.device
     )  # fmt: skip
@@ -84,6 +84,20 @@ def attack(
     return summary
 
 
+def place_of(settings: AttackSettings) -> Path:
+    """Where an attack goes when nobody says: beside the run that the model belongs to, else under runs/.
+
+    Raises:
+        UserError: see `evaluation.evaluate.about`.
+    """
+    return place_of_proof("attack", settings.model, settings.attack, _about(settings).concept.name)
+
+
+def _about(settings: AttackSettings) -> About:
+    s = settings
+    return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor, judge=s.judge)
+
+
 def check_files(settings: AttackSettings) -> None:
     """Read what the user named, before anything is opened.
 
@@ -102,15 +116,16 @@ def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
     Raises:
         UserError: the folder holds another attack.
     """
-    file, asked = folder / STATE, {k: v for k, v in settings.to_json().items() if k != "device"}
+    file, asked = folder / STATE, {k: v for k, v in settings.to_json().items() if k not in NOT_IDENTITY}
     if file.exists():
         try:
             held = json.loads(file.read_text())
         except (OSError, ValueError):
             raise UserError(f"{file} is damaged: delete {folder} or choose another --output-dir") from None
-        if held != asked:
-            name = next((name for name in asked if held.get(name) != asked[name]), "settings")
-            raise UserError(f"{folder} holds another attack ({name} differs): choose another --output-dir or delete it")
+        if other := [name for name in asked if held.get(name) != asked[name]]:
+            raise UserError(
+                f"{folder} holds another attack ({other[0]} differs): choose another --output-dir or delete it"
+            )
     elif processes.main:
         write_json(file, asked)
     processes.wait()
@@ -119,7 +134,7 @@ def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
 def strike(scene: Scene, name: str) -> Struck:
     """Draw the prompts as they are, attack, and draw again, with one side."""
     s = scene.settings
-    source = s.model if name == "model" else s.baseline
+    source = s.model if name == "model" else str(s.baseline)
     opened, denoiser = open_for_sampling(source, s.device, scene.processes)
     rest.check_world(opened, scene.in_world)
     side = Side(name, opened, denoiser, Sampling.of(opened, s.sampling_steps, s.guidance))
@@ -199,7 +214,7 @@ def worth_of(scene: Scene, panel: Panel) -> dict[str, Any]:
             processes=scene.processes,
         )  # fmt: skip
         told = rest.evaluate(
-            s.model, s.baseline, scene.concept, scene.folder.parent / f"rest-{s.seed}", panel=panel, looks=looks
+            s.model, str(s.baseline), scene.concept, scene.folder.parent / f"rest-{s.seed}", panel=panel, looks=looks
         )
     return {
         "IRA": told["figures"]["IRA"], "CRA": told["figures"]["CRA"],

@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ..settings import UserError, flag
+from ..evaluation.settings import JUDGES
+from ..settings import UsageError, UserError, flag
 
 ATTACKS = {
     "embedding": "learn one word embedding on pictures of the concept (white box)",
@@ -36,7 +37,7 @@ class AttackSettings:
     attack: str
     concept: str
     model: str
-    baseline: str
+    baseline: str | None = None  # the original; None: what a run's model was made from
     count: int = 60  # prompts that name the concept: pictures behind every rate
     prompts: str | None = None  # list: a file, one prompt a line
     images: str | None = None  # directory of pictures of the concept; None: the original draws them
@@ -50,6 +51,7 @@ class AttackSettings:
     judge: str | None = None
     threshold: float | None = None
     clip: str | None = None
+    anchor: str | None = None  # what takes the place of a concept in free text
     sampling_steps: int | None = None
     guidance: float | None = None
     seed: int = 0
@@ -61,6 +63,10 @@ class AttackSettings:
         Raises:
             UserError: naming the flag, the value and what is allowed.
         """
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
+        if self.judge not in (None, *JUDGES):
+            raise UsageError(f"--judge {self.judge!r} is unknown: choose {', '.join(JUDGES)}")
         if self.attack not in ATTACKS:
             raise UserError(f"--attack {self.attack!r} is unknown: choose {', '.join(ATTACKS)}")
         if self.attack == "list" and not self.prompts:

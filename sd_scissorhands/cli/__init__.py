@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..settings import UserError
+from ..settings import UsageError, UserError
 from . import applying, comparing, erasing, exporting, forgetting, proof, reports
 from .options import GateMissed
 
@@ -46,6 +46,8 @@ def main() -> None:
         app()
     except GateMissed as missed:
         _fail(str(missed), code=3)
+    except UsageError as error:
+        _fail(str(error), code=2)
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Json, Quiet, file_name, in_panel, printable
+from ..places import RUNS, file_name
+from ..settings import model_named
+from .options import Json, Quiet, in_panel, printable
 
 how = in_panel("Run")
 
@@ -35,14 +37,15 @@ def apply(
     from ..checkpoints.delta import apply_delta
 
     show.one_thread_if_small(base)
+    base = model_named(base, revision)
     folder = output_dir or default_output(base, delta)
-    told = apply_delta(base, delta, output_dir=folder, revision=revision, device=device, progress=show.progress(quiet))
+    told = apply_delta(base, delta, output_dir=folder, device=device, progress=show.progress(quiet))
     show.said(told if as_json else in_words(told), as_json)
 
 
 def default_output(base: str, delta: Path) -> Path:
     """runs/BASE-DELTA."""
-    return Path("runs") / file_name(Path(base).name, delta.stem)
+    return RUNS / file_name(Path(base).name, delta.stem)
 
 
 def in_words(told: dict[str, Any]) -> dict[str, str]:

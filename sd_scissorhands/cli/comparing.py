@@ -8,10 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from ..evaluation.settings import JUDGES
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
 from ..settings import DIGITS, EraseSettings, ForgetSettings, MethodSettings, UserError, load_settings
-from .options import Device, Json, Quiet, as_typed, in_one_process, in_panel
-from .proof import check_choice, check_numbers, refuse
+from .options import (
+    Device,
+    Json,
+    Quiet,
+    as_typed,
+    check_choice,
+    check_numbers,
+    in_one_process,
+    in_panel,
+    refuse,
+)
 
 what, denoisers, classifiers, how = map(in_panel, ("What", "Diffusion: judging and attacking", "Classifiers", "Run"))
 OWN = ("concept", "concepts", "recipe", "model", "seed", "forget_class", "forget_random", "forget_indices")
@@ -65,7 +75,7 @@ def compare(
         "--seeds": seeds, "--limit": limit, "--sampling-steps": sampling_steps, "--restarts": restarts,
         "--tokens": tokens, "--attack-steps": attack_steps,
     })  # fmt: skip
-    check_choice("--judge", judge, ("nudenet", "clip", "canvas"))
+    check_choice("--judge", judge, JUDGES)
     check_choice("--attack", attack, ATTACKS)
     striking = {"--restarts": restarts, "--tokens": tokens, "--attack-steps": attack_steps}
     if concept:
@@ -81,13 +91,11 @@ def compare(
         })  # fmt: skip
         settings = settings_of(ForgetSettings, config, model=model or DIGITS, data=data, device=device)
     named = names_of(recipes, DENOISERS if concept else CLASSIFIERS)
-    from .. import show
+    from .. import api, show
+    from ..comparison.jobs import Comparison, Measures
 
     show.still_libraries()
     in_one_process("sdscissor compare")
-    show.one_thread_if_small("tiny" if settings.model == DIGITS else settings.model)
-    from ..comparison.compare import compare as run_comparison
-    from ..comparison.jobs import Comparison, Measures
 
     attacking = {"restarts": restarts, "tokens": tokens, "steps": attack_steps}
     measures = Measures(
@@ -95,7 +103,7 @@ def compare(
         None if attack == "none" else attack or "embedding", {k: v for k, v in attacking.items() if v is not None},
     )  # fmt: skip
     asked = Comparison(settings, tuple(targets), named, seeds, measures)
-    told = run_comparison(asked, output_dir, command=as_typed(), progress=show.progress(quiet))
+    told = api.compare(asked, output_dir, command=as_typed(), progress=show.progress(quiet))
     show.comparison(told, as_json)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from ..recipes import DEFAULT_RECIPE
 from ..settings import CHOICES, DEFAULT_MODEL, OUTPUT_FORMATS, REPAIRS, EraseSettings, load_settings
-from .options import Device, Json, Quiet, default_run, in_panel
+from .options import Device, Json, Quiet, in_panel
 
 BY_RECIPE = "by recipe"
 what, data, cut, mend, how = map(in_panel, ("What", "Data", "Scores, selection, edit", "Repair", "Run"))
@@ -69,24 +69,15 @@ def erase(
         forget_images=forget_images, retain_images=retain_images, memory=memory, mixed_precision=mixed_precision, compile=compiled, seed=seed, device=device,
     )  # fmt: skip
     settings = load_settings(EraseSettings, config, given)
-    folder = output_dir or default_run(settings.model, settings.concepts, settings.seed)
-    from .. import show
-
-    show.still_libraries()
-    from ..erasure import erase as run_erasure
+    from .. import api, show
     from ..forecast import forecast
     from ..run import Processes
 
-    show.one_thread_if_small(settings.model)
+    show.still_libraries()
     if dry_run:
+        show.one_thread_if_small(settings.model)
         return show.forecast(forecast(settings), as_json)
-    speaks = Processes.here(sharding=True).main
-    shown = show.progress(quiet or not speaks)
-    result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
-    if not speaks:
-        return
-    from ..report import write_card, write_report
-
-    write_card(folder)
-    write_report(folder)
-    show.result(result, as_json)
+    shown = show.progress(quiet)
+    told = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
+    if Processes.here(sharding=True).main:
+        show.result(told, as_json)

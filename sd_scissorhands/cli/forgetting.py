@@ -8,7 +8,7 @@ from typing import Annotated
 from ..recipes import recipes_for
 from ..settings import CHOICES, DIGITS, ForgetSettings, load_settings
 from .erasing import BY_RECIPE
-from .options import Device, Json, Quiet, file_name, in_one_process, in_panel
+from .options import Device, Json, Quiet, in_one_process, in_panel
 
 what, cut, mend, how = map(in_panel, ("What", "Scores, selection, edit", "Repair", "Run"))
 REPAIRS = ("none", "retain", "ascent", "random-label")
@@ -64,22 +64,8 @@ def forget(
         train=train, seed=seed, device=device,
     )  # fmt: skip
     settings = load_settings(ForgetSettings, config, given)
-    folder = output_dir or _default(settings)
-    from .. import show
+    from .. import api, show
 
     show.still_libraries()
     in_one_process("sdscissor forget")
-    show.one_thread_if_small(settings.model)
-    from ..forgetting import forget as run_forgetting
-
-    result = run_forgetting(settings, folder, resume=resume, progress=show.progress(quiet))
-    from ..report import write_forgetting_report
-
-    write_forgetting_report(folder)
-    show.forgotten(result, as_json)
-
-
-def _default(settings: ForgetSettings) -> Path:
-    """runs/MODEL-WHAT-RECIPE-seedN."""
-    chosen = settings.forget_class or Path(settings.forget_indices or f"random-{settings.forget_random}").stem
-    return Path("runs") / f"{file_name(Path(settings.model).name, chosen, settings.recipe)}-seed{settings.seed}"
+    show.forgotten(api.forget(settings, output_dir, resume=resume, progress=show.progress(quiet)), as_json)

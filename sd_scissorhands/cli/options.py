@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..lineage import run_of
 from ..settings import UserError
 
 Json = Annotated[
@@ -51,27 +49,29 @@ def in_one_process(command: str) -> None:
         raise UserError(f"{command} runs in one process: start it without accelerate launch or torchrun")
 
 
-# ---------------------------------------------------------------- directories
+# ---------------------------------------------------------------- checks
 
 
-def default_run(model: str, concepts: tuple[str, ...], seed: int) -> Path:
-    """runs/MODEL-CONCEPTS-seedN."""
-    return Path("runs") / f"{file_name(Path(model).name, *concepts)}-seed{seed}"
+def check_numbers(threshold: float | None, least_one: dict[str, int | None]) -> None:
+    """Refuse numbers that mean nothing."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise typer.BadParameter(f"{threshold} is outside [0, 1]", param_hint="--threshold")
+    for name, value in least_one.items():
+        if value is not None and value < 1:
+            raise typer.BadParameter(f"{value} is too small: it must be at least 1", param_hint=name)
 
 
-def default_proof(room: str, model: str, what: str, concept: str = "") -> Path:
-    """`room`/WHAT beside the run that the model belongs to, with the concept unless it is the run's first; else under runs/."""
-    path = Path(model)
-    run = run_of(path)
-    if not run:
-        return Path("runs") / file_name(room, path.name, what, *filter(None, [concept]))
-    first = next(iter((run.get("result") or {}).get("concepts") or [concept]))
-    return path.parent / room / (what if concept in ("", first) else file_name(what, concept))
+def check_choice(hint: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is none of those allowed."""
+    if value is not None and value not in allowed:
+        raise typer.BadParameter(f"{value!r} is unknown: choose {', '.join(allowed)}", param_hint=hint)
 
 
-def file_name(*parts: str) -> str:
-    """Words as a name that every file system takes."""
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower())[:80]
+def refuse(needs: str, given: dict[str, Any]) -> None:
+    """Refuse options that would have no effect."""
+    for name, value in given.items():
+        if value is not None:
+            raise typer.BadParameter(f"has no effect without {needs}", param_hint=name)
 
 
 # ---------------------------------------------------------------- gates

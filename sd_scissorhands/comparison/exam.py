@@ -72,7 +72,7 @@ def examine(settings: EraseSettings, folder: Path, exam: Exam, progress: Progres
     for name, asked in exam.attacks.items():
         place = Path("attack") / name
         share_original(exam.drawn / place, folder / place)
-        asked = dataclasses.replace(asked, model=str(folder / "model"))
-        struck[name] = attack(asked, folder / place, anchor=exam.anchor, worth=worth, progress=progress)
+        asked = dataclasses.replace(asked, model=str(folder / "model"), anchor=exam.anchor)
+        struck[name] = attack(asked, folder / place, worth=worth, progress=progress)
         share_original(folder / place, exam.drawn / place)
     return Examined(result, told, struck)

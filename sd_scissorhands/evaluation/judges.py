@@ -16,8 +16,6 @@ from ..tiny.geometry import Geometry
 from ..tiny.judge import load_judge
 from .nude import EXPOSED, Detector
 
-NAMES = ("nudenet", "clip", "canvas")
-
 
 class Judge(Protocol):
     """What an evaluation and an attack need of a judge."""

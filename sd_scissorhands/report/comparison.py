@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ..evaluation.chance import wilson
 from ..settings import UserError
-from .page import _template, _write
+from .page import template, write_page
 from .plots import COLOURS, MARKERS, draw, tradeoff_plot
 from .table import MEANING
 from .words import brief, known, number, percent
@@ -204,7 +204,7 @@ def write_comparison(folder: Path) -> Path:
     rows = told["rows"]
     tables = grouped(told["table"])
     columns = {group: shown(told, group) for group in tables}
-    page = _template("comparison.html.j2").render(
+    page = template("comparison.html.j2").render(
         told=told, figures=shown(told), columns=columns, rows=rows, tables=tables, worded=worded, ranged=ranged, remarks=remarks,
         interval=interval, shared={group: _shared(table, columns[group]) for group, table in tables.items()},
         links={row["run"]: _link(folder, row["run"]) for row in rows if row.get("run")},
@@ -212,7 +212,7 @@ def write_comparison(folder: Path) -> Path:
         target="concept" if told["kind"] == "diffusion" else "forget",
         broken=[row for row in rows if row["recipe"] == ORIGINAL and row.get("broken")],
     )  # fmt: skip
-    return _write(folder / "report.html", page)
+    return write_page(folder / "report.html", page)
 
 
 def shown(told: Mapping[str, Any], group: str | None = None) -> dict[str, Figure]:

@@ -12,7 +12,7 @@ from ..run import MANIFEST
 from ..settings import ForgetSettings
 from .commands import FILE_ONLY, difference, flags
 from .found import Found, read_run
-from .page import _template, _write
+from .page import template, write_page
 from .plots import layer_plot, repair_plot
 
 FIGURES = {  # name -> (what it says, what is best)
@@ -35,11 +35,11 @@ def write_forgetting_report(run_dir: Path) -> Path:
         UserError: `run_dir` is not a run directory, or cannot be written to.
     """
     run = read_run(run_dir)
-    page = _template("forgetting.html.j2").render(
+    page = template("forgetting.html.j2").render(
         run=run, recipe=RECIPES[run.settings["recipe"]], explained=FIGURES, repair=repair_plot(run), layers=layer_plot(run),
         again=_again(run),
     )  # fmt: skip
-    return _write(run_dir / "report.html", page)
+    return write_page(run_dir / "report.html", page)
 
 
 def forgot(run_dir: Path) -> bool:

@@ -33,11 +33,11 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
     run = read_run(run_dir)
     controls = [(control, words.plain(changed(control, run))) for control in read_controls(run)]
     models = [control for control, _ in controls]
-    page = _template("report.html.j2").render(
+    page = template("report.html.j2").render(
         controls=controls, columns=columns(run, models), rows=rows(run, controls), repair=repair_plot(run),
         layers=layer_plot(run), tradeoff=tradeoff_plot(verdict.tradeoff(run, [(one.path.name, one) for one in models])), again=again(run), measure=measure(run), **_shown(run, blur), **_names(),
     )  # fmt: skip
-    return _write(run_dir / "report.html", page)
+    return write_page(run_dir / "report.html", page)
 
 
 def write_evaluation_report(folder: Path, *, blur: bool = True) -> Path:
@@ -50,10 +50,10 @@ def write_evaluation_report(folder: Path, *, blur: bool = True) -> Path:
         UserError: `folder` holds no summary, or is a run directory, or cannot be written to.
     """
     run = read_alone(folder)
-    page = _template("evaluation.html.j2").render(
+    page = template("evaluation.html.j2").render(
         columns=columns(run, []), rows=rows(run, []), **_shown(run, blur), **_names()
     )
-    return _write(folder / "report.html", page)
+    return write_page(folder / "report.html", page)
 
 
 def write_card(run_dir: Path) -> Path:
@@ -65,10 +65,10 @@ def write_card(run_dir: Path) -> Path:
     run = read_run(run_dir)
     if not (run_dir / "model").is_dir():
         raise UserError(f"{run_dir} has no model yet: finish the run with --resume")
-    card = _template("card.md.j2").render(
+    card = template("card.md.j2").render(
         base=hub_id(run.source.get("model")), **_findings(run), **_names()
     )  # fmt: skip
-    return _write(run_dir / "model" / "README.md", card)
+    return write_page(run_dir / "model" / "README.md", card)
 
 
 def _findings(run: Found) -> dict[str, Any]:
@@ -95,13 +95,15 @@ def _names() -> dict[str, Any]:
     return {"figures": FIGURES} | functions | limits
 
 
-def _write(path: Path, text: str) -> Path:
+def write_page(path: Path, text: str) -> Path:
+    """Write a page whole or not at all."""
     with atomic(path) as new:
         new.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 
-def _template(name: str) -> Any:
+def template(name: str) -> Any:
+    """One of templates/, with our filters."""
     return _environment().get_template(name)
 
 

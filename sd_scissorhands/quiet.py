@@ -1,0 +1,81 @@
+"""Progress where somebody watches, and silence from the libraries while we work."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from .run import Progress, silent
+
+LIBRARIES = ("transformers", "diffusers")
+
+
+@contextmanager
+def bars(stage: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A `Progress` with time left for notebooks (with ipywidgets) and terminals, by tqdm."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=stage) as bar:
+        yield bar.update
+
+
+def progress_here() -> Progress:
+    """`bars` in a notebook, where they belong to the cell; nothing elsewhere."""
+    return bars if in_notebook() else silent
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+@contextmanager
+def quietly(*, threads: int | None = None) -> Iterator[None]:
+    """Within it no library shows bars, advice or warnings; afterwards all is as before. In a notebook downloads have bars.
+
+    Args:
+        threads: of torch, within it; None: as many as before. The embedded model is fastest on one: its layers are too
+            small to share.
+    """
+    from huggingface_hub.utils import enable_progress_bars
+
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for library in LIBRARIES:
+            stack.callback(_silenced(library))
+        if in_notebook():
+            enable_progress_bars()  # which transformers has silenced too
+        if threads:
+            stack.callback(_threaded(threads))
+        yield
+
+
+def _silenced(library: str) -> Callable[[], None]:
+    """Silence a library; what undoes it."""
+    from importlib import import_module
+
+    logging: Any = import_module(f"{library}.utils.logging")
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    def undo() -> None:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+    return undo
+
+
+def _threaded(threads: int) -> Callable[[], None]:
+    """Give torch so many threads; what undoes it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    return lambda: torch.set_num_threads(before)
