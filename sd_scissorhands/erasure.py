@@ -34,6 +34,7 @@ from .diffusion.load import (
 )
 from .diffusion.sharding import check_shareable, shared_out
 from .diffusion.task import ErasureTask
+from .licence import read_licence
 from .lineage import erased_from
 from .recipes import ON_CPU
 from .run import Processes, Progress, Run, check_free, resolve_device, silent
@@ -124,7 +125,7 @@ def erase(
         "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "recipe": settings.recipe, "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
-        "weights_sha256": weights,
+        "weights_sha256": weights, "licence": read_licence(prepared.opened.directory), "ema": prepared.opened.ema,
         "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": run.seconds,
     }  # fmt: skip
     run.manifest["result"] = result
@@ -147,14 +148,16 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         if folder:
             list_pictures(Path(folder))
     own = catalogue.read_prompts(Path(settings.retain_prompts), "--retain-prompts") if settings.retain_prompts else None
-    in_world = is_of_world(settings.model)  # without the download of a hub id, which comes after every other check
+    in_world = is_of_world(
+        settings.model, settings.model_config
+    )  # without the download of a hub id, which comes after every other check
     asked = dict.fromkeys(text.strip().lower() if in_world else text.strip() for text in settings.concepts)
     gone = [name for name in erased_from(settings.model) if name not in asked]
     resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset([*asked, *gone]))
     found = catalogue.together([resolve(text) for text in asked], gone)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
-    opened = open_pipeline(settings.model, revision=settings.revision, device=device)
+    opened = open_pipeline(settings.model, config=settings.model_config, device=device)
     settings = _fitted(settings, opened, device).resolved(opened.profile)
     if settings.batch_size < processes.count:
         raise UserError(

@@ -26,14 +26,20 @@ def runs_behind(model: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while len(found) < LONGEST and (run := run_of(Path(model))):
         found.append(run)
-        model = str((run.get("source") or {}).get("model"))
+        model = str(started_from(run))
     return found
 
 
 def base_of(model: str) -> str | None:
     """What a run's model was made from in the first place."""
-    sources = [(run.get("source") or {}).get("model") for run in runs_behind(model)]
-    return str(sources[-1]) if sources and sources[-1] else None
+    sources = [started_from(run) for run in runs_behind(model)]
+    return sources[-1] if sources else None
+
+
+def started_from(run: dict[str, Any]) -> str | None:
+    """The model that a run started from, as one string; manifests of former versions say the revision apart."""
+    model, revision = (run.get("source") or {}).get("model"), (run.get("settings") or {}).get("revision")
+    return f"{model}@{revision}" if model and revision else model
 
 
 def erased_from(model: str) -> tuple[str, ...]:

@@ -205,10 +205,30 @@ def fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+        named = f"{model}@{revision}" if revision else model
+        if is_offline():
+            raise UserError(f"--model {named} cannot be had from the hub: {offline(model)}") from None
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--model {model} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
+            f"--model {named} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
         ) from None
+
+
+def is_offline() -> bool:
+    """Whether the hub may not be asked (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def offline(model: str) -> str:
+    """Why a hub model is not here while the hub may not be asked, and what helps."""
+    from huggingface_hub import constants
+
+    return (
+        f"HF_HUB_OFFLINE is set and it is not whole in the cache ({constants.HF_HUB_CACHE}): "
+        f"unset it, fetch the model where there is a network (hf download {model}), or name a local directory"
+    )
 
 
 @contextmanager
@@ -333,7 +353,8 @@ class Run:
         processes.wait()
         run = cls.read(path)
         run.processes, run._began = processes, run._began if began is None else began
-        if run.manifest["source"] != source:
+        told = run.manifest["source"]  # a former version's says less
+        if any(told.get(name) != source.get(name) for name in told):
             raise UserError(f"{path} was started from another model than it is now: choose another --output-dir")
         processes.wait()
         return run

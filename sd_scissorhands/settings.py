@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from .naming import Name, is_path
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -133,8 +134,10 @@ class EraseSettings(MethodSettings):
     """Settings of one erasure from a diffusion model."""
 
     concepts: tuple[str, ...] = ()
-    model: str = DEFAULT_MODEL  # hub id, diffusers directory, or "tiny"
-    revision: str | None = None
+    model: str = DEFAULT_MODEL  # hub id, diffusers directory, single file, or "tiny"; see `naming`
+    revision: str | None = None  # this and the next are put into `model`, which then says all
+    variant: str | None = None
+    model_config: str | None = None  # of a single file: a pipeline, for its configs and tokenizer
     anchor: str | None = None  # None: the preset's own
     # data
     forget_count: int = OPEN  # pictures of each concept
@@ -154,6 +157,17 @@ class EraseSettings(MethodSettings):
     checkpointing: bool = OPEN  # of gradients: activations are computed again on the way back
     micro_batch: int = OPEN  # samples that pass the model together, of a step's 2 * batch_size; 0 for all of them
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        """As of every method; and the model is named by one string.
+
+        Raises:
+            UserError: see `model_named`.
+        """
+        super().__post_init__()
+        object.__setattr__(self, "model", model_named(self.model, self.revision, self.variant))
+        object.__setattr__(self, "revision", None)
+        object.__setattr__(self, "variant", None)
 
     def resolved(self, profile: str) -> Self:
         """As of every method; every further concept adds half as many steps."""
@@ -180,6 +194,21 @@ class ForgetSettings(MethodSettings):
     retrained: str | None = (
         None  # a model trained without what is forgotten, to measure against; the digits' is trained here
     )
+
+
+def model_named(model: str, revision: str | None, variant: str | None = None) -> str:
+    """A model as one string, from flags that say a part of it.
+
+    Raises:
+        UserError: said twice, or a revision of what lies on this machine.
+    """
+    name = Name.parse(model)
+    for flag_, given, said in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
+        if given and said not in (None, given):
+            raise UserError(f"--model {model} names {said!r} already: leave out {flag_} {given}")
+    if revision and is_path(name.place):
+        raise UserError(f"--model {model} lies on this machine and has no revisions: leave out --revision {revision}")
+    return str(Name(name.place, revision or name.revision, variant or name.variant))
 
 
 def left_open(settings: Any) -> frozenset[str]:

@@ -21,6 +21,11 @@ from .run import Progress, silent
 from .settings import DIGITS
 
 console = Console(stderr=True)
+EMA = {
+    "used": "used, the others lie beside them",
+    "beside, not used": "not used: they stand beside those that are",
+    "unknown": "the files do not say whether these are",
+}
 WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
@@ -102,12 +107,13 @@ def result(result: dict[str, Any], as_json: bool) -> None:
         {
             "erased": ", ".join(f"{c} -> {a}" for c, a in zip(result["concepts"], result["anchors"], strict=True)),
             "recipe": result["recipe"],
+            **({"EMA weights": EMA[result["ema"]]} if "ema" in result else {}),
             "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",
             "repaired": f"{result['steps']} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
             "seconds": result["seconds"],
             "model": result["model_dir"],
             **({"delta": f"{result['delta']} ({result['delta_bytes']:,} bytes)"} if "delta" in result else {}),
-            **({"exported": result["exported"]} if "exported" in result else {}),
+            **{name: result[name] for name in ("exported", "hub") if name in result},
             "report": f"{result['run_dir']}/report.html",
         },
         False,
@@ -124,6 +130,7 @@ def forecast(expected: dict[str, Any], as_json: bool) -> None:
                 f"{c} -> {a}" for c, a in zip(expected["concepts"], expected["anchors"], strict=True)
             ),
             "from": f"{expected['model']} ({expected['weights_sha256'][:12]})",
+            "EMA weights": EMA[expected["ema"]],
             "scope": f"{expected['scope']}: {expected['scope_size']:,} weights in {expected['tensors']} tensors",
             "would trim": f"{expected['trimmed']:,} weights",
             "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in expected["peak_bytes"].items()),

@@ -460,9 +460,6 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(model, old, tmp_path
     torch.save({"state_dict": tensors, "global_step": 7}, file, _use_new_zipfile_serialization=not old)
     text = refused("export", model, "--base", file, "--output", tmp_path / "out.safetensors")
     assert "never loaded" in text and "weights_only=True" in text
-    if not old:
-        exec(text.split("python -c ", 1)[1].strip('"'), {})
-        assert same(load_file(tmp_path / "my model.safetensors"), tensors)
     shutil.copyfile(file, tmp_path / "disguised.safetensors")
     assert "is a pickle" in refused("export", model, "--base", tmp_path / "disguised.safetensors", "--output", tmp_path / "o.safetensors")  # fmt: skip
 

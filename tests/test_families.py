@@ -21,7 +21,7 @@ from sd_scissorhands.checkpoints.difference import difference
 from sd_scissorhands.checkpoints.export import export
 from sd_scissorhands.checkpoints.verify import verify
 from sd_scissorhands.concepts import of_world
-from sd_scissorhands.diffusion import files, words
+from sd_scissorhands.diffusion import files, locate, words
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
@@ -391,8 +391,8 @@ def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, opened
 
 def test_only_what_is_needed_is_fetched_and_the_index_first(family, folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(files, "fetch", lambda model, revision, wanted: asked.append(wanted) or folder)
-    assert files.locate("somebody/something", "main") == folder
+    monkeypatch.setattr(locate, "fetch", lambda model, revision, wanted: asked.append(wanted) or folder)
+    assert locate.locate("somebody/something@main") == (folder, None)
 
     def comes(name, wanted):
         return any(fnmatch.fnmatch(name, pattern) for pattern in wanted)

@@ -266,7 +266,6 @@ def apply_delta(
     path: Path,
     *,
     output_dir: Path,
-    revision: str | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -275,7 +274,7 @@ def apply_delta(
     Text encoder, VAE, tokenizer and scheduler are the base's own.
 
     Args:
-        base: hub id, diffusers directory, or "tiny".
+        base: hub id, diffusers directory, single file, or "tiny", see `naming`.
         output_dir: a directory that is not there yet; appears whole or not at all.
 
     Returns:
@@ -289,7 +288,7 @@ def apply_delta(
     check_new(output_dir)
     delta = read_delta(path)
     with progress("apply", 4) as tick:
-        opened = _open(base, revision, device)
+        opened = _open(base, device)
         weights = opened.denoiser.state_dict()
         check_base(delta, path, opened)
         tick(1)
@@ -309,9 +308,9 @@ def apply_delta(
     }  # fmt: skip
 
 
-def _open(base: str, revision: str | None, device: str) -> Opened:
+def _open(base: str, device: str) -> Opened:
     try:
-        return open_pipeline(base, revision=revision, device=resolve_device(device))
+        return open_pipeline(base, device=resolve_device(device))
     except UserError as error:
         raise UserError(str(error).replace("--model", "BASE", 1)) from None
 

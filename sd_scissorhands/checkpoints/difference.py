@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.load import locate
 from ..formats.keys import OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, Place, Places, text_layouts, unet_places, vae_places
 from ..formats.stream import Stored
-from ..lineage import MANIFEST
 from ..run import Progress, silent
 from ..settings import UserError
 from .delta import FORMAT
@@ -165,11 +163,7 @@ def open_side(name: str) -> Side:
     path = Path(name).expanduser()
     if path.is_file():
         return _of_file(name, Stored.open(path))
-    try:
-        directory = path if (path / MANIFEST).exists() else locate(name)
-    except UserError as error:
-        raise UserError(str(error).replace("--model ", "", 1)) from None
-    parts = Source.find(directory).parts
+    parts = Source.of(name).parts
     return Side(name, False, {
         f"{part.name}.{own}": Ref(part.file, Place(key)) for part in parts.values() for own, key in part.keys.items()
     })  # fmt: skip

@@ -15,6 +15,7 @@ import torch
 
 from ..diffusion.load import hash_tensors, locate
 from ..formats.stream import DTYPES, Piece, Stored, cast, check_no_pickle, write_stream
+from ..lineage import started_from
 from ..run import Progress, atomic, silent
 from ..settings import OUTPUT_FORMATS, UserError
 from .delta import Origin, write_delta
@@ -254,12 +255,12 @@ def base_of(source: Source) -> dict[str, torch.Tensor]:
         UserError: it cannot be had, or is not what it was.
     """
     manifest = source.manifest or {}
-    name, told = str(manifest["source"]["model"]), manifest["source"]["weights_sha256"]
+    name, told = str(started_from(dict(manifest))), manifest["source"]["weights_sha256"]
     try:
-        directory = locate(name, manifest["settings"].get("revision"))
+        directory, variant = locate(name)
     except UserError as error:
         raise UserError(f"the base of {source.home} cannot be had: {str(error).replace('--model ', '', 1)}") from None
-    denoiser = Source(directory, None).denoiser
+    denoiser = Source(directory, None, variant).denoiser
     tensors = {own: denoiser.tensor(own).float() for own in denoiser.keys}
     if hash_tensors(tensors.items()) != told:
         raise UserError(f"{name} is not the model any more that {source.home} was made from: put it back")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..diffusion.families import Family
 from ..diffusion.files import check_configs, check_directory, parts_of, weight_files
-from ..diffusion.load import hash_tensors
+from ..diffusion.load import hash_tensors, locate
 from ..formats.keys import canonical
 from ..formats.stream import TORCH, Stored, cast
 from ..lineage import MANIFEST, run_of
@@ -57,6 +57,7 @@ class Source:
 
     directory: Path
     manifest: Mapping[str, Any] | None
+    variant: str | None = None  # which of the weights there
 
     @classmethod
     def find(cls, path: Path) -> Source:
@@ -75,6 +76,23 @@ class Source:
                 raise UserError(f"{path.parent} is a run that has not ended: continue it with erase --resume")
         check_directory(path)
         return cls(path, run_of(path))
+
+    @classmethod
+    def of(cls, name: str) -> Source:
+        """From a run directory, or whatever else names a model, see `naming`.
+
+        Raises:
+            UserError: no such thing, or not whole.
+        """
+        path = Path(name).expanduser()
+        if (path / MANIFEST).exists():
+            return cls.find(path)
+        try:
+            directory, variant = locate(name)
+        except UserError as error:
+            raise UserError(str(error).replace("--model ", "", 1)) from None
+        check_directory(directory, variant)
+        return cls(directory, run_of(directory), variant)
 
     @property
     def home(self) -> Path | None:
@@ -100,7 +118,7 @@ class Source:
         Raises:
             UserError: its weights are damaged, or lie in several files.
         """
-        first, *others = weight_files(self.directory, name)
+        first, *others = weight_files(self.directory, name, self.variant)
         if others:
             raise UserError(f"{self.directory / name} lies in {1 + len(others)} files: save it in one (max_shard_size)")
         file = Stored.open(first)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.load import check_directory, hash_tensors, local_directory
+from ..diffusion.load import hash_tensors
+from ..diffusion.locate import at_hand
 from ..formats.stream import Stored
-from ..lineage import run_of
+from ..lineage import run_of, started_from
 from ..run import Progress, Run, read_tensors, silent
 from ..settings import EraseSettings, UserError
 from .delta import differing, read_delta, set_weights
@@ -62,8 +63,8 @@ class Verification:
     @cached_property
     def base(self) -> Source | None:
         """What the run started from, if it is on this machine; nothing is fetched."""
-        found = _here(str(self.told.get("model")), self.manifest["settings"].get("revision"))
-        return Source(found, run_of(found)) if found else None
+        found = at_hand(str(started_from(self.manifest)))
+        return Source(found.directory, run_of(found.directory), found.variant) if found else None
 
     @cached_property
     def base_weights(self) -> dict[str, Tensor] | None:
@@ -73,19 +74,6 @@ class Verification:
         denoiser = self.base.denoiser
         tensors = {name: denoiser.tensor(name).float() for name in denoiser.keys}
         return tensors if hash_tensors(tensors.items()) == self.told.get("weights_sha256") else None
-
-
-def _here(model: str, revision: str | None) -> Path | None:
-    from huggingface_hub import snapshot_download
-
-    try:
-        if found := local_directory(model):
-            return found
-        found = Path(snapshot_download(model, revision=revision, local_files_only=True))
-        check_directory(found)  # the cache may hold a part of it
-    except Exception:  # of a dozen kinds, all of which say that it is not here
-        return None
-    return found
 
 
 def verify(path: Path, *, progress: Progress = silent) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from ..recipes import DEFAULT_RECIPE
 from ..settings import CHOICES, DEFAULT_MODEL, OUTPUT_FORMATS, REPAIRS, EraseSettings, load_settings
-from .options import Device, Json, Quiet, in_panel
+from .options import Device, Json, Public, PushToHub, Quiet, in_panel, repo_to_push
 
 BY_RECIPE = "by recipe"
 what, data, cut, mend, how = map(in_panel, ("What", "Data", "Scores, selection, edit", "Repair", "Run"))
@@ -17,8 +17,10 @@ def erase(
     concept: Annotated[list[str] | None, what("A preset, a word of the embedded world, or any text with --anchor. Repeatable.")] = None,
     anchor: Annotated[str | None, what("What takes the concept's place.", "the preset's own")] = None,
     recipe: Annotated[str | None, what("The method, see sdscissor recipes.", DEFAULT_RECIPE)] = None,
-    model: Annotated[str | None, what("Hub id, diffusers directory, or tiny, the embedded model.", DEFAULT_MODEL)] = None,
+    model: Annotated[str | None, what("Hub id (owner/name, owner/name@revision:variant), diffusers directory, single .safetensors file, or tiny, the embedded model.", DEFAULT_MODEL)] = None,
     revision: Annotated[str | None, what("Branch, tag or commit of a hub model.")] = None,
+    variant: Annotated[str | None, what("Which of several sets of weights: fp16, non_ema.")] = None,
+    model_config: Annotated[str | None, what("Of a single file: diffusers directory or hub id of its family, for configs and tokenizer.", "by the file")] = None,
     output_dir: Annotated[Path | None, what("The run directory; the erased model is its model/.", "runs/MODEL-CONCEPTS-seedN")] = None,
     output_format: Annotated[str, what(f"Beside model/ also a file for other programs: {', '.join(OUTPUT_FORMATS[1:])}.", True)] = "diffusers",
     config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
@@ -49,6 +51,8 @@ def erase(
     device: Device = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
     dry_run: Annotated[bool, how("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
+    push_to_hub: PushToHub = None,
+    public: Public = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -63,7 +67,7 @@ def erase(
         sdscissor erase --concept "a red fox" --anchor "a grey cat" --dry-run
     """
     given = dict(
-        concepts=tuple(concept) if concept else None, recipe=recipe, model=model, revision=revision, anchor=anchor, edit=edit, top_k=top_k,
+        concepts=tuple(concept) if concept else None, recipe=recipe, model=model, revision=revision, variant=variant, model_config=model_config, anchor=anchor, edit=edit, top_k=top_k,
         scope=scope, granularity=granularity, repair=repair, conditions=conditions, threshold_scope=threshold_scope, scorer=scorer, init=init, steps=steps, lr=lr, batch_size=batch_size,
         train=train, relearn_every=relearn_every, forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
         forget_images=forget_images, retain_images=retain_images, memory=memory, mixed_precision=mixed_precision, compile=compiled, seed=seed, device=device,
@@ -77,7 +81,11 @@ def erase(
     if dry_run:
         show.one_thread_if_small(settings.model)
         return show.forecast(forecast(settings), as_json)
-    shown = show.progress(quiet)
+    repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
     told = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
     if Processes.here(sharding=True).main:
+        if repo:
+            from ..publishing import publish
+
+            told["hub"] = publish(Path(told.get("exported", told["run_dir"])), repo, progress=shown)
         show.result(told, as_json)

@@ -15,7 +15,7 @@ from ..lineage import erased_from
 from ..report import write_card, write_report
 from ..report.comparison import FIGURES, ORIGINAL
 from ..run import Progress
-from ..settings import EraseSettings, UserError
+from ..settings import EraseSettings
 from .exam import Exam, Examined, examine
 from .jobs import Comparison, Job, Row, intervals, jobs_of
 
@@ -30,12 +30,8 @@ class Erasures:
 
     def __init__(self, asked: Comparison):
         settings: Any = asked.settings
-        if settings.revision:
-            raise UserError(
-                "revision is of no use here, the judges open the original by its name: name a directory instead"
-            )
         self.asked, self.model, self.anchor = asked, settings.model, settings.anchor
-        self.in_world = is_of_world(self.model)
+        self.in_world = is_of_world(self.model, settings.model_config)
         self.profile = "tiny" if self.in_world else "sd"
         named = [text for target in asked.targets for text in target["concepts"]]
         found = [resolve(text, self.anchor, in_world=self.in_world) for text in named]

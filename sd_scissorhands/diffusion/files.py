@@ -1,87 +1,42 @@
-"""The files of a pipeline directory: found, fetched and checked before anything is loaded."""
+"""The files of a pipeline directory, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..formats.stream import check_safetensors
-from ..run import fetch, read_tensors
+from ..formats.stream import check_safetensors, conversion
+from ..run import read_tensors
 from ..settings import UserError
-from ..tiny import MODEL_DIR
 from .families import FAMILIES, Family
 
 WORLD_FILE = "world.json"  # marks the embedded model and what was made from it
+CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
+NON_EMA = "non_ema"  # the variant that stands beside a moving average
 DIFFUSERS_STEM, TEXT_STEM = "diffusion_pytorch_model", "model"
-
-
-def locate(model: str, revision: str | None = None) -> Path:
-    """The directory of a model: embedded, local, or fetched from the hub into its cache.
-
-    Raises:
-        UserError: a path that is not there, a file, or a hub id that cannot be had.
-    """
-    return local_directory(model) or _fetch(model, revision)
-
-
-def local_directory(model: str) -> Path | None:
-    """The directory of a model that is on this machine; None for a hub id (owner/name).
-
-    Raises:
-        UserError: a path that is not there, or a file.
-    """
-    if model == "tiny":
-        return MODEL_DIR
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"--model {model} is a file: name a diffusers directory (with model_index.json)")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise UserError(f"--model {model} does not exist: name a diffusers directory, a hub id (owner/name), or tiny")
-    return None
-
-
-def is_of_world(model: str) -> bool:
-    """Whether a model is the embedded one or was made from it; a hub id is not.
-
-    Raises:
-        UserError: a path that is not there, or a file.
-    """
-    directory = local_directory(model)
-    return directory is not None and (directory / WORLD_FILE).exists()
-
-
-def _fetch(model: str, revision: str | None) -> Path:
-    """The index and the configs first, so that what is not supported is not downloaded."""
-    few = ["model_index.json", WORLD_FILE, "*/config.json", "scheduler/*"]
-    directory = fetch(model, revision, few)
-    family = check_configs(directory)
-    wanted = [*few, "tokenizer*/*"]
-    for part in parts_of(directory, family):
-        names = (
-            f"{stem_of(part)}{end}"
-            for end in (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
-        )
-        wanted += [f"{part}/{name}" for name in names]
-    return fetch(model, revision, wanted)
 
 
 # ---------------------------------------------------------------- what kind of pipeline
 
 
-def check_directory(directory: Path) -> None:
+def check_directory(directory: Path, variant: str | None = None) -> None:
     """Check layout, family, configs and file sizes without loading anything.
 
     Raises:
         UserError: what is wrong with which file.
     """
-    family = check_configs(directory)
-    for part in parts_of(directory, family):
-        for file in weight_files(directory, part):
+    parts = parts_of(directory, check_configs(directory))
+    there = sorted(set().union(*(variants_of(directory, part) for part in parts)))
+    if variant and variant not in there:
+        remedy = f"choose {', '.join(there)}" if there else "leave it out"
+        raise UserError(f"{directory} has no variant {variant}: {remedy}")
+    for part in parts:
+        for file in weight_files(directory, part, variant):
             check_safetensors(file)
 
 
@@ -157,27 +112,55 @@ def stem_of(part: str) -> str:
     return TEXT_STEM if part.startswith("text_encoder") else DIFFUSERS_STEM
 
 
-def weight_files(directory: Path, part: str) -> list[Path]:
+def file_names(part: str, variant: str | None = None) -> tuple[str, str, tuple[str, ...]]:
+    """How the weights of a part are named: one file, the index of several, and the patterns of these, now and formerly."""
+    stem = stem_of(part)
+    if not variant:
+        return f"{stem}.safetensors", f"{stem}.safetensors.index.json", (f"{stem}-?????-of-?????.safetensors",)
+    shards = (f"{stem}.{variant}-?????-of-?????.safetensors", f"{stem}-?????-of-?????.{variant}.safetensors")
+    return f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json", shards
+
+
+def variants_of(directory: Path, part: str) -> set[str]:
+    """The variants of a part's weights that lie in a pipeline directory."""
+    stem = re.escape(stem_of(part))
+    form = re.compile(rf"{stem}\.(?:safetensors\.index\.([\w-]+)\.json|([\w-]+)\.safetensors)")
+    found = (form.fullmatch(file.name) for file in (directory / part).glob("*"))
+    return {one[1] or one[2] for one in found if one and not re.search(r"-\d{5}-of-\d{5}$", one[2] or "")}
+
+
+def weight_files(directory: Path, part: str, variant: str | None = None) -> list[Path]:
     """The safetensors files of one part of a pipeline: one, or the shards that its index lists.
 
+    A part that has no such variant is taken as it is without one, as diffusers does.
+
     Raises:
-        UserError: there is none, or only a pickle, or a shard is missing.
+        UserError: there is none, or only a pickle or another variant, or a shard is missing.
     """
-    file = directory / part / f"{stem_of(part)}.safetensors"
-    if file.exists():
-        return [file]
-    index = file.with_name(f"{file.name}.index.json")
-    if index.exists():
-        shards = [file.with_name(name) for name in _shards(index)]
-        for shard in shards:
-            if not shard.exists():
-                raise UserError(f"{shard} is missing: the model directory is incomplete")
-        return shards
+    for wanted in dict.fromkeys((variant, None)):
+        one, index, _ = file_names(part, wanted)
+        if (directory / part / one).exists():
+            return [directory / part / one]
+        if (directory / part / index).exists():
+            return _listed(directory / part / index)
+    raise UserError(_why_none(directory, part))
+
+
+def _why_none(directory: Path, part: str) -> str:
+    if there := sorted(variants_of(directory, part)):
+        return f"{directory / part} has its weights as {' and '.join(there)} alone: add --variant {there[0]}, or :{there[0]} to the name"
     if any((directory / part).glob("*.bin")):
-        raise UserError(
-            f"{directory / part} holds only pickled weights (.bin), which are never loaded: save it with safe_serialization=True"
-        )
-    raise UserError(f"{file} is missing: the model directory is incomplete")
+        line = conversion(f"{shlex.quote(str(directory))}/*/*.bin")
+        return f"{directory / part} holds only pickled weights (.bin), which can run code and are never loaded: convert them with {line}"
+    return f"{directory / part / file_names(part)[0]} is missing: the model directory is incomplete"
+
+
+def _listed(index: Path) -> list[Path]:
+    shards = [index.with_name(name) for name in _shards(index)]
+    for shard in shards:
+        if not shard.exists():
+            raise UserError(f"{shard} is missing: the model directory is incomplete")
+    return shards
 
 
 def _shards(index: Path) -> list[str]:
@@ -188,9 +171,25 @@ def _shards(index: Path) -> list[str]:
     return names
 
 
-def read_weights(directory: Path, part: str) -> dict[str, Tensor]:
+def read_weights(directory: Path, part: str, variant: str | None = None) -> dict[str, Tensor]:
     """All tensors of a part, on the CPU and as they are in its files."""
     found: dict[str, Tensor] = {}
-    for file in weight_files(directory, part):
+    for file in weight_files(directory, part, variant):
         found |= read_tensors(file)[0]
     return found
+
+
+# ---------------------------------------------------------------- a moving average
+
+
+def ema_of(directory: Path, part: str, variant: str | None = None) -> str:
+    """Whether the denoiser's weights are the moving average (EMA) of those that were trained.
+
+    Returns:
+        used; "beside, not used" where the file, or the model's name of its variant, says so; unknown for most, which say nothing.
+    """
+    if (directory / CONVERTED).exists():
+        return str(_json(directory / CONVERTED).get("ema", "unknown"))
+    if variant == NON_EMA:
+        return "beside, not used"
+    return "used" if NON_EMA in variants_of(directory, part) else "unknown"

@@ -16,21 +16,11 @@ from torch import Tensor, nn
 from ..run import atomic, share
 from ..settings import UserError
 from .families import Family, StableDiffusion, family_of
-from .files import (
-    WORLD_FILE,
-    check_configs,
-    check_directory,
-    is_of_world,
-    local_directory,
-    locate,
-    parts_of,
-    read_index,
-    read_weights,
-)
+from .files import WORLD_FILE, check_configs, check_directory, ema_of, parts_of, read_index, read_weights
+from .locate import is_of_world, locate
 
 __all__ = [
-    "Opened", "check_directory", "hash_tensors", "is_of_world", "local_directory", "locate", "open_pipeline", "originals", "restore",
-    "save_pipeline",
+    "Opened", "check_directory", "hash_tensors", "is_of_world", "locate", "open_pipeline", "originals", "restore", "save_pipeline",
 ]  # fmt: skip
 
 
@@ -43,6 +33,7 @@ class Opened:
     directory: Path  # where its files lie
     weights: str  # sha256 of the denoiser's loaded tensors, see `hash_tensors`
     world: dict[str, Any] | None  # the embedded world's facts; None for every other model
+    variant: str | None = None  # which of the weights there
 
     @property
     def family(self) -> Family:
@@ -62,13 +53,18 @@ class Opened:
     @property
     def identity(self) -> dict[str, str]:
         """What a run's manifest says of its base model."""
-        return {"model": self.name, "weights_sha256": self.weights}
+        return {"model": self.name, "weights_sha256": self.weights, "ema": self.ema}
+
+    @property
+    def ema(self) -> str:
+        """Whether its weights are a moving average, see `ema_of`."""
+        return ema_of(self.directory, self.family.part, self.variant)
 
 
 def open_pipeline(
-    model: str, *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    model: str, *, config: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Opened:
-    """Load a pipeline of one of the `FAMILIES` from the embedded model, a directory, or the hub.
+    """Load a pipeline of one of the `FAMILIES` from the embedded model, a directory, a single file, or the hub.
 
     The weights that were loaded are compared with those in the files, tensor by tensor, by hash: a model that diffusers
     would fill up with random weights and a warning is refused.
@@ -77,11 +73,11 @@ def open_pipeline(
         UserError: no such model, not a supported pipeline, pickled or damaged weights, NaN, or weights that are not
             those of the files.
     """
-    directory = locate(model, revision)
-    check_directory(directory)
+    directory, variant = locate(model, config)
+    check_directory(directory, variant)
     kind = check_configs(directory)
-    pipeline = _load(directory, kind, dtype)
-    module, file = getattr(pipeline, kind.part), read_weights(directory, kind.part)
+    pipeline = _load(directory, kind, dtype, variant)
+    module, file = getattr(pipeline, kind.part), read_weights(directory, kind.part, variant)
     same = file.keys() == module.state_dict().keys()
     if same:
         check_finite(module, directory, called=kind.called)
@@ -98,12 +94,14 @@ def open_pipeline(
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()
-    return Opened(pipeline, model, directory, weights, json.loads(world.read_text()) if world.exists() else None)
+    facts = json.loads(world.read_text()) if world.exists() else None
+    return Opened(pipeline, model, directory, weights, facts, variant)
 
 
 def originals(opened: Opened) -> dict[str, Tensor]:
     """The denoiser's weights as they are in the file, float32 on the CPU."""
-    return {name: tensor.float() for name, tensor in read_weights(opened.directory, opened.family.part).items()}
+    file = read_weights(opened.directory, opened.family.part, opened.variant)
+    return {name: tensor.float() for name, tensor in file.items()}
 
 
 @torch.no_grad()
@@ -129,7 +127,7 @@ UNUSED: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
 SAFETY: dict[str, Any] = dict(safety_checker=None, requires_safety_checker=False)
 
 
-def _load(directory: Path, family: type[Family], dtype: torch.dtype) -> Any:
+def _load(directory: Path, family: type[Family], dtype: torch.dtype, variant: str | None) -> Any:
     import diffusers
 
     name = read_index(directory)["_class_name"]
@@ -138,7 +136,7 @@ def _load(directory: Path, family: type[Family], dtype: torch.dtype) -> Any:
     others |= UNUSED | (SAFETY if family is StableDiffusion else {})
     try:
         return getattr(diffusers, name).from_pretrained(
-            directory, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **others
+            directory, torch_dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant, **others
         )
     except Exception as error:
         raise UserError(f"{directory} cannot be loaded by diffusers: {str(error).strip().splitlines()[0]}") from error

@@ -60,10 +60,10 @@ def check_models(model: str, baseline: str | None) -> None:
     Raises:
         UserError: what is wrong with which.
     """
-    check_directory(locate(model))
+    check_directory(*locate(model))
     if baseline is not None:
         try:
-            check_directory(locate(baseline))
+            check_directory(*locate(baseline))
         except UserError as error:
             raise UserError(str(error).replace("--model", "--baseline")) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ NO_HASH = "0x" + 64 * "0"
 PICKLES = (b"PK\x03\x04", b"\x80")  # how torch.save's files begin, now and formerly
 CHUNK = 1 << 24
 UNFUSED = (".lora_A.", ".lora_B.", ".lora_magnitude", ".lora.up.", ".lora.down.", ".lora_layer.", ".base_layer.")
-CONVERT = (
-    "import torch, safetensors.torch as s; w = torch.load({old!r}, map_location='cpu', weights_only=True); "
-    "s.save_file({{k: v.clone().contiguous() for k, v in w.get('state_dict', w).items() if torch.is_tensor(v)}}, {new!r})"
+CONVERT = (  # holds nothing that a shell would change between double quotes
+    "import os, sys, torch, safetensors.torch as s; "
+    "torch.serialization.add_safe_globals([(dict, 'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint')]); "
+    "[s.save_file({k: v.clone().contiguous() for k, v in w.get('state_dict', w).items() if torch.is_tensor(v)}, "
+    "os.path.splitext(f)[0].replace('/pytorch_model', '/model') + '.safetensors', {'format': 'pt'}) "
+    "for f in sys.argv[1:] for w in [torch.load(f, map_location='cpu', weights_only=True)]]"
 )
 
 
@@ -120,8 +124,19 @@ def check_no_pickle(path: Path) -> None:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not begin.startswith(PICKLES) or begin[8:] == b"{":  # the length of a safetensors header can begin so too
         return
-    line = CONVERT.format(old=str(path), new=str(path.with_suffix(".safetensors")))
-    raise UserError(f'{path} is a pickle, which can run code and is never loaded: convert it with python -c "{line}"')
+    line = conversion(shlex.quote(str(path)))
+    raise UserError(f"{path} is a pickle, which can run code and is never loaded: convert it with {line}")
+
+
+def conversion(files: str) -> str:
+    """The shell line that writes the tensors of pickles beside them as safetensors, and runs nothing that these hold.
+
+    torch loads them with `weights_only`; the class that old checkpoints of Stable Diffusion name becomes a dict.
+
+    Args:
+        files: as the shell is to read them.
+    """
+    return f'python -c "{CONVERT}" {files}'
 
 
 def check_safetensors(file: Path) -> None:

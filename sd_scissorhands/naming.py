@@ -1,0 +1,38 @@
+"""One string names a model: tiny, a directory, a file, or a hub id with what is meant of it (owner/name@revision:variant)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FORM = re.compile(r"(?P<place>[^@:]+)(@(?P<revision>[^@:]+))?(:(?P<variant>[\w.-]+))?")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A model's name in its parts; `str` puts them together again."""
+
+    place: str  # tiny, a path, or a hub id
+    revision: str | None = None  # branch, tag or commit on the hub
+    variant: str | None = None  # which of several sets of weights: fp16, non_ema
+
+    @classmethod
+    def parse(cls, text: str) -> Name:
+        """From one string; a path that is there means itself, whatever signs it holds."""
+        if is_path(text):
+            return cls(text)
+        before, _, variant = text.rpartition(":")
+        if is_path(before):
+            return cls(before, None, variant or None)
+        found = FORM.fullmatch(text)
+        return cls(**found.groupdict()) if found else cls(text)
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return self.place + revision + (f":{self.variant}" if self.variant else "")
+
+
+def is_path(text: str) -> bool:
+    """Whether something lies at a path."""
+    return bool(text) and Path(text).expanduser().exists()

@@ -1,0 +1,531 @@
+"""Models by every name: hub ids with revision and variant, single files, the cache and the hub; and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from small_pipelines import build
+from typer.testing import CliRunner
+
+from sd_scissorhands.checkpoints.export import base_of, export
+from sd_scissorhands.checkpoints.source import Source
+from sd_scissorhands.checkpoints.verify import verify
+from sd_scissorhands.cli import app
+from sd_scissorhands.diffusion import single
+from sd_scissorhands.diffusion.load import hash_tensors, locate, open_pipeline
+from sd_scissorhands.diffusion.locate import at_hand, convert_first
+from sd_scissorhands.erasure import erase
+from sd_scissorhands.lineage import base_of as first_of
+from sd_scissorhands.naming import Name
+from sd_scissorhands.settings import EraseSettings, UserError, model_named
+from sd_scissorhands.tiny import MODEL_DIR
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+STEM = "diffusion_pytorch_model"
+UNET = "model.diffusion_model."
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """An empty HF_HOME."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    return tmp_path / "hf"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The embedded model's pipeline, with nothing that marks it."""
+    folder = tmp_path_factory.mktemp("model") / "sd"
+    shutil.copytree(MODEL_DIR, folder, ignore=lambda _, names: {"world.json", "judge.safetensors"} & set(names))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory):
+    """The same as a single file."""
+    path = tmp_path_factory.mktemp("file") / "my model.safetensors"
+    export(model, "single-file", output=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    return build("sdxl", tmp_path_factory.mktemp("sdxl") / "xl")
+
+
+def laid(home: Path, name: str, folder: Path, revision: str = "main") -> Path:
+    """A directory as the hub's cache holds it."""
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    (repository / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(COMMIT)
+    shutil.copytree(folder, repository / "snapshots" / COMMIT)
+    return repository / "snapshots" / COMMIT
+
+
+def weights_of(folder: Path) -> str:
+    return hash_tensors(load_file(folder / "unet" / f"{STEM}.safetensors").items())
+
+
+def refused(model, **how) -> str:
+    with pytest.raises(UserError) as told:
+        open_pipeline(str(model), **how)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("tiny", ("tiny",)),
+        ("owner/name", ("owner/name",)),
+        ("owner/name@refs/pr/1", ("owner/name", "refs/pr/1")),
+        ("owner/name:fp16", ("owner/name", None, "fp16")),
+        ("owner/name@v1.0:non_ema", ("owner/name", "v1.0", "non_ema")),
+        ("./no where/at@all:x:y", ("./no where/at@all:x:y",)),
+    ],
+)
+def test_a_name_is_parsed_and_put_together_again(text, parts):
+    assert Name.parse(text) == Name(*parts) and str(Name.parse(text)) == text
+
+
+def test_a_path_that_is_there_means_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/b@c", "a/d:fp16", "a/e"):
+        Path(name).mkdir(parents=True)
+        assert Name.parse(name) == Name(name)
+    assert Name.parse("a/b@c:fp16") == Name("a/b@c", None, "fp16")
+    assert Name.parse("a/e:fp16") == Name("a/e", None, "fp16")
+    with pytest.raises(UserError, match="a/e lies on this machine and has no revisions"):
+        model_named("a/e", "main")
+    assert "lies on this machine and has no revisions" in refused("a/e@main")
+
+
+def test_flags_are_another_spelling_of_the_name():
+    settings = EraseSettings(model="owner/name", revision="v1", variant="fp16")
+    assert settings.model == "owner/name@v1:fp16" and settings.revision is settings.variant is None
+    assert EraseSettings.from_json(settings.to_json()) == settings == dataclasses.replace(settings)
+    assert EraseSettings(model="owner/name@v1", revision="v1").model == "owner/name@v1"
+    with pytest.raises(UserError, match="names 'v1' already: leave out --revision v2"):
+        EraseSettings(model="owner/name@v1", revision="v2")
+
+
+def test_manifests_that_say_the_revision_apart_are_read(tmp_path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    told = {"settings": {"revision": "v1"}, "source": {"model": "owner/name"}, "result": {}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(told))
+    assert first_of(str(tmp_path / "run" / "model")) == "owner/name@v1"
+
+
+# ---------------------------------------------------------------- variants
+
+
+@pytest.fixture
+def varied(model, tmp_path):
+    """Plain weights, and others as fp16 of the UNet and the text encoder alone."""
+    folder = shutil.copytree(model, tmp_path / "varied")
+    for part, stem in (("unet", STEM), ("text_encoder", "model")):
+        tensors = {k: (v * 1.5).half() for k, v in load_file(folder / part / f"{stem}.safetensors").items()}
+        save_file(tensors, folder / part / f"{stem}.fp16.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_variant_is_opened_and_parts_without_one_as_they_are(varied):
+    plain, other = open_pipeline(str(varied)), open_pipeline(f"{varied}:fp16")
+    assert plain.weights == weights_of(varied) != other.weights
+    assert other.weights == hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
+    for part, factor in (("text_encoder", 1.5), ("vae", 1.0)):
+        for a, b in zip(
+            getattr(plain.pipeline, part).parameters(), getattr(other.pipeline, part).parameters(), strict=True
+        ):
+            assert torch.allclose(a * factor, b, rtol=1e-2, atol=1e-3)
+    assert other.name == f"{varied}:fp16" and Source.of(other.name).denoiser.sha256() == other.weights
+
+
+def test_sharded_variants_are_opened(varied):
+    opened = open_pipeline(f"{varied}:fp16")
+    (varied / "unet" / f"{STEM}.fp16.safetensors").unlink()
+    opened.denoiser.save_pretrained(varied / "unet", variant="fp16", max_shard_size="2MB")
+    assert (varied / "unet" / f"{STEM}.safetensors.index.fp16.json").exists()
+    assert open_pipeline(f"{varied}:fp16").weights == opened.weights
+    next((varied / "unet").glob(f"{STEM}.fp16-00001-of-*.safetensors")).unlink()
+    assert "is missing" in refused(f"{varied}:fp16")
+
+
+def test_variants_that_are_not_there_are_said(varied, model):
+    assert "has no variant bf16: choose fp16" in refused(f"{varied}:bf16")
+    assert "has no variant fp16: leave it out" in refused(f"{model}:fp16")
+    (varied / "unet" / f"{STEM}.safetensors").unlink()
+    assert "weights as fp16 alone: add --variant fp16" in refused(varied)
+
+
+def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(varied, short, tmp_path):
+    settings = dataclasses.replace(
+        short, model=str(varied), variant="fp16", steps=1, train="selection", anchor="a star"
+    )
+    run = tmp_path / "run"
+    result = erase(settings, run)
+    assert sorted(file.name for file in (run / "model").rglob("*.safetensors")) == [f"{STEM}.safetensors"] * 2 + [
+        "model.safetensors"
+    ]
+    told = json.loads((run / "run.json").read_text())["source"]
+    base = hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
+    assert told == {"model": f"{varied}:fp16", "weights_sha256": base, "ema": "unknown"}
+    assert first_of(str(run / "model")) == f"{varied}:fp16"
+    assert verify(run)["holds"] is True and hash_tensors(base_of(Source.find(run)).items()) == base
+    assert {c["what"] for c in verify(run)["checks"] if c["holds"]} >= {"base", "text_encoder", "vae", "delta"}
+    assert open_pipeline(str(run / "model")).weights == result["weights_sha256"]
+    resumed = erase(settings, run, resume=True)
+    assert resumed["weights_sha256"] == result["weights_sha256"]
+
+
+# ---------------------------------------------------------------- single files
+
+
+def test_a_single_file_is_converted_once_with_every_weight(file, model, home, monkeypatch):
+    opened = open_pipeline(str(file), config=str(model))
+    assert opened.weights == weights_of(model) and opened.ema == "unknown"
+    assert opened.directory.parent == home / "sd_scissorhands" and opened.directory.name.startswith("my-model-")
+    for part in ("vae", "text_encoder"):
+        here, there = Source(model, None).parts[part], Source(opened.directory, None).parts[part]
+        assert here.sha256() == there.sha256() and here.dtype(next(iter(here.keys))) == there.dtype(
+            next(iter(there.keys))
+        )
+    monkeypatch.setattr(single, "_convert", lambda *a: pytest.fail("converted again"))
+    assert locate(str(file)) == locate(str(file), str(model)) == at_hand(str(file)) == (opened.directory, None)
+
+
+def test_another_config_converts_it_again(file, model, tmp_path):
+    first = locate(str(file), str(model)).directory
+    other = shutil.copytree(model, tmp_path / "other")
+    config = other / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    assert "v_prediction" not in (first / "scheduler" / "scheduler_config.json").read_text()
+    again = locate(str(file), str(other)).directory
+    assert again == first and "v_prediction" in (first / "scheduler" / "scheduler_config.json").read_text()
+
+
+def test_an_erasure_from_our_own_export_and_back(file, model, short, tmp_path):
+    settings = dataclasses.replace(short, model=str(file), model_config=str(model), steps=1, anchor="a star")
+    run = tmp_path / "run"
+    result = erase(settings, run)
+    source = json.loads((run / "run.json").read_text())["source"]
+    assert source == {"model": str(file), "weights_sha256": weights_of(model), "ema": "unknown"}
+    assert verify(run)["holds"] and {c["what"]: c["holds"] for c in verify(run)["checks"]}["base"]
+    export(run, "single-file", output=tmp_path / "out.safetensors")
+    again = open_pipeline(str(tmp_path / "out.safetensors"), config=str(model))
+    assert again.weights == result["weights_sha256"] != source["weights_sha256"]
+
+
+def test_a_file_made_from_the_embedded_model_is_of_its_world(tmp_path):
+    export(MODEL_DIR, "single-file", output=tmp_path / "tiny.safetensors")
+    convert_first("tiny", str(tmp_path / "tiny.safetensors"), None)
+    opened = open_pipeline(str(tmp_path / "tiny.safetensors"))
+    assert opened.world and opened.weights == open_pipeline("tiny").weights
+
+
+def test_an_sdxl_file_is_converted_with_both_text_encoders(sdxl, model, tmp_path):
+    export(sdxl, "single-file", output=tmp_path / "xl.safetensors")
+    opened = open_pipeline(str(tmp_path / "xl.safetensors"), config=str(sdxl))
+    assert opened.weights == weights_of(sdxl)
+    here, there = Source(sdxl, None).parts, Source(opened.directory, None).parts
+    assert here.keys() == there.keys() and all(here[name].sha256() == there[name].sha256() for name in here)
+    assert "name one of the same family" in refused(tmp_path / "xl.safetensors", config=str(model))
+
+
+def changed(file: Path, to: Path, change) -> Path:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, to)
+    return to
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        UNET + "out.2.bias",
+        "first_stage_model.decoder.conv_in.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+    ],
+)
+def test_nothing_is_made_up_for_a_weight_that_a_file_lacks(file, model, home, tmp_path, key):
+    short = changed(file, tmp_path / "short.safetensors", lambda tensors: tensors.pop(key))
+    assert "cannot be converted" in refused(short, config=str(model))
+    assert not list((home / "sd_scissorhands").glob("*short*/"))
+
+
+def test_a_weight_that_is_left_over_is_said(file, model, tmp_path):
+    more = changed(
+        file, tmp_path / "more.safetensors", lambda tensors: tensors.update({UNET + "out.3.weight": torch.ones(2)})
+    )
+    assert "out.3.weight" in refused(more, config=str(model))
+
+
+def test_mixed_precision_is_kept_in_float32(file, model, tmp_path):
+    def change(tensors):
+        tensors.update({k: v.float() * 1.0001 for k, v in tensors.items() if k.startswith("first_stage_model.")})
+
+    mixed = changed(file, tmp_path / "mixed.safetensors", change)
+    opened = open_pipeline(str(mixed), config=str(model))
+    assert opened.weights == weights_of(model)
+    assert Source(opened.directory, None).parts["vae"].dtype("decoder.conv_in.weight") == torch.float32
+
+
+@pytest.mark.parametrize("mark", ["v_pred", "modelspec"])
+def test_a_file_that_predicts_v_is_not_taken_for_one_that_does_not(file, model, tmp_path, mark):
+    tensors = load_file(file) | ({"v_pred": torch.zeros(1)} if mark == "v_pred" else {})
+    save_file(tensors, tmp_path / "v.safetensors", {"modelspec.prediction_type": "v"} if mark == "modelspec" else None)
+    assert "predicts v" in refused(tmp_path / "v.safetensors", config=str(model))
+
+
+FOREIGN = {
+    "lora": ({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 8)}, "is a LoRA, no model: fuse it"),
+    "peft": ({"unet.mid_block.attentions.0.to_q.lora_A.weight": (4, 8)}, "holds a LoRA"),
+    "vae": ({"first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3)}, "is a VAE alone"),
+    "bare vae": ({"decoder.conv_in.weight": (4, 4, 3, 3)}, "is a VAE alone"),
+    "unet": ({"input_blocks.0.0.weight": (4, 4, 3, 3)}, "is a UNet alone"),
+    "diffusers unet": ({"conv_in.weight": (4, 4, 3, 3)}, "is a UNet alone"),
+    "no vae, no text": ({UNET + "input_blocks.0.0.weight": (4, 4, 3, 3)}, "has no VAE and no text encoder"),
+    "sd3": ({UNET + "joint_blocks.0.x_block.mlp.fc1.weight": (4, 4)}, "is an SD 3 model"),
+    "flux": ({"double_blocks.0.img_attn.qkv.weight": (4, 4)}, "is a FLUX model"),
+    "controlnet": ({"control_model.input_blocks.0.0.weight": (4, 4)}, "is a ControlNet"),
+    "else": ({"x": (4, 4)}, "is no model"),
+    "refiner": ({UNET + "input_blocks.0.0.weight": (4, 4, 3, 3), "conditioner.embedders.0.model.ln_final.weight": (4,), "first_stage_model.x": (1,)}, "has no text encoder"),
+    "inpainting": ({UNET + "input_blocks.0.0.weight": (4, 9, 3, 3), "cond_stage_model.x": (4,), "first_stage_model.x": (1,)}, "made for inpainting"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_other_files_get_one_line_each(kind, tmp_path):
+    shapes, says = FOREIGN[kind]
+    save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, tmp_path / "f.safetensors")
+    assert says in refused(tmp_path / "f.safetensors")
+
+
+def test_a_truncated_file_and_a_variant_of_a_file_are_refused(file, model, tmp_path):
+    (tmp_path / "half.safetensors").write_bytes(file.read_bytes()[:-100])
+    assert "is truncated" in refused(tmp_path / "half.safetensors")
+    assert "has no variants: leave out fp16" in refused(f"{file}:fp16")
+    assert "--model-config nothing is for a single file" in refused(model, config="nothing")
+    with pytest.raises(UserError, match="no model here is one"):
+        convert_first(str(model), str(model))
+
+
+# ---------------------------------------------------------------- configs of a single file
+
+
+def test_without_configs_one_line_says_what_is_needed(file):
+    text = refused(file)
+    assert text.startswith(
+        f"--model {file} is a single file and needs the configs and tokenizer of its family: add --model-config DIRECTORY"
+    )
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in text and "HF_HUB_OFFLINE" in text
+
+
+def test_configs_are_inferred_from_the_hub_s_cache(file, model, home):
+    laid(home, "stable-diffusion-v1-5/stable-diffusion-v1-5", model)
+    assert open_pipeline(str(file)).weights == weights_of(model)
+    assert (
+        json.loads((locate(str(file)).directory / "converted.json").read_text())["config"]
+        == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    )
+
+
+def test_a_config_may_be_a_hub_id(file, model, home):
+    laid(home, "owner/name", model, "v1")
+    assert open_pipeline(str(file), config="owner/name@v1").weights == weights_of(model)
+
+
+@pytest.mark.parametrize(
+    ("told", "config"),
+    [
+        (None, None),
+        ("stable-diffusion-v2-768-v", "stabilityai/stable-diffusion-2-1"),
+        ("stable-diffusion-v2-512", "stabilityai/stable-diffusion-2-1-base"),
+    ],
+)
+def test_of_the_two_that_share_their_names_none_is_guessed(tmp_path, told, config):
+    from sd_scissorhands.formats.stream import Stored
+
+    key = UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({key: torch.zeros(2, 1024)}, tmp_path / "two.safetensors", told and {"modelspec.architecture": told})
+    assert single._usual_config(Stored.open(tmp_path / "two.safetensors")) == config
+
+
+# ---------------------------------------------------------------- a moving average
+
+
+def test_a_second_unet_is_stated_and_not_used(file, model, tmp_path, short):
+    def change(tensors):
+        tensors.update(
+            {
+                f"model_ema.{k.removeprefix('model.').replace('.', '')}": v + 1
+                for k, v in tensors.items()
+                if k.startswith(UNET)
+            }
+        )
+
+    both = changed(file, tmp_path / "both.safetensors", change)
+    opened = open_pipeline(str(both), config=str(model))
+    assert opened.weights == weights_of(model) and opened.identity["ema"] == "beside, not used"
+    ask = ["erase", "--concept", "a heart", "--anchor", "a star", "--model", str(both), "--dry-run"]
+    done = CliRunner().invoke(app, [*ask, "--model-config", str(model)])
+    assert "EMA weights  not used: they stand beside those that are" in done.stderr
+
+
+def test_the_variant_without_the_average_says_so(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "both")
+    shutil.copyfile(folder / "unet" / f"{STEM}.safetensors", folder / "unet" / f"{STEM}.non_ema.safetensors")
+    assert open_pipeline(str(folder)).ema == "used" and open_pipeline(f"{folder}:non_ema").ema == "beside, not used"
+    assert open_pipeline(str(model)).ema == "unknown"
+
+
+# ---------------------------------------------------------------- pickles
+
+
+class Evil:
+    """Runs when it is loaded."""
+
+    def __init__(self, mark: Path):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def run_line(text: str) -> subprocess.CompletedProcess:
+    line = text[text.index("python -c ") :].replace("python", sys.executable, 1)
+    return subprocess.run(line, shell=True, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".pt", ".pth", ".bin"])
+def test_a_pickle_is_refused_and_never_loaded(tmp_path, ending):
+    mark, path = tmp_path / "ran", tmp_path / f"m{ending}"
+    with path.open("wb") as stream:
+        pickle.dump(Evil(mark), stream)
+    assert "is a pickle, which can run code and is never loaded" in refused(path)
+    assert not mark.exists()
+
+
+def test_the_line_converts_a_checkpoint_and_runs_nothing(file, model, tmp_path):
+    folder = tmp_path / "it's $HOME `x`"
+    folder.mkdir()
+    callbacks = {"callbacks": {_lightning(): {"best": 1}}, "state_dict": load_file(file), "global_step": 3}
+    torch.save(callbacks, folder / "old one.ckpt")
+    done = run_line(refused(folder / "old one.ckpt"))
+    assert done.returncode == 0, done.stderr
+    assert open_pipeline(str(folder / "old one.safetensors"), config=str(model)).weights == weights_of(model)
+    torch.save({"state_dict": {"w": torch.ones(1), "x": Evil(tmp_path / "ran")}}, folder / "evil.ckpt")
+    assert run_line(refused(folder / "evil.ckpt")).returncode != 0 and not (tmp_path / "ran").exists()
+
+
+def _lightning() -> type:
+    """A class as old checkpoints name one, of a package that is not here."""
+    import types
+
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__):
+        sys.modules.setdefault(name, module)
+    return module.ModelCheckpoint
+
+
+def test_a_directory_of_pickles_is_refused_with_the_line_that_converts_it(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "my model")
+    for part, name in (("unet", STEM), ("vae", STEM), ("text_encoder", "pytorch_model")):
+        whole = (
+            folder / part / f"{name.replace('pytorch_model', 'model') if part == 'text_encoder' else name}.safetensors"
+        )
+        torch.save(load_file(whole), folder / part / f"{name}.bin")
+        whole.unlink()
+    done = run_line(refused(folder))
+    assert done.returncode == 0, done.stderr
+    assert open_pipeline(str(folder)).weights == weights_of(model)
+
+
+# ---------------------------------------------------------------- the hub
+
+
+def test_offline_a_model_that_is_not_in_the_cache_gets_one_line(home):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
+    ask = [
+        "erase",
+        "--concept",
+        "nudity",
+        "--model",
+        "some/model",
+        "--variant",
+        "fp16",
+        "--output-dir",
+        str(home / "run"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "sd_scissorhands", *ask], env=environment, capture_output=True, text=True
+    )
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 1 and len(lines) == 1 and done.stdout == ""
+    assert all(
+        part in lines[0] for part in ("some/model", "HF_HUB_OFFLINE is set", str(home), "hf download some/model")
+    )
+
+
+def test_a_model_in_the_cache_is_opened_offline_by_its_revision(model, home):
+    laid(home, "some/model", model, "v1")
+    opened = open_pipeline("some/model@v1")
+    assert opened.weights == weights_of(model) and opened.name == "some/model@v1"
+    assert home in opened.directory.parents and at_hand("some/model@v1") == (opened.directory, None)
+    assert "some/model@v2 cannot be had" in refused("some/model@v2") and at_hand("some/model@v2") is None
+    assert "some/model cannot be had" in refused("some/model")
+
+
+def test_a_variant_in_the_cache_is_opened_offline(varied, home):
+    there = laid(home, "some/model", varied)
+    assert open_pipeline("some/model:fp16").weights == open_pipeline(f"{varied}:fp16").weights
+    assert "some/model:bf16 has no variant bf16: choose fp16" in refused("some/model:bf16")
+    (there / "vae" / f"{STEM}.safetensors").unlink()
+    text = refused("some/model")
+    assert text.startswith(f"some/model/vae/{STEM}.safetensors is missing") and "HF_HUB_OFFLINE" in text
+
+
+def test_only_what_a_variant_needs_is_fetched(varied, monkeypatch):
+    from sd_scissorhands.diffusion import locate as room
+
+    asked = []
+    monkeypatch.setattr(
+        room, "fetch", lambda model, revision, wanted: asked.append((model, revision, wanted)) or varied
+    )
+    assert room.locate("some/model@v1:fp16") == (varied, "fp16")
+    assert {one[:2] for one in asked} == {("some/model", "v1")}
+    last = asked[-1][2]
+    assert (
+        f"vae/{STEM}.safetensors" in last
+        and f"unet/{STEM}.safetensors" not in last
+        and "text_encoder/model.safetensors" not in last
+    )
+    assert f"unet/{STEM}.fp16.safetensors" in asked[1][2]
+
+
+def test_a_repository_without_a_needed_file_gets_one_line(model, tmp_path, monkeypatch):
+    from sd_scissorhands.diffusion import locate as room
+
+    folder = shutil.copytree(model, tmp_path / "m")
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    monkeypatch.setattr(room, "fetch", lambda *a: folder)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert refused("some/model").startswith(
+        "some/model/text_encoder/model.safetensors is missing: the model directory is incomplete on the hub"
+    )
