@@ -10,7 +10,7 @@ from ..settings import UserError
 from .found import read_alone
 from .page import template
 from .pictures import Grid, attack_grid, picture_grids
-from .words import known
+from .words import known, percent
 
 MOST = 12  # lines of figures
 
@@ -31,7 +31,7 @@ def _lines(result: Mapping[str, Any]) -> dict[str, Any]:
     """Figures beside the original's where there are some, else the plain values."""
     figures, original = result.get("figures"), result.get("original") or {}
     if isinstance(figures, Mapping):
-        return {name: (value, original.get(name)) for name, value in figures.items() if known(value)}
+        return {name: (percent(value), percent(original.get(name))) for name, value in figures.items() if known(value)}
     plain = {name: (value, None) for name, value in result.items() if isinstance(value, str | int | float)}
     return dict(list(plain.items())[:MOST])
 
