@@ -155,7 +155,7 @@ class Denoiser:
         return self.process.leading_to(clean, noisy, t)
 
     def pair_weight(self, t: Tensor) -> Tensor:
-        """Weight of a paired target's error, so that a wrong x_0 costs the same in every family: (B,)."""
+        """Weight of a paired target's squared error, the same in every family at the same noise, see `Process`: (B,)."""
         return self.process.pair_weight(t)
 
     def loss(self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor) -> Tensor:

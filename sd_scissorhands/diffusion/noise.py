@@ -41,7 +41,13 @@ class Process(Protocol):
         ...
 
     def pair_weight(self, t: Tensor) -> Tensor:
-        """Weight of a paired target's squared error: (B,)."""
+        """Weight of a paired target's squared error, min(1, 1 / SNR) with the signal-to-noise ratio of x_t: (B,).
+
+        Two things hold whatever the module outputs. Against the retain term, whose errors of the same output have weight 1,
+        forgetting is worth the same in every family at the same noise: all of it where noise hides the picture and its
+        shape is decided. And where noise is low, the large output that leads to another picture costs no more than a few
+        times that picture's own error.
+        """
         ...
 
     def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -90,13 +96,8 @@ class Discrete:
         return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
 
     def pair_weight(self, t: Tensor) -> Tensor:
-        """Of noise min(1, (1 - abar) / abar), of velocity the same error's: (B,).
-
-        A wrong x_0 costs no more at low noise, where it is a large error of the noise, than elsewhere.
-        """
-        alpha = self.alphas[t]
-        weight = ((1 - alpha) / alpha).clamp_max(1)
-        return alpha * weight if self.velocity else weight
+        """min(1, 1 / SNR) = min(1, (1 - abar) / abar), see `Process`."""
+        return ((1 - self.alphas[t]) / self.alphas[t]).clamp_max(1)
 
     def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
         """By DDIM, as ESD samples (Gandikota et al., section 4.1)."""
@@ -158,14 +159,9 @@ class FlowMatching:
         return (noisy - clean) / self._sigma(t)
 
     def pair_weight(self, t: Tensor) -> Tensor:
-        """min(s, 1 - s)^2: the same error of x_0 costs what it costs as noise at the same signal-to-noise ratio: (B,).
-
-        As noise, an error d of x_0 is an error sqrt(abar / (1 - abar)) d, and weighed by min(1, (1 - abar) / abar) its
-        square costs min(1, SNR) d^2, with SNR = abar / (1 - abar). Here SNR = ((1 - s) / s)^2 and the velocity's error
-        is d / s, so that its square is to be weighed by s^2 min(1, SNR) = min(s, 1 - s)^2.
-        """
+        """min(1, 1 / SNR) = min(1, (s / (1 - s))^2), see `Process`."""
         sigma = self.sigmas[t]
-        return torch.minimum(sigma, 1 - sigma).square()
+        return (sigma / (1 - sigma)).square().clamp_max(1)
 
     def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
         """By Euler's method, over evenly spaced timesteps."""
