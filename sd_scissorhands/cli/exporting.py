@@ -12,17 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..settings import OUTPUT_FORMATS, UserError
-from .options import Json, Quiet, in_panel, printable
+from .options import Json, Public, PushToHub, Quiet, in_panel, printable, repo_to_push
 
 what, how = map(in_panel, ("What", "Run"))
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of erase, or a diffusers directory.")],
-    to: Annotated[str, what(f"{', '.join(OUTPUT_FORMATS[:0:-1])}, or diffusers.", True)] = "single-file",
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of erase, or a diffusers directory; to upload it also an exported file.")],
+    to: Annotated[str | None, what(f"{', '.join(OUTPUT_FORMATS[:0:-1])}, or diffusers.", "single-file; to upload it the model as it is")] = None,
     output: Annotated[Path | None, what("File, for diffusers directory; must not exist yet.", "in RUN, by its name")] = None,
     dtype: Annotated[str | None, what("float32, float16 or bfloat16.", "as saved; with --base as there")] = None,
     base: Annotated[Path | None, what("For single-file: your .safetensors, of which the UNet alone is replaced.")] = None,
+    push_to_hub: PushToHub = None,
+    public: Public = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -35,19 +37,29 @@ def export(
         sdscissor export runs/nudity --to single-file --dtype float16
 
         sdscissor export runs/nudity --base my-model.safetensors --output my-model-clean.safetensors
+
+        sdscissor export runs/nudity --push-to-hub me/sd14-without-nudity
     """
     from .. import show
 
     show.still_libraries()
     from ..checkpoints.export import export as run_export
+    from ..publishing import publish
 
+    repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
+    if repo and not (to or output or dtype or base):
+        return show.said({"uploaded": str(run), "hub": publish(run, repo, progress=shown)}, as_json)
+    to = to or ("diffusers" if repo and not base else "single-file")
     show.one_thread_if_small(str(run))
-    told = run_export(run, to, output=output, dtype=dtype, base=base, progress=show.progress(quiet))
+    told = run_export(run, to, output=output, dtype=dtype, base=base, progress=shown)
+    if repo:
+        told["hub"] = publish(Path(told["output"]), repo, source=run, progress=shown)
     if as_json:
         return show.said(told, True)
     lines = {"exported": f"{run} to {to}", "tensors": f"{told['tensors']:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
-    show.said(lines | {"bytes": f"{told['bytes']:,}", "seconds": told["seconds"], "output": told["output"]}, False)
+    lines |= {"bytes": f"{told['bytes']:,}", "seconds": told["seconds"], "output": told["output"]}
+    show.said(lines | ({"hub": told["hub"]} if repo else {}), False)
 
 
 def diff(

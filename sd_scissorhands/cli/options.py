@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..hub import Repo
 from ..settings import UserError
 
 Json = Annotated[
@@ -16,6 +17,15 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Run")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps, cpu or auto.", show_default="auto", rich_help_panel="Run")]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OWNER/NAME", help="Also upload the model to this repository of the hub.", rich_help_panel="Hub"
+    ),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="Everybody may read the repository; else you alone.", rich_help_panel="Hub")
+]
 NoBlur = Annotated[
     bool, typer.Option("--no-blur", help="Show explicit pictures in the report as they are.", rich_help_panel="Run")
 ]
@@ -50,6 +60,20 @@ def in_one_process(command: str) -> None:
 
 
 # ---------------------------------------------------------------- checks
+
+
+def repo_to_push(name: str | None, public: bool) -> Repo | None:
+    """The repository that a model is to go into, if any; that it may is known before the work.
+
+    Raises:
+        UserError: it may not.
+    """
+    if name is None:
+        refuse("--push-to-hub", {"--public": public or None})
+        return None
+    repo = Repo(name, public)
+    repo.check()
+    return repo
 
 
 def check_numbers(threshold: float | None, least_one: dict[str, int | None]) -> None:

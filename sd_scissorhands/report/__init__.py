@@ -4,10 +4,10 @@ from pathlib import Path
 
 from .comparison import ROWS, write_comparison
 from .forgetting import forgot, write_forgetting_report
-from .page import write_card, write_evaluation_report, write_report
+from .page import card_text, write_card, write_evaluation_report, write_report
 
 __all__ = [
-    "rewrite", "write_card", "write_comparison", "write_evaluation_report", "write_forgetting_report", "write_report",
+    "card_text", "rewrite", "write_card", "write_comparison", "write_evaluation_report", "write_forgetting_report", "write_report",
 ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from ..run import atomic
 from ..settings import UserError
 from . import verdict, words
-from .commands import again, attack, changed, hub_id, measure
+from .card import card_facts, use
+from .commands import again, attack, changed, measure
 from .found import Found, read_alone, read_controls, read_run
 from .pictures import attack_grid, picture_grids
 from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
@@ -62,13 +63,25 @@ def write_card(run_dir: Path) -> Path:
     Raises:
         UserError: `run_dir` is not a run directory, has no model yet, or cannot be written to.
     """
+    return write_page(run_dir / "model" / "README.md", card_text(run_dir))
+
+
+def card_text(run_dir: Path, *, repo: str | None = None, file: str | None = None, to: str = "diffusers") -> str:
+    """The card, for a run's own model or for what was made of it.
+
+    Args:
+        repo: where it will be on the hub; None: in a directory.
+        file: its name there, if it is one file.
+        to: its format, one of `settings.OUTPUT_FORMATS`; all but diffusers are one file.
+
+    Raises:
+        UserError: `run_dir` is not a run directory, or has no model yet.
+    """
     run = read_run(run_dir)
     if not (run_dir / "model").is_dir():
         raise UserError(f"{run_dir} has no model yet: finish the run with --resume")
-    card = template("card.md.j2").render(
-        base=hub_id(run.source.get("model")), **_findings(run), **_names()
-    )  # fmt: skip
-    return write_page(run_dir / "model" / "README.md", card)
+    facts = card_facts(run) | {"use": use(run, repo, file, to)}
+    return template("card.md.j2").render(**facts, **_findings(run), **_names())
 
 
 def _findings(run: Found) -> dict[str, Any]:

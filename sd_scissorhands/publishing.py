@@ -1,0 +1,86 @@
+"""A model on the hub: a run's, a diffusers directory or an exported file, with the card and what is to be said of it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .checkpoints.delta import FORMAT
+from .checkpoints.modelspec import DIFFUSERS, SPEC
+from .checkpoints.source import Source
+from .formats.stream import Stored
+from .hub import Repo
+from .lineage import MANIFEST
+from .report import card_text
+from .run import Progress, Run, silent
+from .settings import UserError
+
+CARD = "README.md"
+
+
+def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Progress = silent) -> str:
+    """Put a model on the hub in one commit; whatever happens, it stays whole here.
+
+    Args:
+        path: run directory, whose model goes as it is; diffusers directory; or exported file.
+        source: what `path` was exported from: a run's card tells of it. None: nothing else.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UserError: not whole, or the upload failed; says where the model is and how to repeat.
+    """
+    home = source or path
+    run = next((one for one in (home, home.parent) if (one / MANIFEST).exists()), None)
+    files = files_of(path)
+    if run:
+        files[CARD] = card_text(run, repo=repo.name, file=path.name, to=format_of(path)).encode(errors="replace")
+    try:
+        with progress("upload", 1):
+            return repo.upload(files, message_of(run, path))
+    except UserError as error:
+        again = shlex.join(["sdscissor", "export", str(path), "--push-to-hub", repo.name, *["--public"] * repo.public])
+        raise UserError(
+            f"the upload failed ({error}); the model is whole in {place_of(path)}, repeat with: {again}"
+        ) from None
+
+
+def place_of(path: Path) -> Path:
+    """The model itself."""
+    return path / "model" if (path / MANIFEST).exists() else path
+
+
+def files_of(path: Path) -> dict[str, Path | bytes]:
+    """What goes into the repository, by its name there.
+
+    Raises:
+        UserError: a directory that holds no whole model, or other weights than its run's; a file that is damaged.
+    """
+    if path.is_file():
+        Stored.open(path)
+        return {path.name: path}
+    source = Source.find(path)
+    source.check_weights()
+    found = sorted(file for file in source.directory.rglob("*") if file.is_file())
+    return {file.relative_to(source.directory).as_posix(): file for file in found if not file.name.startswith(".")}
+
+
+def format_of(path: Path) -> str:
+    """Which of `settings.OUTPUT_FORMATS` a model is in."""
+    if path.is_dir():
+        return "diffusers"
+    told = Stored.open(path).metadata
+    if FORMAT in told:
+        return "delta"
+    return "unet-only" if told.get(f"{SPEC}implementation") == DIFFUSERS else "single-file"
+
+
+def message_of(run: Path | None, path: Path) -> str:
+    """The commit's: recipe, concept and seed."""
+    result: dict[str, Any] = Run.read(run).manifest.get("result") or {} if run else {}
+    if not result:
+        return f"{path.name}, by sd_scissorhands"
+    what = ", ".join(map(str, result.get("concepts") or ()))
+    return f"{what} erased by sd_scissorhands ({result.get('recipe')}, seed {result.get('seed')})"
