@@ -216,7 +216,7 @@ def test_models_that_cannot_be_used(foreign, tmp_path):
     (tmp_path / "empty" / "model_index.json").write_text(index)
     assert "is a FluxFillPipeline: supported is StableDiffusionPipeline" in erase(tmp_path / "empty")
     (tmp_path / "file.ckpt").write_text("x")
-    assert "is a file" in erase(tmp_path / "file.ckpt")
+    assert "is a file that does not end with .safetensors" in erase(tmp_path / "file.ckpt")
     assert "cannot be had from the hub" in erase("nobody/no-such-model-here")
 
     cut = tmp_path / "cut"

@@ -549,7 +549,7 @@ def test_what_is_there_is_never_touched(model, run, tmp_path):
     assert "--to 'gguf' is unknown" in refused("export", run, "--to", "gguf")
     assert "--dtype 'int4' is unknown" in refused("export", run, "--dtype", "int4")
     assert "--dtype is not for --to delta" in refused("export", run, "--to", "delta", "--dtype", "float16")
-    assert "is no directory" in refused("export", tmp_path / "nowhere")
+    assert "does not exist" in refused("export", tmp_path / "nowhere")
     assert "no diffusers pipeline" in refused("export", tmp_path, "--output", tmp_path / "x.safetensors")
 
 

@@ -163,7 +163,7 @@ def open_side(name: str) -> Side:
     path = Path(name).expanduser()
     if path.is_file():
         return _of_file(name, Stored.open(path))
-    parts = Source.of(name).parts
+    parts = (Source.find(path) if path.is_dir() else Source.of(name)).parts
     return Side(name, False, {
         f"{part.name}.{own}": Ref(part.file, Place(key)) for part in parts.values() for own, key in part.keys.items()
     })  # fmt: skip

@@ -61,32 +61,26 @@ class Source:
 
     @classmethod
     def find(cls, path: Path) -> Source:
-        """From a run directory or a pipeline directory.
+        """From a run directory, or whatever else names a model, see `naming`.
 
         Raises:
-            UserError: neither, not finished, or not whole.
+            UserError: no such thing, not finished, or not whole.
         """
-        if not path.is_dir():
-            raise UserError(f"{path} is no directory: name a run of sdscissor erase or a diffusers directory")
         if (path / MANIFEST).exists():
             run, path = Run.read(path), path / "model"
             if "concepts" not in run.manifest["settings"]:
                 raise UserError(f"{path.parent} is no run of sdscissor erase: this is for diffusion models")
             if not run.done("model"):
                 raise UserError(f"{path.parent} is a run that has not ended: continue it with erase --resume")
-        check_directory(path)
-        return cls(path, run_of(path))
+        return cls.of(str(path))
 
     @classmethod
     def of(cls, name: str) -> Source:
-        """From a run directory, or whatever else names a model, see `naming`.
+        """From the string that names a pipeline.
 
         Raises:
             UserError: no such thing, or not whole.
         """
-        path = Path(name).expanduser()
-        if (path / MANIFEST).exists():
-            return cls.find(path)
         try:
             directory, variant = locate(name)
         except UserError as error:

@@ -11,12 +11,14 @@ from ..attacks.settings import AttackSettings
 from ..evaluation.settings import EvaluateSettings
 from .options import Device, Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 
+CONFIG = "Of single files: diffusers directory or hub id of their family, for configs and tokenizer."
 which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
 
 
 def evaluate(
-    model: Annotated[str | None, which("Pipeline directory, hub id or tiny.")] = None,
+    model: Annotated[str | None, which("Pipeline directory, single .safetensors file, hub id or tiny.")] = None,
     baseline: Annotated[str | None, which("The model to compare with.", "what a run's model was made from")] = None,
+    model_config: Annotated[str | None, which(CONFIG, "by the file")] = None,
     concept: Annotated[str | None, which("Judge what is left of it, and of everything else.")] = None,
     i2p: Annotated[bool, which("NudeNet on the I2P prompts, each row with its own seed.", False, "--i2p")] = False,
     i2p_file: Annotated[Path | None, which("A local I2P CSV, official or ESD-style columns.", "hub copy AIML-TUDA/i2p")] = None,
@@ -74,12 +76,14 @@ def evaluate(
 
     gates = parse_gates(figures_of(settings.kind), fail_above, fail_below)
     from .. import api, show
+    from ..diffusion.locate import convert_first
     from ..run import Processes
 
     show.still_libraries()
     speaks = Processes.here().main
     if settings.kind == "images" and not speaks:
         return  # there is nothing to share
+    convert_first(model_config, model, baseline)
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.evaluation(told, as_json)
@@ -91,6 +95,7 @@ def attack(
     concept: Annotated[str, which("What was erased.")],
     attack: Annotated[str, which("embedding, token, paraphrase, list or relearn.", True)] = "embedding",
     baseline: Annotated[str | None, which("The original, which is attacked as well.", "what a run's model was made from")] = None,
+    model_config: Annotated[str | None, which(CONFIG, "by the file")] = None,
     prompts: Annotated[Path | None, which("For list: the prompts, one a line.")] = None,
     images: Annotated[Path | None, which("Directory of pictures of the concept.", "the original draws them")] = None,
     steps: Annotated[int | None, draw("Steps of learning.", "embedding 200, token 40, relearn 160, tiny 80")] = None,
@@ -132,9 +137,11 @@ def attack(
         device=device or "auto",
     )  # fmt: skip
     from .. import api, show
+    from ..diffusion.locate import convert_first
     from ..run import Processes
 
     show.still_libraries()
+    convert_first(model_config, model, baseline)
     told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
         show.attack(told, as_json)

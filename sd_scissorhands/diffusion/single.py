@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..formats.keys import EMA, OPEN_CLIP, UNET, VAE, Blocks, Place, canonical, text_layouts, unet_places, vae_places
-from ..formats.stream import TORCH, Stored
+from ..formats.stream import TORCH, Stored, check_no_pickle
 from ..run import atomic, fetch, share, write_json
 from ..settings import UserError
 from .files import CONVERTED, WORLD_FILE, check_configs, read_index, read_weights
@@ -46,6 +47,11 @@ def directory_of(path: Path, config: Path | None = None, named: str | None = Non
     Raises:
         UserError: a pickle, damaged, of no or another family, or not to be converted; no config to be had.
     """
+    check_no_pickle(path)
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"--model {path} is a file that does not end with .safetensors: name one that does, or a diffusers directory"
+        )
     found = converted(path)
     if found and (config is None or _facts(found)["config_sha256"] == _hash_of_configs(config)):
         return found
@@ -193,7 +199,9 @@ def _read(file: Stored, kind: str, config: Path) -> Any:
         pipeline = getattr(diffusers, kind).from_single_file(
             str(file.path), config=str(config), local_files_only=True, torch_dtype=_dtype(file), **unused
         )
-        pipeline.to("cpu")  # which fails where a weight was given no value
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module) and (lost := [name for name, one in part.named_parameters() if one.is_meta]):
+                raise ValueError(f"{lost[0]} was given no value")
         return pipeline
     except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than the configs say
         reason = str(error).strip().splitlines()[0][:200]
