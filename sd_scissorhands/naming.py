@@ -35,4 +35,7 @@ class Name:
 
 def is_path(text: str) -> bool:
     """Whether something lies at a path."""
-    return bool(text) and Path(text).expanduser().exists()
+    try:
+        return bool(text) and Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # longer than any path, or ~ of nobody
+        return False

@@ -310,7 +310,7 @@ FOREIGN = {
     "controlnet": ({"control_model.input_blocks.0.0.weight": (4, 4)}, "is a ControlNet"),
     "else": ({"x": (4, 4)}, "is no model"),
     "refiner": ({UNET + "input_blocks.0.0.weight": (4, 4, 3, 3), "conditioner.embedders.0.model.ln_final.weight": (4,), "first_stage_model.x": (1,)}, "has no text encoder"),
-    "inpainting": ({UNET + "input_blocks.0.0.weight": (4, 9, 3, 3), "cond_stage_model.x": (4,), "first_stage_model.x": (1,)}, "made for inpainting"),
+    "inpainting": ({UNET + "input_blocks.0.0.weight": (4, 9, 3, 3), "cond_stage_model.x": (4,), "first_stage_model.x": (1,)}, "was made for inpainting"),
 }  # fmt: skip
 
 

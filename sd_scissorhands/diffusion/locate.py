@@ -73,9 +73,9 @@ def at_hand(model: str) -> Place | None:
 
     name = Name.parse(model)
     try:
-        if Path(name.place).is_file():
-            found = converted(Path(name.place))
-            return Place(found) if found else None
+        if (file := Path(name.place).expanduser()).is_file():
+            folder = converted(file)
+            return Place(folder) if folder else None
         if there := here(model):
             return there
         found = Path(snapshot_download(name.place, revision=name.revision, local_files_only=True))
@@ -139,6 +139,6 @@ def _there(directory: Path, part: str, variant: str) -> list[Path]:
 def _of_hub(said: str, directory: Path, name: Name) -> str:
     """What is wrong with fetched files, with the hub's name instead of the cache's."""
     told = said.replace(str(directory), str(name))
-    if "is missing" not in said and "has no" not in said:
-        return told
-    return f"{told}; {offline(name.place)}" if is_offline() else f"{told} on the hub, or its cache is damaged"
+    if is_offline() and ("is missing" in said or "has no" in said):
+        return f"{told}; {offline(name.place)}"
+    return f"{told} on the hub" if said.endswith("is incomplete") else told

@@ -24,12 +24,17 @@ from .files import CONVERTED, WORLD_FILE, check_configs, read_index, read_weight
 CONFIGS = ("model_index.json", WORLD_FILE, "*/*.json", "*/*.txt", "*/*.model")  # of a pipeline, all that is no weight
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 TEXTS = {SD: ("cond_stage_model.",), SDXL: ("conditioner.embedders.0.", "conditioner.embedders.1.")}
-SD2 = {"stable-diffusion-v2-768-v": "stabilityai/stable-diffusion-2-1", "stable-diffusion-v2-512": "stabilityai/stable-diffusion-2-1-base"}  # fmt: skip
+SD2 = {  # the names of their tensors are the same, what they predict is not
+    "stable-diffusion-v2-768-v": "stabilityai/stable-diffusion-2-1",
+    "stable-diffusion-v2-512": "stabilityai/stable-diffusion-2-1-base",
+}
+FUSE = "a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first"
+NOT_READ = "single files are read of Stable Diffusion 1, 2 and SDXL, name its diffusers directory or hub id"
 OTHERS = {  # a part of a tensor's name: what a file is that has it
-    "lora": "a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first",
-    "hada_w1": "a LoRA (LoHa), no model: fuse it into its base first",
-    "joint_blocks.": "an SD 3 model: single files are read of Stable Diffusion 1, 2 and SDXL, name its diffusers directory or hub id",
-    "double_blocks.": "a FLUX model: single files are read of Stable Diffusion 1, 2 and SDXL, name its diffusers directory or hub id",
+    "lora": FUSE,
+    "hada_w1": FUSE,
+    "joint_blocks.": f"an SD 3 model: {NOT_READ}",
+    "double_blocks.": f"a FLUX model: {NOT_READ}",
     "control_model.": "a ControlNet, no model: name a whole model",
 }
 
@@ -52,24 +57,31 @@ def directory_of(path: Path, config: Path | None = None, named: str | None = Non
         raise UserError(
             f"--model {path} is a file that does not end with .safetensors: name one that does, or a diffusers directory"
         )
-    found = converted(path)
-    if found and (config is None or _facts(found)["config_sha256"] == _hash_of_configs(config)):
-        return found
-    file = Stored.open(path)
-    kind = kind_of(file)
-    name = named or _usual_config(file)
     folder = _folder(path)
+    if _serves(folder, config):
+        return folder
+    file = Stored.open(path)
+    kind, name = kind_of(file), named or _usual_config(file)
+    config = config or _fetched(path, name)
     with _alone(folder):
-        if converted(path) != found:  # by another process, meanwhile
-            return folder
-        _convert(file, kind, config or _fetched(path, name), name, folder)
+        if not _serves(folder, config):  # else another process has converted it, meanwhile
+            _convert(file, kind, config, name, folder)
     return folder
 
 
 def converted(path: Path) -> Path | None:
     """The directory that a single file was converted into before; None if it was not."""
     folder = _folder(path)
-    return folder if (folder / CONVERTED).exists() else None
+    return folder if _serves(folder, None) else None
+
+
+def _serves(folder: Path, config: Path | None) -> bool:
+    """Whether a file was converted there, with this config if one is named."""
+    try:
+        told = json.loads((folder / CONVERTED).read_text())
+        return config is None or told["config_sha256"] == _hash_of_configs(config)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 # ---------------------------------------------------------------- what kind of file
@@ -81,33 +93,34 @@ def kind_of(file: Stored) -> str:
     Raises:
         UserError: it holds none, or one that is not read here.
     """
-    parts = {"UNet": UNET, "VAE": VAE}
-    held = {part: any(key.startswith(prefix) for key in file.entries) for part, prefix in parts.items()}
-    kind = SDXL if any(key.startswith("conditioner.") for key in file.entries) else SD
-    held["text encoder"] = all(any(key.startswith(prefix) for key in file.entries) for prefix in TEXTS[kind])
+
+    def has(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in file.entries)
+
     for sign, what in OTHERS.items():
         if any(sign in key for key in file.entries):
             raise UserError(f"--model {file.path} is {what}")
+    kind = SDXL if has("conditioner.") else SD
+    held = {"UNet": has(UNET), "VAE": has(VAE), "text encoder": all(map(has, TEXTS[kind]))}
     if not held["UNet"]:
         raise UserError(f"--model {file.path} is {_without_unet(file)}: name a whole model")
     if lacks := [part for part, there in held.items() if not there]:
         raise UserError(
             f"--model {file.path} has no {' and no '.join(lacks)}: name a whole model, with UNet, VAE and text encoder"
         )
-    if (seen := file.shape(f"{UNET}input_blocks.0.0.weight")[1]) != 4:
-        raise UserError(f"--model {file.path} has {seen} input channels, it was made for inpainting or another task")
+    if file.entries.get(first := f"{UNET}input_blocks.0.0.weight", {}).get("shape", [])[1:2] != [4]:
+        raise UserError(
+            f"--model {file.path} was made for inpainting or another task: {first} does not take the 4 channels of a picture"
+        )
     return kind
 
 
 def _without_unet(file: Stored) -> str:
-    bare = {
-        "input_blocks.0.0.weight": "a UNet alone",
-        "conv_in.weight": "a UNet alone",
-        "decoder.conv_in.weight": "a VAE alone",
-    }
-    if any(key.startswith(VAE) for key in file.entries):
+    if file.entries.keys() & {"input_blocks.0.0.weight", "conv_in.weight"}:
+        return "a UNet alone"
+    if "decoder.conv_in.weight" in file.entries or any(key.startswith(VAE) for key in file.entries):
         return "a VAE alone"
-    return next((what for key, what in bare.items() if key in file.entries), f"no model ({UNET}* is missing)")
+    return f"no model ({UNET}* is missing)"
 
 
 def ema_in(file: Stored) -> str:
@@ -124,7 +137,7 @@ def _usual_config(file: Stored) -> str | None:
 
     shapes = {key: SimpleNamespace(shape=file.shape(key)) for key in file.entries}
     kind = theirs.infer_diffusers_model_type(shapes)
-    if kind == "v2":  # with the same names there are two, which predict different things
+    if kind == "v2":
         return SD2.get(file.metadata.get("modelspec.architecture", ""))
     return (
         theirs.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
@@ -272,13 +285,6 @@ def _read_sha256(path: Path, size: int, changed: int) -> str:
         for part in iter(partial(stream.read, 1 << 24), b""):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    try:
-        return {"config_sha256": None, **json.loads((folder / CONVERTED).read_text())}
-    except (OSError, ValueError):
-        return {"config_sha256": None}
 
 
 @contextmanager
