@@ -63,8 +63,10 @@ def files_of(path: Path) -> dict[str, Path | bytes]:
         return {path.name: path}
     source = Source.find(path)
     source.check_weights()
-    found = sorted(file for file in source.directory.rglob("*") if file.is_file())
-    return {file.relative_to(source.directory).as_posix(): file for file in found if not file.name.startswith(".")}
+    found = {file.relative_to(source.directory): file for file in source.directory.rglob("*") if file.is_file()}
+    return {
+        name.as_posix(): file for name, file in found.items() if not any(part.startswith(".") for part in name.parts)
+    }
 
 
 def format_of(path: Path) -> str:

@@ -205,6 +205,8 @@ def test_an_exported_file_goes_with_its_card(hub, run, tmp_path):
 def test_erase_pushes_when_it_has_ended(hub, run, short, tmp_path):
     folder = tmp_path / "heart"
     shutil.copytree(run, folder)
+    (folder / "model/.cache").mkdir()
+    (folder / "model/.cache/secret").write_text("x")
     settings = {
         name: value
         for name, value in json.loads((run / "run.json").read_text())["settings"].items()
@@ -219,6 +221,7 @@ def test_erase_pushes_when_it_has_ended(hub, run, short, tmp_path):
     )
     assert done.exit_code == 0, (done.output, done.exception)
     assert json.loads(done.stdout)["hub"] == f"{hub.url}/{REPO}" and "model_index.json" in hub.repos[REPO]["files"]
+    assert not any("secret" in name for name in hub.repos[REPO]["files"])
 
 
 def test_an_upload_that_fails_loses_nothing(hub, run, tmp_path):
