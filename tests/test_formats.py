@@ -150,6 +150,16 @@ def test_one_file_and_its_directory_are_the_same_model(xl, tmp_path):
     assert told["changed"] == 1
 
 
+def test_only_the_unet_of_somebodys_sdxl_is_replaced(xl, tmp_path):
+    mine, out = tmp_path / "mine.safetensors", tmp_path / "clean.safetensors"
+    export(xl, "single-file", output=mine)
+    tensors = load_file(mine)
+    save_file({key: tensor + 1 for key, tensor in tensors.items()}, mine)
+    export(xl, "single-file", output=out, base=mine)
+    for key, tensor in load_file(out).items():
+        assert torch.equal(tensor, tensors[key] + (not key.startswith("model.diffusion_model."))), key
+
+
 def test_a_projection_that_does_not_read_back_is_not_kept(xl, tmp_path, monkeypatch):
     genuine = Stored.open
 

@@ -285,6 +285,13 @@ def test_a_hub_that_does_not_answer_is_said_in_one_line(hub, monkeypatch):
         Repo(REPO).check()
 
 
+def test_a_file_of_somebody_elses_parts_gets_no_card_of_ours(hub, run):
+    assert "whose licence no card here knows" in refused(
+        "export", run, "--base", "mine.safetensors", "--push-to-hub", REPO
+    )
+    assert not hub.asked
+
+
 def test_public_alone_has_no_effect(run):
     done = called("export", run, "--public")
     assert done.exit_code == 2 and "has no effect without --push-to-hub" in done.output

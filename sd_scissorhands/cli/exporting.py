@@ -46,10 +46,14 @@ def export(
     from ..checkpoints.export import export as run_export
     from ..publishing import publish
 
+    if push_to_hub and base:
+        raise UserError(
+            f"--push-to-hub is not for --base {base}, whose licence no card here knows: upload the file yourself"
+        )
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
-    if repo and not (to or output or dtype or base):
+    if repo and not (to or output or dtype):
         return show.said({"uploaded": str(run), "hub": publish(run, repo, progress=shown)}, as_json)
-    to = to or ("diffusers" if repo and not base else "single-file")
+    to = to or ("diffusers" if repo else "single-file")
     show.one_thread_if_small(str(run))
     told = run_export(run, to, output=output, dtype=dtype, base=base, progress=shown)
     if repo:
