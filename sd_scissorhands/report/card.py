@@ -88,7 +88,7 @@ def use(run: Found, repo: str | None, file: str | None, to: str) -> str:
     """How the model is used, in Markdown; see `page.card_text`."""
     kind, base = kind_of(run), base_on_hub(run) or "BASE-MODEL"
     if to == "delta":
-        return APPLY.format(repo=repo, file=file, base=base)
+        return APPLY.format(repo=repo, file=file, base="tiny" if run.source.get("model") == "tiny" else base)
     if to == "unet-only":
         return PUT_IN.format(repo=repo, file=file, base=base, part=kind.edited.lower())
     if to == "single-file":
