@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import build
 from typer.testing import CliRunner
 
+from sd_scissorhands.checkpoints.difference import difference
 from sd_scissorhands.checkpoints.export import base_of, export
 from sd_scissorhands.checkpoints.source import Source
 from sd_scissorhands.checkpoints.verify import verify
@@ -198,7 +199,7 @@ def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(va
 # ---------------------------------------------------------------- single files
 
 
-def test_a_single_file_is_converted_once_with_every_weight(file, model, home, monkeypatch):
+def test_a_single_file_is_converted_once_with_every_weight(file, model, home, tmp_path, monkeypatch):
     opened = open_pipeline(str(file), config=str(model))
     assert opened.weights == weights_of(model) and opened.ema == "unknown"
     assert opened.directory.parent == home / "sd_scissorhands" and opened.directory.name.startswith("my-model-")
@@ -209,6 +210,8 @@ def test_a_single_file_is_converted_once_with_every_weight(file, model, home, mo
         )
     monkeypatch.setattr(single, "_convert", lambda *a: pytest.fail("converted again"))
     assert locate(str(file)) == locate(str(file), str(model)) == at_hand(str(file)) == (opened.directory, None)
+    assert export(file, "diffusers", output=tmp_path / "out")["weights_sha256"] == opened.weights
+    assert difference(str(file), str(tmp_path / "out"))["identical"]
 
 
 def test_another_config_converts_it_again(file, model, tmp_path):
@@ -228,12 +231,11 @@ def test_an_erasure_from_our_own_export_is_measured_against_the_very_file(short,
     source = json.loads((run / "run.json").read_text())["source"]
     assert source == {"model": str(file), "weights_sha256": weights_of(MODEL_DIR), "ema": "unknown"}
     assert {c["what"]: c["holds"] for c in verify(run)["checks"]}["base"] and verify(run)["holds"]
-    told = evaluated("--model", run / "model")
-    assert told["baseline"] == str(file) and told["baseline_sha256"] == source["weights_sha256"]
+    assert first_of(str(run / "model")) == str(file)
     out = tmp_path / "out.safetensors"
     export(run, "single-file", output=out)
     told = evaluated("--model", out, "--baseline", file, "--model-config", "tiny", "--output-dir", tmp_path / "eval")
-    assert told["weights_sha256"] == result["weights_sha256"] != source["weights_sha256"]
+    assert told["weights_sha256"] == result["weights_sha256"] != told["baseline_sha256"] == source["weights_sha256"]
 
 
 def evaluated(*how) -> dict:
@@ -278,6 +280,12 @@ def test_a_weight_that_is_left_over_is_said(file, model, tmp_path):
         file, tmp_path / "more.safetensors", lambda tensors: tensors.update({UNET + "out.3.weight": torch.ones(2)})
     )
     assert "out.3.weight" in refused(more, config=str(model))
+
+
+def test_what_is_no_weight_says_nothing_of_the_precision(file, model, tmp_path):
+    betas = changed(file, tmp_path / "betas.safetensors", lambda tensors: tensors.update(betas=torch.ones(3), **{"model_ema.decay": torch.ones(())}))  # fmt: skip
+    opened = open_pipeline(str(betas), config=str(model))
+    assert Source(opened.directory, None).denoiser.dtype("conv_in.weight") == torch.float16 and opened.ema == "unknown"
 
 
 def test_mixed_precision_is_kept_in_float32(file, model, tmp_path):
@@ -354,6 +362,13 @@ def test_configs_are_inferred_from_the_hub_s_cache(file, model, home):
         json.loads((locate(str(file)).directory / "converted.json").read_text())["config"]
         == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     )
+
+
+def test_a_config_that_is_none_is_refused(file, tmp_path):
+    assert "--model-config ./nowhere does not exist" in refused(file, config="./nowhere")
+    assert "--model-config some/where cannot be had from the hub" in refused(file, config="some/where")
+    assert f"--model-config {file} is a file" in refused(file, config=str(file))
+    assert "is no diffusers pipeline" in refused(file, config=str(tmp_path))
 
 
 def test_a_config_may_be_a_hub_id(file, model, home):

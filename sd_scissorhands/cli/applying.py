@@ -15,7 +15,7 @@ how = in_panel("Run")
 
 
 def apply(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from: hub id, diffusers directory or tiny.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from: hub id, diffusers directory, single file or tiny.")],
     delta: Annotated[Path, typer.Argument(metavar="DELTA", help="The .safetensors file of changed weights.")],
     output_dir: Annotated[Path | None, how("Where the model goes; must not exist yet.", "runs/BASE-DELTA")] = None,
     revision: Annotated[str | None, how("Branch, tag or commit of a hub model.")] = None,

@@ -18,7 +18,7 @@ what, how = map(in_panel, ("What", "Run"))
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of erase, or a diffusers directory; to upload it also an exported file.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of erase, or what else names a model; to upload it also an exported file.")],
     to: Annotated[str | None, what(f"{', '.join(OUTPUT_FORMATS[:0:-1])}, or diffusers.", "single-file; to upload it the model as it is")] = None,
     output: Annotated[Path | None, what("File, for diffusers directory; must not exist yet.", "in RUN, by its name")] = None,
     dtype: Annotated[str | None, what("float32, float16 or bfloat16.", "as saved; with --base as there")] = None,

@@ -91,7 +91,7 @@ def evaluate(
 
 
 def attack(
-    model: Annotated[str, which("The model under attack: pipeline directory or hub id.")],
+    model: Annotated[str, which("The model under attack: pipeline directory, single .safetensors file or hub id.")],
     concept: Annotated[str, which("What was erased.")],
     attack: Annotated[str, which("embedding, token, paraphrase, list or relearn.", True)] = "embedding",
     baseline: Annotated[str | None, which("The original, which is attacked as well.", "what a run's model was made from")] = None,

@@ -100,13 +100,18 @@ def convert_first(config: str | None, *models: str | None) -> None:
 
 def _of_file(path: Path, config: str | None) -> Path:
     """A single file as a directory."""
-    if not config:
-        return directory_of(path)
-    place = here(config) if Path(config).exists() or config == "tiny" else None
-    if place and not place.directory.is_dir():
-        raise UserError(f"--model-config {config} is no directory: name a diffusers directory or a hub id")
+    return directory_of(path, _configs(config), config) if config else directory_of(path)
+
+
+def _configs(config: str) -> Path:
     name = Name.parse(config)
-    return directory_of(path, place.directory if place else fetch(name.place, name.revision, list(CONFIGS)), config)
+    if Path(name.place).expanduser().is_file():
+        raise UserError(f"--model-config {config} is a file: name a diffusers directory or a hub id")
+    try:
+        place = here(config)
+        return place.directory if place else fetch(name.place, name.revision, list(CONFIGS))
+    except UserError as error:
+        raise UserError(str(error).replace("--model ", "--model-config ", 1)) from None
 
 
 def _fetch(name: Name) -> Place:

@@ -125,7 +125,7 @@ def _without_unet(file: Stored) -> str:
 
 def ema_in(file: Stored) -> str:
     """Whether a file's UNet is a moving average: that of `model.diffusion_model.*` is taken, which is none where `model_ema.*` is, too."""
-    return "beside, not used" if any(key.startswith(EMA) for key in file.entries) else "unknown"
+    return "beside, not used" if any(key.startswith(f"{EMA}diffusion_model") for key in file.entries) else "unknown"
 
 
 # ---------------------------------------------------------------- configs
@@ -224,8 +224,9 @@ def _read(file: Stored, kind: str, config: Path) -> Any:
 
 
 def _dtype(file: Stored) -> torch.dtype:
-    """The one precision of a file, or float32, which holds all that it mixes."""
-    codes = {entry["dtype"] for entry in file.entries.values()} - {"I64", "I32"}
+    """The one precision of a file's weights, or float32, which holds all that it mixes."""
+    weights = (UNET, VAE, *TEXTS[SD], *TEXTS[SDXL])
+    codes = {entry["dtype"] for key, entry in file.entries.items() if key.startswith(weights)} - {"I64", "I32"}
     return TORCH.get(next(iter(codes)), torch.float32) if len(codes) == 1 else torch.float32
 
 
