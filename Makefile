@@ -25,13 +25,16 @@ tiny: .venv/ready
 experiments: .venv/ready
 	$(BIN)/python benchmarks/experiments.py
 	$(BIN)/python benchmarks/robust.py
+	$(BIN)/python benchmarks/unseen.py
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/families.py
 
 # The tables of docs/benchmarks.md: an hour and more on two cores, 20 GiB of memory.
 bench: .venv/ready
 	$(BIN)/python benchmarks/proof.py
 	$(BIN)/python benchmarks/scale.py selection projection growth
 	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/formats.py
 
 # Its table of a GPU: at most eight minutes; says so where there is none.
 bench-gpu: .venv/ready

@@ -72,7 +72,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Job:
     """Figures of one concept on one model."""
 
-    variant: str  # of VARIANTS, or "original"
+    variant: str  # of VARIANTS, "original" or "unseen" (benchmarks/unseen.py)
     concept: str
     seed: int
     figures: tuple[str, ...]  # of FIGURES
@@ -251,10 +251,16 @@ def distance(model: Model) -> float:
 
 
 def work(job: Job) -> dict[str, Any]:
-    """The row of a job: erase if need be, then measure what its file does not hold yet."""
+    """The row of a job: erase if need be, then measure; seconds are those of the erasure."""
     alone()
-    if job.variant != "original":
-        erase_for(job)
+    if job.variant == "original":
+        return measured(job)
+    erase_for(job)
+    return measured(job) | {"seconds": json.loads((job.folder / "run.json").read_text())["result"]["seconds"]}
+
+
+def measured(job: Job) -> dict[str, Any]:
+    """The row of a job whose model is there: what its file does not hold yet is measured."""
     file = job.folder / f"figures-{job.concept}.json"
     row = json.loads(file.read_text()) if file.exists() else {}
     model = None
@@ -264,8 +270,6 @@ def work(job: Job) -> dict[str, Any]:
             row[name] = FIGURES[name](model)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(row))
-    if job.variant != "original":
-        row["seconds"] = json.loads((job.folder / "run.json").read_text())["result"]["seconds"]
     how = " then ".join([*job.after, " + ".join(job.together)])
     return {"variant": job.variant, "concept": job.concept, "seed": job.seed, "how": how} | row
 

@@ -12,7 +12,7 @@ from sd_scissorhands.concepts import of_world, resolve, world_captions
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny.judge import load_judge
-from sd_scissorhands.tiny.train import measure_judge, measure_pipeline
+from sd_scissorhands.tiny.train import make_drawings, measure_judge, measure_pipeline, train_denoiser
 
 
 def test_drawings_repeat_with_the_generator_and_show_what_they_say():
@@ -54,6 +54,21 @@ def test_words_are_told_apart_and_captions_fit():
     assert len(set(spelled)) == len(spelled) and tokenizer.unk_token_id not in {i for ids in spelled for i in ids[1:-1]}
     captions = [world.caption(world.sample(rng), rng) for _ in range(1000)]
     assert np.mean([len(tokenizer(text).input_ids) <= tokenizer.model_max_length for text in captions]) >= 0.99
+
+
+def test_a_unet_can_be_trained_beside_a_text_encoder_that_stays(tmp_path):
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+    vae = AutoencoderKL.from_pretrained(MODEL_DIR / "vae", torch_dtype=torch.float32).eval()
+    text, shipped = (CLIPTextModel.from_pretrained(MODEL_DIR / "text_encoder", torch_dtype=torch.float32) for _ in "ab")
+    pictures, drawings = make_drawings(8, 0)
+    told: list[int] = []
+    kept, unet = train_denoiser(
+        vae, pictures, drawings, tmp_path, steps=3, seed=1, text=text, log=lambda stage, step, *_: told.append(step)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), shipped.parameters(), strict=True))
+    assert told == [0, 1, 2] and all(parameter.requires_grad for parameter in unet.parameters())
 
 
 def test_words_outside_the_world_are_refused():

@@ -184,19 +184,28 @@ def train_judge(vae: Any, *, drawings: int, epochs: int, seed: int, log) -> Judg
 
 
 def train_denoiser(
-    vae: Any, pictures: Tensor, drawings: list[world.Drawing], work: Path, *, steps: int, seed: int, log
+    vae: Any,
+    pictures: Tensor,
+    drawings: list[world.Drawing],
+    work: Path,
+    *,
+    steps: int,
+    seed: int,
+    log,
+    text: nn.Module | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Text encoder and UNet together on noise prediction (min-SNR weights, gamma 5); returns their moving averages.
 
-    The state is saved every 500 steps, so that a killed training continues.
+    The state is saved every 500 steps, so that a killed training continues. A `text` encoder that is given stays as it is.
     """
     latents = encode(vae, pictures) * vae.config.scaling_factor
     latents = torch.cat([latents, encode(vae, pictures.flip(-1)) * vae.config.scaling_factor])  # mirrored: same words
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     torch.manual_seed(seed)
-    model: Any = nn.ModuleDict({"text": build_text_encoder(tokenizer), "unet": build_unet()})
+    words_of = build_text_encoder(tokenizer) if text is None else text.requires_grad_(False)
+    model: Any = nn.ModuleDict({"text": words_of, "unet": build_unet()})
     average: Any = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3, betas=(0.9, 0.99))
     start, state = 0, work / "denoiser.pt"
     if state.exists():
         saved = torch.load(state, weights_only=True)
