@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test types pytest tiny experiments bench bench-gpu clean
+.PHONY: demo test types pytest guides dist tiny experiments bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/sdscissor demo --output-dir runs/demo
@@ -16,6 +16,14 @@ types: .venv/ready
 
 pytest: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every block of docs/guides as written, on small stand-ins for the models that they name.
+guides: .venv/ready
+	$(BIN)/python benchmarks/guides.py
+
+# Wheel and sdist into dist/, with every file in them; the wheel installed where nothing is, and used.
+dist: .venv/ready
+	$(BIN)/python benchmarks/packages.py
 
 # The embedded model again from nothing: seeded, CPU, about an hour on one core.
 tiny: .venv/ready
