@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from .checkpoints.delta import FORMAT
-from .checkpoints.modelspec import DIFFUSERS, SPEC
+from .checkpoints.delta import FORMAT, read_delta
+from .checkpoints.modelspec import DIFFUSERS, OWN, SPEC
 from .checkpoints.source import Source
 from .formats.stream import Stored
 from .hub import Repo
@@ -32,9 +32,7 @@ def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Pro
     Raises:
         UserError: not whole, or the upload failed; says where the model is and how to repeat.
     """
-    home = source or path
-    run = next((one for one in (home, home.parent) if (one / MANIFEST).exists()), None)
-    files = files_of(path)
+    run, files = run_of(path, source or path), files_of(path)
     if run:
         files[CARD] = card_text(run, repo=repo.name, file=path.name, to=format_of(path)).encode(errors="replace")
     try:
@@ -45,6 +43,23 @@ def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Pro
         raise UserError(
             f"the upload failed ({error}); the model is whole in {place_of(path)}, repeat with: {again}"
         ) from None
+
+
+def run_of(path: Path, source: Path) -> Path | None:
+    """The run that a model comes from: `source`, or the directory around it; of an export, if it says so itself."""
+    run = next((one for one in (source, source.parent) if (one / MANIFEST).exists()), None)
+    if run is None or path in (run, run / "model"):
+        return run
+    told = Run.read(run).manifest.get("result") or {}
+    return run if weights_told(path) == told.get("weights_sha256") else None
+
+
+def weights_told(path: Path) -> str | None:
+    """The hash of the denoiser that an export was made of, as its header has it."""
+    file = Source.find(path).denoiser.file if path.is_dir() else Stored.open(path)
+    if FORMAT in file.metadata:
+        return read_delta(path).origin.result_sha256
+    return file.metadata.get(f"{OWN}weights_sha256")
 
 
 def place_of(path: Path) -> Path:

@@ -202,6 +202,16 @@ def test_an_exported_file_goes_with_its_card(hub, run, tmp_path):
     assert hub.repos["me/alone"]["messages"] == ["delta.safetensors, by sd_scissorhands"]
 
 
+def test_a_file_that_only_lies_beside_a_run_gets_no_card_of_it(hub, run, tmp_path):
+    folder = tmp_path / "heart"
+    shutil.copytree(run, folder)
+    for source, name in ((MODEL_DIR, "other"), (run, "own")):
+        assert called("export", source, "--output", folder / f"{name}.safetensors").exit_code == 0
+        assert called("export", folder / f"{name}.safetensors", "--push-to-hub", f"me/{name}").exit_code == 0
+    assert hub.repos["me/other"]["files"].keys() == {"other.safetensors"}
+    assert hub.repos["me/own"]["files"].keys() == {"own.safetensors", "README.md"}
+
+
 def test_erase_pushes_when_it_has_ended(hub, run, short, tmp_path):
     folder = tmp_path / "heart"
     shutil.copytree(run, folder)
