@@ -63,11 +63,6 @@ def file(model, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def sdxl(tmp_path_factory):
-    return build("sdxl", tmp_path_factory.mktemp("sdxl") / "xl")
-
-
 def laid(home: Path, name: str, folder: Path, revision: str = "main") -> Path:
     """A directory as the hub's cache holds it."""
     repository = home / "hub" / f"models--{name.replace('/', '--')}"
@@ -245,13 +240,15 @@ def evaluated(*how) -> dict:
     return json.loads(done.stdout)
 
 
-def test_an_sdxl_file_is_converted_with_both_text_encoders(sdxl, model, tmp_path):
-    export(sdxl, "single-file", output=tmp_path / "xl.safetensors")
-    opened = open_pipeline(str(tmp_path / "xl.safetensors"), config=str(sdxl))
-    assert opened.weights == weights_of(sdxl)
-    here, there = Source(sdxl, None).parts, Source(opened.directory, None).parts
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_files_of_other_families_are_converted_with_every_text_encoder(family, model, tmp_path):
+    folder, path = build(family, tmp_path / family), tmp_path / "other.safetensors"
+    export(folder, "single-file", output=path)
+    opened = open_pipeline(str(path), config=str(folder))
+    here, there = Source(folder, None).parts, Source(opened.directory, None).parts
     assert here.keys() == there.keys() and all(here[name].sha256() == there[name].sha256() for name in here)
-    assert "name one of the same family" in refused(tmp_path / "xl.safetensors", config=str(model))
+    says = "predicts v" if family == "sd2" else "name one of the same family"
+    assert opened.weights == weights_of(folder) and says in refused(path, config=str(model))
 
 
 def changed(file: Path, to: Path, change) -> Path:
