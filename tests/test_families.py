@@ -10,6 +10,7 @@ import math
 import shutil
 
 import pytest
+import small_pipelines
 import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, SIDE, build
@@ -47,7 +48,10 @@ def family(request) -> str:
 @pytest.fixture(scope="module")
 def folder(family, tmp_path_factory):
     """A pipeline that passes for one of the embedded world, so that its judge can look at the pictures."""
-    return build(family, tmp_path_factory.mktemp(family) / "base", world=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, builder in EPSILON.items():
+            patch.setitem(BUILDERS, name, builder)
+        return build(family, tmp_path_factory.mktemp(family) / "base", world=True)
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +420,95 @@ def test_only_what_is_needed_is_fetched_and_the_index_first(family, folder, monk
     )
     for other in (f"{shard}.fp16.safetensors", f"{part}/diffusion_pytorch_model.bin", "model.safetensors", "x.ckpt"):
         assert not comes(other, asked[1])
+
+
+# ---------------------------------------------------------------- Stable Diffusion that predicts noise
+
+
+def sd2_epsilon():
+    """Stable Diffusion 2 base, which differs from 2 by what is predicted alone."""
+    pipeline = BUILDERS["sd2"]()
+    pipeline.scheduler.register_to_config(prediction_type="epsilon")
+    return pipeline
+
+
+def sd1():
+    """Stable Diffusion 1: convolutions around the attention, CLIP's own activation and padding."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=SIDE, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=2, cross_attention_dim=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=small_pipelines.vae(), text_encoder=small_pipelines.clip(16), tokenizer=small_pipelines.tokenizer(), unet=unet,
+        scheduler=DDIMScheduler(**small_pipelines.SCALED), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+EPSILON = {"sd1": sd1, "sd2-epsilon": sd2_epsilon}
+of_epsilon = pytest.mark.parametrize("family", EPSILON, indirect=True, scope="module")
+
+
+@of_epsilon
+def test_epsilon_is_reloaded(folder, opened, erased):
+    test_plain_diffusers_loads_an_erased_model_with_every_tensor(folder, opened, erased)
+
+
+@of_epsilon
+def test_epsilon_is_resumed(settings, erased, tmp_path, monkeypatch):
+    test_a_killed_erasure_continues_to_the_same_weights(settings, erased, tmp_path, monkeypatch)
+
+
+@of_epsilon
+def test_epsilon_is_exported(family, folder, erased, tmp_path):
+    test_an_erased_model_is_verified_compared_and_exported(family, folder, erased, tmp_path)
+
+
+@of_epsilon
+def test_epsilon_is_evaluated(folder, erased, tmp_path):
+    test_an_erased_model_is_evaluated(folder, erased, tmp_path)
+
+
+@of_epsilon
+def test_epsilon_is_attacked(folder, erased, tmp_path):
+    test_an_erased_model_is_attacked(folder, erased, tmp_path, "embedding")
+
+
+# ---------------------------------------------------------------- one file
+
+
+def in_one_file(folder, run, to, home, monkeypatch):
+    """What was erased comes back out of a single file, weight by weight, with the texts' encoders as they were."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HOME", str(home))
+    told = export(run, "single-file", output=to)
+    back = open_pipeline(str(to), config=str(folder))
+    assert back.weights == told["weights_sha256"] == open_pipeline(str(run / "model")).weights
+    here = open_pipeline(str(folder)).pipeline
+    for part in (*back.family.texts, "vae"):
+        ours, theirs = (dict(getattr(pipeline, part).named_parameters()) for pipeline in (here, back.pipeline))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_was_erased_comes_back_out_of_one_file(family, folder, erased, tmp_path, monkeypatch):
+    if family in FLOWS:  # of which none is written, and none is read
+        with pytest.raises(
+            UserError, match="has a transformer, and a single file is written of models with a UNet alone"
+        ):
+            export(erased[0], "single-file", output=tmp_path / "one.safetensors")
+        key = {"sd3": "joint_blocks.0.x", "flux": "double_blocks.0.x"}[family]
+        save_file({f"model.diffusion_model.{key}": torch.zeros(1)}, tmp_path / "theirs.safetensors")
+        with pytest.raises(UserError, match="single files are read of Stable Diffusion 1, 2 and SDXL"):
+            open_pipeline(str(tmp_path / "theirs.safetensors"))
+        return
+    in_one_file(folder, erased[0], tmp_path / "one.safetensors", tmp_path / "home", monkeypatch)
+
+
+@of_epsilon
+def test_epsilon_comes_back_out_of_one_file(folder, erased, tmp_path, monkeypatch):
+    in_one_file(folder, erased[0], tmp_path / "one.safetensors", tmp_path / "home", monkeypatch)
 
 
 # ---------------------------------------------------------------- refusals

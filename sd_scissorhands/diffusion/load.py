@@ -133,7 +133,7 @@ def _load(directory: Path, family: type[Family], dtype: torch.dtype, variant: st
     name = read_index(directory)["_class_name"]
     absent = set(family.optional) - set(parts_of(directory, family))  # diffusers wants these to be said to be None
     others = {part.replace("text_encoder", kind): None for part in absent for kind in ("text_encoder", "tokenizer")}
-    others |= UNUSED | (SAFETY if family is StableDiffusion else {})
+    others |= UNUSED | (SAFETY if issubclass(family, StableDiffusion) else {})
     try:
         return getattr(diffusers, name).from_pretrained(
             directory, torch_dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant, **others

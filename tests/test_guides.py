@@ -1,0 +1,229 @@
+"""The documents: every command parses, every import is there, every link leads somewhere, every cell of the table has its test."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+import sd_scissorhands
+from sd_scissorhands import settings
+from sd_scissorhands.attacks.settings import AttackSettings
+from sd_scissorhands.cli import app
+from sd_scissorhands.cli.options import parse_gates
+from sd_scissorhands.evaluation.evaluate import figures_of
+from sd_scissorhands.evaluation.settings import CHOICES as JUDGING
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import guides  # noqa: E402
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GROUP = typer.main.get_command(app)
+COMMAND = re.compile(r"(?:^|[\s/(])(?:sdscissor|-m sd_scissorhands) +(.*)")
+NAMED = {**settings.CHOICES, **JUDGING, "to": settings.OUTPUT_FORMATS, "output_format": settings.OUTPUT_FORMATS}
+ATTACKS = ("embedding", "token", "paraphrase", "list", "relearn", "none")
+SETTINGS = {
+    kind.__name__: {field.name for field in dataclasses.fields(kind)}
+    for kind in (settings.EraseSettings, settings.ForgetSettings, sd_scissorhands.EvaluateSettings, AttackSettings)
+}
+
+
+def name_of(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+def lines_of(document: Path) -> list[tuple[int, str]]:
+    """What is typed after `sdscissor` in the blocks of a document, with its line."""
+    found = []
+    for block in guides.blocks_of(document.read_text()):
+        text = block.text.replace("\\\n", "  ")
+        for number, line in enumerate(text.splitlines(), block.line + 1):
+            if block.language in ("bash", "yaml", "text", "") and (typed := COMMAND.search(line)):
+                found.append((number, typed[1]))
+    return found
+
+
+def words_of(typed: str) -> list[str]:
+    """The arguments of a line, up to what the shell takes for itself."""
+    lexer = shlex.shlex(typed, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    words = []
+    for word in lexer:
+        if set(word) <= set("|&;<>"):
+            break
+        words.append(word)
+    return words
+
+
+def parse(words: list[str], *, extended: bool = False):
+    """The context of a command, parsed as the command line does and not run; `extended`: a guide adds choices of its own."""
+    command = GROUP.commands[words[0]]
+    context = command.make_context(words[0], words[1:])
+    for name, value in context.params.items():
+        allowed = ATTACKS if name == "attack" else None if extended else NAMED.get(name)
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if allowed and one is not None:
+                assert str(one) in allowed, f"{one} is none of {', '.join(allowed)}"
+    gates = {name: context.params.get(name) for name in ("fail_above", "fail_below")}
+    if any(gates.values()):
+        kind = "concept" if context.params.get("concept") else "i2p"
+        known = ("asr_before", "asr_after", "IRA", "CRA") if words[0] == "attack" else figures_of(kind)
+        parse_gates(known, *gates.values())
+    return context
+
+
+COMMANDS = [(name_of(doc), line, typed) for doc in DOCUMENTS for line, typed in lines_of(doc)]
+
+
+@pytest.mark.parametrize("document", sorted({name for name, _, _ in COMMANDS}))
+def test_every_command_of_a_document_parses(document):
+    extended = bool(guides.marks_of((ROOT / document).read_text(), "in a checkout"))
+    for name, line, typed in COMMANDS:
+        if name == document:
+            try:
+                parse(words_of(typed), extended=extended)
+            except Exception as error:
+                raise AssertionError(f"{document}:{line}: sdscissor {typed}: {error!r} {error}") from error
+
+
+def test_commands_within_sentences_are_there_with_their_flags():
+    count = 0
+    for document in DOCUMENTS:
+        text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.S | re.M)
+        for quoted in re.findall(r"`(?:sdscissor|accelerate launch -m sd_scissorhands) ([^`]+)`", text):
+            name, *words = quoted.replace("\n", " ").split()
+            for part in name.split("|"):
+                assert part in GROUP.commands or part.startswith("--"), f"{name_of(document)}: {quoted}"
+            flags = {flag for option in getattr(GROUP.commands.get(name), "params", ()) for flag in option.opts}
+            used = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
+            assert used <= flags, f"{name_of(document)}: {quoted}"
+            count += 1
+    assert count > 5
+
+
+def test_what_the_parser_must_refuse():
+    for wrong in ("erase --concpt nudity", "eval --limit many", "erase --recipe magic", "attack --model x --concept y --attack all",
+                  "eval --model x --concept y --fail-above nudity=1", "conjure"):  # fmt: skip
+        with pytest.raises((typer.BadParameter, AssertionError, KeyError, Exception)):
+            parse(words_of(wrong))
+    assert words_of('eval --model "a b" --limit 3 || test $? -eq 3  # note') == [
+        "eval",
+        "--model",
+        "a b",
+        "--limit",
+        "3",
+    ]
+
+
+PYTHON = [
+    (name_of(document), block.line, block)
+    for document in DOCUMENTS
+    for block in guides.blocks_of(document.read_text())
+    if block.language == "python"
+]
+
+
+def test_every_import_and_setting_of_the_documents_is_there():
+    for name, line, block in PYTHON:
+        for node in ast.walk(ast.parse(block.text)):
+            where = f"{name}:{line}"
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module.startswith("sd_scissorhands"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    found = hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
+                    assert found, f"{where}: {alias.name}"
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in SETTINGS:
+                given = {keyword.arg for keyword in node.keywords if keyword.arg}
+                assert given <= SETTINGS[node.func.id], f"{where}: {given - SETTINGS[node.func.id]}"
+    assert len(PYTHON) >= 8
+
+
+def test_every_link_leads_to_a_file():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{name_of(document)} links to {target}"
+
+
+def test_guides_are_listed_short_and_say_what_they_do_not_guarantee():
+    index = (guides.GUIDES / "README.md").read_text()
+    assert len(guides.guides()) == 8
+    for guide in guides.guides():
+        text = guide.read_text()
+        assert f"({guide.name})" in index
+        assert 40 <= len(text.splitlines()) <= 160 and "(../limits.md)" in text, guide.name
+        assert "## What can go wrong" in text and "## What it does not guarantee" in text, guide.name
+        for block in guides.blocks_of(text):
+            assert block.language and (block.mark != "not run" or block.about), f"{guide.name}:{block.line}"
+            assert block.language in guides.RUN or block.mark, f"{guide.name}:{block.line} is neither run nor marked"
+            if block.language == "yaml":
+                assert yaml.safe_load(block.text)["jobs"]
+        for mark in re.findall(r"<!--.*", text):
+            assert guides.MARK.match(mark.strip()), f"{guide.name}: {mark}"
+        for other in guides.marks_of(text, "starts from"):
+            assert (guides.GUIDES / other).exists()
+
+
+def test_the_readme_stays_one_page():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 230
+    for extra in ("[memory]", "[notebook]", "[dev]"):
+        assert extra in text
+    for document in ("docs/guides/README.md", "docs/families.md", "docs/limits.md", "docs/experiments.md"):
+        assert f"({document})" in text
+
+
+# ---------------------------------------------------------------- the table of families
+
+CELL = re.compile(r"^(yes|refused)(?:: (?P<why>[^`]+?))? \[`(?P<id>[^`]+)`\]\((?P<link>[^)]+)\)$")
+COLUMNS = ["family", "erase", "eval", "attack", "resume", "single file", "reload equal"]
+ROWS = ["SD 1", "SD 2 (epsilon)", "SD 2 (v)", "SDXL", "SD 3", "FLUX.1"]
+
+
+def table() -> list[list[str]]:
+    lines = [line for line in (ROOT / "docs" / "families.md").read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_every_cell_of_the_families_is_backed_by_a_test_that_is_collected(pytestconfig):
+    header, _, *rows = table()[:8]
+    assert [cell.strip("| ") for cell in header] == COLUMNS and [row[0] for row in rows] == ROWS
+    told = [CELL.match(cell) for row in rows for cell in row[1:]]
+    assert all(told) and len(told) == 36
+    files = {cell["link"].removeprefix("../") for cell in told}
+    collected = set(ids_of([ROOT / file for file in files]))
+    for cell in told:
+        assert f"{cell['link'].removeprefix('../')}::{cell['id']}" in collected, cell["id"]
+        assert (cell[1] == "refused") == bool(cell["why"])
+
+
+def ids_of(files: list[Path]) -> list[str]:
+    """What pytest collects in some files."""
+    found: list[str] = []
+
+    class Kept:
+        def pytest_collection_finish(self, session):
+            found.extend(item.nodeid for item in session.items)
+
+    arguments = [
+        "--collect-only",
+        "-qq",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-o",
+        "addopts=",
+        *map(str, files),
+    ]
+    pytest.main([f"--rootdir={ROOT}", "--no-header", "--no-summary", *arguments], plugins=[Kept()])
+    return found
