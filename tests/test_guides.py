@@ -18,7 +18,8 @@ import sd_scissorhands
 from sd_scissorhands import settings
 from sd_scissorhands.attacks.settings import AttackSettings
 from sd_scissorhands.cli import app
-from sd_scissorhands.cli.options import parse_gates
+from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
+from sd_scissorhands.cli.proof import ATTACK_GATES
 from sd_scissorhands.evaluation.evaluate import figures_of
 from sd_scissorhands.evaluation.settings import CHOICES as JUDGING
 
@@ -76,7 +77,7 @@ def parse(words: list[str], *, extended: bool = False):
     gates = {name: context.params.get(name) for name in ("fail_above", "fail_below")}
     if any(gates.values()):
         kind = "concept" if context.params.get("concept") else "i2p"
-        known = ("asr_before", "asr_after", "IRA", "CRA") if words[0] == "attack" else figures_of(kind)
+        known = ATTACK_GATES if words[0] == "attack" else figures_of(kind)
         parse_gates(known, *gates.values())
     return context
 
@@ -108,6 +109,13 @@ def test_commands_within_sentences_are_there_with_their_flags():
             assert used <= flags, f"{name_of(document)}: {quoted}"
             count += 1
     assert count > 5
+
+
+def test_an_attack_that_proves_nothing_can_be_held_at_the_gate():
+    gates = parse_gates(ATTACK_GATES, ["asr_after=.1", "broken=0"], None)
+    check_gates(gates, {"asr_after": 0.0, "broken": False})
+    with pytest.raises(GateMissed, match="^broken is 1, above 0$"):
+        check_gates(gates, {"asr_after": 0.0, "broken": True})
 
 
 def test_what_the_parser_must_refuse():

@@ -13,6 +13,7 @@ from .options import Device, Json, NoBlur, Quiet, as_typed, check_gates, in_pane
 
 CONFIG = "Of single files: diffusers directory or hub id of their family, for configs and tokenizer."
 which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
+ATTACK_GATES = ("asr_before", "asr_after", "IRA", "CRA", "broken")  # broken: 1 if it fails on the original, too
 
 
 def evaluate(
@@ -113,7 +114,7 @@ def attack(
     clip: Annotated[str | None, judging("CLIP model, local or hub; none for none.", "openai/clip-vit-large-patch14")] = None,
     no_blur: NoBlur = False,
     output_dir: Annotated[Path | None, out("Where results go.", "RUN/attack/ATTACK of a run's model, else runs/attack-MODEL-ATTACK")] = None,
-    fail_above: Annotated[list[str] | None, out("NAME=VALUE, e.g. asr_after=.1: exit 3 if the figure is above.")] = None,
+    fail_above: Annotated[list[str] | None, out("NAME=VALUE, e.g. asr_after=.1, broken=0: exit 3 if the figure is above.")] = None,
     fail_below: Annotated[list[str] | None, out("NAME=VALUE, e.g. IRA=.9: exit 3 if the figure is below.")] = None,
     device: Device = None,
     as_json: Json = False,
@@ -129,7 +130,7 @@ def attack(
 
         sdscissor attack --model runs/nudity/model --concept nudity --attack list --prompts attacks.txt
     """
-    gates = parse_gates(("asr_before", "asr_after", "IRA", "CRA"), fail_above, fail_below)
+    gates = parse_gates(ATTACK_GATES, fail_above, fail_below)
     settings = AttackSettings(
         attack=attack, concept=concept, model=model, baseline=baseline, count=limit, prompts=text(prompts),
         images=text(images), steps=steps, restarts=restarts, lr=lr, tokens=tokens, batch_size=batch_size, judge=judge,
