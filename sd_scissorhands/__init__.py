@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .api import evaluate as evaluate
     from .api import forget as forget
     from .attacks.settings import AttackSettings as AttackSettings
+    from .checkpoints.export import export as export
+    from .checkpoints.verify import verify as verify
     from .comparison.jobs import Comparison as Comparison
     from .evaluation.settings import EvaluateSettings as EvaluateSettings
     from .quiet import bars as bars
@@ -33,6 +35,8 @@ __version__ = "0.1.0"
 _ROOMS = {
     "api": ("Result", "attack", "compare", "erase", "evaluate", "forget"),
     "attacks.settings": ("AttackSettings",),
+    "checkpoints.export": ("export",),
+    "checkpoints.verify": ("verify",),
     "comparison.jobs": ("Comparison",),
     "evaluation.settings": ("EvaluateSettings",),
     "quiet": ("bars",),

@@ -15,9 +15,9 @@ from typing import Any
 from .attacks.settings import AttackSettings
 from .evaluation.settings import EvaluateSettings
 from .places import RUNS, place_of_erasure, place_of_forgetting
-from .quiet import progress_here, quietly
+from .quiet import is_small, progress_here, quietly
 from .run import Processes, Progress, silent, write_json
-from .settings import DIGITS, EraseSettings, ForgetSettings
+from .settings import EraseSettings, ForgetSettings
 
 Folder = str | Path
 
@@ -89,10 +89,12 @@ def evaluate(
         The summary: of a concept `figures` (UA, IRA, CRA, ...) with `intervals` and the `original`'s, of NudeNet `boxes`,
         `images_with` and more; report.
     """
+    from .diffusion.locate import convert_first
     from .evaluation.evaluate import evaluate as run_evaluation
     from .evaluation.evaluate import place_of
 
     with _at_work(settings.source, progress) as (processes, shown):
+        convert_first(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
         summary = run_evaluation(settings, folder, progress=shown, processes=processes)
         return _finished(summary, folder, blur, command, processes)
@@ -113,8 +115,10 @@ def attack(
     """
     from .attacks.attack import attack as run_attack
     from .attacks.attack import place_of
+    from .diffusion.locate import convert_first
 
     with _at_work(settings.model, progress) as (processes, shown):
+        convert_first(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
         summary = run_attack(settings, folder, progress=shown)
         return _finished(summary, folder, blur, command, processes)
@@ -166,10 +170,7 @@ def compare(
 @contextmanager
 def _at_work(model: str, progress: Progress | None, *, sharding: bool = False) -> Iterator[tuple[Processes, Progress]]:
     """The processes that share the work and who is told of it, with the libraries still."""
-    from .diffusion.files import WORLD_FILE
-
-    small = model in (DIGITS, "tiny") or (Path(model) / WORLD_FILE).exists()
-    with quietly(threads=1 if small else None):
+    with quietly(threads=1 if is_small(model) else None):
         processes = Processes.here(sharding=sharding)
         shown = progress_here() if progress is None else progress
         yield processes, shown if processes.main else silent

@@ -6,9 +6,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from .run import Progress, silent
+from .settings import DIGITS
 
 LIBRARIES = ("transformers", "diffusers")
 
@@ -47,7 +49,7 @@ def quietly(*, threads: int | None = None) -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         for library in LIBRARIES:
-            stack.callback(_silenced(library))
+            stack.callback(silenced(library))
         if in_notebook():
             enable_progress_bars()  # which transformers has silenced too
         if threads:
@@ -55,7 +57,7 @@ def quietly(*, threads: int | None = None) -> Iterator[None]:
         yield
 
 
-def _silenced(library: str) -> Callable[[], None]:
+def silenced(library: str) -> Callable[[], None]:
     """Silence a library; what undoes it."""
     from importlib import import_module
 
@@ -70,6 +72,13 @@ def _silenced(library: str) -> Callable[[], None]:
             logging.enable_progress_bar()
 
     return undo
+
+
+def is_small(model: str) -> bool:
+    """Whether a model is an embedded one, or was made from it."""
+    from .diffusion.files import WORLD_FILE
+
+    return model in ("tiny", DIGITS) or (Path(model) / WORLD_FILE).exists()
 
 
 def _threaded(threads: int) -> Callable[[], None]:

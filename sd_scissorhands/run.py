@@ -24,7 +24,7 @@ from torch import Tensor
 from .lineage import MANIFEST
 from .settings import OPEN, EraseSettings, MethodSettings, UserError, flag, left_open
 
-NOT_IDENTITY = ("device",)  # settings that may differ between a run and its resumption
+NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
 
 
 # Opens a progress bar for a named stage of so many steps; what it yields is called with the steps done.

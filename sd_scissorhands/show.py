@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -16,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .quiet import LIBRARIES, is_small, silenced
 from .recipes import CLASSIFIERS, DENOISERS, Recipe
 from .run import Progress, silent
-from .settings import DIGITS
 
 console = Console(stderr=True)
 EMA = {
@@ -32,23 +31,16 @@ WIDE = 160  # characters of a large table where there is no terminal to fit
 def still_libraries() -> None:
     """Keep the libraries' own bars and advice off the terminal."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if console.is_terminal else "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
+    for library in LIBRARIES:
+        silenced(library)
 
 
 def one_thread_if_small(model: str) -> None:
     """The embedded model is fastest on one thread: its layers are too small to share."""
     import torch
 
-    from .diffusion.load import WORLD_FILE
-
-    if model in ("tiny", DIGITS) or (Path(model) / WORLD_FILE).exists():
+    if is_small(model):
         torch.set_num_threads(1)
 
 

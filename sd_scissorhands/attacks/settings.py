@@ -38,6 +38,7 @@ class AttackSettings:
     concept: str
     model: str
     baseline: str | None = None  # the original; None: what a run's model was made from
+    model_config: str | None = None  # of single files: a pipeline of their family, for configs and tokenizer
     count: int = 60  # prompts that name the concept: pictures behind every rate
     prompts: str | None = None  # list: a file, one prompt a line
     images: str | None = None  # directory of pictures of the concept; None: the original draws them

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from ..recipes import DEFAULT_RECIPE
 from ..settings import CHOICES, DEFAULT_MODEL, OUTPUT_FORMATS, REPAIRS, EraseSettings, load_settings
-from .options import Device, Json, Public, PushToHub, Quiet, in_panel, repo_to_push
+from .options import Device, Json, Public, PushToHub, Quiet, fields_of, in_panel, repo_to_push
 
 BY_RECIPE = "by recipe"
 what, data, cut, mend, how = map(in_panel, ("What", "Data", "Scores, selection, edit", "Repair", "Run"))
@@ -66,12 +66,7 @@ def erase(
 
         sdscissor erase --concept "a red fox" --anchor "a grey cat" --dry-run
     """
-    given = dict(
-        concepts=tuple(concept) if concept else None, recipe=recipe, model=model, revision=revision, variant=variant, model_config=model_config, anchor=anchor, edit=edit, top_k=top_k,
-        scope=scope, granularity=granularity, repair=repair, conditions=conditions, threshold_scope=threshold_scope, scorer=scorer, init=init, steps=steps, lr=lr, batch_size=batch_size,
-        train=train, relearn_every=relearn_every, forget_weight=forget_weight, retain_loss=retain_loss, projection=projection, retain_prompts=retain_prompts,
-        forget_images=forget_images, retain_images=retain_images, memory=memory, mixed_precision=mixed_precision, compile=compiled, seed=seed, device=device,
-    )  # fmt: skip
+    given = fields_of(EraseSettings, locals(), concepts=tuple(concept) if concept else None, compile=compiled)
     settings = load_settings(EraseSettings, config, given)
     from .. import api, show
     from ..forecast import forecast

@@ -8,7 +8,7 @@ from typing import Annotated
 from ..recipes import recipes_for
 from ..settings import CHOICES, DIGITS, ForgetSettings, load_settings
 from .erasing import BY_RECIPE
-from .options import Device, Json, Quiet, in_one_process, in_panel
+from .options import Device, Json, Quiet, fields_of, in_one_process, in_panel
 
 what, cut, mend, how = map(in_panel, ("What", "Scores, selection, edit", "Repair", "Run"))
 REPAIRS = ("none", "retain", "ascent", "random-label")
@@ -56,14 +56,7 @@ def forget(
 
         sdscissor forget --model my-resnet --data pictures --forget-class cat --output-dir runs/no-cats
     """
-    given = dict(
-        forget_class=forget_class, forget_indices=forget_indices, forget_random=forget_random, model=model,
-        revision=revision, data=data, recipe=recipe, retrained=retrained, scorer=scorer, edit=edit, top_k=top_k,
-        scope=scope, threshold_scope=threshold_scope, granularity=granularity, init=init, dp_noise=dp_noise,
-        repair=repair, steps=steps, lr=lr, batch_size=batch_size, forget_weight=forget_weight, projection=projection,
-        train=train, seed=seed, device=device,
-    )  # fmt: skip
-    settings = load_settings(ForgetSettings, config, given)
+    settings = load_settings(ForgetSettings, config, fields_of(ForgetSettings, locals()))
     from .. import api, show
 
     show.still_libraries()

@@ -9,7 +9,7 @@ import typer
 
 from ..attacks.settings import AttackSettings
 from ..evaluation.settings import EvaluateSettings
-from .options import Device, Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
+from .options import Device, Json, NoBlur, Quiet, as_typed, check_gates, fields_of, in_panel, parse_gates
 
 CONFIG = "Of single files: diffusers directory or hub id of their family, for configs and tokenizer."
 which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
@@ -66,25 +66,19 @@ def evaluate(
     """
     if canvas and concept is None:
         raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
-    settings = EvaluateSettings(
-        model=model, baseline=baseline, concept=concept, i2p=i2p, i2p_file=text(i2p_file), prompts=text(prompts),
-        images=text(images), protocol=protocol, categories=words(categories), min_nudity=min_nudity, rows=text(row_file),
-        limit=limit, steps=steps, guidance=guidance, batch_size=batch_size, seed=seed, threshold=threshold,
-        judge="canvas" if canvas else judge, anchor=anchor, clip=clip, features=text(features), reference=text(reference),
-        keep_images=keep_images, device=device or "auto",
-    )  # fmt: skip
+    judge, device = "canvas" if canvas else judge, device or "auto"
+    given = fields_of(EvaluateSettings, locals(), rows=row_file and str(row_file), categories=words(categories))
+    settings = EvaluateSettings(**given)
     from ..evaluation.evaluate import figures_of, gate_values
 
     gates = parse_gates(figures_of(settings.kind), fail_above, fail_below)
     from .. import api, show
-    from ..diffusion.locate import convert_first
     from ..run import Processes
 
     show.still_libraries()
     speaks = Processes.here().main
     if settings.kind == "images" and not speaks:
         return  # there is nothing to share
-    convert_first(model_config, model, baseline)
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.evaluation(told, as_json)
@@ -131,27 +125,16 @@ def attack(
         sdscissor attack --model runs/nudity/model --concept nudity --attack list --prompts attacks.txt
     """
     gates = parse_gates(ATTACK_GATES, fail_above, fail_below)
-    settings = AttackSettings(
-        attack=attack, concept=concept, model=model, baseline=baseline, count=limit, prompts=text(prompts),
-        images=text(images), steps=steps, restarts=restarts, lr=lr, tokens=tokens, batch_size=batch_size, judge=judge,
-        threshold=threshold, clip=clip, anchor=anchor, sampling_steps=sampling_steps, guidance=guidance, seed=seed,
-        device=device or "auto",
-    )  # fmt: skip
+    device = device or "auto"
+    settings = AttackSettings(**fields_of(AttackSettings, locals(), count=limit))
     from .. import api, show
-    from ..diffusion.locate import convert_first
     from ..run import Processes
 
     show.still_libraries()
-    convert_first(model_config, model, baseline)
     told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
         show.attack(told, as_json)
         check_gates(gates, told)
-
-
-def text(path: Path | None) -> str | None:
-    """A path as settings hold it."""
-    return None if path is None else str(path)
 
 
 def words(listed: str | None) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ class EvaluateSettings:
 
     model: str | None = None  # pipeline directory, hub id or "tiny"; None with `images`
     baseline: str | None = None  # to compare with; None: what a run's model was made from
+    model_config: str | None = None  # of single files: a pipeline of their family, for configs and tokenizer
     concept: str | None = None  # judge what is left of it, and of everything else
     i2p: bool = False  # NudeNet on the I2P prompts
     i2p_file: str | None = None  # a local CSV; None: the hub's copy
@@ -60,9 +61,9 @@ class EvaluateSettings:
                 raise UsageError(f"{flag(name)} {value!r} is unknown: choose {', '.join(allowed)}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
-        for name in ("limit", "steps", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"{flag(name)} {value} is too small: it must be at least 1")
+        for name, least in {"limit": 2 if kind == "concept" else 1, "steps": 1, "batch_size": 1}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UsageError(f"{flag(name)} {value} is too small: it must be at least {least}")
         for other, own in OWN.items():
             if given := [name for name in own if other != kind and getattr(self, name) is not None]:
                 raise UsageError(f"{flag(given[0])} has no effect without {flag(other)}")
