@@ -31,7 +31,8 @@ from sd_scissorhands.erasure import erase
 from sd_scissorhands.evaluation.prompts import Row as Prompt
 from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling
 from sd_scissorhands.forecast import forecast
-from sd_scissorhands.run import PeakMemory, Run
+from sd_scissorhands.machine import PeakMemory
+from sd_scissorhands.run import Run
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.show import still_libraries
 from sd_scissorhands.unlearn.project import RULES

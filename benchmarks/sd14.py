@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.task import ErasureTask
-from sd_scissorhands.run import PeakMemory
+from sd_scissorhands.machine import PeakMemory
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 from sd_scissorhands.unlearn.edits.reinitialise import reinitialise

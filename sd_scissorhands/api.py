@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from .attacks.settings import AttackSettings
+from .disk import write_json
 from .evaluation.settings import EvaluateSettings
+from .machine import Processes
 from .places import RUNS, place_of_erasure, place_of_forgetting
 from .quiet import is_small, progress_here, quietly
-from .run import Processes, Progress, silent, write_json
+from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
 
 Folder = str | Path

@@ -36,8 +36,9 @@ from .diffusion.sharding import check_shareable, shared_out
 from .diffusion.task import ErasureTask
 from .licence import read_licence
 from .lineage import erased_from
+from .machine import Processes, resolve_device
 from .recipes import ON_CPU
-from .run import Processes, Progress, Run, check_free, resolve_device, silent
+from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings, UserError
 from .stages import unlearn
 from .unlearn.selection import count_for

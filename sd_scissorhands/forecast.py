@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .diffusion.data import at_once
 from .erasure import Prepared, parts_of, prepare
-from .run import PeakMemory
+from .machine import PeakMemory
 from .settings import EraseSettings
 from .unlearn import methods
 from .unlearn.selection import CHUNK

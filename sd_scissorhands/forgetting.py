@@ -18,7 +18,8 @@ from .classifier.measure import Figure, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.task import ClassifierTask
 from .classifier.train import retrain
-from .run import PeakMemory, Progress, Run, check_free, resolve_device, silent
+from .machine import PeakMemory, resolve_device
+from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import unlearn
 from .unlearn.newton import dp_sigma

@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face hub that a model is put into: private unless asked otherwise, checked before the work."""
+"""The Hugging Face hub: models fetched from it, and the repository that one is put into (private unless asked otherwise)."""
 
 from __future__ import annotations
 
@@ -127,3 +127,43 @@ def first_line(error: Exception) -> str:
     """What an error says, without the request's number and address."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r" ?\(Request ID: [^)]*\)| for url '?\S+", "", said).strip().rstrip(".:")
+
+
+# ---------------------------------------------------------------- fetched
+
+
+def fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
+    """The directory of a hub model, fetched into the hub's cache: the files that match `wanted`.
+
+    Raises:
+        UserError: no such model, no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+        named = f"{model}@{revision}" if revision else model
+        if is_offline():
+            raise UserError(f"--model {named} cannot be had from the hub: {offline(model)}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--model {named} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
+        ) from None
+
+
+def is_offline() -> bool:
+    """Whether the hub may not be asked (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def offline(model: str) -> str:
+    """Why a hub model is not here while the hub may not be asked, and what helps."""
+    from huggingface_hub import constants
+
+    return (
+        f"HF_HUB_OFFLINE is set and it is not whole in the cache ({constants.HF_HUB_CACHE}): "
+        f"unset it, fetch the model where there is a network (hf download {model}), or name a local directory"
+    )

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .run import PeakMemory, Progress, Run, read_tensors, write_json
+from .disk import read_tensors, write_json
+from .machine import PeakMemory
+from .run import Progress, Run
 from .settings import MethodSettings, UserError
 from .unlearn import methods
 from .unlearn.project import RULES

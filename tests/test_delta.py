@@ -29,7 +29,7 @@ from sd_scissorhands.checkpoints.delta import (
 from sd_scissorhands.cli import app
 from sd_scissorhands.cli.applying import default_output, in_words
 from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
-from sd_scissorhands.run import write_tensors
+from sd_scissorhands.disk import write_tensors
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 

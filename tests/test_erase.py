@@ -211,7 +211,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_continues(short, whole, tmp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sd_scissorhands.run.save_file", full)
+        patch.setattr("sd_scissorhands.disk.save_file", full)
         with pytest.raises(
             UserError, match=r"cannot write .*data.safetensors: No space left on device; free some space"
         ):

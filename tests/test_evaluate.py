@@ -262,7 +262,7 @@ def test_two_processes_give_the_bytes_of_one(tmp_path):
 
 
 def test_what_another_process_wrote_before_a_kill_is_not_lost(tmp_path):
-    from sd_scissorhands.run import Processes
+    from sd_scissorhands.machine import Processes
 
     class Alone(Processes):
         def wait(self):

@@ -15,7 +15,7 @@ FLOORS = [
     {"tiny"},
     {"recipes", "lineage", "naming", "licence"},
     {"settings", "concepts"},
-    {"places"},
+    {"places", "machine", "disk"},
     {"run", "hub"},
     {"unlearn", "formats"},
     {"stages"},

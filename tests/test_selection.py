@@ -14,7 +14,7 @@ import torch.multiprocessing
 from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sd_scissorhands.run import Processes
+from sd_scissorhands.machine import Processes
 from sd_scissorhands.unlearn import project as projecting
 from sd_scissorhands.unlearn import selection as selecting
 from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Memories, Rule, dot, inner, multipliers, project

@@ -18,7 +18,7 @@ from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
 from sd_scissorhands.diffusion.sharding import shared_out
 from sd_scissorhands.diffusion.task import ErasureTask
 from sd_scissorhands.erasure import erase, prepare
-from sd_scissorhands.run import Processes
+from sd_scissorhands.machine import Processes
 from sd_scissorhands.settings import REPAIRS, EraseSettings, UserError, load_settings
 from sd_scissorhands.unlearn.team import Part
 

@@ -24,8 +24,8 @@ from sd_scissorhands.diffusion.load import open_pipeline
 from sd_scissorhands.diffusion.task import ErasureTask
 from sd_scissorhands.erasure import erase, parts_of, prepare
 from sd_scissorhands.forecast import forecast
+from sd_scissorhands.machine import PeakMemory, Processes
 from sd_scissorhands.recipes import MEMORY
-from sd_scissorhands.run import PeakMemory, Processes
 from sd_scissorhands.settings import EraseSettings, UserError
 from sd_scissorhands.unlearn.project import SCALE_FREE
 from sd_scissorhands.unlearn.repair import OPTIMISERS, Repair

@@ -12,13 +12,15 @@ from typing import Any
 
 from ..concepts import Concept, read_prompts
 from ..diffusion.data import list_pictures
+from ..disk import write_json
 from ..evaluation import concept as rest
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.panel import Panel, open_panel
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
+from ..machine import Processes
 from ..places import place_of_proof
-from ..run import NOT_IDENTITY, Processes, Progress, silent, write_json
+from ..run import NOT_IDENTITY, Progress, silent
 from ..settings import UserError
 from .methods import BACK, METHODS, PREPARE, Outcome, steps_back
 from .scene import SAMPLES, Scene, Side

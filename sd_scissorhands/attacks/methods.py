@@ -15,9 +15,9 @@ from torch import Tensor
 from ..concepts import general_captions, read_prompts, world_captions
 from ..diffusion import words
 from ..diffusion.data import spread
+from ..disk import read_tensors, write_json, write_tensors
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode
-from ..run import read_tensors, write_json, write_tensors
 from .learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from .paraphrase import KINDS, paraphrases
 from .scene import TRAINING_SEED, Scene, Side

@@ -13,11 +13,13 @@ from ..diffusion.data import encode_pictures, list_pictures, spread
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.load import Opened
 from ..diffusion.words import SLOT
+from ..disk import read_tensors, write_tensors
 from ..evaluation import canvas
 from ..evaluation.judges import Judge
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode, Sampling, Survey
-from ..run import Processes, Progress, read_tensors, silent, write_tensors
+from ..machine import Processes
+from ..run import Progress, silent
 from .settings import AttackSettings
 
 SAMPLES = 8  # pictures of every survey that are kept for the report

@@ -32,7 +32,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..diffusion.load import Opened, hash_tensors, open_pipeline, save_pipeline
-from ..run import Progress, resolve_device, silent, write_tensors
+from ..disk import write_tensors
+from ..machine import resolve_device
+from ..run import Progress, silent
 from ..settings import UserError
 
 FORMAT, VERSION = "sdscissor-delta", 1

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from ..diffusion.load import hash_tensors, locate
+from ..disk import atomic
 from ..formats.stream import DTYPES, Piece, Stored, cast, check_no_pickle, write_stream
 from ..lineage import started_from
-from ..run import Progress, atomic, silent
+from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS, UserError
 from .delta import Origin, write_delta
 from .modelspec import HASH, OWN, metadata

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..diffusion.load import hash_tensors
 from ..diffusion.locate import at_hand
+from ..disk import read_tensors
 from ..formats.stream import Stored
 from ..lineage import run_of, started_from
-from ..run import Progress, Run, read_tensors, silent
+from ..run import Progress, Run, silent
 from ..settings import EraseSettings, UserError
 from .delta import differing, read_delta, set_weights
 from .modelspec import HASH, OWN

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..run import atomic, fetch, share, write_json
+from ..disk import atomic, share, write_json
+from ..hub import fetch
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
 from .reading import digits

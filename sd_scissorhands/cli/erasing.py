@@ -70,7 +70,7 @@ def erase(
     settings = load_settings(EraseSettings, config, given)
     from .. import api, show
     from ..forecast import forecast
-    from ..run import Processes
+    from ..machine import Processes
 
     show.still_libraries()
     if dry_run:

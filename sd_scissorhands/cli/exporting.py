@@ -93,8 +93,8 @@ def diff(
     show.one_thread_if_small(b)
     told = difference(a, b, by=by, progress=show.progress(quiet))
     if plot is not None:
+        from ..disk import write_text
         from ..report.difference import difference_plot
-        from ..run import write_text
 
         if drawn := difference_plot(told):
             write_text(plot, drawn)

@@ -73,7 +73,7 @@ def evaluate(
 
     gates = parse_gates(figures_of(settings.kind), fail_above, fail_below)
     from .. import api, show
-    from ..run import Processes
+    from ..machine import Processes
 
     show.still_libraries()
     speaks = Processes.here().main
@@ -128,7 +128,7 @@ def attack(
     device = device or "auto"
     settings = AttackSettings(**fields_of(AttackSettings, locals(), count=limit))
     from .. import api, show
-    from ..run import Processes
+    from ..machine import Processes
 
     show.still_libraries()
     told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))

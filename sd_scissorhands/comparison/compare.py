@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..disk import atomic, write_json
 from ..lineage import MANIFEST
 from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison import ORIGINAL, RETRAIN, ROWS, summarise
-from ..run import Progress, atomic, check_free, silent, write_json
+from ..run import Progress, check_free, silent
 from ..settings import EraseSettings, UserError, flag
 from .erasures import Erasures
 from .forgettings import Forgettings

@@ -12,10 +12,11 @@ from typing import Any
 from ..attacks.attack import attack
 from ..attacks.settings import AttackSettings
 from ..concepts import Concept
+from ..disk import atomic
 from ..erasure import erase
 from ..evaluation import concept as room
 from ..evaluation.panel import Panel
-from ..run import Progress, atomic, silent
+from ..run import Progress, silent
 from ..settings import EraseSettings
 
 DRAWN = ("original*.jsonl", "samples/*-original*.png", "original-*.safetensors", "pictures.safetensors")

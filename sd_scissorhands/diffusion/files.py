@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..disk import read_tensors
 from ..formats.stream import check_safetensors, conversion
-from ..run import read_tensors
 from ..settings import UserError
 from .families import FAMILIES, Family
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..run import atomic, share
+from ..disk import atomic, share
 from ..settings import UserError
 from .families import Family, StableDiffusion, family_of
 from .files import WORLD_FILE, check_configs, check_directory, ema_of, parts_of, read_index, read_weights

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from ..hub import fetch, is_offline, offline
 from ..naming import Name
-from ..run import fetch, is_offline, offline
 from ..settings import UserError
 from ..tiny import MODEL_DIR
 from .files import WORLD_FILE, check_configs, check_directory, file_names, parts_of

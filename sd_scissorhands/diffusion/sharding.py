@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..run import together
+from ..machine import together
 from ..settings import UserError
 from ..unlearn.task import Parameters
 from .denoiser import Denoiser

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..disk import atomic, share, write_json
 from ..formats.keys import EMA, OPEN_CLIP, UNET, VAE, Blocks, Place, canonical, text_layouts, unet_places, vae_places
 from ..formats.stream import TORCH, Stored, check_no_pickle
-from ..run import atomic, fetch, share, write_json
+from ..hub import fetch
 from ..settings import UserError
 from .files import CONVERTED, WORLD_FILE, check_configs, read_index, read_weights
 

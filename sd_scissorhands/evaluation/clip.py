@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..run import resolve_device
+from ..machine import resolve_device
 from ..settings import UserError
 
 BATCH = 32  # pictures through the model at once

@@ -13,7 +13,9 @@ import numpy as np
 from ..concepts import Concept, general_captions
 from ..diffusion.data import spread
 from ..diffusion.load import Opened
-from ..run import Processes, Progress, silent, write_json
+from ..disk import write_json
+from ..machine import Processes
+from ..run import Progress, silent
 from ..settings import UserError
 from . import canvas
 from .chance import wilson

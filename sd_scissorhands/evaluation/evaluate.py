@@ -10,8 +10,9 @@ from typing import Any
 from ..concepts import Concept, resolve
 from ..diffusion.load import is_of_world
 from ..lineage import base_of, erased_from
+from ..machine import Processes
 from ..places import place_of_proof
-from ..run import Processes, Progress, silent
+from ..run import Progress, silent
 from ..settings import UserError
 from . import concept as room
 from . import nude, nudity

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..run import Processes
+from ..machine import Processes
 from ..settings import UserError
 
 

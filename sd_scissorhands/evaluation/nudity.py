@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 
 from ..diffusion.data import list_pictures
-from ..run import Processes, Progress, atomic, silent, write_json
+from ..disk import atomic, write_json
+from ..machine import Processes
+from ..run import Progress, silent
 from ..settings import UserError
 from .clip import Clip
 from .collapse import collapse

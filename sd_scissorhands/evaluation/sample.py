@@ -18,7 +18,10 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.load import Opened, check_directory, locate, open_pipeline
-from ..run import MANIFEST, Processes, Progress, Run, atomic, resolve_device, silent
+from ..disk import atomic
+from ..lineage import MANIFEST
+from ..machine import Processes, resolve_device
+from ..run import Progress, Run, silent
 from ..settings import UserError
 from .judges import Judge
 from .ledger import Ledger

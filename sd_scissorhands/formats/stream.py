@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..run import share
+from ..disk import share
 from ..settings import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -176,7 +176,7 @@ def write_stream(
     that each tensor is aligned, then the names' order. The hash is entered when all is written.
 
     Args:
-        path: a temporary name; see `run.atomic`.
+        path: a temporary name; see `disk.atomic`.
         metadata: of the header, without `hash_key`.
         hash_key: under which the header names the sha256 of all bytes after it.
         tick: called with 1 after every piece.

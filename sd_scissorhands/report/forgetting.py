@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from ..lineage import MANIFEST
 from ..recipes import RECIPES
-from ..run import MANIFEST
 from ..settings import ForgetSettings
 from .commands import FILE_ONLY, difference, flags
 from .found import Found, read_run

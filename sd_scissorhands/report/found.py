@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..run import MANIFEST, Run
+from ..lineage import MANIFEST
+from ..run import Run
 from ..settings import UserError
 from .words import plain
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..run import atomic
+from ..disk import atomic
 from ..settings import UserError
 from . import verdict, words
 from .card import card_facts, use

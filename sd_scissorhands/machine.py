@@ -1,0 +1,173 @@
+"""The machine that a command runs on: the processes that share the work, their device, and their memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .settings import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share one command's work, as `accelerate launch` or `torchrun` started them."""
+
+    index: int = 0
+    count: int = 1
+    sharded: bool = False  # whether weights that stay frozen are shared out (FSDP), see `diffusion.sharding`
+
+    @classmethod
+    def here(cls, *, sharding: bool = False) -> Processes:
+        """This process among its like; alone unless a launcher says otherwise.
+
+        Args:
+            sharding: whether the command can share weights out.
+
+        Raises:
+            UserError: the launcher wants weights shared out in a way, or by a command, that cannot.
+        """
+        if _says("ACCELERATE_USE_DEEPSPEED"):
+            raise UserError("DEEPSPEED is not supported: launch with --multi_gpu or --use_fsdp instead")
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        sharded = _says("ACCELERATE_USE_FSDP")
+        if sharded and not sharding:
+            raise UserError("FSDP is for erase alone, all else holds the whole model: launch with --multi_gpu instead")
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else transformers reads weights in one process alone
+        state = _distributed()
+        return cls(state.process_index, state.num_processes, sharded)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process speaks and writes what all share."""
+        return self.index == 0
+
+    def device(self, wanted: str) -> str:
+        """The device of this process: with several, `auto` is each one's own."""
+        if self.count == 1 or wanted != "auto":
+            return wanted
+        return str(_distributed().device)
+
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        if self.count > 1:
+            with together():
+                _distributed().wait_for_everyone()
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, in place, by their means over the processes, see `unlearn.team.Team`."""
+        if self.count > 1:
+            with together():
+                for tensor in tensors:
+                    torch.distributed.all_reduce(tensor)
+                    tensor.div_(self.count)
+
+    def tell(self, tensors: Sequence[Tensor], owner: int) -> None:
+        """Replace tensors, in place, by those of process `owner`."""
+        if self.count > 1:
+            with together():
+                for tensor in tensors:
+                    torch.distributed.broadcast(tensor, owner)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what needs all processes, among other things or alone.
+
+    Raises:
+        UserError: one of them has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).lower()  # NCCL raises a class of its own, gloo none
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in said and "connection" not in said:
+            raise
+        raise UserError(
+            f"another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:120]}): "
+            "see what it said, then repeat the command with --resume"
+        ) from None
+
+
+def _distributed() -> Any:
+    """accelerate's state; on the CPU where the launcher says so or there is nothing else, which it does not find out itself."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=_says("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+
+
+def _says(variable: str) -> bool:
+    """Whether a launcher set a variable of the environment to true."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UserError: the device named is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+class PeakMemory:
+    """How much memory is in use at most from here on: of a CUDA device what torch took there, else of this process.
+
+    Within another's life it is a part of it: what the system counts is started afresh, and the other is told before.
+    """
+
+    _alive: ClassVar[list[PeakMemory]] = []
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.cuda = torch.device(device).type == "cuda"
+        self.seen = 0
+        for other in self._alive:
+            other.seen = other._now()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+            self.start: int | None = torch.cuda.memory_allocated(device)
+        else:
+            self.start = _status("VmRSS")
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in use
+            except OSError:
+                self.start = None
+        self._alive.append(self)
+
+    def total(self) -> int | None:
+        """The peak so far, in bytes; None where the system does not say (not Linux). Ends the counting."""
+        if self in self._alive:
+            self.seen = self._now()
+            self._alive.remove(self)
+        return self.seen if self.start is not None else None
+
+    def bytes(self) -> int | None:
+        """The same beyond what was in use at the start."""
+        total = self.total()
+        return None if total is None or self.start is None else max(total - self.start, 0)
+
+    def _now(self) -> int:
+        peak = torch.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")
+        return max(self.seen, peak or 0)
+
+
+def _status(key: str) -> int | None:
+    """A line of what Linux says of this process's memory, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
