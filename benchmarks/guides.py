@@ -264,7 +264,10 @@ def core_seconds() -> float:
 def followed(guide: Path, place: Path, home: Path, loud: bool) -> Told:
     """How a guide went, now or before in the same place."""
     file, text = place / f"{guide.stem}.json", guide.read_text()
-    done = [[b.language, b.text, b.mark, b.about] for b in blocks_of(text)], marks_of(text, "starts from")
+    done = (
+        [[b.language, b.text, b.mark, b.about] for b in blocks_of(text) if b.mark != "not run"],
+        marks_of(text, "starts from"),
+    )
     sha256 = hashlib.sha256(json.dumps(done).encode()).hexdigest()
     if file.exists() and (before := json.loads(file.read_text()))["sha256"] == sha256:
         return Told(**before["told"])
