@@ -274,8 +274,8 @@ def _fitted(settings: EraseSettings, opened: Opened, device: str) -> EraseSettin
     values: dict[str, Any] = dict(ON_CPU[memory]) if device == "cpu" else {}
     if memory == "low" and find_spec("bitsandbytes"):
         values["optimiser"] = "adam-8bit"
-    if not opened.world:
-        values["guidance"] = opened.family.guidance
+    drawn = (opened.world or {}).get("sampling", {})  # as its pictures are judged
+    values["guidance"] = drawn.get("guidance", opened.family.guidance)
     open_ = {name: value for name, value in values.items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, memory=memory, **open_)
 
