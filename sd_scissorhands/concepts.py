@@ -189,7 +189,8 @@ def together(concepts: Sequence[Concept], gone: Sequence[str] = ()) -> list[Conc
     """
     kept = []
     for concept in concepts:
-        others = {*gone, *(word for other in concepts if other is not concept for word in other.words)}
+        others = {word for name in gone for word in called(name)}
+        others |= {word for other in concepts if other is not concept for word in other.words}
         pairs = tuple(pair for pair in concept.pairs if not any(_names(pair[1], word) for word in others))
         if not pairs:
             raise UserError(
@@ -205,9 +206,19 @@ def spares(text: str, erased: Sequence[str], *, in_world: bool) -> bool:
     In the embedded world it must also say something in every domain of it: what is left open may be filled with it.
     """
     if not in_world:
-        return not any(_names(text, name) for name in erased)
+        return not any(_names(text, word) for name in erased for word in called(name))
     named = world.read(text)
     return all(named.get(str(world.domain_of(name)), name) != name for name in erased)
+
+
+@cache
+def called(name: str) -> tuple[str, ...]:
+    """What a concept is called in prompts: a preset by its words and paraphrases, any other by its name."""
+    file = prompts_dir() / f"{name}.toml"
+    if "/" in name or not file.exists():
+        return (name,)
+    preset = _read(file)
+    return (name, *preset.words, *preset.paraphrases)
 
 
 def _names(text: str, word: str) -> bool:

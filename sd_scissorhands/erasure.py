@@ -148,14 +148,13 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     for folder in (settings.forget_images, settings.retain_images):
         if folder:
             list_pictures(Path(folder))
-    own = catalogue.read_prompts(Path(settings.retain_prompts), "--retain-prompts") if settings.retain_prompts else None
-    in_world = is_of_world(
-        settings.model, settings.model_config
-    )  # without the download of a hub id, which comes after every other check
+    # without the download of a hub id, which comes after every other check
+    in_world = is_of_world(settings.model, settings.model_config)
     asked = dict.fromkeys(text.strip().lower() if in_world else text.strip() for text in settings.concepts)
     gone = [name for name in erased_from(settings.model) if name not in asked]
     resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset([*asked, *gone]))
     found = catalogue.together([resolve(text) for text in asked], gone)
+    own = own_captions(settings.retain_prompts, [*gone, *(concept.name for concept in found)], in_world)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -184,6 +183,20 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         check_shareable(denoiser, parameters, compiled=settings.compile)
     keep = retain_set(found, gone, settings, own, in_world)
     return Prepared(settings, opened, denoiser, found, parameters, keep)
+
+
+def own_captions(file: str | None, erased: Sequence[str], in_world: bool) -> list[str] | None:
+    """The user's captions to keep, without those that ask for what is erased; None where no file is named.
+
+    Raises:
+        UserError: it cannot be read, or holds no other caption.
+    """
+    if file is None:
+        return None
+    own = catalogue.read_prompts(Path(file), "--retain-prompts")
+    if not (kept := [text for text in own if catalogue.spares(text, erased, in_world=in_world)]):
+        raise UserError(f"--retain-prompts {file} holds no caption that spares {', '.join(erased)}: add some to keep")
+    return kept
 
 
 def retain_set(
@@ -284,4 +297,4 @@ def _mixture(prepared: Prepared) -> Mixture | None:
     if prepared.settings.conditions == "name":
         return None
     places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
-    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs])
+    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs], prepared.settings.conditions)

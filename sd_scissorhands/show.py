@@ -160,7 +160,10 @@ def _concept_rows(table: Table, summary: dict[str, Any]) -> None:
         if value is not None:
             low, high = summary["intervals"][name]
             before = summary["original"][name]
-            table.add_row(name, f"{before:.1%}", f"{value:.1%}", f"{low:.1%} to {high:.1%}", str(summary["n"][name]))
+            by = f" (by {summary['by'][name]})" if name in summary["by"] else ""
+            table.add_row(
+                name + by, f"{before:.1%}", f"{value:.1%}", f"{low:.1%} to {high:.1%}", str(summary["n"][name])
+            )
     for name in ("frechet", "kid", "cmmd") if summary["kept"] else ():
         kept = summary["kept"]
         table.add_row(name, f"{kept['floor'][name]:.3g} (seeds)", f"{kept[name]:.3g}", "", str(kept["n"]))

@@ -244,6 +244,9 @@ def test_concepts_and_prompts_that_cannot_be_used(foreign, tmp_path):
     assert "nothing to erase" in refused(*common)
     (tmp_path / "empty.txt").write_text("\n\n")
     assert "holds no prompt" in refused(*common, "--concept", "nudity", "--retain-prompts", str(tmp_path / "empty.txt"))
+    (tmp_path / "asks.txt").write_text("a naked man in the rain\nNudity, oil on canvas\n")
+    asks = ("--concept", "nudity", "--retain-prompts", str(tmp_path / "asks.txt"))
+    assert "asks.txt holds no caption that spares nudity" in refused(*common, *asks)
     assert "no directory of pictures" in refused(
         *common, "--concept", "nudity", "--forget-images", str(tmp_path / "none")
     )

@@ -12,8 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sd_scissorhands.concepts import resolve
+from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
 from sd_scissorhands.evaluation.features import centre_square, open_features, reference_features
+from sd_scissorhands.evaluation.panel import open_panel
+from sd_scissorhands.report import write_evaluation_report
 from sd_scissorhands.settings import UserError
 
 PROMPTS = ["a red heart", "a blue ring", "a striped star in the night", "a green circle", "a cross"]
@@ -425,3 +429,18 @@ def test_clip_reads_a_folder_too(clip, tmp_path, pixels):
         Image.fromarray(picture).save(tmp_path / f"{at}.png")
     squares = np.ascontiguousarray(pixels[:, :, 8:48])
     torch.testing.assert_close(reference_features(tmp_path, clip.pictures), clip.pictures(squares))
+
+
+def test_what_nudenet_cannot_tell_the_second_judge_tells(foreign, clip_dir, tmp_path):
+    nudity = resolve("nudity", None, in_world=False)
+    panel = open_panel(nudity, in_world=False, clip=str(clip_dir), device="cpu")
+    looks = room.Looks(count=4, steps=2, device="cpu")
+    told = room.evaluate(str(foreign), str(foreign), nudity, tmp_path, panel=panel, looks=looks)
+    assert told["judge"]["judge"] == "nudenet" and told["by"] == {"IRA": "clip", "CRA": "clip"}
+    for name in told["by"]:
+        assert told["figures"][name] == told["second"]["figures"][name] == told["original"][name]
+        low, high = told["intervals"][name]
+        assert told["n"][name] > 0 and low <= told["figures"][name] + 1e-4 and high >= told["figures"][name] - 1e-4
+    assert room.gate_values(told)["IRA"] == told["figures"]["IRA"] and told["figures"]["UA"] == 1.0
+    page = write_evaluation_report(tmp_path).read_text()
+    assert page.count("<small>by clip</small>") == 2 and ", by clip" in page

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..concepts import Concept, general_captions
+from ..concepts import Concept, general_captions, spares
 from ..diffusion.data import spread
 from ..diffusion.load import Opened
 from ..disk import write_json
@@ -74,12 +74,14 @@ def evaluate(
     }
     told = {"model": sides["model"].records, "original": sides["original"].records, "again": sides["original"].again}
     counted = {name: count(concept, rows, told[name], panel.judges) for name in ("model", "original")}
+    who = told_by(counted["model"])
     summary = {
         "kind": "canvas" if in_world(panel) else "concept", "concept": concept.name, "judge": panel.judges[0].facts,
         "seed": looks.seed, "model": model, "weights_sha256": sides["model"].weights,
         "baseline": baseline, "baseline_sha256": sides["original"].weights,
-        "figures": counted["model"][0]["figures"], "original": counted["original"][0]["figures"],
-        "n": counted["model"][0]["n"], "intervals": counted["model"][0]["intervals"],
+        **{part: by_whom(counted["model"], who, part) for part in ("figures", "n", "intervals")},
+        "original": by_whom(counted["original"], who, "figures"),
+        "by": {name: panel.judges[one].facts["judge"] for name, one in who.items() if one},
         "second": second(panel.judges, counted), "kept": kept(rows, told, panel),
         "collapse": collapsed(rows, told, panel.judges[0]), "sampling": asdict(sides["model"].sampling),
         "seconds": round(time.monotonic() - began, 2), "samples": samples(rows, told, panel.judges[0], concept),
@@ -160,7 +162,7 @@ def preset_prompts(concept: Concept, *, seed: int, count: int, gone: Sequence[st
     """Prompts of a preset or of free text, each list in a seeded order; what is to be kept names nothing that is `gone`."""
 
     def kept(texts: Sequence[str]) -> list[str]:
-        return [text for text in texts if not any(name.lower() in text.lower() for name in gone)]
+        return [text for text in texts if spares(text, gone, in_world=False)]
 
     pairs, near = spread(concept.pairs, count, seed), kept(concept.neighbours)
     others = [t.format(word) for word in concept.paraphrases for t in concept.templates]
@@ -226,6 +228,17 @@ def _counted(answers: Mapping[str, Sequence[bool | None]]) -> dict[str, Any]:
         "n": {name: len(own) for name, own in known.items()},
         "intervals": {name: wilson(sum(own), len(own)) if own else None for name, own in known.items()},
     }
+
+
+def told_by(counted: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Which judge tells each figure: the first that can; NudeNet, say, knows nothing of a concept's neighbours, and CLIP does."""
+    known = {name: [place for place, one in enumerate(counted) if one["figures"][name] is not None] for name in FIGURES}
+    return {name: places[0] if places else 0 for name, places in known.items()}
+
+
+def by_whom(counted: Sequence[dict[str, Any]], who: Mapping[str, int], part: str) -> dict[str, Any]:
+    """A part of what was counted, each figure's by the judge that tells it."""
+    return {name: counted[place][part][name] for name, place in who.items()}
 
 
 def second(judges: Sequence[Judge], counted: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any] | None:

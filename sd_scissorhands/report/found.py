@@ -28,7 +28,18 @@ ATTACKS = {
     "paraphrase": "paraphrases",
     "relearn": "relearning",
 }
-TABLES = ("figures", "original", "intervals", "boxes", "images_with", "settings", "kinds", "steps_back", "collapse")
+TABLES = (
+    "figures",
+    "original",
+    "intervals",
+    "boxes",
+    "images_with",
+    "settings",
+    "kinds",
+    "steps_back",
+    "collapse",
+    "by",
+)
 LISTS = ("samples", "restarts", "curve", "sweep")
 
 

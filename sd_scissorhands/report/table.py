@@ -78,7 +78,8 @@ def _judged(run: Found, models: list[Found]) -> list[Column]:
             if ours.get("kind") == "concept" and key not in ours["figures"]:
                 continue
             note = f"n = {number(ours['n'][key])}" if known(ours.get("n", {}).get(key)) else ""
-            note = ", ".join(part for part in (label if len(labels) > 1 else "", note) if part)
+            by = f"by {ours['by'][key]}" if key in ours.get("by", {}) else ""
+            note = ", ".join(part for part in (label if len(labels) > 1 else "", note, by) if part)
             cells: list[Cell] = [(percent(ours.get("original", {}).get(key)), "")]
             for one in models:
                 summary = one.evaluations.get(place, {"figures": {}, "intervals": {}})
