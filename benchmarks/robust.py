@@ -1,4 +1,4 @@
-"""The tables of docs/experiments.md on staying gone: `python benchmarks/robust.py [main|parts|several ...]`.
+"""The tables of docs/experiments.md on staying gone: `python benchmarks/robust.py [main|parts|several|suffixes ...]`.
 
 Every erasure and every figure is kept in runs/robust, so that what was cut off continues. Two workers of one thread each;
 seconds are those of an erasure on one of the two busy cores.
@@ -56,6 +56,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without looking ahead": {"relearn_every": 0},
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"repair": "anchor"},
+    # what was tried against suffixes of tokens and relearning
+    "longer prompts": {"conditions": "longer"},
+    "longer prompts, look ahead by name": {"conditions": "longer", "ahead": "name"},
     # what trimming and projection bring to it
     "projection": {"projection": "scale-free"},
     "trim .5 %, contrast": {"edit": "reinitialise", "top_k": 0.005},
@@ -312,6 +315,8 @@ PARTS = {  # group -> variants of the robust recipe
     "adding": ("projection", "trim .5 %, contrast", "trim 1 % in channels, activation"),
 }
 COMPARED = ("heart",)
+TRIED = ("longer prompts", "longer prompts, look ahead by name")
+TRIED_ON = ("yellow", "blue", "heart", "ring")
 TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
 
@@ -349,6 +354,13 @@ def jobs_several() -> list[Job]:
         for c in CHAIN
     ]
     return together + first
+
+
+def jobs_suffixes() -> list[Job]:
+    """What was tried against suffixes and relearning, beside the recipe and the original."""
+    figures = ("kept briefly", "relearn", "token")
+    tried = [Job(v, c, 0, figures) for c in TRIED_ON for v in ("scissorhands-robust", *TRIED)]
+    return [*tried, *[Job("original", c, 0, ("kept briefly",)) for c in TRIED_ON]]
 
 
 # ---------------------------------------------------------------- tables
@@ -470,8 +482,27 @@ def tables_several(rows: Rows) -> None:
     publish("several", markdown(header, lines) + "\n\n" + machine())
 
 
+def tables_suffixes(rows: Rows) -> None:
+    """What was tried against suffixes and relearning, by concept; what was not measured stays empty."""
+    lines = []
+    for concept in TRIED_ON:
+        original = of(rows, variant="original", concept=concept)
+        for variant in ("scissorhands-robust", *TRIED):
+            own = of(rows, variant=variant, concept=concept)
+            gone = [mean(own, "kept briefly", name) for name in ("UA", "UA_synonyms", "UA_generic")]
+            rest = [" / ".join(mean(some, "kept briefly", name) for some in (own, original)) for name in ("IRA", "CRA")]
+            suffix, seconds = mean(own, "token", digits=2), mean(own, "seconds", digits=0)
+            lines.append([concept, variant, steps(own, "relearn"), *gone, *rest, suffix, seconds])
+    header = (
+        "concept; variant; relearn steps at 3e-4; UA; UA synonyms; UA generic; IRA / original; CRA / original; token ASR; "
+        "seconds"
+    )
+    publish("suffixes", markdown(header, lines) + "\n\n" + machine())
+
+
 TABLES: dict[str, tuple[Callable[[], list[Job]], Callable[[Rows], None]]] = {
     "main": (jobs_main, tables_main), "parts": (jobs_parts, tables_parts), "several": (jobs_several, tables_several),
+    "suffixes": (jobs_suffixes, tables_suffixes),
 }  # fmt: skip
 
 

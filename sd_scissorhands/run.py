@@ -19,7 +19,7 @@ from torch import Tensor
 from .disk import read_tensors, write_json, write_tensors
 from .lineage import MANIFEST
 from .machine import PeakMemory, Processes
-from .settings import OPEN, EraseSettings, MethodSettings, UserError, flag, left_open
+from .settings import ADDED, OPEN, EraseSettings, MethodSettings, UserError, flag, left_open
 
 NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
 
@@ -160,7 +160,7 @@ def check_free(path: Path, settings: MethodSettings, *, resume: bool) -> None:
         if path.exists() and any(path.iterdir()):
             raise UserError(f"--output-dir {path} holds files that are no run: choose an empty or a new directory")
         return
-    theirs = Run.read(path).manifest["settings"]
+    theirs = ADDED | Run.read(path).manifest["settings"]
     for name, value in settings.to_json().items():
         filled_later = value is OPEN and name in left_open(
             settings

@@ -148,7 +148,8 @@ class EraseSettings(MethodSettings):
     sampling_steps: int = OPEN
     guidance: float = OPEN
     # repair
-    conditions: str = OPEN  # name | mixture: the words under which concept latents are denoised
+    conditions: str = OPEN  # name | mixture | longer: the words under which concept latents are denoised
+    ahead: str = OPEN  # mixture | name: looking ahead takes half of them under those words, or all under the name
     anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
     retain_loss: str = OPEN  # distil | denoise | none
     # memory
@@ -241,12 +242,15 @@ CHOICES = {
     "repair": tuple(REPAIRS),
     "optimiser": ("adam", "adam-8bit", "sgd"),
     "train": ("scope", "selection"),
-    "conditions": ("name", "mixture"),
+    "conditions": ("name", "mixture", "longer"),
+    "ahead": ("mixture", "name"),
     "retain_loss": ("distil", "denoise", "none"),
     "projection": ("scale-free", "paper", "none"),
     "memory": tuple(MEMORY),
     "mixed_precision": ("no", "bf16"),
 }
+
+ADDED = {"ahead": COMMON["ahead"]}  # settings that former versions did not write: what their runs were made with
 
 
 def flag(name: str) -> str:

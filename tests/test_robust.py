@@ -76,9 +76,8 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
     for name, prompt in (("forget", "a red heart"), ("anchor", "a red triangle"), ("retain", "a blue star")):
         data[f"{name}_condition"] = denoiser.encode([prompt] * 4)
     data["empty_condition"] = denoiser.encode([""])[0]
-    mixture = (
-        Mixture(denoiser, [Place("a red {}", "heart", ("thing",))] * 4) if settings.conditions == "mixture" else None
-    )
+    place, which = Place("a red {}", "heart", ("thing",)), settings.conditions
+    mixture = None if which == "name" else Mixture(denoiser, [place] * 4, which)
     task = ErasureTask(denoiser, data, settings, mixture)
     task.teacher = denoiser.teacher(denoiser.scope("full"))
     return task
@@ -116,9 +115,12 @@ def test_a_pair_of_equals_asks_for_nothing_new(denoiser, short):
     assert float(task.repair(0)[0].detach()) < 1e-8
 
 
-@pytest.mark.parametrize("repair", ["paired", "anchor", "random-label", "ascent"])
-def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, short, repair):
-    task = task_of(denoiser, short, repair=repair)  # batches of five
+@pytest.mark.parametrize("changes", [
+    {"repair": "paired"}, {"repair": "anchor"}, {"repair": "random-label"}, {"repair": "ascent"},
+    {"repair": "paired", "conditions": "longer"}, {"repair": "paired", "conditions": "name", "ahead": "name"},
+])  # fmt: skip
+def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, short, changes):
+    task = task_of(denoiser, short, **changes)  # batches of five
     task.teacher = {name: 0.9 * weight for name, weight in (task.teacher or {}).items()}
     with torch.no_grad():
         whole = torch.stack(task.repair(2))
@@ -131,6 +133,17 @@ def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, sh
     torch.testing.assert_close(torch.stack(thin).sum(0) / 4, whole, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(attack, task.relearn(2).detach(), rtol=1e-4, atol=1e-6)
     assert halves[0, 1] == 0 and whole.abs().min() > 0
+
+
+def test_a_look_ahead_by_name_takes_the_whole_forget_term_under_the_name(denoiser, short):
+    named, mixed = (task_of(denoiser, short, conditions=which, ahead="name") for which in ("name", "mixture"))
+    with torch.no_grad():
+        ahead, rest = (torch.stack(mixed.repair(0, ahead=which)) for which in (True, False))
+        under_the_name, whole = torch.stack(named.repair(0)), torch.stack(mixed.repair(0))
+    assert ahead[1] == 0 and rest[0] == 0
+    torch.testing.assert_close(ahead[0], under_the_name[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(rest[1], whole[1], rtol=1e-4, atol=1e-6)
+    assert abs(whole[0] / ahead[0] - 1) > 0.01  # which the mixture's words are not
 
 
 def test_other_weights_stand_in_for_a_pass_forward_and_back(denoiser):
@@ -178,9 +191,50 @@ def test_a_mixture_draws_its_kinds_in_their_shares_and_repeats_with_its_generato
     )
     named = (drawn - own).abs().amax((1, 2)) < 1e-6
     generic = ((drawn - less).abs().amax((2, 3)) < 1e-6).any(0)
-    assert float(named.float().mean()) == pytest.approx(SHARES["name"], abs=0.06)
-    assert float(generic.float().mean()) == pytest.approx(SHARES["generic"], abs=0.06)
-    assert drawn.isfinite().all() and sum(SHARES.values()) == pytest.approx(1)
+    assert float(named.float().mean()) == pytest.approx(SHARES["mixture"]["name"], abs=0.06)
+    assert float(generic.float().mean()) == pytest.approx(SHARES["mixture"]["generic"], abs=0.06)
+    assert drawn.isfinite().all() and all(sum(shares.values()) == pytest.approx(1) for shares in SHARES.values())
+
+
+def test_the_default_mixture_draws_what_it_drew_before_there_was_another(denoiser):
+    places = [Place(text, "red", ("bright",)) for text in ("a {} heart", "a {} star on white")]
+    mixture, rows = Mixture(denoiser, places), torch.arange(2).repeat(20)
+    assert EraseSettings().resolved("tiny").conditions == "mixture" and mixture.behind == {}
+    generator, plain = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    drawn = mixture.draw(rows, generator)
+    lots = torch.multinomial(torch.tensor([0.45, 0.25, 0.15, 0.15]), len(rows), True, generator=plain).tolist()
+    for at, (row, lot) in enumerate(zip(rows.tolist(), lots, strict=True)):
+        text, prompt = places[row].template, places[row].filled("red")
+        if lot == 3:
+            prompt = [places[row].filled("bright"), ""][int(torch.randint(2, (1,), generator=plain))]
+        wanted = denoiser.encode([prompt])
+        if lot == 1:  # near: noise, or up to the whole way to another word
+            word, share = mixture.words[row], torch.rand(1, generator=plain)
+            if torch.rand(1, generator=plain) < 0.5:
+                moved = word + 1.5 * share * mixture.known.std(0) * torch.randn(word.shape, generator=plain)
+            else:
+                other = mixture.known[torch.randint(len(mixture.known), (len(word),), generator=plain)]
+                moved = word + share * (other - word)
+            wanted = words.encode(denoiser, words.slotted(denoiser, [text], width=len(word)), moved)
+        if lot == 2:
+            vectors = conditions.arbitrary(mixture.known, plain)
+            wanted = words.encode(denoiser, words.slotted(denoiser, [text], width=len(vectors)), vectors)
+        assert torch.allclose(drawn[at], wanted[0], atol=1e-5), lot
+    assert set(lots) == {0, 1, 2, 3} and torch.equal(generator.get_state(), plain.get_state())
+
+
+def test_longer_prompts_keep_the_concept_and_have_words_or_vectors_behind_it(denoiser, monkeypatch):
+    monkeypatch.setitem(conditions.SHARES, "longer", {"longer": 1.0})
+    mixture, known = Mixture(denoiser, [Place("a {} heart", "red", ("",))], "longer"), words.vocabulary(denoiser)
+    drawn = mixture.draw(torch.zeros(40, dtype=torch.long), torch.Generator().manual_seed(0))
+    own = denoiser.encode(["a red heart"])
+    head = len(words.tokens_of(denoiser, "a red heart")) + 1  # a causal encoder says of it what it says of it alone
+    assert torch.allclose(drawn[:, :head], own[:, :head].expand(40, -1, -1), atol=1e-4)
+    assert (drawn[:, head:] - own[:, head:]).abs().amax((1, 2)).min() > 0.01
+    generator = torch.Generator().manual_seed(0)
+    every = [conditions.longer(known, generator) for _ in range(200)]
+    real = [all((vector == known).all(1).any() for vector in own) for own in every]
+    assert {len(own) for own in every} == set(WIDTHS) and 0.4 < sum(real) / len(real) < 0.6
 
 
 def test_each_row_has_the_generic_words_of_its_own_concept(denoiser):
@@ -197,6 +251,11 @@ def test_near_keeps_the_words_place_and_arbitrary_has_every_width(denoiser):
     assert near.shape[1:] == word.shape
     distance = (near - word).norm(dim=-1).mean(1) / (known - known.mean(0)).norm(dim=-1).mean()
     assert float(distance.min()) < 0.2 and 0.4 < float(distance.mean()) < 1.2
+    moved = [
+        [conditions.near(word, known, torch.Generator().manual_seed(n), most=m) for m in (1, 0.5)] for n in range(40)
+    ]
+    ways = [(half - word).norm() / (whole - word).norm() for whole, half in moved]
+    assert {round(float(way), 3) for way in ways} == {1.0, 0.5}  # noise stays as it is
     every = [conditions.arbitrary(known, generator) for _ in range(300)]
     assert {len(v) for v in every} == set(WIDTHS)
     spread = (
@@ -432,6 +491,25 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
     assert erase(asked, tmp_path / "cut", resume=True)["weights_sha256"] == whole["weights_sha256"]
     stages = json.loads((tmp_path / "whole" / "run.json").read_text())["stages"]
     assert tuple(stages) == ("data", "repair", "model")
+
+
+def test_a_run_of_before_the_look_ahead_by_name_is_resumed_as_what_it_was(short, tmp_path):
+    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, edit="none", relearn_every=1, steps=1)
+    made, file = erase(asked, tmp_path / "run"), tmp_path / "run" / "run.json"
+    manifest = json.loads(file.read_text())
+    assert manifest["settings"].pop("ahead") == "mixture"
+    file.write_text(json.dumps(manifest))
+    assert erase(asked, tmp_path / "run", resume=True)["weights_sha256"] == made["weights_sha256"]
+    assert Run.read(tmp_path / "run").settings.resolved("tiny").ahead == "mixture"
+    with pytest.raises(UserError, match="--ahead mixture there, name here"):
+        erase(dataclasses.replace(asked, ahead="name"), tmp_path / "run", resume=True)
+
+
+def test_longer_prompts_and_a_look_ahead_by_name_make_a_model_of_their_own(short, tmp_path):
+    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, edit="none", relearn_every=1)
+    ways = [{}, {"conditions": "longer"}, {"ahead": "name"}]
+    made = [erase(dataclasses.replace(asked, **way), tmp_path / str(n))["weights_sha256"] for n, way in enumerate(ways)]
+    assert len(set(made)) == 3
 
 
 @pytest.mark.parametrize("scorer", ["activation", "contrast"])

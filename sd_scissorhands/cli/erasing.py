@@ -38,7 +38,7 @@ def erase(
     steps: Annotated[int | None, mend("Steps; 0 stops after the edit.", BY_RECIPE)] = None,
     lr: Annotated[float | None, mend("Learning rate.", BY_RECIPE)] = None,
     batch_size: Annotated[int | None, mend("Forget and retain samples, each, per step.", "4; tiny 16")] = None,
-    conditions: Annotated[str | None, mend("Words it is unlearned under: name, or mixture (any at all).", BY_RECIPE)] = None,
+    conditions: Annotated[str | None, mend("Words it is unlearned under: name, mixture (any at all), or longer (any, and longer prompts).", BY_RECIPE)] = None,
     forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", BY_RECIPE)] = None,
     retain_loss: Annotated[str | None, mend("distil (match the original model), denoise or none.", BY_RECIPE)] = None,
     projection: Annotated[str | None, mend("scale-free, paper or none.", BY_RECIPE)] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -54,8 +54,9 @@ class ErasureTask:
       towards it (ESD, eq. 7 with eta = 1).
     - ascent: nothing; up the denoising loss. retain: nothing; there is no forget term. none: `anchor`, for those who ask.
 
-    `conditions` says under which words: the concept's own, or a `Mixture`. The retain term matches the teacher on everything
-    else, is the plain denoising loss (`retain_loss="denoise"`), or is left out (`none`).
+    `conditions` says under which words: the concept's own, or a `Mixture`; `ahead` under which the forget term is taken where a
+    simulated attacker has led the weights. The retain term matches the teacher on everything else, is the plain denoising loss
+    (`retain_loss="denoise"`), or is left out (`none`).
     """
 
     def __init__(
@@ -167,7 +168,9 @@ class ErasureTask:
         places = part.of(torch.arange(2 * self.batch_size))
         asked, held = places[places < self.batch_size], places[places >= self.batch_size] - self.batch_size
         if ahead is not None:
-            asked = asked[(asked < self.batch_size // 2) == ahead]
+            asked = asked[self._seen_ahead(asked) == ahead]
+        if ahead and self.settings.ahead == "name":  # as an attacker fine-tunes it
+            forget = replace(forget, words=self.data["forget_condition"][forget.rows])
         forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
         kept = kept.take(held[:0] if ahead or self.settings.retain_loss == "none" else held)
         noisy, t = self._seen(forget, generator)
@@ -197,6 +200,10 @@ class ErasureTask:
             Samples(kept, kept_clean, kept_t, kept_noise, kept_words, kept),
             generator,
         )
+
+    def _seen_ahead(self, places: Tensor) -> Tensor:
+        """Whether samples to be forgotten are taken at the attacker's weights: half a batch, or all where `ahead` is `name`."""
+        return places < (self.batch_size if self.settings.ahead == "name" else self.batch_size // 2)
 
     def _seen(self, forget: Samples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_t of the forget term and t: noised latents, or pictures that the student left half finished."""

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
-from ..settings import LEFT_OPEN, EraseSettings, flag
+from ..settings import ADDED, LEFT_OPEN, EraseSettings, flag
 from .found import Found
 
 FILE_ONLY = (
     "forget_count", "retain_count", "sampling_steps", "guidance", "anchor_share", "score_draws", "memories",
     "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "dp_noise", "optimiser",
-    "checkpointing", "micro_batch", "compile",
+    "checkpointing", "micro_batch", "compile", "ahead",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def recipe_of(run: Found) -> dict[str, Any]:
 
 def changed(control: Found, run: Found) -> dict[str, Any]:
     """What a control does otherwise than a run; of another recipe only its name, and what departs from it."""
-    theirs = dict(run.settings)
+    theirs = ADDED | run.settings
     if control.settings.get("recipe") != run.settings.get("recipe"):
         theirs |= {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
     return difference(control.settings, theirs)

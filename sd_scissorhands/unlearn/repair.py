@@ -61,8 +61,8 @@ class Repair:
     f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Weight decay and momentum act after
     the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
-    Every `relearn_every` steps the task takes half of the forget term where a `Relearner` has taken the weights (ours). It starts
-    again after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
+    Every `relearn_every` steps the task takes half of the forget term, or all of it, where a `Relearner` has taken the weights
+    (ours). It starts again after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
 
     A batch is taken in as many parts as the team has processes, times `parts`, whose gradients are averaged: the same step
     up to rounding, in less memory or time. With `only`, gradients, moments and memories are held for the chosen weights alone.

@@ -60,7 +60,8 @@ class Task(Protocol):
         Args:
             part: of the batch; the terms of all parts average to those of the batch.
             ahead: a batch can be taken in two, whose terms add up to the whole's. True: the first half of what is to be
-                forgotten, nothing of what is kept; False: all the rest.
+                forgotten, nothing of what is kept; False: all the rest. A task may also take all that is to be forgotten
+                in the first, under words of the attacker's.
         """
         ...
 
