@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import Concept, resolve
-from ..diffusion.load import is_of_world
+from ..diffusion.locate import here, is_of_world
 from ..lineage import base_of, erased_from
 from ..machine import Processes
 from ..places import place_of_proof
@@ -48,6 +48,7 @@ def evaluate(
         return nudity.evaluate_images(
             Path(settings.source), folder, threshold=at, limit=settings.limit, progress=progress
         )
+    here(settings.source)  # a model that is not there is said before prompts are fetched
     clip = None if settings.clip in (None, WITHOUT) else open_clip(str(settings.clip), settings.device)
     rows, looks = _asked(settings, nudity.Looks(settings.kind, at, clip=clip, **common))
     baseline = settings.baseline or base_of(settings.source)
