@@ -87,6 +87,12 @@ class Job:
         names = "-".join(self.together or (self.concept,))
         return ROOT / re.sub(r"\W+", "-", self.variant) / "-then-".join((*self.after, f"{names}-{self.seed}"))
 
+    @property
+    def held(self) -> dict[str, Any]:
+        """The figures that are measured already."""
+        file = self.folder / f"figures-{self.concept}.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
 
 class Model:
     """A model to be measured: opened once."""
@@ -265,8 +271,7 @@ def work(job: Job) -> dict[str, Any]:
 def measured(job: Job) -> dict[str, Any]:
     """The row of a job whose model is there: what its file does not hold yet is measured."""
     file = job.folder / f"figures-{job.concept}.json"
-    row = json.loads(file.read_text()) if file.exists() else {}
-    model = None
+    row, model = job.held, None
     for name in job.figures:
         if name not in row:
             model = model or Model(job)
@@ -483,12 +488,13 @@ def tables_several(rows: Rows) -> None:
 
 
 def tables_suffixes(rows: Rows) -> None:
-    """What was tried against suffixes and relearning, by concept; what was not measured stays empty."""
+    """What was tried against suffixes and relearning, by concept; what was not measured is left out."""
     lines = []
     for concept in TRIED_ON:
         original = of(rows, variant="original", concept=concept)
         for variant in ("scissorhands-robust", *TRIED):
-            own = of(rows, variant=variant, concept=concept)
+            if not (own := of(rows, variant=variant, concept=concept)):
+                continue
             gone = [mean(own, "kept briefly", name) for name in ("UA", "UA_synonyms", "UA_generic")]
             rest = [" / ".join(mean(some, "kept briefly", name) for some in (own, original)) for name in ("IRA", "CRA")]
             suffix, seconds = mean(own, "token", digits=2), mean(own, "seconds", digits=0)
@@ -510,9 +516,11 @@ def main() -> None:
     """Run the tables named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="*", help=", ".join(TABLES))
-    for name in parser.parse_args().tables or TABLES:
+    parser.add_argument("--held", action="store_true", help="suffixes: print what is measured, and measure nothing")
+    asked = parser.parse_args()
+    for name in asked.tables or TABLES:
         jobs, tables = TABLES[name]
-        tables(run_all(jobs()))
+        tables(run_all([job for job in jobs() if not asked.held or set(job.figures) <= job.held.keys()]))
 
 
 if __name__ == "__main__":
