@@ -108,6 +108,10 @@ def test_a_killed_comparison_continues(whole, tmp_path, monkeypatch):
     assert made[1:] == ["retain-only-seed0"]
     assert told["rows"][:2] == [first["original"], first["model"]] and untimed(told["rows"]) == untimed(whole["rows"])
     assert stages and all(stage.startswith("2/2 retain-only on heart, seed 0: ") for stage in stages)
+    row = tmp_path / "heart" / made[0] / "row.json"
+    former = json.loads(row.read_text())
+    del former["made_by"]["ahead"]  # which former versions did not write
+    row.write_text(json.dumps(former))
     again = compare(hearts(recipes=PAIR[:1]), tmp_path)
     assert again["rows"] == told["rows"][:2] and len(made) == 2
 

@@ -19,7 +19,7 @@ from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison import ORIGINAL, RETRAIN, ROWS, summarise
 from ..run import Progress, check_free, silent
-from ..settings import EraseSettings, UserError, flag
+from ..settings import ADDED, EraseSettings, UserError, flag
 from .erasures import Erasures
 from .forgettings import Forgettings
 from .jobs import Comparison, Job, Row, Subject
@@ -97,7 +97,7 @@ def held(job: Job) -> dict[str, Row] | None:
         return None
     try:
         told = json.loads(file.read_text())
-        theirs, rows = told["made_by"], told["rows"]
+        theirs, rows = ADDED | told["made_by"], told["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is damaged: delete it and repeat the command") from None
     for name, value in job.made_by.items():
