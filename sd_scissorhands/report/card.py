@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..licence import linked
 from ..lineage import base_of
+from ..naming import Name
 from .commands import hub_id
 from .found import Found
 
@@ -57,7 +56,7 @@ def kind_of(run: Found) -> Kind:
 def base_on_hub(run: Found) -> str | None:
     """The hub id of the model that a run started from, itself or by way of other runs; without revision and variant."""
     names = (run.source.get("model"), base_of(str(run.path / "model")))
-    found = (hub_id(re.split("[@:]", str(name))[0]) for name in names if name and not Path(str(name)).exists())
+    found = (hub_id(Name.parse(str(name)).place) for name in names if name)
     return next(filter(None, found), None)
 
 
