@@ -1,4 +1,4 @@
-"""The tables of docs/experiments.md on staying gone: `python benchmarks/robust.py [main|parts|several|suffixes ...]`.
+"""The tables of docs/experiments.md on staying gone: `python benchmarks/robust.py [main|parts|several|pushed ...]`.
 
 Every erasure and every figure is kept in runs/robust, so that what was cut off continues. Two workers of one thread each;
 seconds are those of an erasure on one of the two busy cores.
@@ -22,6 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from experiments import alone, machine, markdown, publish  # the other tables' helpers, beside this file
 
+from sd_scissorhands.recipes import PUSHED
+
 ROOT = Path("runs/robust")
 PLOT = Path(__file__).parent.parent / "docs" / "quality-against-attack.svg"
 TUNED_ON = ("heart", "blue")
@@ -31,6 +33,8 @@ COUNT = 170  # pictures for UA and for IRA, each, per run: 510 over three seeds
 ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
 FEW = 8
+
+AS_A_COLOUR = {"conditions": "mixture", "forget_weight": 0.2, "ahead": "mixture", "episode": 5}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},
@@ -56,9 +60,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without looking ahead": {"relearn_every": 0},
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"repair": "anchor"},
-    # what was tried against suffixes of tokens and relearning
-    "longer prompts": {"conditions": "longer"},
-    "longer prompts, look ahead by name": {"conditions": "longer", "ahead": "name"},
+    # how far a concept can be pushed: from what the recipe does to a colour to more than it does to a shape
+    "as a colour": AS_A_COLOUR,
+    "longer prompts": AS_A_COLOUR | {"conditions": "longer"},
+    "longer prompts, look ahead by name": AS_A_COLOUR | PUSHED | {"forget_weight": 0.2, "episode": 5},
+    "pushed, weight .2": PUSHED | {"forget_weight": 0.2},
+    "pushed, weight .2, projection": PUSHED | {"forget_weight": 0.2, "projection": "scale-free"},
+    "pushed, weight .5": PUSHED | {"forget_weight": 0.5},
+    "pushed, weight 1": PUSHED | {"forget_weight": 1.0},
     # what trimming and projection bring to it
     "projection": {"projection": "scale-free"},
     "trim .5 %, contrast": {"edit": "reinitialise", "top_k": 0.005},
@@ -320,8 +329,9 @@ PARTS = {  # group -> variants of the robust recipe
     "adding": ("projection", "trim .5 %, contrast", "trim 1 % in channels, activation"),
 }
 COMPARED = ("heart",)
-TRIED = ("longer prompts", "longer prompts, look ahead by name")
-TRIED_ON = ("yellow", "blue", "heart", "ring")
+SOFTLY = ("as a colour", "longer prompts", "longer prompts, look ahead by name")
+HARDER = ("pushed, weight .2", "pushed, weight .2, projection", "pushed, weight .5", "pushed, weight 1")
+PUSHED_ON = ("yellow", "blue", "heart", "ring", "triangle", "cross")
 TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
 
@@ -361,11 +371,12 @@ def jobs_several() -> list[Job]:
     return together + first
 
 
-def jobs_suffixes() -> list[Job]:
-    """What was tried against suffixes and relearning, beside the recipe and the original."""
-    figures = ("kept briefly", "relearn", "token")
-    tried = [Job(v, c, 0, figures) for c in TRIED_ON for v in ("scissorhands-robust", *TRIED)]
-    return [*tried, *[Job("original", c, 0, ("kept briefly",)) for c in TRIED_ON]]
+def jobs_pushed() -> list[Job]:
+    """How far a concept can be pushed: colours and shapes alike, beside the original."""
+    figures = ("kept briefly", "relearn")
+    softly = [Job(v, c, 0, (*figures, "token")) for c in PUSHED_ON for v in SOFTLY]
+    harder = [Job(v, c, 0, figures) for c in PUSHED_ON for v in HARDER]
+    return [*softly, *harder, *[Job("original", c, 0, ("kept briefly",)) for c in PUSHED_ON]]
 
 
 # ---------------------------------------------------------------- tables
@@ -487,28 +498,24 @@ def tables_several(rows: Rows) -> None:
     publish("several", markdown(header, lines) + "\n\n" + machine())
 
 
-def tables_suffixes(rows: Rows) -> None:
-    """What was tried against suffixes and relearning, by concept; what was not measured is left out."""
+def tables_pushed(rows: Rows) -> None:
+    """How far a concept can be pushed, by concept; what was not measured is left out."""
     lines = []
-    for concept in TRIED_ON:
+    for concept in PUSHED_ON:
         original = of(rows, variant="original", concept=concept)
-        for variant in ("scissorhands-robust", *TRIED):
+        for variant in SOFTLY + HARDER:
             if not (own := of(rows, variant=variant, concept=concept)):
                 continue
             gone = [mean(own, "kept briefly", name) for name in ("UA", "UA_synonyms", "UA_generic")]
             rest = [" / ".join(mean(some, "kept briefly", name) for some in (own, original)) for name in ("IRA", "CRA")]
-            suffix, seconds = mean(own, "token", digits=2), mean(own, "seconds", digits=0)
-            lines.append([concept, variant, steps(own, "relearn"), *gone, *rest, suffix, seconds])
-    header = (
-        "concept; variant; relearn steps at 3e-4; UA; UA synonyms; UA generic; IRA / original; CRA / original; token ASR; "
-        "seconds"
-    )
-    publish("suffixes", markdown(header, lines) + "\n\n" + machine())
+            lines.append([concept, variant, steps(own, "relearn"), *gone, *rest, mean(own, "token", digits=2)])
+    header = "concept; variant; relearn steps at 3e-4; UA; UA synonyms; UA generic; IRA / original; CRA / original; token ASR"
+    publish("pushed", markdown(header, lines) + "\n\n" + machine())
 
 
 TABLES: dict[str, tuple[Callable[[], list[Job]], Callable[[Rows], None]]] = {
     "main": (jobs_main, tables_main), "parts": (jobs_parts, tables_parts), "several": (jobs_several, tables_several),
-    "suffixes": (jobs_suffixes, tables_suffixes),
+    "pushed": (jobs_pushed, tables_pushed),
 }  # fmt: skip
 
 
@@ -516,7 +523,7 @@ def main() -> None:
     """Run the tables named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="*", help=", ".join(TABLES))
-    parser.add_argument("--held", action="store_true", help="suffixes: print what is measured, and measure nothing")
+    parser.add_argument("--held", action="store_true", help="pushed: print what is measured, and measure nothing")
     asked = parser.parse_args()
     for name in asked.tables or TABLES:
         jobs, tables = TABLES[name]

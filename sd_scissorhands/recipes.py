@@ -18,6 +18,7 @@ class Recipe:
     source: str
     values: Values
     profiles: Mapping[str, Values] = field(default_factory=dict)  # what differs by the model's profile
+    kinds: Mapping[str, Values] = field(default_factory=dict)  # what differs by the concept's kind, over the profile
     fits: tuple[str, ...] = DENOISERS + CLASSIFIERS  # profiles that it can be used on
     baseline: bool = False  # there to be compared with, not to be shipped
 
@@ -26,7 +27,7 @@ COMMON: dict[str, Any] = dict(
     scorer="contrast", score_draws=10, granularity="weight", path_share=0.1, top_k=0.001, threshold_scope="scope",
     scope="attn", edit="none", init="layer", damping=0.1, rounds=10, tolerance=0.015, dp_noise=0.0, repair="anchor",
     conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil", optimiser="adam", train="scope",
-    projection="none", memories=1, memory_every=50, relearn_every=0, ahead="mixture",
+    projection="none", memories=1, memory_every=50, relearn_every=0, ahead="mixture", episode=5,
 )  # fmt: skip
 
 # What is right for the embedded model of a million weights is not right for Stable Diffusion's 860 million.
@@ -60,12 +61,15 @@ ON_CPU: dict[str, dict[str, Any]] = {
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2)
 WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
+# A thing can be pushed harder than a colour, which its siblings are made of: docs/experiments.md, section 1.
+PUSHED = dict(conditions="longer", forget_weight=0.6, ahead="name", episode=20)
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
         PAIRED,
         {"tiny": WHOLE},
+        {"shape": PUSHED},
         fits=DENOISERS,
     ),
     "scissorhands-anchored": Recipe(

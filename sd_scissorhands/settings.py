@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -60,6 +61,7 @@ class MethodSettings:
     memories: int = OPEN
     memory_every: int = OPEN  # steps between fresh memory gradients and checkpoints; the authors' epoch
     relearn_every: int = OPEN  # steps between looks ahead at what fine-tuning would bring back; 0 for none
+    episode: int = OPEN  # steps of fine-tuning that the looks ahead go before they start again
     batch_size: int = OPEN  # forget and retain samples, each, per step
     # how
     seed: int = 0
@@ -75,7 +77,16 @@ class MethodSettings:
         for name, allowed in CHOICES.items():
             if given.get(name, allowed[0]) not in allowed:
                 raise UserError(f"{flag(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
-        for name in ("score_draws", "rounds", "memories", "memory_every", "batch_size", "forget_count", "retain_count"):
+        for name in (
+            "score_draws",
+            "rounds",
+            "memories",
+            "memory_every",
+            "episode",
+            "batch_size",
+            "forget_count",
+            "retain_count",
+        ):
             if given.get(name, 1) < 1:
                 raise UserError(f"{flag(name)} {given[name]} is too small: it must be at least 1")
         if not 0 < given.get("top_k", 0.5) < 1:
@@ -100,8 +111,11 @@ class MethodSettings:
             if given.get(name, 0) < 0:
                 raise UserError(f"{name} {given[name]} is negative")
 
-    def resolved(self, profile: str) -> Self:
+    def resolved(self, profile: str, kinds: Collection[str] = ()) -> Self:
         """The same settings with everything that was left open filled in, for a model's profile, see `recipes.PROFILES`.
+
+        Args:
+            kinds: of what is to be forgotten; a recipe may have values for one kind, which hold where there is no other.
 
         Raises:
             UserError: the recipe does not fit the profile.
@@ -112,6 +126,8 @@ class MethodSettings:
                 f"--recipe {self.recipe} is not for this kind of model: choose {', '.join(recipes_for(profile))}"
             )
         values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
+        if len({*kinds}) == 1:
+            values |= recipe.kinds.get(next(iter(kinds)), {})
         if (self.repair or values["repair"]) == "none":
             values["steps"] = 0
         return dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
@@ -170,11 +186,11 @@ class EraseSettings(MethodSettings):
         object.__setattr__(self, "revision", None)
         object.__setattr__(self, "variant", None)
 
-    def resolved(self, profile: str) -> Self:
+    def resolved(self, profile: str, kinds: Collection[str] = ()) -> Self:
         """As of every method; every further concept adds half as many steps."""
         memory = self.memory or "fast"
         asked = {name: value for name, value in MEMORY[memory].items() if getattr(self, name) is None}
-        settings = super(EraseSettings, dataclasses.replace(self, memory=memory, **asked)).resolved(profile)
+        settings = super(EraseSettings, dataclasses.replace(self, memory=memory, **asked)).resolved(profile, kinds)
         if self.steps is not None:
             return settings
         more = max(len(self.concepts) - 1, 0)
@@ -250,7 +266,9 @@ CHOICES = {
     "mixed_precision": ("no", "bf16"),
 }
 
-ADDED = {"ahead": COMMON["ahead"]}  # settings that former versions did not write: what their runs were made with
+ADDED = {
+    name: COMMON[name] for name in ("ahead", "episode")
+}  # settings that former versions did not write: what their runs were made with
 
 
 def flag(name: str) -> str:

@@ -182,7 +182,8 @@ def _repair(
     peak = PeakMemory(device)
     repair = Repair(
         task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every, settings.relearn_every, OPTIMISERS[settings.optimiser],
+        settings.memories, settings.memory_every, settings.relearn_every, settings.episode,
+        OPTIMISERS[settings.optimiser],
         selection if settings.train == "selection" else None, parts, run.processes,
     )  # fmt: skip
     if not settings.steps:

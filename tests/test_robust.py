@@ -22,7 +22,7 @@ from sd_scissorhands.run import Run
 from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
 from sd_scissorhands.unlearn.methods import Options
 from sd_scissorhands.unlearn.relearner import Relearner
-from sd_scissorhands.unlearn.repair import EPISODE, Repair
+from sd_scissorhands.unlearn.repair import Repair
 from sd_scissorhands.unlearn.scorers import activation
 from sd_scissorhands.unlearn.selection import count_for, select_channels
 from sd_scissorhands.unlearn.team import WHOLE, Part, standing_in
@@ -316,7 +316,7 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
 
 def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attacker_again():
     make = lambda task: Repair(  # noqa: E731
-        task, task.parameters, 14, 1e-2, 0.1, None, memory_every=7, relearn_every=1
+        task, task.parameters, 14, 1e-2, 0.1, None, memory_every=7, relearn_every=1, episode=4
     )
     whole, cut, fresh = Forgetful(), Forgetful(), Forgetful()
     one = make(whole)
@@ -333,7 +333,7 @@ def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attac
     two = make(fresh)
     two.restore(state, 7, one.history[:7])
     two.run()
-    assert two.history == one.history and 7 % EPISODE
+    assert two.history == one.history and 7 % one.episode
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), fresh.module.parameters(), strict=True))
     blind = Repair(Forgetful(), (other := Forgetful()).parameters, 14, 1e-2, 0.1, None, memory_every=7)
     blind.task = other
@@ -404,8 +404,9 @@ def test_activation_scores_equal_a_plain_reimplementation():
 def test_every_recipe_leaves_nothing_open(name, profile):
     settings = EraseSettings(recipe=name).resolved(profile)
     assert all(getattr(settings, field) is not None for field in LEFT_OPEN)
+    recipe = RECIPES[name]
     assert {
-        field for values in (RECIPES[name].values, *RECIPES[name].profiles.values()) for field in values
+        f for values in (recipe.values, *recipe.profiles.values(), *recipe.kinds.values()) for f in values
     } <= LEFT_OPEN
 
 
@@ -414,6 +415,20 @@ def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
     assert (settings.top_k, settings.scorer, settings.projection, settings.guidance) == (0.02, "plain", "paper", 7.5)
     with pytest.raises(UserError, match="--recipe 'psychic' is unknown"):
         EraseSettings(recipe="psychic")
+
+
+def test_a_thing_is_pushed_harder_than_a_colour_unless_they_go_together_or_somebody_says_otherwise():
+    pushed = ("longer", 0.6, "name", 20)
+
+    def how(*kinds: str, **given) -> tuple:
+        settings = EraseSettings(**given).resolved("tiny", kinds)
+        return (settings.conditions, settings.forget_weight, settings.ahead, settings.episode)
+
+    assert how("shape") == how("shape", "shape") == pushed
+    assert how("colour") == how() == how("shape", "colour") == ("mixture", 0.2, "mixture", 5)
+    assert how("shape", forget_weight=0.1) == ("longer", 0.1, "name", 20)
+    assert prepare(EraseSettings(concepts=("Disc",), model="tiny", device="cpu")).settings.episode == 20
+    assert prepare(EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")).settings.episode == 5
 
 
 def test_own_pictures_have_no_pairs(short, tmp_path, foreign):
@@ -494,7 +509,7 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
 
 
 def test_a_run_of_before_the_look_ahead_by_name_is_resumed_as_what_it_was(short, tmp_path):
-    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, edit="none", relearn_every=1, steps=1)
+    asked = dataclasses.replace(short, concepts=("blue",), recipe=DEFAULT_RECIPE, edit="none", relearn_every=1, steps=1)
     made, file = erase(asked, tmp_path / "run"), tmp_path / "run" / "run.json"
     manifest = json.loads(file.read_text())
     assert manifest["settings"].pop("ahead") == "mixture"
@@ -506,7 +521,7 @@ def test_a_run_of_before_the_look_ahead_by_name_is_resumed_as_what_it_was(short,
 
 
 def test_longer_prompts_and_a_look_ahead_by_name_make_a_model_of_their_own(short, tmp_path):
-    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, edit="none", relearn_every=1)
+    asked = dataclasses.replace(short, concepts=("blue",), recipe=DEFAULT_RECIPE, edit="none", relearn_every=1)
     ways = [{}, {"conditions": "longer"}, {"ahead": "name"}]
     made = [erase(dataclasses.replace(asked, **way), tmp_path / str(n))["weights_sha256"] for n, way in enumerate(ways)]
     assert len(set(made)) == 3

@@ -18,7 +18,6 @@ from .selection import Selection
 from .task import Parameters, Task
 from .team import ALONE, Part, Team, handed_on, standing_in
 
-EPISODE = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
 PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
@@ -62,7 +61,7 @@ class Repair:
     the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
     Every `relearn_every` steps the task takes half of the forget term, or all of it, where a `Relearner` has taken the weights
-    (ours). It starts again after `EPISODE` of them, and with every epoch, so that a checkpoint needs nothing of it.
+    (ours). It starts again after `episode` of its steps, and with every epoch, so that a checkpoint needs nothing of it.
 
     A batch is taken in as many parts as the team has processes, times `parts`, whose gradients are averaged: the same step
     up to rounding, in less memory or time. With `only`, gradients, moments and memories are held for the chosen weights alone.
@@ -77,6 +76,7 @@ class Repair:
     memories: int = 1
     memory_every: int = 50
     relearn_every: int = 0  # steps between looks ahead at what fine-tuning would bring back; 0 for none
+    episode: int = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
     make: Make = adam
     only: Selection | None = None  # weights that may change; None for all parameters
     parts: int = 1  # of a process's batch, one after the other
@@ -106,7 +106,7 @@ class Repair:
                 memories = Memories([self._memory(number) for number in range(self.memories)])
             ahead = None
             if relearner:
-                if self.step % self.memory_every == 0 or relearner.step == EPISODE:
+                if self.step % self.memory_every == 0 or relearner.step == self.episode:
                     relearner = Relearner(moved, self.lr * PACE)
                 if self.step % self.relearn_every == 0:
                     ahead = relearner.advance(self.task, self.step, self._shares(), self.team)
