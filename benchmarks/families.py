@@ -391,7 +391,10 @@ def measured(name: str, concepts: Sequence[str]) -> list[dict[str, Any]]:
 
     folder = trained(name)
     targets = tuple({"concepts": (concept,)} for concept in concepts)
-    settings = EraseSettings(model=str(folder), guidance=LESSONS[name].guidance, device="cpu")
+    settings = EraseSettings(
+        model=str(folder), guidance=LESSONS[name].guidance, device="cpu", conditions="mixture", forget_weight=0.2,
+        ahead="mixture", episode=5,
+    )  # fmt: skip
     return compared(settings, targets, ROOT / name / "erased", 1, (RECIPE,))
 
 

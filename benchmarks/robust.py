@@ -527,7 +527,10 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.tables or TABLES:
         jobs, tables = TABLES[name]
-        tables(run_all([job for job in jobs() if not asked.held or set(job.figures) <= job.held.keys()]))
+        if asked.held:
+            tables([measured(job) for job in jobs() if set(job.figures) <= job.held.keys()])
+        else:
+            tables(run_all(jobs()))
 
 
 if __name__ == "__main__":
