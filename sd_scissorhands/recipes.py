@@ -61,7 +61,7 @@ ON_CPU: dict[str, dict[str, Any]] = {
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2)
 WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
-# A thing can be pushed harder than a colour, which its siblings are made of: docs/experiments.md, section 1.
+# A shape can be pushed harder than a colour, which its siblings are made of: docs/experiments.md, section 1.
 PUSHED = dict(conditions="longer", forget_weight=0.6, ahead="name", episode=20)
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(

@@ -78,15 +78,8 @@ class MethodSettings:
             if given.get(name, allowed[0]) not in allowed:
                 raise UserError(f"{flag(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
         for name in (
-            "score_draws",
-            "rounds",
-            "memories",
-            "memory_every",
-            "episode",
-            "batch_size",
-            "forget_count",
-            "retain_count",
-        ):
+            "score_draws", "rounds", "memories", "memory_every", "episode", "batch_size", "forget_count", "retain_count",
+        ):  # fmt: skip
             if given.get(name, 1) < 1:
                 raise UserError(f"{flag(name)} {given[name]} is too small: it must be at least 1")
         if not 0 < given.get("top_k", 0.5) < 1:
@@ -266,9 +259,8 @@ CHOICES = {
     "mixed_precision": ("no", "bf16"),
 }
 
-ADDED = {
-    name: COMMON[name] for name in ("ahead", "episode")
-}  # settings that former versions did not write: what their runs were made with
+# settings that former versions did not write: what their runs were made with
+ADDED = {name: COMMON[name] for name in ("ahead", "episode")}
 
 
 def flag(name: str) -> str:

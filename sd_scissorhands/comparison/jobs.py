@@ -130,14 +130,9 @@ class Subject(Protocol):
 
 
 def jobs_of(
-    asked: Comparison,
-    profile: str,
-    root: Path,
-    target: str,
-    fields: Mapping[str, Any],
-    more: Callable[[Any], Any],
+    asked: Comparison, profile: str, root: Path, target: str, fields: Mapping[str, Any], more: Callable[[Any], Any],
     kinds: Collection[str] = (),
-) -> list[Job]:
+) -> list[Job]:  # fmt: skip
     """The jobs of one target, seed by seed.
 
     Args:
