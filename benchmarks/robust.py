@@ -22,12 +22,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from experiments import alone, machine, markdown, publish  # the other tables' helpers, beside this file
 
-from sd_scissorhands.recipes import PUSHED
+from sd_scissorhands.recipes import COMMON, PAIRED, PUSHED
 
 ROOT = Path("runs/robust")
 PLOT = Path(__file__).parent.parent / "docs" / "quality-against-attack.svg"
 TUNED_ON = ("heart", "blue", "ring", "triangle", "cross")
 UNSEEN = ("yellow",)
+CONCEPTS = TUNED_ON + UNSEEN
 SHAPES = ("heart", "ring", "triangle", "cross")
 SEEDS = (0, 1, 2)
 COUNT = 170  # pictures for UA and for IRA, each, per run: 510 over three seeds
@@ -35,7 +36,7 @@ ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
 FEW = 8
 
-AS_A_COLOUR = {"conditions": "mixture", "forget_weight": 0.2, "ahead": "mixture", "episode": 5}
+AS_A_COLOUR = {name: (COMMON | PAIRED)[name] for name in PUSHED}  # what is not pushed has
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},
@@ -64,7 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # how far a concept can be pushed: from what the recipe does to a colour to more than it does to a shape
     "as a colour": AS_A_COLOUR,
     "longer prompts": AS_A_COLOUR | {"conditions": "longer"},
-    "longer prompts, look ahead by name": AS_A_COLOUR | PUSHED | {"forget_weight": 0.2, "episode": 5},
+    "longer prompts, look ahead by name": PUSHED | {"forget_weight": 0.2, "episode": 5},
     "pushed, weight .2": PUSHED | {"forget_weight": 0.2},
     "pushed, weight .2, projection": PUSHED | {"forget_weight": 0.2, "projection": "scale-free"},
     "pushed, weight .5": PUSHED | {"forget_weight": 0.5},
@@ -332,20 +333,19 @@ PARTS = {  # group -> variants of the robust recipe
 COMPARED = ("heart",)
 SOFTLY = ("as a colour", "longer prompts", "longer prompts, look ahead by name")
 HARDER = ("pushed, weight .2", "pushed, weight .2, projection", "pushed, weight .5", "pushed, weight 1")
-PUSHED_ON = ("yellow", "blue", "heart", "ring", "triangle", "cross")
 TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
 
 def jobs_main() -> list[Job]:
     """The robust recipe on every concept and seed, the original and plain substitution beside it."""
-    concepts, known = TUNED_ON + UNSEEN, ("kept", "embedding once", "three once", "token")
-    first = [Job("scissorhands-robust", c, 0, PROOF) for c in concepts]
-    first += [Job("original", c, 0, known) for c in concepts]
+    known = ("kept", "embedding once", "three once", "token")
+    first = [Job("scissorhands-robust", c, 0, PROOF) for c in CONCEPTS]
+    first += [Job("original", c, 0, known) for c in CONCEPTS]
     plain = ("relearn", "relearn slowly", "kept", "three once")
-    first += [Job(v, c, 0, plain) for v in ("substitution", "substitution, all weights") for c in concepts]
-    again = {c: ("kept", "embedding", *(("relearn",) if c in SHAPES else ())) for c in concepts}
-    more = [Job("scissorhands-robust", c, s, again[c]) for s in SEEDS[1:] for c in concepts]
-    return [*first, *more, *[Job("original", c, s, ("kept",)) for s in SEEDS[1:] for c in concepts]]
+    first += [Job(v, c, 0, plain) for v in ("substitution", "substitution, all weights") for c in CONCEPTS]
+    again = {c: ("kept", "embedding", *(("relearn",) if c in SHAPES else ())) for c in CONCEPTS}
+    more = [Job("scissorhands-robust", c, s, again[c]) for s in SEEDS[1:] for c in CONCEPTS]
+    return [*first, *more, *[Job("original", c, s, ("kept",)) for s in SEEDS[1:] for c in CONCEPTS]]
 
 
 def jobs_parts() -> list[Job]:
@@ -376,9 +376,9 @@ def jobs_several() -> list[Job]:
 def jobs_pushed() -> list[Job]:
     """How far a concept can be pushed: colours and shapes alike, beside the original."""
     figures = ("kept briefly", "relearn")
-    softly = [Job(v, c, 0, (*figures, "token")) for c in PUSHED_ON for v in SOFTLY]
-    harder = [Job(v, c, 0, figures) for c in PUSHED_ON for v in HARDER]
-    return [*softly, *harder, *[Job("original", c, 0, ("kept briefly",)) for c in PUSHED_ON]]
+    softly = [Job(v, c, 0, (*figures, "token")) for c in CONCEPTS for v in SOFTLY]
+    harder = [Job(v, c, 0, figures) for c in CONCEPTS for v in HARDER]
+    return [*softly, *harder, *[Job("original", c, 0, ("kept briefly",)) for c in CONCEPTS]]
 
 
 # ---------------------------------------------------------------- tables
@@ -421,7 +421,7 @@ def tables_main(rows: Rows) -> None:
     robust, original = of(rows, variant="scissorhands-robust"), of(rows, variant="original")
     plain, whole = of(rows, variant="substitution"), of(rows, variant="substitution, all weights")
     lines, again = [], []
-    for concept in (*TUNED_ON, *UNSEEN, "mean"):
+    for concept in (*CONCEPTS, "mean"):
         same = {} if concept == "mean" else {"concept": concept}
         ours, theirs = of(robust, **same), of(original, **same)
         gone = [mean(ours, "kept", name) for name in ("UA", "UA_synonyms", "UA_generic")]
@@ -503,7 +503,7 @@ def tables_several(rows: Rows) -> None:
 def tables_pushed(rows: Rows) -> None:
     """How far a concept can be pushed, by concept; what was not measured is left out."""
     lines = []
-    for concept in PUSHED_ON:
+    for concept in CONCEPTS:
         original = of(rows, variant="original", concept=concept)
         for variant in SOFTLY + HARDER:
             if not (own := of(rows, variant=variant, concept=concept)):
