@@ -22,12 +22,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from experiments import alone, machine, markdown, publish  # the other tables' helpers, beside this file
 
-from sd_scissorhands.recipes import COMMON, PAIRED, PUSHED
+from sd_scissorhands.recipes import COMMON, OWN_WORDS, PAIRED, PUSHED
 
 ROOT = Path("runs/robust")
 PLOT = Path(__file__).parent.parent / "docs" / "quality-against-attack.svg"
-TUNED_ON = ("heart", "blue", "ring", "triangle", "cross")
-UNSEEN = ("yellow",)
+TUNED_ON = ("heart", "blue", "ring", "triangle", "cross", "yellow")
+UNSEEN = ("green",)
 CONCEPTS = TUNED_ON + UNSEEN
 SHAPES = ("heart", "ring", "triangle", "cross")
 SEEDS = (0, 1, 2)
@@ -36,7 +36,7 @@ ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
 FEW = 8
 
-AS_A_COLOUR = {name: (COMMON | PAIRED)[name] for name in PUSHED}  # what is not pushed has
+MIXED = {name: (COMMON | PAIRED)[name] for name in PUSHED | OWN_WORDS}  # what the recipe does to several kinds at once
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},
@@ -62,14 +62,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without looking ahead": {"relearn_every": 0},
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"repair": "anchor"},
-    # how far a concept can be pushed: from what the recipe does to a colour to more than it does to a shape
-    "as a colour": AS_A_COLOUR,
-    "longer prompts": AS_A_COLOUR | {"conditions": "longer"},
-    "longer prompts, look ahead by name": PUSHED | {"forget_weight": 0.2, "episode": 5},
-    "pushed, weight .2": PUSHED | {"forget_weight": 0.2},
-    "pushed, weight .2, projection": PUSHED | {"forget_weight": 0.2, "projection": "scale-free"},
-    "pushed, weight .5": PUSHED | {"forget_weight": 0.5},
-    "pushed, weight 1": PUSHED | {"forget_weight": 1.0},
+    # how far a concept can be pushed: from what the recipe does to several kinds at once to more than it does to a shape
+    "not pushed": MIXED,
+    "not pushed, own words": MIXED | OWN_WORDS,
+    "longer prompts": MIXED | {"conditions": "longer"},
+    "longer prompts, look ahead by name": MIXED | PUSHED | {"forget_weight": 0.2, "episode": 5},
+    "pushed, weight .2": MIXED | PUSHED | {"forget_weight": 0.2},
+    "pushed, weight .2, projection": MIXED | PUSHED | {"forget_weight": 0.2, "projection": "scale-free"},
+    "pushed, weight .5": MIXED | PUSHED | {"forget_weight": 0.5},
+    "pushed, weight 1": MIXED | PUSHED | {"forget_weight": 1.0},
     # what trimming and projection bring to it
     "projection": {"projection": "scale-free"},
     "trim .5 %, contrast": {"edit": "reinitialise", "top_k": 0.005},
@@ -331,7 +332,7 @@ PARTS = {  # group -> variants of the robust recipe
     "adding": ("projection", "trim .5 %, contrast", "trim 1 % in channels, activation"),
 }
 COMPARED = ("heart",)
-SOFTLY = ("as a colour", "longer prompts", "longer prompts, look ahead by name")
+SOFTLY = ("not pushed", "not pushed, own words", "longer prompts", "longer prompts, look ahead by name")
 HARDER = ("pushed, weight .2", "pushed, weight .2, projection", "pushed, weight .5", "pushed, weight 1")
 TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
@@ -343,7 +344,7 @@ def jobs_main() -> list[Job]:
     first += [Job("original", c, 0, known) for c in CONCEPTS]
     plain = ("relearn", "relearn slowly", "kept", "three once")
     first += [Job(v, c, 0, plain) for v in ("substitution", "substitution, all weights") for c in CONCEPTS]
-    again = {c: ("kept", "embedding", *(("relearn",) if c in SHAPES else ())) for c in CONCEPTS}
+    again = {c: ("kept", "embedding", "relearn", *(() if c in SHAPES else ("token",))) for c in CONCEPTS}
     more = [Job("scissorhands-robust", c, s, again[c]) for s in SEEDS[1:] for c in CONCEPTS]
     return [*first, *more, *[Job("original", c, s, ("kept",)) for s in SEEDS[1:] for c in CONCEPTS]]
 

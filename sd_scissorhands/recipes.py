@@ -26,7 +26,7 @@ class Recipe:
 COMMON: dict[str, Any] = dict(
     scorer="contrast", score_draws=10, granularity="weight", path_share=0.1, top_k=0.001, threshold_scope="scope",
     scope="attn", edit="none", init="layer", damping=0.1, rounds=10, tolerance=0.015, dp_noise=0.0, repair="anchor",
-    conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil", optimiser="adam", train="scope",
+    conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil", other_words=0.5, optimiser="adam", train="scope",
     projection="none", memories=1, memory_every=50, relearn_every=0, ahead="mixture", episode=5,
 )  # fmt: skip
 
@@ -61,15 +61,17 @@ ON_CPU: dict[str, dict[str, Any]] = {
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2)
 WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
-# A shape can be pushed harder than a colour, which its siblings are made of: docs/experiments.md, section 1.
+# A shape can be pushed harder than a colour, which its siblings are made of; where nothing but colours goes, the others are
+# kept better under their own words alone: docs/experiments.md, section 1.
 PUSHED = dict(conditions="longer", forget_weight=0.6, ahead="name", episode=20)
+OWN_WORDS = dict(other_words=0.0)
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
         PAIRED,
         {"tiny": WHOLE},
-        {"shape": PUSHED},
+        {"shape": PUSHED, "colour": OWN_WORDS},
         fits=DENOISERS,
     ),
     "scissorhands-anchored": Recipe(

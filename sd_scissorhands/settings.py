@@ -96,8 +96,9 @@ class MethodSettings:
             raise UserError(f"--lr {self.lr} is outside (0, 1)")
         if given.get("forget_weight", 0) < 0:
             raise UserError(f"--forget-weight {self.forget_weight} is negative")
-        if not 0 <= given.get("anchor_share", 0) <= 1:
-            raise UserError(f"anchor_share {given['anchor_share']} is outside [0, 1]")
+        for name in ("anchor_share", "other_words"):
+            if not 0 <= given.get(name, 0) <= 1:
+                raise UserError(f"{name} {given[name]} is outside [0, 1]")
         if not 0 < given.get("path_share", 0.5) <= 1:
             raise UserError(f"path_share {self.path_share} is outside (0, 1]: it is a share of every layer")
         for name in ("damping", "newton_step", "tolerance", "dp_noise"):
@@ -161,6 +162,7 @@ class EraseSettings(MethodSettings):
     ahead: str = OPEN  # mixture | name: looking ahead takes half of them under those words, or all under the name
     anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
     retain_loss: str = OPEN  # distil | denoise | none
+    other_words: float = OPEN  # of the distilled retain samples, those under the words of another
     # memory
     memory: str = OPEN  # low | balanced | fast; says the next three, see `recipes.MEMORY`
     mixed_precision: str = OPEN  # no | bf16, which has the range of float32 and needs no loss scaling
@@ -260,7 +262,7 @@ CHOICES = {
 }
 
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("ahead", "episode")}
+ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words")}
 
 
 def flag(name: str) -> str:

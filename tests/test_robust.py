@@ -146,6 +146,25 @@ def test_a_look_ahead_by_name_takes_the_whole_forget_term_under_the_name(denoise
     assert abs(whole[0] / ahead[0] - 1) > 0.01  # which the mixture's words are not
 
 
+@pytest.mark.parametrize(("share", "seen"), [(0.0, (0.85, 0.95)), (0.5, (0.5, 0.65)), (1.0, (0.15, 0.3))])
+def test_what_is_kept_is_asked_for_under_its_own_words_but_for_the_share_of_others_and_of_none(
+    denoiser, short, share, seen
+):
+    task = task_of(denoiser, short, conditions="name", other_words=share)
+    task.data["retain_condition"] = torch.arange(1.0, 5).view(4, 1, 1)  # a row's words are its number
+    task.data["empty_condition"] = torch.zeros(1, 1)
+    rows = torch.arange(1000) % 4
+    told = task._kept_condition(rows, torch.Generator().manual_seed(0)).view(-1)
+    assert 0.05 < float((told == 0).double().mean()) < 0.15
+    assert seen[0] < float((told == rows + 1).double().mean()) < seen[1]  # of four rows, another is the same at times
+
+
+@pytest.mark.parametrize("name", ["other_words", "anchor_share"])
+def test_a_share_beyond_the_whole_is_refused(name):
+    with pytest.raises(UserError, match=rf"{name} 1.5 is outside \[0, 1\]"):
+        EraseSettings(**{name: 1.5})
+
+
 def test_other_weights_stand_in_for_a_pass_forward_and_back(denoiser):
     parameters = {n: p.requires_grad_(True) for n, p in denoiser.module.named_parameters() if n.startswith("conv_out")}
     before = {name: p.detach().clone() for name, p in parameters.items()}
@@ -417,16 +436,17 @@ def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
         EraseSettings(recipe="psychic")
 
 
-def test_a_thing_is_pushed_harder_than_a_colour_unless_they_go_together_or_somebody_says_otherwise():
-    pushed = ("longer", 0.6, "name", 20)
+def test_what_one_kind_of_concept_is_given_holds_unless_kinds_go_together_or_somebody_says_otherwise():
+    pushed, mixed = ("longer", 0.6, "name", 20, 0.5), ("mixture", 0.2, "mixture", 5, 0.5)
 
     def how(*kinds: str, **given) -> tuple:
         settings = EraseSettings(**given).resolved("tiny", kinds)
-        return (settings.conditions, settings.forget_weight, settings.ahead, settings.episode)
+        return tuple(getattr(settings, n) for n in ("conditions", "forget_weight", "ahead", "episode", "other_words"))
 
     assert how("shape") == how("shape", "shape") == pushed
-    assert how("colour") == how() == how("shape", "colour") == ("mixture", 0.2, "mixture", 5)
-    assert how("shape", forget_weight=0.1) == ("longer", 0.1, "name", 20)
+    assert how("pattern") == how() == how("shape", "colour") == mixed
+    assert how("colour") == (*mixed[:-1], 0.0) and how("colour", other_words=0.5) == mixed
+    assert how("shape", forget_weight=0.1) == ("longer", 0.1, *pushed[2:])
     assert prepare(EraseSettings(concepts=("Disc",), model="tiny", device="cpu")).settings.episode == 20
     assert prepare(EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")).settings.episode == 5
 

@@ -14,7 +14,6 @@ from ..unlearn.team import WHOLE, Part
 from .conditions import Mixture
 from .denoiser import Denoiser
 
-OTHER_SHARE = 0.5  # retain samples under the words of another retain sample
 EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
 PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
@@ -257,7 +256,7 @@ class ErasureTask:
         return self.mixture.draw(rows, generator) if self.mixture else self.data["forget_condition"][rows]
 
     def _kept_condition(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Conditions of retain samples: a share under the empty prompt and, when distilling, a share under another's.
+        """Conditions of retain samples: some under the empty prompt and, when distilling, `other_words` under another's.
 
         A teacher has an answer for any words on any x_t; where noise hides the picture, the words are all there is.
         """
@@ -265,7 +264,7 @@ class ErasureTask:
         lots = torch.rand(2, count, generator=generator).to(rows.device)
         others = torch.randint(len(conditions), (count,), generator=generator).to(rows.device)
         if self.settings.retain_loss == "distil":
-            rows = torch.where(lots[0] < OTHER_SHARE, others, rows)
+            rows = torch.where(lots[0] < self.settings.other_words, others, rows)
         return torch.where((lots[1] < EMPTY_SHARE)[:, None, None], self.data["empty_condition"], conditions[rows])
 
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
