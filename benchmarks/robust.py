@@ -23,13 +23,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from experiments import alone, machine, markdown, publish  # the other tables' helpers, beside this file
 
 from sd_scissorhands.recipes import COMMON, OWN_WORDS, PAIRED, PUSHED
+from sd_scissorhands.tiny.world import DOMAINS
 
 ROOT = Path("runs/robust")
 PLOT = Path(__file__).parent.parent / "docs" / "quality-against-attack.svg"
 TUNED_ON = ("heart", "blue", "ring", "triangle", "cross", "yellow")
 UNSEEN = ("green",)
 CONCEPTS = TUNED_ON + UNSEEN
-SHAPES = ("heart", "ring", "triangle", "cross")
 SEEDS = (0, 1, 2)
 COUNT = 170  # pictures for UA and for IRA, each, per run: 510 over three seeds
 ASKED = 48  # pictures behind every attack's rate
@@ -66,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not pushed": MIXED,
     "not pushed, own words": MIXED | OWN_WORDS,
     "longer prompts": MIXED | {"conditions": "longer"},
-    "longer prompts, look ahead by name": MIXED | PUSHED | {"forget_weight": 0.2, "episode": 5},
+    "longer prompts, look ahead by name": MIXED | {"conditions": "longer", "ahead": "name"},
     "pushed, weight .2": MIXED | PUSHED | {"forget_weight": 0.2},
     "pushed, weight .2, projection": MIXED | PUSHED | {"forget_weight": 0.2, "projection": "scale-free"},
     "pushed, weight .5": MIXED | PUSHED | {"forget_weight": 0.5},
@@ -344,7 +344,7 @@ def jobs_main() -> list[Job]:
     first += [Job("original", c, 0, known) for c in CONCEPTS]
     plain = ("relearn", "relearn slowly", "kept", "three once")
     first += [Job(v, c, 0, plain) for v in ("substitution", "substitution, all weights") for c in CONCEPTS]
-    again = {c: ("kept", "embedding", "relearn", *(() if c in SHAPES else ("token",))) for c in CONCEPTS}
+    again = {c: ("kept", "embedding", "relearn", *(("token",) if c in DOMAINS["colour"] else ())) for c in CONCEPTS}
     more = [Job("scissorhands-robust", c, s, again[c]) for s in SEEDS[1:] for c in CONCEPTS]
     return [*first, *more, *[Job("original", c, s, ("kept",)) for s in SEEDS[1:] for c in CONCEPTS]]
 
