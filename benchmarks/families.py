@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from experiments import alone, machine, markdown, publish  # the other tables' helpers, beside this file
 from methods import compared
-from robust import MIXED
 from torch import Tensor, nn
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
@@ -392,7 +391,7 @@ def measured(name: str, concepts: Sequence[str]) -> list[dict[str, Any]]:
 
     folder = trained(name)
     targets = tuple({"concepts": (concept,)} for concept in concepts)
-    settings = EraseSettings(model=str(folder), guidance=LESSONS[name].guidance, device="cpu", **MIXED)
+    settings = EraseSettings(model=str(folder), guidance=LESSONS[name].guidance, device="cpu")
     return compared(settings, targets, ROOT / name / "erased", 1, (RECIPE,))
 
 

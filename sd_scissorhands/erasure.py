@@ -158,7 +158,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
-    settings = _fitted(settings, opened, device).resolved(opened.profile, {c.kind for c in found})
+    settings = _fitted(settings, opened, device).resolved(opened.profile)
     if settings.batch_size < processes.count:
         raise UserError(
             f"--batch-size {settings.batch_size} is less than the {processes.count} processes: each needs a sample"

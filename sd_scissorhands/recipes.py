@@ -18,7 +18,6 @@ class Recipe:
     source: str
     values: Values
     profiles: Mapping[str, Values] = field(default_factory=dict)  # what differs by the model's profile
-    kinds: Mapping[str, Values] = field(default_factory=dict)  # what differs by the concept's kind, over the profile
     fits: tuple[str, ...] = DENOISERS + CLASSIFIERS  # profiles that it can be used on
     baseline: bool = False  # there to be compared with, not to be shipped
 
@@ -59,19 +58,16 @@ ON_CPU: dict[str, dict[str, Any]] = {
 }
 
 DEFAULT_RECIPE = "scissorhands-robust"
-PAIRED = dict(repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2)
+PAIRED = dict(
+    repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, other_words=0.0
+)  # fmt: skip
 WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
-# A shape can be pushed harder than a colour, which its siblings are made of; where nothing but colours goes, the others are
-# kept better under their own words alone: docs/experiments.md, section 1.
-PUSHED = dict(conditions="longer", forget_weight=0.6, ahead="name", episode=20)
-OWN_WORDS = dict(other_words=0.0)
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
         PAIRED,
         {"tiny": WHOLE},
-        {"shape": PUSHED, "colour": OWN_WORDS},
         fits=DENOISERS,
     ),
     "scissorhands-anchored": Recipe(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -105,11 +104,8 @@ class MethodSettings:
             if given.get(name, 0) < 0:
                 raise UserError(f"{name} {given[name]} is negative")
 
-    def resolved(self, profile: str, kinds: Collection[str] = ()) -> Self:
+    def resolved(self, profile: str) -> Self:
         """The same settings with everything that was left open filled in, for a model's profile, see `recipes.PROFILES`.
-
-        Args:
-            kinds: of what is to be forgotten; a recipe may have values for one kind, which hold where there is no other.
 
         Raises:
             UserError: the recipe does not fit the profile.
@@ -120,8 +116,6 @@ class MethodSettings:
                 f"--recipe {self.recipe} is not for this kind of model: choose {', '.join(recipes_for(profile))}"
             )
         values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
-        if len({*kinds}) == 1:
-            values |= recipe.kinds.get(next(iter(kinds)), {})
         if (self.repair or values["repair"]) == "none":
             values["steps"] = 0
         return dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
@@ -181,11 +175,11 @@ class EraseSettings(MethodSettings):
         object.__setattr__(self, "revision", None)
         object.__setattr__(self, "variant", None)
 
-    def resolved(self, profile: str, kinds: Collection[str] = ()) -> Self:
+    def resolved(self, profile: str) -> Self:
         """As of every method; every further concept adds half as many steps."""
         memory = self.memory or "fast"
         asked = {name: value for name, value in MEMORY[memory].items() if getattr(self, name) is None}
-        settings = super(EraseSettings, dataclasses.replace(self, memory=memory, **asked)).resolved(profile, kinds)
+        settings = super(EraseSettings, dataclasses.replace(self, memory=memory, **asked)).resolved(profile)
         if self.steps is not None:
             return settings
         more = max(len(self.concepts) - 1, 0)

@@ -424,9 +424,7 @@ def test_every_recipe_leaves_nothing_open(name, profile):
     settings = EraseSettings(recipe=name).resolved(profile)
     assert all(getattr(settings, field) is not None for field in LEFT_OPEN)
     recipe = RECIPES[name]
-    assert {
-        f for values in (recipe.values, *recipe.profiles.values(), *recipe.kinds.values()) for f in values
-    } <= LEFT_OPEN
+    assert {f for values in (recipe.values, *recipe.profiles.values()) for f in values} <= LEFT_OPEN
 
 
 def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
@@ -434,21 +432,6 @@ def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
     assert (settings.top_k, settings.scorer, settings.projection, settings.guidance) == (0.02, "plain", "paper", 7.5)
     with pytest.raises(UserError, match="--recipe 'psychic' is unknown"):
         EraseSettings(recipe="psychic")
-
-
-def test_what_one_kind_of_concept_is_given_holds_unless_kinds_go_together_or_somebody_says_otherwise():
-    pushed, mixed = ("longer", 0.6, "name", 20, 0.5), ("mixture", 0.2, "mixture", 5, 0.5)
-
-    def how(*kinds: str, **given) -> tuple:
-        settings = EraseSettings(**given).resolved("tiny", kinds)
-        return tuple(getattr(settings, n) for n in ("conditions", "forget_weight", "ahead", "episode", "other_words"))
-
-    assert how("shape") == how("shape", "shape") == pushed
-    assert how("pattern") == how() == how("shape", "colour") == mixed
-    assert how("colour") == (*mixed[:-1], 0.0) and how("colour", other_words=0.5) == mixed
-    assert how("shape", forget_weight=0.1) == ("longer", 0.1, *pushed[2:])
-    assert prepare(EraseSettings(concepts=("Disc",), model="tiny", device="cpu")).settings.episode == 20
-    assert prepare(EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")).settings.episode == 5
 
 
 def test_own_pictures_have_no_pairs(short, tmp_path, foreign):

@@ -40,8 +40,7 @@ class Erasures:
 
     def jobs(self, root: Path) -> list[Job]:
         each = (
-            jobs_of(self.asked, self.profile, root, name, {"concepts": (name,)}, self._measures, [concept.kind])
-            for name, concept in self.concepts.items()
+            jobs_of(self.asked, self.profile, root, one, {"concepts": (one,)}, self._measures) for one in self.concepts
         )
         return [job for jobs in each for job in jobs]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,15 +130,13 @@ class Subject(Protocol):
 
 
 def jobs_of(
-    asked: Comparison, profile: str, root: Path, target: str, fields: Mapping[str, Any], more: Callable[[Any], Any],
-    kinds: Collection[str] = (),
-) -> list[Job]:  # fmt: skip
+    asked: Comparison, profile: str, root: Path, target: str, fields: Mapping[str, Any], more: Callable[[Any], Any]
+) -> list[Job]:
     """The jobs of one target, seed by seed.
 
     Args:
         fields: of the settings, that say what is to go.
         more: of a run's settings, what its row depends on besides.
-        kinds: see `MethodSettings.resolved`.
 
     Raises:
         UserError: a recipe does not fit the profile.
@@ -147,7 +145,7 @@ def jobs_of(
     jobs = []
     for seed in range(asked.seeds):
         for recipe in asked.recipes_on(profile):
-            settings = dataclasses.replace(shared, recipe=recipe, seed=seed, **fields).resolved(profile, kinds)
+            settings = dataclasses.replace(shared, recipe=recipe, seed=seed, **fields).resolved(profile)
             made_by = {name: value for name, value in settings.to_json().items() if name not in NOT_IDENTITY}
             folder = root / folder_name(target) / f"{recipe}-seed{seed}"
             jobs.append(Job(settings, target, root, folder, made_by | more(settings)))

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
 from ..settings import ADDED, LEFT_OPEN, EraseSettings, flag
-from ..tiny import world
 from .found import Found
 
 FILE_ONLY = (
@@ -33,8 +32,7 @@ def recipe_of(run: Found) -> dict[str, Any]:
     """What the run's recipe sets on a model of its profile."""
     recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
     asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    kinds = {str(world.domain_of(name.strip().lower())) for name in asked.concepts if run.in_world}
-    return asked.resolved("tiny" if run.in_world else "sd", kinds).to_json()
+    return asked.resolved("tiny" if run.in_world else "sd").to_json()
 
 
 def changed(control: Found, run: Found) -> dict[str, Any]:
