@@ -351,10 +351,10 @@ def jobs_main() -> list[Job]:
     jobs += [Job("original", c, 0, known) for c in CONCEPTS]
     plain = ("relearn", "relearn slowly", "kept", "three once")
     jobs += [Job(v, c, 0, plain) for v in ("substitution", "substitution, all weights") for c in CONCEPTS]
-    again = {c: ("kept", "embedding", "relearn", *(("token",) if c in DOMAINS["colour"] else ())) for c in CONCEPTS}
     for seed in SEEDS[1:]:
         for concept in CONCEPTS:
-            jobs.append(Job("scissorhands-robust", concept, seed, again[concept]))
+            token = ("token",) if concept in DOMAINS["colour"] else ()
+            jobs.append(Job("scissorhands-robust", concept, seed, ("kept", "embedding", "relearn", *token)))
             jobs.append(Job("substitution, all weights", concept, seed, ("relearn",)))
             jobs.append(Job("original", concept, seed, ("kept",)))
     return jobs

@@ -434,6 +434,16 @@ def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
         EraseSettings(recipe="psychic")
 
 
+def test_the_default_is_what_the_published_figures_were_made_with():
+    settings = EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")
+    for asked in (settings, dataclasses.replace(settings, concepts=("Disc",))):
+        found = prepare(asked).settings
+        assert (found.conditions, found.forget_weight, found.ahead, found.episode) == ("mixture", 0.2, "mixture", 5)
+        assert (
+            found.other_words == 0 and prepare(dataclasses.replace(asked, other_words=0.5)).settings.other_words == 0.5
+        )
+
+
 def test_own_pictures_have_no_pairs(short, tmp_path, foreign):
     from PIL import Image
 
