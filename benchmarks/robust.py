@@ -35,7 +35,8 @@ ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
 FEW = 8
 
-OTHERS = {"other_words": 0.5}  # half of the retain samples under another sample's words
+MIXED = {"ahead": "mixture"}
+OTHERS = MIXED | {"other_words": 0.5}  # half of the retain samples under another sample's words
 BY_NAME = OTHERS | {"conditions": "longer", "ahead": "name"}
 PUSHED = BY_NAME | {"episode": 20}
 
@@ -64,6 +65,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"repair": "anchor"},
     # how far a concept can be pushed
+    "look ahead under the mixture": MIXED,
+    "look ahead by name": {"ahead": "name"},
+    "weight .6": {"forget_weight": 0.6},
+    "weight 1": {"forget_weight": 1.0},
     "others' words": OTHERS,
     "longer prompts": OTHERS | {"conditions": "longer"},
     "longer prompts, look ahead by name": BY_NAME,
@@ -336,11 +341,21 @@ COMPARED = ("heart", "ring")
 SOFTLY = (
     "scissorhands-robust",
     "without looking ahead",
+    "look ahead under the mixture",
+    "look ahead by name",
     "others' words",
     "longer prompts",
     "longer prompts, look ahead by name",
 )
-HARDER = ("pushed", "pushed, projection", "pushed, weight .5", "pushed, weight .6", "pushed, weight 1")
+HARDER = (
+    "weight .6",
+    "weight 1",
+    "pushed",
+    "pushed, projection",
+    "pushed, weight .5",
+    "pushed, weight .6",
+    "pushed, weight 1",
+)
 TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
 
@@ -438,7 +453,7 @@ def tables_main(rows: Rows) -> None:
         ours, theirs = of(robust, **same), of(original, **same)
         gone = [mean(ours, "kept", name) for name in ("UA", "UA_synonyms", "UA_generic")]
         gone[2] += f" / {mean(theirs, 'kept', 'UA_generic')}"
-        rest = [f"{mean(ours, 'kept', name)} / {mean(theirs, 'kept', name)}" for name in ("IRA", "CRA")]
+        rest = [f"{mean(ours, 'kept', name)} / {mean(theirs, 'kept', name)}" for name in ("IRA", "CRA", "CRA_forget")]
         one = f"{attacked(ours, 'embedding')} / {attacked(theirs, 'embedding once')[:4]}"
         three = f"{attacked(ours, 'three')} / {attacked(theirs, 'three once')[:4]}"
         suffix = f"{mean(ours, 'token', digits=2)} / {mean(theirs, 'token', digits=2)}"
@@ -451,8 +466,8 @@ def tables_main(rows: Rows) -> None:
         left = [" / ".join(mean(some, "kept", figure) for some in others) for figure in ("UA", "IRA")]
         again.append([name, *beside, asr, *left])
     header = (
-        "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; embedding ASR (worst) / original; "
-        "three embeddings ASR (worst) / original; token ASR / original; seconds (worst)"
+        "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; CRA forget / original; "
+        "embedding ASR (worst) / original; three embeddings ASR (worst) / original; token ASR / original; seconds (worst)"
     )
     publish("robust", markdown(header, lines) + "\n\n" + machine())
     header = (

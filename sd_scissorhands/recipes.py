@@ -59,7 +59,8 @@ ON_CPU: dict[str, dict[str, Any]] = {
 
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(
-    repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, other_words=0.0
+    repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, ahead="name-half",
+    other_words=0.0,
 )  # fmt: skip
 WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
 RECIPES: dict[str, Recipe] = {

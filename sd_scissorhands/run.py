@@ -98,7 +98,7 @@ class Run:
     @property
     def settings(self) -> EraseSettings:
         """The settings that the run was made with."""
-        return EraseSettings.from_json(self.manifest["settings"])
+        return EraseSettings.from_json(ADDED | self.manifest["settings"])
 
     @property
     def seconds(self) -> float:

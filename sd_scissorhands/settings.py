@@ -153,7 +153,7 @@ class EraseSettings(MethodSettings):
     guidance: float = OPEN
     # repair
     conditions: str = OPEN  # name | mixture | longer: the words under which concept latents are denoised
-    ahead: str = OPEN  # mixture | name: looking ahead takes half of them under those words, or all under the name
+    ahead: str = OPEN  # looking ahead: half under those words, half under the name, or all under it
     anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
     retain_loss: str = OPEN  # distil | denoise | none
     other_words: float = OPEN  # of the distilled retain samples, those under the words of another
@@ -248,7 +248,7 @@ CHOICES = {
     "optimiser": ("adam", "adam-8bit", "sgd"),
     "train": ("scope", "selection"),
     "conditions": ("name", "mixture", "longer"),
-    "ahead": ("mixture", "name"),
+    "ahead": ("mixture", "name-half", "name"),
     "retain_loss": ("distil", "denoise", "none"),
     "projection": ("scale-free", "paper", "none"),
     "memory": tuple(MEMORY),

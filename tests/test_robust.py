@@ -120,7 +120,7 @@ def test_a_pair_of_equals_asks_for_nothing_new(denoiser, short):
     {"repair": "paired", "conditions": "longer"}, {"repair": "paired", "conditions": "name", "ahead": "name"},
 ])  # fmt: skip
 def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, short, changes):
-    task = task_of(denoiser, short, **changes)  # batches of five
+    task = task_of(denoiser, short, **{"ahead": "mixture"} | changes)  # batches of five
     task.teacher = {name: 0.9 * weight for name, weight in (task.teacher or {}).items()}
     with torch.no_grad():
         whole = torch.stack(task.repair(2))
@@ -135,15 +135,20 @@ def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, sh
     assert halves[0, 1] == 0 and whole.abs().min() > 0
 
 
-def test_a_look_ahead_by_name_takes_the_whole_forget_term_under_the_name(denoiser, short):
-    named, mixed = (task_of(denoiser, short, conditions=which, ahead="name") for which in ("name", "mixture"))
+@pytest.mark.parametrize(("how", "half"), [("name", False), ("name-half", True)])
+def test_a_look_ahead_by_name_takes_the_forget_term_or_half_of_it_under_the_name(denoiser, short, how, half):
+    named, mixed = (task_of(denoiser, short, conditions=which, ahead=how) for which in ("name", "mixture"))
+    plain = task_of(denoiser, short, conditions="name", ahead="mixture")
     with torch.no_grad():
         ahead, rest = (torch.stack(mixed.repair(0, ahead=which)) for which in (True, False))
         under_the_name, whole = torch.stack(named.repair(0)), torch.stack(mixed.repair(0))
-    assert ahead[1] == 0 and rest[0] == 0
-    torch.testing.assert_close(ahead[0], under_the_name[0], rtol=1e-4, atol=1e-6)
+        halves = [plain.repair(0, ahead=which)[0] for which in (True, False)]
+        others = task_of(denoiser, short, conditions="mixture", ahead="mixture").repair(0, ahead=False)[0]
+    assert ahead[1] == 0
+    torch.testing.assert_close(ahead[0], halves[0] if half else under_the_name[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(rest[0], others if half else torch.zeros(()), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(rest[1], whole[1], rtol=1e-4, atol=1e-6)
-    assert abs(whole[0] / ahead[0] - 1) > 0.01  # which the mixture's words are not
+    assert abs(whole[0] / (ahead + rest)[0] - 1) > 0.01  # which the mixture's words are not
 
 
 @pytest.mark.parametrize(("share", "seen"), [(0.0, (0.85, 0.95)), (0.5, (0.5, 0.65)), (1.0, (0.15, 0.3))])
@@ -438,7 +443,7 @@ def test_the_default_is_what_the_published_figures_were_made_with():
     settings = EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")
     for asked in (settings, dataclasses.replace(settings, concepts=("Disc",))):
         found = prepare(asked).settings
-        assert (found.conditions, found.forget_weight, found.ahead, found.episode) == ("mixture", 0.2, "mixture", 5)
+        assert (found.conditions, found.forget_weight, found.ahead, found.episode) == ("mixture", 0.2, "name-half", 5)
         assert (
             found.other_words == 0 and prepare(dataclasses.replace(asked, other_words=0.5)).settings.other_words == 0.5
         )
@@ -523,6 +528,7 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
 
 def test_a_run_of_before_the_look_ahead_by_name_is_resumed_as_what_it_was(short, tmp_path):
     asked = dataclasses.replace(short, concepts=("blue",), recipe=DEFAULT_RECIPE, edit="none", relearn_every=1, steps=1)
+    asked = dataclasses.replace(asked, ahead="mixture")
     made, file = erase(asked, tmp_path / "run"), tmp_path / "run" / "run.json"
     manifest = json.loads(file.read_text())
     assert manifest["settings"].pop("ahead") == "mixture"
@@ -535,9 +541,9 @@ def test_a_run_of_before_the_look_ahead_by_name_is_resumed_as_what_it_was(short,
 
 def test_longer_prompts_and_a_look_ahead_by_name_make_a_model_of_their_own(short, tmp_path):
     asked = dataclasses.replace(short, concepts=("blue",), recipe=DEFAULT_RECIPE, edit="none", relearn_every=1)
-    ways = [{}, {"conditions": "longer"}, {"ahead": "name"}]
+    ways = [{}, {"conditions": "longer"}, {"ahead": "name"}, {"ahead": "mixture"}]
     made = [erase(dataclasses.replace(asked, **way), tmp_path / str(n))["weights_sha256"] for n, way in enumerate(ways)]
-    assert len(set(made)) == 3
+    assert len(set(made)) == 4
 
 
 @pytest.mark.parametrize("scorer", ["activation", "contrast"])

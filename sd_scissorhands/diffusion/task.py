@@ -168,7 +168,7 @@ class ErasureTask:
         asked, held = places[places < self.batch_size], places[places >= self.batch_size] - self.batch_size
         if ahead is not None:
             asked = asked[self._seen_ahead(asked) == ahead]
-        if ahead and self.settings.ahead == "name":  # as an attacker fine-tunes it
+        if ahead and self.settings.ahead != "mixture":  # as an attacker fine-tunes it
             forget = replace(forget, words=self.data["forget_condition"][forget.rows])
         forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
         kept = kept.take(held[:0] if ahead or self.settings.retain_loss == "none" else held)
