@@ -536,9 +536,10 @@ def tables_pushed(rows: Rows) -> None:
             if not (own := of(rows, variant=variant, concept=concept)):
                 continue
             gone = [mean(own, "kept briefly", name) for name in ("UA", "UA_synonyms", "UA_generic")]
-            rest = [" / ".join(mean(some, "kept briefly", name) for some in (own, original)) for name in ("IRA", "CRA")]
+            kinds = ("IRA", "CRA", "CRA_forget")
+            rest = [" / ".join(mean(some, "kept briefly", name) for some in (own, original)) for name in kinds]
             lines.append([concept, variant, steps(own, "relearn"), *gone, *rest, mean(own, "token", digits=2)])
-    header = "concept; variant; relearn steps at 3e-4; UA; UA synonyms; UA generic; IRA / original; CRA / original; token ASR"
+    header = "concept; variant; relearn steps at 3e-4; UA; UA synonyms; UA generic; IRA / original; CRA / original; CRA forget / original; token ASR"
     publish("pushed", markdown(header, lines) + "\n\n" + machine())
 
 
