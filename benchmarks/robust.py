@@ -35,7 +35,7 @@ ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
 FEW = 8
 
-MIXED = {"ahead": "mixture"}
+MIXED = {"ahead": "mixture"}  # as the recipe was before
 OTHERS = MIXED | {"other_words": 0.5}  # half of the retain samples under another sample's words
 BY_NAME = OTHERS | {"conditions": "longer", "ahead": "name"}
 PUSHED = BY_NAME | {"episode": 20}
@@ -428,6 +428,11 @@ def mean(rows: Rows, name: str, figure: str | None = None, digits: int = 3) -> s
     return f"{statistics.fmean(found):.{digits}f}" if found else ""
 
 
+def untouched(ours: Rows, theirs: Rows, name: str) -> list[str]:
+    """What is left of the rest, the original's behind the stroke."""
+    return [f"{mean(ours, name, figure)} / {mean(theirs, name, figure)}" for figure in ("IRA", "CRA", "CRA_forget")]
+
+
 def attacked(rows: Rows, name: str) -> str:
     """Mean over all restarts, and the worst of them."""
     found = [rate for row in rows if name in row for rate in row[name]]
@@ -453,7 +458,7 @@ def tables_main(rows: Rows) -> None:
         ours, theirs = of(robust, **same), of(original, **same)
         gone = [mean(ours, "kept", name) for name in ("UA", "UA_synonyms", "UA_generic")]
         gone[2] += f" / {mean(theirs, 'kept', 'UA_generic')}"
-        rest = [f"{mean(ours, 'kept', name)} / {mean(theirs, 'kept', name)}" for name in ("IRA", "CRA", "CRA_forget")]
+        rest = untouched(ours, theirs, "kept")
         one = f"{attacked(ours, 'embedding')} / {attacked(theirs, 'embedding once')[:4]}"
         three = f"{attacked(ours, 'three')} / {attacked(theirs, 'three once')[:4]}"
         suffix = f"{mean(ours, 'token', digits=2)} / {mean(theirs, 'token', digits=2)}"
@@ -536,10 +541,12 @@ def tables_pushed(rows: Rows) -> None:
             if not (own := of(rows, variant=variant, concept=concept)):
                 continue
             gone = [mean(own, "kept briefly", name) for name in ("UA", "UA_synonyms", "UA_generic")]
-            kinds = ("IRA", "CRA", "CRA_forget")
-            rest = [" / ".join(mean(some, "kept briefly", name) for some in (own, original)) for name in kinds]
+            rest = untouched(own, original, "kept briefly")
             lines.append([concept, variant, steps(own, "relearn"), *gone, *rest, mean(own, "token", digits=2)])
-    header = "concept; variant; relearn steps at 3e-4; UA; UA synonyms; UA generic; IRA / original; CRA / original; CRA forget / original; token ASR"
+    header = (
+        "concept; variant; relearn steps at 3e-4; UA; UA synonyms; UA generic; IRA / original; CRA / original; "
+        "CRA forget / original; token ASR"
+    )
     publish("pushed", markdown(header, lines) + "\n\n" + machine())
 
 

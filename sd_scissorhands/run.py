@@ -78,27 +78,27 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """An existing run.
+        """An existing run; an erasure that a former version began says what it was made with all the same (`ADDED`).
 
         Raises:
             UserError: no such directory, or no readable manifest in it.
         """
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            return cls(
-                path,
-                {"settings": manifest["settings"], "source": manifest["source"], "stages": manifest["stages"]}
-                | manifest,
-            )
+            told = {name: manifest[name] for name in ("settings", "source", "stages")} | manifest
+            if "concepts" in told["settings"]:
+                for name, value in ADDED.items():
+                    told["settings"].setdefault(name, value)
+            return cls(path, told)
         except FileNotFoundError:
             raise UserError(f"{path} is not a run directory: it has no {MANIFEST}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path / MANIFEST} is damaged ({error}): choose another --output-dir") from None
 
     @property
     def settings(self) -> EraseSettings:
         """The settings that the run was made with."""
-        return EraseSettings.from_json(ADDED | self.manifest["settings"])
+        return EraseSettings.from_json(self.manifest["settings"])
 
     @property
     def seconds(self) -> float:
@@ -160,7 +160,7 @@ def check_free(path: Path, settings: MethodSettings, *, resume: bool) -> None:
         if path.exists() and any(path.iterdir()):
             raise UserError(f"--output-dir {path} holds files that are no run: choose an empty or a new directory")
         return
-    theirs = ADDED | Run.read(path).manifest["settings"]
+    theirs = Run.read(path).manifest["settings"]
     for name, value in settings.to_json().items():
         filled_later = value is OPEN and name in left_open(
             settings

@@ -153,7 +153,7 @@ class EraseSettings(MethodSettings):
     guidance: float = OPEN
     # repair
     conditions: str = OPEN  # name | mixture | longer: the words under which concept latents are denoised
-    ahead: str = OPEN  # looking ahead: half under those words, half under the name, or all under it
+    ahead: str = OPEN  # mixture | name-half | name: a look ahead takes half, under those words or the name, or all
     anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
     retain_loss: str = OPEN  # distil | denoise | none
     other_words: float = OPEN  # of the distilled retain samples, those under the words of another

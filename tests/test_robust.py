@@ -18,6 +18,8 @@ from sd_scissorhands.diffusion.task import ErasureTask
 from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.recipes import DEFAULT_RECIPE, RECIPES
+from sd_scissorhands.report.commands import again
+from sd_scissorhands.report.found import read_run
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
 from sd_scissorhands.unlearn.methods import Options
@@ -527,12 +529,14 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
 
 
 def test_a_run_of_before_the_look_ahead_by_name_is_resumed_as_what_it_was(short, tmp_path):
-    asked = dataclasses.replace(short, concepts=("blue",), recipe=DEFAULT_RECIPE, edit="none", relearn_every=1, steps=1)
-    asked = dataclasses.replace(asked, ahead="mixture")
+    asked = dataclasses.replace(
+        short, concepts=("blue",), recipe=DEFAULT_RECIPE, edit="none", relearn_every=1, steps=1, ahead="mixture"
+    )
     made, file = erase(asked, tmp_path / "run"), tmp_path / "run" / "run.json"
     manifest = json.loads(file.read_text())
     assert manifest["settings"].pop("ahead") == "mixture"
     file.write_text(json.dumps(manifest))
+    assert 'ahead = "mixture"' in again(read_run(tmp_path / "run"))
     assert erase(asked, tmp_path / "run", resume=True)["weights_sha256"] == made["weights_sha256"]
     assert Run.read(tmp_path / "run").settings.resolved("tiny").ahead == "mixture"
     with pytest.raises(UserError, match="--ahead mixture there, name here"):

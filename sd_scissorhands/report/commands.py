@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
-from ..settings import ADDED, LEFT_OPEN, EraseSettings, flag
+from ..settings import LEFT_OPEN, EraseSettings, flag
 from .found import Found
 
 FILE_ONLY = (
@@ -37,9 +37,9 @@ def recipe_of(run: Found) -> dict[str, Any]:
 
 def changed(control: Found, run: Found) -> dict[str, Any]:
     """What a control does otherwise than a run; of another recipe only its name, and what departs from it."""
-    theirs = ADDED | run.settings
+    theirs = run.settings
     if control.settings.get("recipe") != run.settings.get("recipe"):
-        theirs |= {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
+        theirs = theirs | {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
     return difference(control.settings, theirs)
 
 
