@@ -11,7 +11,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,7 @@ from sd_scissorhands.unlearn.project import RULES
 GIB = 1 << 30
 MODES = ("balanced", "low", "fast")  # the default of CUDA first
 ROUNDS, STEPS, DRAWN = 3, 3, 8  # rounds; repair steps and pictures in a turn
+ERASE = "erase --concept nudity --memory"
 QUICK: dict[str, Any] = dict(
     forget_count=2, retain_count=2, sampling_steps=2, steps=2, batch_size=2, mixed_precision="no"
 )
@@ -59,6 +60,7 @@ class Bench:
     quick: bool
     ends: float  # of the time allowed, time.monotonic()
     model: Path  # a saved pipeline
+    modes: Sequence[str] = MODES
     kept: list[Row] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -146,14 +148,14 @@ def sampling(bench: Bench) -> None:
 
 def erasures(bench: Bench) -> None:
     """`erase --concept nudity` in every memory mode, the drawing of its data included."""
-    for mode in MODES:
+    for mode in bench.modes:
         settings = EraseSettings(
             concepts=("nudity",), model=str(bench.model), memory=mode, device=bench.device, **(QUICK if bench.quick else {})
         )  # fmt: skip
         told = forecast(settings)
         expected = sum(told["seconds"].values())
         if time.monotonic() + expected > bench.ends:
-            bench.left_out.append(f"erase, {mode} (about {expected:.0f} s)")
+            bench.left_out.append(f"{mode} (about {expected:.0f} s)")
             continue
         run = bench.model.parent / mode
         began = time.perf_counter()
@@ -161,7 +163,11 @@ def erasures(bench: Bench) -> None:
         seconds = time.perf_counter() - began
         stages = Run.read(run).manifest["stages"]
         peak = max(stage.get("peak_bytes") or 0 for stage in stages.values())
-        bench.keep(f"erase --concept nudity --memory {mode}", [Turn(seconds, peak)], None, told["scope_size"])
+        bench.keep(f"{ERASE} {mode}", [Turn(seconds, peak)], None, told["scope_size"])
+        bench.kept[-1]["forecast"] = {"seconds": round(expected), "bytes": told["memory_bytes"]}
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {"repairs": repairs, "sampling": sampling, "erasures": erasures}
 
 
 def line(one: Row) -> list[str]:
@@ -188,16 +194,20 @@ def machine(device: str) -> str:
     return f"{card.name}, {memory:.0f} GiB; torch {torch.__version__}, CUDA {cuda}, diffusers {diffusers.__version__}."
 
 
-def told(bench: Bench) -> str:
-    """What the table must be read with."""
+def told(bench: Bench, kept: list[Row]) -> str:
+    """What the table must be read with; `kept` are its rows."""
     said = [
         "Repair steps in float32, 4 samples a side; an evaluation's pictures under float16 autocast, the loop's in float32."
     ]
     if not find_spec("bitsandbytes"):
         said.append("Without bitsandbytes: Adam's moments in float32, in the mode `low` too.")
     said.append("An erasure's peak is that of its stages; plain is the reference's step, and a loop of pipeline calls.")
+    for one in kept:
+        if foreseen := one.get("forecast"):
+            mode, seconds = one["name"].split()[-1], foreseen["seconds"]
+            said.append(f"Forecast of {mode}: {seconds:,} s, {foreseen['bytes'] / GIB:.1f} GiB.")
     if bench.left_out:
-        said.append(f"Not measured, for lack of time: {', '.join(bench.left_out)}.")
+        said.append(f"Not measured, for lack of time: erase, {', '.join(bench.left_out)}.")
     return " ".join(said)
 
 
@@ -208,6 +218,8 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="an eighth of the width, few pictures; prints, and no more"
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="of the table; other rows stay")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="of memory, of the erasures")
     parser.add_argument("--minutes", type=float, default=8.0, help="that all may take")
     parser.add_argument(
         "--document", type=Path, default=rows.DOCUMENT, help="with the table's marks; JSON goes beside it"
@@ -220,17 +232,17 @@ def main() -> None:
     ends = time.monotonic() + 60 * asked.minutes
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(asked.device, asked.quick, ends, Path(folder) / "sd")
+        bench = Bench(asked.device, asked.quick, ends, Path(folder) / "sd", asked.modes)
         save_pipeline(bench.model, bench.divisor, bench.latents)
-        for measure in (repairs, sampling, erasures):
-            measure(bench)
+        for part in asked.parts:
+            PARTS[part](bench)
             if asked.device != "cpu":
                 torch.cuda.empty_cache()
     if asked.quick:
-        print(markdown(HEADER, [line(one) for one in bench.kept]), told(bench), sep="\n\n")
+        print(markdown(HEADER, [line(one) for one in bench.kept]), told(bench, bench.kept), sep="\n\n")
         return
-    rows.record(bench.kept, asked.document)
-    print(rows.tabulate("gpu", HEADER, line, told=told(bench), document=asked.document))
+    known = [one for one in rows.record(bench.kept, asked.document) if one["table"] == "gpu"]
+    print(rows.tabulate("gpu", HEADER, line, told=told(bench, known), document=asked.document))
 
 
 if __name__ == "__main__":

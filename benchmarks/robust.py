@@ -39,16 +39,12 @@ MIXED = {"ahead": "mixture"}  # as the recipe was before
 OTHERS = MIXED | {"other_words": 0.5}  # half of the retain samples under another sample's words
 BY_NAME = OTHERS | {"conditions": "longer", "ahead": "name"}
 PUSHED = BY_NAME | {"episode": 20}
+WHOLE = {"recipe": "substitution", "scope": "full", "steps": 200, "lr": 4e-4}  # as robust has it
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},
     "substitution": {"recipe": "substitution"},
-    "substitution, all weights": {
-        "recipe": "substitution",
-        "scope": "full",
-        "steps": 200,
-        "lr": 4e-4,
-    },  # as robust has it
+    "substitution, all weights": WHOLE,
     "scissorhands-anchored": {"recipe": "scissorhands-anchored"},
     "scissorhands": {  # with the paper's own settings, from which the recipe departs on the embedded model
         "recipe": "scissorhands",
@@ -69,6 +65,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "look ahead by name": {"ahead": "name"},
     "weight .6": {"forget_weight": 0.6},
     "weight 1": {"forget_weight": 1.0},
+    "300 steps": {"steps": 300},
+    "substitution, all weights, 300 steps": WHOLE | {"steps": 300},
     "others' words": OTHERS,
     "longer prompts": OTHERS | {"conditions": "longer"},
     "longer prompts, look ahead by name": BY_NAME,
@@ -350,6 +348,7 @@ SOFTLY = (
 HARDER = (
     "weight .6",
     "weight 1",
+    "300 steps",
     "pushed",
     "pushed, projection",
     "pushed, weight .5",

@@ -27,7 +27,8 @@ SCRATCH = 16 * CHUNK  # bytes at most of a selection, beside its result
 class Probe:
     """What one sample takes, measured."""
 
-    seconds: float  # a forward pass
+    alone: float  # seconds of a sample's forward pass
+    among: float  # and of one among as many as are drawn together, which an accelerator takes at once
     forward: int  # bytes at most, beyond what was there
     backward: int  # bytes of a pass forward and back, gradients of weights apart
     resident: int  # bytes in use with the model loaded
@@ -36,9 +37,10 @@ class Probe:
 def forecast(settings: EraseSettings) -> dict[str, Any]:
     """What `erase` would do, without doing it: weights, memory and time to expect.
 
-    A pass forward and one back are made on one sample, timed and their memory measured; the rest is counted: a pass back as two
-    forward, guidance as two samples, and of every stage the tensors that it holds at a time. Scorers that take more than
-    gradients, and the Newton step, are not counted.
+    A pass forward and one back are made on one sample, timed and their memory measured, on an accelerator also one forward on as
+    many as are drawn together; the rest is counted: a pass back as two forward and as three with checkpointing, guidance as
+    two samples, and of every stage the tensors that it holds at a time. Scorers that take more than gradients, and the Newton
+    step, are not counted.
 
     Returns:
         What would be erased and changed, seconds and peak_bytes by stage, memory_bytes (the largest of these), settings.
@@ -49,12 +51,16 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     pictures = len(prepared.pairs) * (2 - bool(s.forget_images)) + s.retain_count * (not s.retain_images)
     looks_ahead = s.steps / s.relearn_every if s.relearn_every else 0
     chooses = s.edit != "none" or s.train == "selection"
-    passes = {
-        "data": pictures * s.sampling_steps * 2,
-        "scores": chooses * methods.passes(s.scorer) * s.score_draws * s.batch_size * 3,
-        "repair": s.steps * 2 * s.batch_size * 4
-        + (s.projection != "none") * (s.steps / s.memory_every) * s.memories * s.batch_size * 3
-        + looks_ahead * s.batch_size * 1.5,
+    both = 3 + s.checkpointing  # a pass forward and back
+    repair = (
+        s.steps * 2 * s.batch_size * (1 + both)
+        + (s.projection != "none") * (s.steps / s.memory_every) * s.memories * s.batch_size * both
+        + looks_ahead * s.batch_size / 2 * both
+    )
+    seconds = {
+        "data": pictures * s.sampling_steps * 2 * probe.among,
+        "scores": chooses * methods.passes(s.scorer) * s.score_draws * s.batch_size * both * probe.among,
+        "repair": repair * (probe.alone if s.micro_batch == 1 else probe.among),
     }
     peaks = _peaks(prepared, probe)
     return {
@@ -62,7 +68,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
         "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "ema": prepared.opened.ema, "scope": s.scope,
         "scope_size": prepared.scope_size, "tensors": len(prepared.parameters), "trimmed": prepared.trimmed,
         "memory_bytes": max(peaks.values()), "peak_bytes": peaks,
-        "seconds": {stage: round(count * probe.seconds, 1) for stage, count in passes.items() if count},
+        "seconds": {stage: round(expected, 1) for stage, expected in seconds.items() if expected},
         "settings": s.to_json(),
     }  # fmt: skip
 
@@ -104,27 +110,35 @@ def _bytes(parameters: Iterable[Tensor]) -> int:
 
 
 def _probe(prepared: Prepared) -> Probe:
-    """Measure a pass forward, without and with the pass back; a first one, which sets libraries up, does not count."""
+    """Measure a pass forward, without and with the pass back; a first one, which sets libraries up, never counts."""
     d, parameters = prepared.denoiser, prepared.parameters
     count = 8 if prepared.opened.world else 1
-    noisy = torch.randn(count, *d.latent_shape, device=d.device)
-    condition, t = d.encode([""]).expand(count, -1, -1), torch.full((count,), 500, device=d.device)
+    words = d.encode([""])
 
-    def forward() -> Tensor:
-        return d.predict(noisy, t, condition).sum()
+    def forward(samples: int = count) -> Tensor:
+        noisy, t = torch.randn(samples, *d.latent_shape, device=d.device), torch.full((samples,), 500, device=d.device)
+        return d.predict(noisy, t, words.expand(samples, -1, -1)).sum()
 
-    with torch.no_grad():
-        float(forward())
-        peak, began = PeakMemory(d.device), time.monotonic()
-        float(forward())
-        seconds, ahead = time.monotonic() - began, peak.bytes() or 0
+    @torch.no_grad()
+    def seconds(samples: int) -> float:
+        began = time.monotonic()
+        float(forward(samples))
+        return (time.monotonic() - began) / samples
+
+    seconds(count)
+    peak = PeakMemory(d.device)
+    alone, ahead = seconds(count), peak.bytes() or 0
+    among, together = alone, 2 * at_once(d, prepared.settings.memory)
+    if d.device.type != "cpu":
+        seconds(together)
+        among = seconds(together)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     peak = PeakMemory(d.device)
     with handed_on(parameters, lambda name, gradient: None):
         forward().backward()
     back, resident = peak.bytes() or 0, peak.start or sum(_bytes(part.parameters()) for part in _modules(prepared))
-    return Probe(seconds / count, ahead // count, back // count, resident)
+    return Probe(alone, among, ahead // count, back // count, resident)
 
 
 def _modules(prepared: Prepared) -> list[nn.Module]:

@@ -31,7 +31,7 @@ class Processes:
             sharding: whether the command can share weights out.
 
         Raises:
-            UserError: the launcher wants weights shared out in a way, or by a command, that cannot.
+            UserError: the launcher wants weights shared out in a way, or by a command, that cannot, or has too few GPUs.
         """
         if _says("ACCELERATE_USE_DEEPSPEED"):
             raise UserError("DEEPSPEED is not supported: launch with --multi_gpu or --use_fsdp instead")
@@ -40,6 +40,9 @@ class Processes:
         sharded = _says("ACCELERATE_USE_FSDP")
         if sharded and not sharding:
             raise UserError("FSDP is for erase alone, all else holds the whole model: launch with --multi_gpu instead")
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > gpus > 0 and not _says("ACCELERATE_USE_CPU"):
+            raise UserError(f"{here} processes for {gpus} GPU: launch with --num_processes {gpus}, or with --cpu")
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else transformers reads weights in one process alone
         state = _distributed()
         return cls(state.process_index, state.num_processes, sharded)
@@ -58,8 +61,9 @@ class Processes:
     def wait(self) -> None:
         """Go on when every process is here."""
         if self.count > 1:
-            with together():
-                _distributed().wait_for_everyone()
+            state = _distributed()
+            with together():  # accelerate names a GPU for each process on the CPU too, where there is one
+                state.wait_for_everyone() if state.device.type == "cuda" else torch.distributed.barrier()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors, in place, by their means over the processes, see `unlearn.team.Team`."""
@@ -109,12 +113,14 @@ def _says(variable: str) -> bool:
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is CUDA, then Apple's GPU, then the CPU.
+    """`auto` is CUDA, then Apple's GPU, then the CPU, which a launcher can ask for.
 
     Raises:
         UserError: the device named is not there.
     """
     if device == "auto":
+        if _says("ACCELERATE_USE_CPU"):
+            return "cpu"
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)

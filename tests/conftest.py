@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, a short erasure, and a pipeline that is not of the embedded world."""
+"""Shared by all tests: one thread of the CPU, a short erasure, and a pipeline that is not of the embedded world."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ACCELERATE_USE_CPU"] = "1"  # where there is a GPU as well: bytes are promised of the CPU
 
 import pytest
 import torch

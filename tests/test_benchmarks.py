@@ -119,4 +119,4 @@ def test_an_erasure_that_does_not_fit_into_the_time_is_left_out_and_said(tmp_pat
     bench = gpu.Bench("cpu", True, 0.0, tmp_path)
     gpu.erasures(bench)
     assert len(bench.left_out) == len(gpu.MODES) and not bench.kept
-    assert "Not measured, for lack of time: erase, balanced (about 60 s)" in gpu.told(bench)
+    assert "Not measured, for lack of time: erase, balanced (about 60 s)" in gpu.told(bench, [])

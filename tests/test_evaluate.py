@@ -249,7 +249,7 @@ def test_two_processes_give_the_bytes_of_one(tmp_path):
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
             *("-m", "sd_scissorhands", *words, str(tmp_path / "2")),
         ],
-        capture_output=True, text=True, env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == alone.exit_code == 0, done.stderr
     told = {1: json.loads(alone.stdout), 2: json.loads(done.stdout)}  # one process alone speaks

@@ -23,8 +23,8 @@ from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.load import open_pipeline
 from sd_scissorhands.diffusion.task import ErasureTask
 from sd_scissorhands.erasure import erase, parts_of, prepare
-from sd_scissorhands.forecast import forecast
-from sd_scissorhands.machine import PeakMemory, Processes
+from sd_scissorhands.forecast import Probe, forecast
+from sd_scissorhands.machine import PeakMemory, Processes, resolve_device
 from sd_scissorhands.recipes import MEMORY
 from sd_scissorhands.settings import EraseSettings, UserError
 from sd_scissorhands.unlearn.project import SCALE_FREE
@@ -184,7 +184,7 @@ def test_eight_bit_moments_take_a_byte_and_resume():
 def run_together(count: int, *words: str, **environment: str) -> subprocess.CompletedProcess:
     """`torchrun --nproc_per_node COUNT`, as `accelerate launch` does it, on the CPU."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
-    env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **environment}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
         [sys.executable, *launch, "-m", "sd_scissorhands", *words], capture_output=True, text=True, env=env
     )
@@ -373,6 +373,29 @@ def test_less_memory_is_forecast_where_less_is_asked_for(short, foreign):
     found = {memory: forecast(dataclasses.replace(settings, memory=memory)) for memory in ("low", "fast")}
     assert found["low"]["settings"]["micro_batch"] == 1
     assert found["low"]["memory_bytes"] == max(found["low"]["peak_bytes"].values())
+
+
+def test_time_is_forecast_by_how_many_samples_go_together(short, monkeypatch):
+    probe = Probe(alone=1.0, among=0.1, forward=1, backward=1, resident=1)
+    monkeypatch.setattr("sd_scissorhands.forecast._probe", lambda prepared: probe)
+    asked = dataclasses.replace(short, relearn_every=0, projection="none", edit="none")
+    together, one_by_one = (
+        forecast(dataclasses.replace(asked, micro_batch=size))["seconds"] for size in (0, 1)
+    )  # 8 pictures of pairs and 8 to keep, 2 steps with guidance; 4 steps of 8 samples through teacher and student
+    assert together == {"data": pytest.approx(16 * 2 * 2 * 0.1), "repair": pytest.approx(4 * 8 * 4 * 0.1)}
+    assert one_by_one == together | {"repair": pytest.approx(4 * 8 * 4)}
+
+
+def test_where_there_is_a_gpu_the_launcher_decides(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_device("auto") == "cpu"  # as all tests ask for it
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    assert resolve_device("auto") == "cuda"
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match="2 processes for 1 GPU: launch with --num_processes 1, or with --cpu"):
+        Processes.here()
 
 
 def test_a_peak_within_a_peak_does_not_hide_it():
