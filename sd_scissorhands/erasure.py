@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -232,7 +233,8 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
     """From the data to the repaired weights in `prepared.denoiser.module`."""
     denoiser, settings, parameters = prepared.denoiser, prepared.settings, prepared.parameters
     data, _ = run.stage("data", lambda: _gather(prepared, run.processes, progress), denoiser.device)
-    task, thin = ErasureTask(denoiser, data, settings, _mixture(prepared)), prepared.thin
+    idle, thin = _core_left_idle(denoiser, run.processes), prepared.thin
+    task = ErasureTask(denoiser, data, settings, _mixture(prepared), two_threads=idle)
     task.teacher = denoiser.teacher(parameters, thin=thin)
     scored = parameters
     if settings.threshold_scope == "global":
@@ -248,6 +250,12 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
     if thin or run.processes.sharded:
         restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
     return facts
+
+
+def _core_left_idle(denoiser: Denoiser, processes: Processes) -> bool:
+    """Whether this process's passes, alone on a CPU, keep no second core busy."""
+    alone = processes.count == 1 and not processes.sharded
+    return alone and denoiser.small and denoiser.device.type == "cpu" and (os.cpu_count() or 1) > 1
 
 
 def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
         for name, parameter in there.parameters.items():
             parameter.copy_(ahead[name])
     before = {name: p.detach().clone() for name, p in task.parameters.items()}
-    repair._descend(None, ahead)
+    repair._descend(None, Relearner(task.parameters, 0.1))
     (0.7 * there.repair(0, ahead=True)[0]).backward()
     loss = here.repair(0, ahead=False)
     (0.7 * loss[0] + loss[1]).backward()

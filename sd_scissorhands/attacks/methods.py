@@ -134,7 +134,7 @@ def token(scene: Scene, side: Side, data: Data) -> Outcome:
     assert s.tokens
     prompts = words.slotted(d, [f"{row.prompt} {words.SLOT}" for row in scene.rows], width=s.tokens)
     target = Target(d, data["latents"].to(d.device), prompts)
-    together = TOGETHER if d.picture_size <= 64 else 2
+    together = TOGETHER if d.small else 2
     learned = []
     for at in range(0, len(scene.rows), together):
         some = torch.arange(at, min(at + together, len(scene.rows)))

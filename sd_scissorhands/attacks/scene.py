@@ -86,7 +86,7 @@ class Scene:
         with self.progress(what, len(prompts)) as tick:
             return side.denoiser.generate(
                 prompts, seeds, steps=side.sampling.steps, guidance=side.sampling.guidance, tick=tick,
-                batch_size=32 if side.denoiser.picture_size <= 64 else 4,
+                batch_size=32 if side.denoiser.small else 4,
             )  # fmt: skip
 
     def training(self, count: int) -> list[tuple[str, str]]:

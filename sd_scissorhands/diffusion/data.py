@@ -82,7 +82,7 @@ def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
 
 def at_once(denoiser: Denoiser, memory: str) -> int:
     """Pictures that are drawn together."""
-    return 32 if denoiser.picture_size <= 64 else AT_ONCE[memory]
+    return 32 if denoiser.small else AT_ONCE[memory]
 
 
 def encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, tick) -> tuple[Tensor, Tensor]:

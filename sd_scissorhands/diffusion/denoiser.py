@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,15 @@ class Denoiser:
         kind = torch.bfloat16 if thin else None
         return {name: parameter.detach().to(dtype=kind, copy=True) for name, parameter in parameters.items()}
 
+    def twin(self) -> Denoiser:
+        """Another module around the same weights: what stands in for them in one does not in the other, nor do gradients meet."""
+        twin, module = copy.copy(self), copy.deepcopy(self.module)
+        for own, shared in zip(module.parameters(), self.module.parameters(), strict=True):
+            own.data = shared.data
+        twin.family, twin.parameters = copy.copy(self.family), dict(module.named_parameters())
+        twin.family.module = module
+        return twin
+
     @torch.no_grad()
     def thin(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Keep in bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
@@ -107,6 +117,11 @@ class Denoiser:
     def picture_size(self) -> int:
         """Side of the pictures that the module was made for, in pixels."""
         return self.family.picture_size
+
+    @property
+    def small(self) -> bool:
+        """Whether pictures are so small that many fit into one pass, and its layers keep no second core busy."""
+        return self.picture_size <= 64
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.load import Opened, check_directory, locate, open_pipeline
 from ..disk import atomic
 from ..lineage import MANIFEST
-from ..machine import Processes, resolve_device
+from ..machine import Processes, beside, resolve_device
 from ..run import Progress, Run, silent
 from ..settings import UserError
 from .judges import Judge
@@ -135,14 +135,10 @@ class Survey:
         ledger = Ledger(self.folder / f"{name}.jsonl", self._header(opened, sampling, rows), self.processes)
         todo = [row for row in rows if row.number not in ledger.records][self.processes.index :: self.processes.count]
         batches = draw(denoiser, todo, sampling, batch_size=self.batch_size, encode=encode)
-        threads = torch.get_num_threads()
-        with (
-            self.progress(f"drawing, {name}", len(rows)) as tick,
-            ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as beside,
-        ):
+        with self.progress(f"drawing, {name}", len(rows)) as tick, beside() as judging:
             told, waiting = _tell(tick, ledger, 0), list[Future]()
             for chunk, pixels in batches:
-                waiting.append(beside.submit(self._record, name, ledger, chunk, pixels))
+                waiting.append(judging.submit(self._record, name, ledger, chunk, pixels))
                 if len(waiting) > AHEAD:
                     waiting.pop(0).result()
                     told = _tell(tick, ledger, told)

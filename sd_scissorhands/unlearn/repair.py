@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..machine import beside
 from .project import Memories, Projection, Rule, project
 from .relearner import Relearner
 from .selection import Selection
@@ -61,7 +62,8 @@ class Repair:
     the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
     Every `relearn_every` steps the task takes half of the forget term, or all of it, where a `Relearner` has taken the weights
-    (ours). It starts again after `episode` of its steps, and with every epoch, so that a checkpoint needs nothing of it.
+    (ours). It starts again after `episode` of its steps, and with every epoch, so that a checkpoint needs nothing of it. With
+    a `twin` a second thread takes the rest of such a step at the same time; the bytes are the same.
 
     A batch is taken in as many parts as the team has processes, times `parts`, whose gradients are averaged: the same step
     up to rounding, in less memory or time. With `only`, gradients, moments and memories are held for the chosen weights alone.
@@ -81,6 +83,7 @@ class Repair:
     only: Selection | None = None  # weights that may change; None for all parameters
     parts: int = 1  # of a process's batch, one after the other
     team: Team = ALONE
+    twin: Task | None = None  # the same task around a twin of the module, see `Task.twin`
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -91,6 +94,9 @@ class Repair:
             self.trained = {n: self.parameters[n].detach().view(-1)[rows] for n, rows in self.rows.items()}
         self.optimizer = self.make(list(self.trained.values()), self.lr)
         self._unsettled: list[tuple[Tensor, Projection]] = []
+        if self.twin is not None:
+            others = dict(self.twin.module.named_parameters())
+            self._others, self._aside = [others[name] for name in self.trained], beside()
 
     def run(self, callback: Callable[[Repair], None] = lambda repair: None) -> None:
         """Do the remaining steps; `callback(self)` after each.
@@ -104,13 +110,10 @@ class Repair:
         while self.step < self.steps:
             if self.rule is not None and (memories is None or self.step % self.memory_every == 0):
                 memories = Memories([self._memory(number) for number in range(self.memories)])
-            ahead = None
-            if relearner:
-                if self.step % self.memory_every == 0 or relearner.step == self.episode:
-                    relearner = Relearner(moved, self.lr * PACE)
-                if self.step % self.relearn_every == 0:
-                    ahead = relearner.advance(self.task, self.step, self._shares(), self.team)
-            self._descend(memories, ahead)
+            if relearner and (self.step % self.memory_every == 0 or relearner.step == self.episode):
+                relearner = Relearner(moved, self.lr * PACE)
+            looks = relearner and self.step % self.relearn_every == 0
+            self._descend(memories, relearner if looks else None)
             self.step += 1
             if self.step % SETTLE == 0 or self.step % self.memory_every == 0 or self.step == self.steps:
                 self._settle()
@@ -128,14 +131,18 @@ class Repair:
             tensor.grad = None
         return memory
 
-    def _descend(self, memories: Memories | None, ahead: dict[str, Tensor] | None) -> None:
+    def _descend(self, memories: Memories | None, relearner: Relearner | None) -> None:
         terms = torch.zeros(2, device=next(iter(self.parameters.values())).device)
+        shares = self._shares()
+        rest = [self._aside.submit(self._of_twin, part) for part in shares] if relearner and self.twin else []
+        ahead = relearner.advance(self.task, self.step, shares, self.team) if relearner else None
         with self._gathered():
-            for part in self._shares():
+            for number, part in enumerate(shares):
                 if ahead:
                     with standing_in(self.parameters, ahead):
                         terms += self._back_of(part, True)
-                terms += self._back_of(part, False if ahead else None)
+                own = False if ahead else None
+                terms += self._added(*rest[number].result()) if rest else self._back_of(part, own)
         gradients = self._gradients()
         self.team.average([*gradients, terms])
         done = Projection(False, 0.0)
@@ -149,6 +156,21 @@ class Repair:
         self._scatter()
         self._unsettled.append((terms, done))
 
+    def _of_twin(self, part: Part) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """What `_back_of(part, False)` hands back, and the gradients that it would leave."""
+        assert self.twin is not None
+        loss, terms = self._loss(self.twin, part, False)
+        if not loss.requires_grad:
+            return terms, [None] * len(self._others)
+        return terms, torch.autograd.grad(loss, self._others, allow_unused=True)
+
+    def _added(self, terms: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Add the twin's gradients to those that are there; its terms."""
+        for tensor, own in zip(self.trained.values(), gradients, strict=True):
+            if own is not None:
+                tensor.grad = own if tensor.grad is None else tensor.grad.add_(own)
+        return terms
+
     def _shares(self) -> list[Part]:
         """What this process takes of a batch, one after the other."""
         count, team = self.parts, self.team
@@ -156,9 +178,15 @@ class Repair:
 
     def _back_of(self, part: Part, ahead: bool | None) -> Tensor:
         """The pass back through a part's terms, and the terms, as shares of the process's: (2,)."""
-        forget, retain = self.task.repair(self.step, part, ahead)
-        self._back((retain + self.forget_weight * forget) / self.parts)
-        return torch.stack([forget.detach(), retain.detach()]) / self.parts
+        loss, terms = self._loss(self.task, part, ahead)
+        self._back(loss)
+        return terms
+
+    def _loss(self, task: Task, part: Part, ahead: bool | None) -> tuple[Tensor, Tensor]:
+        """What is descended of a part, and its terms: (2,)."""
+        forget, retain = task.repair(self.step, part, ahead)
+        terms = torch.stack([forget.detach(), retain.detach()]) / self.parts
+        return (retain + self.forget_weight * forget) / self.parts, terms
 
     def _back(self, loss: Tensor) -> None:
         if loss.requires_grad:  # not where a part has no sample
