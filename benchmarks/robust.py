@@ -349,6 +349,7 @@ HARDER = (
     "weight .6",
     "weight 1",
     "300 steps",
+    "substitution, all weights, 300 steps",
     "pushed",
     "pushed, projection",
     "pushed, weight .5",
