@@ -253,9 +253,10 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
 
 
 def _core_left_idle(denoiser: Denoiser, processes: Processes) -> bool:
-    """Whether this process's passes, alone on a CPU, keep no second core busy."""
+    """Whether this process's passes, alone on a CPU, keep no second core busy that it may use."""
     alone = processes.count == 1 and not processes.sharded
-    return alone and denoiser.small and denoiser.device.type == "cpu" and (os.cpu_count() or 1) > 1
+    allowed = (os.cpu_count() or 1) > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
+    return alone and denoiser.small and denoiser.device.type == "cpu" and allowed
 
 
 def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]:
