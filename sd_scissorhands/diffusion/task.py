@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -242,8 +241,13 @@ class ErasureTask:
         )
 
     def _told(self, *seen: Any) -> Callable[[], tuple[Tensor, Tensor]]:
-        """`_wanted`, while the student goes on if there is a second thread."""
-        return self.aside.submit(self._wanted, *seen).result if self.aside else partial(self._wanted, *seen)
+        """`_wanted`, while the student goes on if there is a second thread, else before: no weights may stand in for a pass's
+        own between it and its pass back.
+        """
+        if self.aside:
+            return self.aside.submit(self._wanted, *seen).result
+        wanted = self._wanted(*seen)
+        return lambda: wanted
 
     @torch.no_grad()
     def _wanted(
