@@ -40,7 +40,6 @@ from sd_scissorhands.unlearn.project import RULES
 GIB = 1 << 30
 MODES = ("balanced", "low", "fast")  # the default of CUDA first
 ROUNDS, STEPS, DRAWN = 3, 3, 8  # rounds; repair steps and pictures in a turn
-ERASE = "erase --concept nudity --memory"
 QUICK: dict[str, Any] = dict(
     forget_count=2, retain_count=2, sampling_steps=2, steps=2, batch_size=2, mixed_precision="no"
 )
@@ -163,7 +162,7 @@ def erasures(bench: Bench) -> None:
         seconds = time.perf_counter() - began
         stages = Run.read(run).manifest["stages"]
         peak = max(stage.get("peak_bytes") or 0 for stage in stages.values())
-        bench.keep(f"{ERASE} {mode}", [Turn(seconds, peak)], None, told["scope_size"])
+        bench.keep(f"erase --concept nudity --memory {mode}", [Turn(seconds, peak)], None, told["scope_size"])
         bench.kept[-1]["forecast"] = {"seconds": round(expected), "bytes": told["memory_bytes"]}
 
 

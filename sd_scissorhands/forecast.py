@@ -128,8 +128,9 @@ def _probe(prepared: Prepared) -> Probe:
     seconds(count)
     peak = PeakMemory(d.device)
     alone, ahead = seconds(count), peak.bytes() or 0
-    among, together = alone, 2 * at_once(d, prepared.settings.memory)
+    among = alone
     if d.device.type != "cpu":
+        together = 2 * at_once(d, prepared.settings.memory)  # with guidance
         seconds(together)
         among = seconds(together)
     for parameter in parameters.values():
