@@ -232,8 +232,8 @@ def retain_set(
 def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """From the data to the repaired weights in `prepared.denoiser.module`."""
     denoiser, settings, parameters = prepared.denoiser, prepared.settings, prepared.parameters
-    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, progress), denoiser.device)
     idle, thin = _core_left_idle(denoiser, run.processes), prepared.thin
+    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, idle, progress), denoiser.device)
     task = ErasureTask(denoiser, data, settings, _mixture(prepared), two_threads=idle)
     task.teacher = denoiser.teacher(parameters, thin=thin)
     scored = parameters
@@ -282,12 +282,13 @@ def parts_of(settings: EraseSettings, processes: int) -> int:
     return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
 
 
-def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    settings = prepared.settings
-    pairs = prepared.pairs
+def _gather(
+    prepared: Prepared, processes: Processes, two_threads: bool, progress: Progress
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    settings, pairs, keep = prepared.settings, prepared.pairs, prepared.retain_prompts
     with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-        data = gather(prepared.denoiser, settings, pairs, prepared.retain_prompts, team=processes, tick=tick)
-    return data, {"pairs": pairs, "retain": prepared.retain_prompts}
+        data = gather(prepared.denoiser, settings, pairs, keep, team=processes, two_threads=two_threads, tick=tick)
+    return data, {"pairs": pairs, "retain": keep}
 
 
 def _fitted(settings: EraseSettings, opened: Opened, device: str) -> EraseSettings:

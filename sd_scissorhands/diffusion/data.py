@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..machine import beside
 from ..settings import EraseSettings, UserError
 from ..unlearn.team import ALONE, Team
 from .denoiser import Denoiser
@@ -26,6 +27,7 @@ def gather(
     keep: Sequence[str],
     *,
     team: Team = ALONE,
+    two_threads: bool = False,
     tick: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Everything the task needs, computed once.
@@ -34,6 +36,7 @@ def gather(
         pairs: (forget prompt, neutral twin), as many as `settings.forget_count`.
         keep: retain prompts, as many as `settings.retain_count`.
         team: who share the drawing.
+        two_threads: whether the pairs are drawn in a thread of their own, beside what is to be kept; the bytes are the same.
         tick: called with the number of pictures made or read.
 
     Returns:
@@ -47,10 +50,10 @@ def gather(
     """
     forget_prompts, anchors = [forget for forget, _ in pairs], [anchor for _, anchor in pairs]
 
-    def drawn(prompts: Sequence[str], side: int) -> dict[str, Tensor]:
+    def drawn(prompts: Sequence[str], side: int, by: Denoiser = denoiser) -> dict[str, Tensor]:
         seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
         return {
-            "latents": denoiser.generate(
+            "latents": by.generate(
                 prompts, seeds, steps=settings.sampling_steps, guidance=settings.guidance,
                 batch_size=at_once(denoiser, settings.memory), team=team, tick=tick,
             )
@@ -64,10 +67,18 @@ def gather(
         return {f"{name}_{kind}": tensor for kind, tensor in tensors.items()}
 
     own, others = settings.forget_images, settings.retain_images
+
+    def paired(by: Denoiser = denoiser) -> dict[str, Tensor]:
+        forget = given(own, len(pairs)) if own else drawn(forget_prompts, 0, by)
+        return named("forget", forget) | named("anchor", drawn(anchors, 0, by))
+
+    with beside() as aside:
+        told = aside.submit(paired, denoiser.twin()).result if two_threads else paired
+        retain = named("retain", given(others, len(keep)) if others else drawn(keep, 1))
+        pairs_of_latents = told()
     data = {
-        **named("forget", given(own, len(pairs)) if own else drawn(forget_prompts, 0)),
-        **named("anchor", drawn(anchors, 0)),
-        **named("retain", given(others, len(keep)) if others else drawn(keep, 1)),
+        **pairs_of_latents,
+        **retain,
         "forget_condition": _encode(denoiser, forget_prompts),
         "anchor_condition": _encode(denoiser, anchors),
         "retain_condition": _encode(denoiser, keep),

@@ -63,12 +63,13 @@ class Denoiser:
         return {name: parameter.detach().to(dtype=kind, copy=True) for name, parameter in parameters.items()}
 
     def twin(self) -> Denoiser:
-        """Another module around the same weights: what stands in for them in one does not in the other, nor do gradients meet."""
-        twin, module = copy.copy(self), copy.deepcopy(self.module)
-        for own, shared in zip(module.parameters(), self.module.parameters(), strict=True):
-            own.data = shared.data
-        twin.family, twin.parameters = copy.copy(self.family), dict(module.named_parameters())
-        twin.family.module = module
+        """All anew around the same weights: what stands in for them in one does not in the other, nor do gradients or draws meet."""
+        twin = copy.deepcopy(self)
+        for name, part in self.pipeline.components.items():
+            if isinstance(part, nn.Module):
+                copied = twin.pipeline.components[name].parameters()
+                for own, shared in zip(copied, part.parameters(), strict=True):
+                    own.data = shared.data
         return twin
 
     @torch.no_grad()
