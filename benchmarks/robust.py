@@ -1,7 +1,7 @@
-"""The tables of docs/experiments.md on staying gone: `python benchmarks/robust.py [main|parts|several|pushed ...]`.
+"""The tables of docs/experiments.md on staying gone: `python benchmarks/robust.py [main|parts|several|pushed|alone ...]`.
 
 Every erasure and every figure is kept in runs/robust, so that what was cut off continues. Two workers of one thread each;
-seconds are those of an erasure on one of the two busy cores.
+seconds are those of an erasure on one of the two busy cores, but for those of `alone`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,11 +40,12 @@ ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
 FEW = 8
 
-MIXED = {"ahead": "mixture"}  # as the recipe was before
+SHORT = {"steps": 200}  # as the recipe was before
+MIXED = SHORT | {"ahead": "mixture"}  # and before that
 OTHERS = MIXED | {"other_words": 0.5}  # half of the retain samples under another sample's words
 BY_NAME = OTHERS | {"conditions": "longer", "ahead": "name"}
 PUSHED = BY_NAME | {"episode": 20}
-WHOLE = {"recipe": "substitution", "scope": "full", "steps": 200, "lr": 4e-4}  # as robust has it
+WHOLE = {"recipe": "substitution", "scope": "full", "steps": 300, "lr": 4e-4}  # as robust has it
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},
@@ -62,12 +67,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"repair": "anchor"},
     # how far a concept can be pushed
+    "200 steps": SHORT,
+    "200 steps, without looking ahead": SHORT | {"relearn_every": 0},
     "look ahead under the mixture": MIXED,
-    "look ahead by name": {"ahead": "name"},
-    "weight .6": {"forget_weight": 0.6},
-    "weight 1": {"forget_weight": 1.0},
-    "300 steps": {"steps": 300},
-    "substitution, all weights, 300 steps": WHOLE | {"steps": 300},
+    "look ahead by name": SHORT | {"ahead": "name"},
+    "weight .6": SHORT | {"forget_weight": 0.6},
+    "weight 1": SHORT | {"forget_weight": 1.0},
     "others' words": OTHERS,
     "longer prompts": OTHERS | {"conditions": "longer"},
     "longer prompts, look ahead by name": BY_NAME,
@@ -146,14 +151,29 @@ class Model:
         """Share of `look`'s pictures that show the concept."""
         return statistics.fmean(self.judge.sees(said) for said in self.look(*asked, **how))
 
-    def taught(self, count: int) -> tuple[list[tuple[str, str]], Any]:
-        """(slotted, plain) prompts that an attacker learns from and the original's pictures for them."""
-        from sd_scissorhands.attacks.scene import TRAINING_SEED, filled
+    def pairs(self, count: int) -> list[tuple[str, str]]:
+        """(slotted, plain) prompts that an attacker learns from."""
+        from sd_scissorhands.attacks.scene import filled
         from sd_scissorhands.diffusion.data import spread
 
-        pairs = spread(filled(self.concept), count, 900 + self.job.seed)
-        seeds = range(TRAINING_SEED, TRAINING_SEED + count)
-        return pairs, self.original.generate([plain for _, plain in pairs], seeds, steps=20, guidance=3.0)
+        return spread(filled(self.concept), count, 900 + self.job.seed)
+
+    def taught(self, count: int) -> tuple[list[str], Any]:
+        """These prompts, plain, and the original's pictures for them."""
+        return self.drawn([plain for _, plain in self.pairs(count)])
+
+    def others(self, count: int) -> tuple[list[str], Any]:
+        """Prompts of anything but the concept, and the original's pictures for them."""
+        from sd_scissorhands.concepts import world_captions
+
+        return self.drawn(world_captions({self.concept.name}, count, 900 + self.job.seed))
+
+    def drawn(self, prompts: list[str]) -> tuple[list[str], Any]:
+        """Prompts, and the original's pictures for them."""
+        from sd_scissorhands.attacks.scene import TRAINING_SEED
+
+        seeds = range(TRAINING_SEED, TRAINING_SEED + len(prompts))
+        return prompts, self.original.generate(prompts, seeds, steps=20, guidance=3.0)
 
     def asked(self) -> list[tuple[str, str]]:
         """(slotted, plain) prompts that name the concept, which nothing was learned from."""
@@ -195,8 +215,8 @@ def embedding(model: Model, width: int, restarts: int) -> list[float]:
     from sd_scissorhands.attacks.learn import Target, learn_embedding, start_embedding
     from sd_scissorhands.diffusion import words
 
-    d, (pairs, latents) = model.denoiser, model.taught(48)
-    target = Target(d, latents, words.slotted(d, [slotted for slotted, _ in pairs], width=width))
+    d, (_, latents) = model.denoiser, model.taught(48)
+    target = Target(d, latents, words.slotted(d, [slotted for slotted, _ in model.pairs(48)], width=width))
     name = words.vocabulary(d)[d.pipeline.tokenizer(model.concept.name, add_special_tokens=False).input_ids]
     asked, rates = [slotted for slotted, _ in model.asked()], []
     for restart in range(restarts):
@@ -235,13 +255,12 @@ def token(model: Model) -> float:
     return model.rate(prompts, 7_000_000, encode=encode)
 
 
-def relearn(model: Model, lr: float) -> int | None:
-    """Steps of fine-tuning until half of the pictures show the concept; None if it never is back."""
+def relearn(model: Model, lr: float, *, benign: bool = False) -> int | None:
+    """Steps of fine-tuning, on the concept or on anything else, until half of the pictures show it; None if it never is back."""
     from sd_scissorhands.attacks.learn import Relearning
 
     d, asked = model.denoiser, [plain for _, plain in model.asked()][:24]
-    pairs, latents = model.taught(FEW)
-    prompts = [plain for _, plain in pairs]
+    prompts, latents = model.others(FEW) if benign else model.taught(FEW)
     pristine = {name: p.detach().clone() for name, p in d.module.named_parameters()}
     work = Relearning(d, latents, d.encode(prompts), lr=lr, batch_size=FEW, seed=900 + model.job.seed)
     back = None
@@ -266,6 +285,7 @@ FIGURES: dict[str, Callable[[Model], Any]] = {
     "token": token,
     "relearn": lambda model: relearn(model, 3e-4),
     "relearn slowly": lambda model: relearn(model, 1e-4),
+    "benign": lambda model: relearn(model, 3e-4, benign=True),
     "distance": lambda model: distance(model),
 }
 
@@ -327,9 +347,35 @@ def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return rows
 
 
+def by_itself(concept: str) -> dict[str, Any]:
+    """The command of a user, nothing else running: its seconds, and whether it gives the bytes that were measured."""
+    folder = ROOT / "alone" / concept
+    kept = folder.with_suffix(".json")
+    if not kept.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        words = ["erase", "--model", "tiny", "--concept", concept, "--output-dir", str(folder), "--json"]
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+        began = time.monotonic()
+        told = subprocess.run(
+            [sys.executable, "-m", "sd_scissorhands", *words], env=ours, stdout=subprocess.PIPE, text=True, check=True
+        )
+        seconds = time.monotonic() - began
+        result, stages = json.loads(told.stdout), json.loads((folder / "run.json").read_text())["stages"].values()
+        twin = json.loads((Job("scissorhands-robust", concept, 0, ()).folder / "run.json").read_text())["result"]
+        row = {
+            "concept": concept,
+            "erasure": result["seconds"],
+            "seconds": seconds,
+            "MiB": max(stage.get("peak_bytes", 0) for stage in stages) / 2**20,
+            "same": result["weights_sha256"] == twin["weights_sha256"],
+        }
+        kept.write_text(json.dumps(row))
+    return json.loads(kept.read_text())
+
+
 # ---------------------------------------------------------------- what is measured
 
-PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly")
+PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly", "benign")
 CONTROL = ("kept briefly", "three once", "relearn", "distance")
 PARTS = {  # group -> variants of the robust recipe
     "recipes": ("scissorhands-robust", "substitution", "scissorhands-anchored", "scissorhands"),
@@ -339,7 +385,8 @@ PARTS = {  # group -> variants of the robust recipe
 COMPARED = ("heart", "ring")
 SOFTLY = (
     "scissorhands-robust",
-    "without looking ahead",
+    "200 steps",
+    "200 steps, without looking ahead",
     "look ahead under the mixture",
     "look ahead by name",
     "others' words",
@@ -349,8 +396,7 @@ SOFTLY = (
 HARDER = (
     "weight .6",
     "weight 1",
-    "300 steps",
-    "substitution, all weights, 300 steps",
+    "substitution, all weights",
     "pushed",
     "pushed, projection",
     "pushed, weight .5",
@@ -463,24 +509,35 @@ def tables_main(rows: Rows) -> None:
         one = f"{attacked(ours, 'embedding')} / {attacked(theirs, 'embedding once')[:4]}"
         three = f"{attacked(ours, 'three')} / {attacked(theirs, 'three once')[:4]}"
         suffix = f"{mean(ours, 'token', digits=2)} / {mean(theirs, 'token', digits=2)}"
-        seconds = f"{statistics.fmean(r['seconds'] for r in ours):.0f} ({max(r['seconds'] for r in ours):.0f})"
         name = f"**{concept}**" if concept in UNSEEN else concept
-        lines.append([name, *gone, *rest, one, three, suffix, seconds])
+        lines.append([name, *gone, *rest, one, three, suffix])
         others = [of(plain, **same), of(whole, **same)]
         beside = [" / ".join(steps(some, lr) for some in (ours, *others)) for lr in ("relearn", "relearn slowly")]
         asr = " / ".join([attacked(ours, "three"), *(attacked(some, "three once") for some in others)])
         left = [" / ".join(mean(some, "kept", figure) for some in others) for figure in ("UA", "IRA")]
-        again.append([name, *beside, asr, *left])
+        again.append([name, *beside, steps(ours, "benign"), asr, *left])
     header = (
         "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; CRA forget / original; "
-        "embedding ASR (worst) / original; three embeddings ASR (worst) / original; token ASR / original; seconds (worst)"
+        "embedding ASR (worst) / original; three embeddings ASR (worst) / original; token ASR / original"
     )
     publish("robust", markdown(header, lines) + "\n\n" + machine())
     header = (
-        "concept; relearn steps at 3e-4, robust / substitution / of all weights; at 1e-4; three embeddings ASR; "
+        "concept; relearn steps at 3e-4, robust / substitution / of all weights; at 1e-4; on other pictures, robust; three embeddings ASR; "
         "UA of substitution / of all weights; IRA of substitution / of all weights"
     )
     publish("relearning", markdown(header, again) + "\n\n" + machine())
+
+
+def tables_alone(rows: Rows) -> None:
+    """What one erasure takes where nothing else runs."""
+    lines = []
+    for row in rows:
+        same = "yes" if row["same"] else "no"
+        lines.append([row["concept"], f"{row['erasure']:.0f}", f"{row['seconds']:.0f}", f"{row['MiB']:.0f}", same])
+    means = [f"{statistics.fmean(row[name] for row in rows):.0f}" for name in ("erasure", "seconds", "MiB")]
+    lines.append(["mean", *means, ""])
+    header = "concept; seconds of the erasure; of the whole command; MiB; the bytes of one thread"
+    publish("alone", markdown(header, lines) + "\n\n" + machine())
 
 
 def tables_parts(rows: Rows) -> None:
@@ -560,10 +617,13 @@ TABLES: dict[str, tuple[Callable[[], list[Job]], Callable[[Rows], None]]] = {
 def main() -> None:
     """Run the tables named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", help=", ".join(TABLES))
+    parser.add_argument("tables", nargs="*", help=", ".join([*TABLES, "alone"]))
     parser.add_argument("--held", action="store_true", help="pushed: print what is measured, and measure nothing")
     asked = parser.parse_args()
-    for name in asked.tables or TABLES:
+    for name in asked.tables or [*TABLES, "alone"]:
+        if name == "alone":
+            tables_alone([by_itself(concept) for concept in CONCEPTS])
+            continue
         jobs, tables = TABLES[name]
         if asked.held:
             tables([measured(job) for job in jobs() if set(job.figures) <= job.held.keys()])

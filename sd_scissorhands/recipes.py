@@ -62,7 +62,7 @@ PAIRED = dict(
     repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, ahead="name-half",
     other_words=0.0,
 )  # fmt: skip
-WHOLE = dict(scope="full", steps=200, lr=4e-4)  # of the embedded UNet
+WHOLE = dict(scope="full", steps=300, lr=4e-4)  # of the embedded UNet
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
@@ -126,7 +126,7 @@ RECIPES: dict[str, Recipe] = {
         "Baseline: wrong answers for what is to be forgotten, on the half of the weights that it moves most.",
         "Fan et al., ICLR 2024, arXiv 2310.12508",
         dict(scorer="gradient", top_k=0.5, train="selection", repair="random-label", retain_loss="denoise"),
-        {"tiny": WHOLE, "sd": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=3e-3)},
+        {"tiny": WHOLE | dict(steps=200), "sd": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=3e-3)},
         baseline=True,
     ),
     "esd": Recipe(

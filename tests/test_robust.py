@@ -446,6 +446,8 @@ def test_the_default_is_what_the_published_figures_were_made_with():
     for asked in (settings, dataclasses.replace(settings, concepts=("Disc",))):
         found = prepare(asked).settings
         assert (found.conditions, found.forget_weight, found.ahead, found.episode) == ("mixture", 0.2, "name-half", 5)
+        steps = 300 + 150 * (len(asked.concepts) - 1)  # half as many again for every further concept
+        assert (found.scope, found.steps, found.lr) == ("full", steps, 4e-4)
         assert (
             found.other_words == 0 and prepare(dataclasses.replace(asked, other_words=0.5)).settings.other_words == 0.5
         )
