@@ -350,8 +350,8 @@ def run_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def by_itself(concept: str) -> dict[str, Any]:
     """The command of a user, nothing else running: its seconds, and whether it gives the bytes that were measured."""
     folder = ROOT / "alone" / concept
-    kept = folder.with_suffix(".json")
-    if not kept.exists():
+    file = folder.with_suffix(".json")
+    if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)
         words = ["erase", "--model", "tiny", "--concept", concept, "--output-dir", str(folder), "--json"]
         ours = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
@@ -369,8 +369,8 @@ def by_itself(concept: str) -> dict[str, Any]:
             "MiB": max(stage.get("peak_bytes", 0) for stage in stages) / 2**20,
             "same": result["weights_sha256"] == twin["weights_sha256"],
         }
-        kept.write_text(json.dumps(row))
-    return json.loads(kept.read_text())
+        file.write_text(json.dumps(row))
+    return json.loads(file.read_text())
 
 
 # ---------------------------------------------------------------- what is measured
