@@ -66,18 +66,24 @@ def gather(
     def named(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {f"{name}_{kind}": tensor for kind, tensor in tensors.items()}
 
-    own, others = settings.forget_images, settings.retain_images
-
     def paired(by: Denoiser = denoiser) -> dict[str, Tensor]:
+        own = settings.forget_images
         forget = given(own, len(pairs)) if own else drawn(forget_prompts, 0, by)
         return named("forget", forget) | named("anchor", drawn(anchors, 0, by))
 
-    with beside() as aside:
-        told = aside.submit(paired, denoiser.twin()).result if two_threads else paired
-        retain = named("retain", given(others, len(keep)) if others else drawn(keep, 1))
-        pairs_of_latents = told()
+    def kept() -> dict[str, Tensor]:
+        own = settings.retain_images
+        return named("retain", given(own, len(keep)) if own else drawn(keep, 1))
+
+    if two_threads:
+        with beside() as aside:
+            told = aside.submit(paired, denoiser.twin())
+            retain = kept()
+        both = told.result()
+    else:
+        both, retain = paired(), kept()
     data = {
-        **pairs_of_latents,
+        **both,
         **retain,
         "forget_condition": _encode(denoiser, forget_prompts),
         "anchor_condition": _encode(denoiser, anchors),
