@@ -215,8 +215,9 @@ def embedding(model: Model, width: int, restarts: int) -> list[float]:
     from sd_scissorhands.attacks.learn import Target, learn_embedding, start_embedding
     from sd_scissorhands.diffusion import words
 
-    d, (_, latents) = model.denoiser, model.taught(48)
-    target = Target(d, latents, words.slotted(d, [slotted for slotted, _ in model.pairs(48)], width=width))
+    d, pairs = model.denoiser, model.pairs(48)
+    _, latents = model.drawn([plain for _, plain in pairs])
+    target = Target(d, latents, words.slotted(d, [slotted for slotted, _ in pairs], width=width))
     name = words.vocabulary(d)[d.pipeline.tokenizer(model.concept.name, add_special_tokens=False).input_ids]
     asked, rates = [slotted for slotted, _ in model.asked()], []
     for restart in range(restarts):

@@ -82,15 +82,13 @@ def gather(
         both = told.result()
     else:
         both, retain = paired(), kept()
-    data = {
-        **both,
-        **retain,
+    conditions = {
         "forget_condition": _encode(denoiser, forget_prompts),
         "anchor_condition": _encode(denoiser, anchors),
         "retain_condition": _encode(denoiser, keep),
         "empty_condition": denoiser.unconditional(1)[0],
     }
-    return {name: tensor.cpu() for name, tensor in data.items()}
+    return {name: tensor.cpu() for name, tensor in (both | retain | conditions).items()}
 
 
 def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
