@@ -45,6 +45,13 @@ MIXED = SHORT | {"ahead": "mixture"}  # and before that
 OTHERS = MIXED | {"other_words": 0.5}  # half of the retain samples under another sample's words
 BY_NAME = OTHERS | {"conditions": "longer", "ahead": "name"}
 PUSHED = BY_NAME | {"episode": 20}
+GUIDED = {  # what guidance makes of both answers is kept too, on three times as many pictures, so that more weight can be borne
+    "retain_loss": "guided",
+    "retain_count": 480,
+    "retain_sampling_steps": 6,
+    "forget_weight": 1.0,
+    "steps": 250,
+}
 WHOLE = {"recipe": "substitution", "scope": "full", "steps": 300, "lr": 4e-4}  # as robust has it
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -67,6 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"repair": "anchor"},
     # how far a concept can be pushed
+    "guided": GUIDED,
     "200 steps": SHORT,
     "200 steps, without looking ahead": SHORT | {"relearn_every": 0},
     "look ahead under the mixture": MIXED,
@@ -386,6 +394,7 @@ PARTS = {  # group -> variants of the robust recipe
 COMPARED = ("heart", "ring")
 SOFTLY = (
     "scissorhands-robust",
+    "guided",
     "200 steps",
     "200 steps, without looking ahead",
     "look ahead under the mixture",

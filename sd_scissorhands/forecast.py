@@ -48,17 +48,18 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     """
     prepared = prepare(settings)
     s, probe = prepared.settings, _probe(prepared)
-    pictures = len(prepared.pairs) * (2 - bool(s.forget_images)) + s.retain_count * (not s.retain_images)
+    steps = len(prepared.pairs) * (2 - bool(s.forget_images)) * s.sampling_steps  # of the sampling of all pictures
+    steps += s.retain_count * (not s.retain_images) * (s.retain_sampling_steps or s.sampling_steps)
     looks_ahead = s.steps / s.relearn_every if s.relearn_every else 0
     chooses = s.edit != "none" or s.train == "selection"
     both = 3 + s.checkpointing  # a pass forward and back
     repair = (
-        s.steps * 2 * s.batch_size * (1 + both)
+        s.steps * (2 * s.batch_size + _shown_twice(s)) * (1 + both)
         + (s.projection != "none") * (s.steps / s.memory_every) * s.memories * s.batch_size * both
         + looks_ahead * s.batch_size / 2 * both
     )
     seconds = {
-        "data": pictures * s.sampling_steps * 2 * probe.among,
+        "data": steps * 2 * probe.among,
         "scores": chooses * methods.passes(s.scorer) * s.score_draws * s.batch_size * both * probe.among,
         "repair": repair * (probe.alone if s.micro_batch == 1 else probe.among),
     }
@@ -99,10 +100,17 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         held += (
             4 * scope * bool(s.relearn_every)
         )  # the simulated attacker's displacement, its moments, the weights there
-        samples = math.ceil(2 * s.batch_size / parts_of(s, 1))
+        parts = parts_of(s, 1)
+        samples = math.ceil(2 * s.batch_size / parts)
         samples -= s.batch_size // 2 * bool(s.relearn_every) if samples == 2 * s.batch_size else 0
+        samples += math.ceil(_shown_twice(s) / parts)
         peaks["repair"] = kept + held + samples * probe.backward
     return peaks
+
+
+def _shown_twice(s: EraseSettings) -> int:
+    """Retain samples of a step that are shown without words too."""
+    return s.batch_size // 2 if s.retain_loss == "guided" else 0
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

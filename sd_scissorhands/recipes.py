@@ -27,6 +27,7 @@ COMMON: dict[str, Any] = dict(
     scope="attn", edit="none", init="layer", damping=0.1, rounds=10, tolerance=0.015, dp_noise=0.0, repair="anchor",
     conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil", other_words=0.5, optimiser="adam",
     train="scope", projection="none", memories=1, memory_every=50, relearn_every=0, ahead="mixture", episode=5,
+    retain_sampling_steps=0,
 )  # fmt: skip
 
 # What is right for the embedded model of a million weights is not right for Stable Diffusion's 860 million.

@@ -78,6 +78,7 @@ class MethodSettings:
                 raise UserError(f"{flag(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
         for name in (
             "score_draws", "rounds", "memories", "memory_every", "episode", "batch_size", "forget_count", "retain_count",
+            "sampling_steps",
         ):  # fmt: skip
             if given.get(name, 1) < 1:
                 raise UserError(f"{flag(name)} {given[name]} is too small: it must be at least 1")
@@ -91,6 +92,10 @@ class MethodSettings:
             raise UserError(f"--steps {self.steps} is negative: 0 stops after the edit")
         if given.get("relearn_every", 0) < 0:
             raise UserError(f"--relearn-every {self.relearn_every} is negative: 0 leaves it out")
+        if given.get("retain_sampling_steps", 0) < 0:
+            raise UserError(
+                f"retain_sampling_steps {given['retain_sampling_steps']} is negative: 0 takes as many as sampling_steps"
+            )
         if not 0 < given.get("lr", 0.5) < 1:
             raise UserError(f"--lr {self.lr} is outside (0, 1)")
         if given.get("forget_weight", 0) < 0:
@@ -150,12 +155,13 @@ class EraseSettings(MethodSettings):
     forget_images: str | None = None  # directory; None: the model draws them itself (latents only, never decoded)
     retain_images: str | None = None
     sampling_steps: int = OPEN
+    retain_sampling_steps: int = OPEN  # of the pictures of everything else; 0 for as many
     guidance: float = OPEN
     # repair
     conditions: str = OPEN  # name | mixture | longer: the words under which concept latents are denoised
     ahead: str = OPEN  # mixture | name-half | name: a look ahead takes half, under those words or the name, or all
     anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
-    retain_loss: str = OPEN  # distil | denoise | none
+    retain_loss: str = OPEN  # distil | guided | denoise | none
     other_words: float = OPEN  # of the distilled retain samples, those under the words of another
     # memory
     memory: str = OPEN  # low | balanced | fast; says the next three, see `recipes.MEMORY`
@@ -249,14 +255,14 @@ CHOICES = {
     "train": ("scope", "selection"),
     "conditions": ("name", "mixture", "longer"),
     "ahead": ("mixture", "name-half", "name"),
-    "retain_loss": ("distil", "denoise", "none"),
+    "retain_loss": ("distil", "guided", "denoise", "none"),
     "projection": ("scale-free", "paper", "none"),
     "memory": tuple(MEMORY),
     "mixed_precision": ("no", "bf16"),
 }
 
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words")}
+ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words", "retain_sampling_steps")}
 
 
 def flag(name: str) -> str:

@@ -182,7 +182,7 @@ def test_a_repair_of_the_selection_leaves_the_rest(optimiser):
 
 
 @pytest.mark.parametrize("repair", ["retain", "anchor", "paired", "ascent", "random-label", "negative-guidance"])
-@pytest.mark.parametrize("retain_loss", ["distil", "none"])
+@pytest.mark.parametrize("retain_loss", ["distil", "guided", "none"])
 def test_what_the_repair_wants_of_a_denoiser(repair, retain_loss, gathered):
     prepared, data = gathered
     settings = dataclasses.replace(prepared.settings, repair=repair, retain_loss=retain_loss)

@@ -166,6 +166,36 @@ def test_what_is_kept_is_asked_for_under_its_own_words_but_for_the_share_of_othe
     assert seen[0] < float((told == rows + 1).double().mean()) < seen[1]  # of four rows, another is the same at times
 
 
+def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoiser, short):
+    plain, guided = (task_of(denoiser, short, conditions="name", retain_loss=loss) for loss in ("distil", "guided"))
+    guided.teacher = plain.teacher = {
+        name: 1.1 * weight for name, weight in plain.teacher.items()
+    }  # so that they differ
+    _, kept, _ = guided._batch(3)
+    first = kept.take(torch.arange(2))  # half of the batch of five
+    x_t, empty = denoiser.noised(first.latents, first.noise, first.t), guided.data["empty_condition"].expand(2, -1, -1)
+    with torch.no_grad():
+        sampled = []
+        for weights in (None, guided.teacher):
+            told, without = (denoiser.predict(x_t, first.t, words, weights) for words in (first.words, empty))
+            sampled.append(without + guided.settings.guidance * (told - without))
+        expected = ((sampled[0] - sampled[1]) / guided.settings.guidance).square().mean()
+        (forget, retain), (same, distilled) = guided.repair(3), plain.repair(3)
+        parts = torch.stack([torch.stack(guided.repair(3, Part(n, 4))) for n in range(4)])
+        halves = [guided.repair(3, ahead=which)[1] for which in (True, False)]
+    assert float(expected) > 0.1 * float(distilled) and guided.settings.guidance == 3
+    torch.testing.assert_close(retain - distilled, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(forget, same)
+    torch.testing.assert_close(parts.mean(0), torch.stack([forget, retain]), rtol=1e-4, atol=1e-6)
+    assert halves[0] == 0
+    torch.testing.assert_close(halves[1], retain, rtol=1e-4, atol=1e-6)
+
+
+def test_where_the_student_says_what_the_teacher_says_nothing_of_guidance_is_lost(denoiser, short):
+    task = task_of(denoiser, short, conditions="name", retain_loss="guided")
+    assert 0 <= float(task.repair(3)[1]) < 1e-10
+
+
 @pytest.mark.parametrize("name", ["other_words", "anchor_share"])
 def test_a_share_beyond_the_whole_is_refused(name):
     with pytest.raises(UserError, match=rf"{name} 1.5 is outside \[0, 1\]"):

@@ -129,7 +129,7 @@ def test_no_sample_is_a_pass_all_the_same(short, world, checkpointing):
     assert denoiser.module is prepared.opened.pipeline.unet and not denoiser.in_step
 
 
-@pytest.mark.parametrize("retain_loss", ["distil", "none"])
+@pytest.mark.parametrize("retain_loss", ["distil", "guided", "none"])
 def test_every_part_of_a_batch_asks_the_model_as_often(short, retain_loss):
     denoiser, asked = Denoiser(open_pipeline("tiny").pipeline), []
     denoiser.predict = lambda noisy, *rest: asked.append(len(rest)) or noisy

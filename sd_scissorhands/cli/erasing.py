@@ -40,7 +40,7 @@ def erase(
     batch_size: Annotated[int | None, mend("Forget and retain samples, each, per step.", "4; tiny 16")] = None,
     conditions: Annotated[str | None, mend("Words it is unlearned under: name, mixture (any at all), or longer (any, and longer prompts).", BY_RECIPE)] = None,
     forget_weight: Annotated[float | None, mend("Weight of the forget term against the retain term.", BY_RECIPE)] = None,
-    retain_loss: Annotated[str | None, mend("distil (match the original model), denoise or none.", BY_RECIPE)] = None,
+    retain_loss: Annotated[str | None, mend("distil (match the original model), guided (also under guidance), denoise or none.", BY_RECIPE)] = None,
     projection: Annotated[str | None, mend("scale-free, paper or none.", BY_RECIPE)] = None,
     train: Annotated[str | None, mend("Weights that the repair may change: scope or selection.", BY_RECIPE)] = None,
     relearn_every: Annotated[int | None, mend("Steps between looks ahead at what fine-tuning would bring back; 0 for none.", BY_RECIPE)] = None,

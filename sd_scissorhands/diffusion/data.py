@@ -52,9 +52,10 @@ def gather(
 
     def drawn(prompts: Sequence[str], side: int, by: Denoiser = denoiser) -> dict[str, Tensor]:
         seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
+        steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
         return {
             "latents": by.generate(
-                prompts, seeds, steps=settings.sampling_steps, guidance=settings.guidance,
+                prompts, seeds, steps=steps, guidance=settings.guidance,
                 batch_size=at_once(denoiser, settings.memory), team=team, tick=tick,
             )
         }  # fmt: skip

@@ -23,6 +23,7 @@ EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-fre
 PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
 UNASKED = ("ascent", "retain")  # repairs whose forget term asks the teacher nothing
+DISTILLED = ("distil", "guided")  # retain losses that ask it
 LOOKS, GONE = 8, 0.1  # batches behind `kept` and `gone`; share of the way that may be left
 
 
@@ -42,6 +43,10 @@ class Samples:
         places = places.to(self.rows.device)
         return Samples(*(getattr(self, field.name)[places] for field in fields(self)))
 
+    def followed_by(self, others: Samples) -> Samples:
+        """These samples, and others."""
+        return Samples(*(torch.cat([getattr(self, field.name), getattr(others, field.name)]) for field in fields(self)))
+
 
 class ErasureTask:
     """A denoiser with a concept to forget: a `Task` over cached latents.
@@ -59,8 +64,13 @@ class ErasureTask:
     - ascent: nothing; up the denoising loss. retain: nothing; there is no forget term. none: `anchor`, for those who ask.
 
     `conditions` says under which words: the concept's own, or a `Mixture`; `ahead` under which the forget term is taken where a
-    simulated attacker has led the weights. The retain term matches the teacher on everything else, is the plain denoising loss
-    (`retain_loss="denoise"`), or is left out (`none`).
+    simulated attacker has led the weights. The retain term, `settings.retain_loss`, on everything else:
+
+    - distil: matches the teacher.
+    - guided: that, and for half of the samples also what sampling makes of two answers, w eps(x_t, c) - (w - 1) eps(x_t, empty)
+      with w the guidance, over w (ours): there an error in the answer without words counts almost as much as one in the other,
+      and a step of the sampling follows neither, but both.
+    - denoise: the plain denoising loss. none: nothing.
     """
 
     def __init__(
@@ -196,18 +206,25 @@ class ErasureTask:
         if ahead and self.settings.ahead != "mixture":  # as an attacker fine-tunes it
             forget = replace(forget, words=self.data["forget_condition"][forget.rows])
         forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
-        kept = kept.take(held[:0] if ahead or self.settings.retain_loss == "none" else held)
+        held = held[:0] if ahead or self.settings.retain_loss == "none" else held
+        twice = held[held < self.batch_size // 2] if self.settings.retain_loss == "guided" else held[:0]
+        kept = kept.take(held).followed_by(self._without_words(kept.take(twice)))
         noisy, t = self._seen(forget, generator)
         kept_noisy = self.denoiser.noised(kept.latents, kept.noise, kept.t)
         told = self._told(forget, noisy, t, kept, kept_noisy)
         every, times, words = map(torch.cat, ((noisy, kept_noisy), (t, kept.t), (forget.words, kept.words)))
         said, kept_said = self.denoiser.predict(every, times, words).split([len(noisy), len(kept_noisy)])
         wanted, kept_wanted = told()
-        errors, kept_errors = _squares(said - wanted), _squares(kept_said - kept_wanted)
+        errors = _squares(said - wanted)
         if self.settings.repair == "paired":
             errors = self.denoiser.pair_weight(t) * errors
         term = part.mean(errors, self.batch_size)
-        return -term if self.settings.repair == "ascent" else term, part.mean(kept_errors, self.batch_size)
+        off, bare = (kept_said - kept_wanted).split([len(held), len(twice)])
+        keeping = part.mean(_squares(off), self.batch_size)
+        if len(twice):
+            lead = 1 - 1 / max(self.settings.guidance, 1.0)
+            keeping = keeping + part.mean(_squares(off[: len(twice)] - lead * bare), self.batch_size // 2)
+        return -term if self.settings.repair == "ascent" else term, keeping
 
     def _batch(self, draw: int) -> tuple[Samples, Samples, torch.Generator]:
         """What a whole step's batch shows of both sides, and the generator that goes on from there."""
@@ -225,6 +242,10 @@ class ErasureTask:
             Samples(kept, kept_clean, kept_t, kept_noise, kept_words, kept),
             generator,
         )
+
+    def _without_words(self, samples: Samples) -> Samples:
+        """Samples under the empty prompt."""
+        return replace(samples, words=self.data["empty_condition"].expand_as(samples.words))
 
     def _seen_ahead(self, places: Tensor) -> Tensor:
         """Whether samples to be forgotten are taken at the attacker's weights: half a batch, or all where `ahead` is `name`."""
@@ -257,7 +278,7 @@ class ErasureTask:
         d, kind = self.denoiser, self.settings.repair
         questions = self._questions(forget, noisy)
         times = [t] * len(questions)
-        if self.settings.retain_loss == "distil":
+        if self.settings.retain_loss in DISTILLED:
             questions, times = [*questions, (kept_noisy, kept.words)], [*times, kept.t]
         answers: list[Tensor] = []
         if questions:
@@ -265,7 +286,7 @@ class ErasureTask:
             told = self.teaching.predict(torch.cat(seen), torch.cat(times), torch.cat(words), self.teacher)
             answers = list(told.split([len(one) for one in seen]))
         kept_wanted = d.target(kept.latents, kept.noise, kept.t)
-        if self.settings.retain_loss == "distil":
+        if self.settings.retain_loss in DISTILLED:
             kept_wanted = answers.pop()
         if kind in UNASKED:
             return d.target(forget.latents, forget.noise, t), kept_wanted
@@ -298,7 +319,7 @@ class ErasureTask:
         conditions, count = self.data["retain_condition"], len(rows)
         lots = torch.rand(2, count, generator=generator).to(rows.device)
         others = torch.randint(len(conditions), (count,), generator=generator).to(rows.device)
-        if self.settings.retain_loss == "distil":
+        if self.settings.retain_loss in DISTILLED:
             rows = torch.where(lots[0] < self.settings.other_words, others, rows)
         return torch.where((lots[1] < EMPTY_SHARE)[:, None, None], self.data["empty_condition"], conditions[rows])
 

@@ -16,6 +16,7 @@ FILE_ONLY = (
     "forget_count", "retain_count", "sampling_steps", "guidance", "anchor_share", "score_draws", "memories",
     "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "dp_noise", "optimiser",
     "checkpointing", "micro_batch", "compile", "ahead", "episode", "other_words",
+    "retain_sampling_steps",
 )  # fmt: skip
 
 
