@@ -202,6 +202,14 @@ def test_a_share_beyond_the_whole_is_refused(name):
         EraseSettings(**{name: 1.5})
 
 
+@pytest.mark.parametrize(
+    ("values", "says"), [({"sampling_steps": 0}, "0 is too small"), ({"retain_sampling_steps": -1}, "-1 is negative")]
+)
+def test_pictures_cannot_be_drawn_in_no_steps(values, says):
+    with pytest.raises(UserError, match=says):
+        EraseSettings(**values)
+
+
 def test_other_weights_stand_in_for_a_pass_forward_and_back(denoiser):
     parameters = {n: p.requires_grad_(True) for n, p in denoiser.module.named_parameters() if n.startswith("conv_out")}
     before = {name: p.detach().clone() for name, p in parameters.items()}
