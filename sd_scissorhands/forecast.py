@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.data import at_once
+from .diffusion.task import shown_twice
 from .erasure import Prepared, parts_of, prepare
 from .machine import PeakMemory
 from .settings import EraseSettings
@@ -54,7 +55,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     chooses = s.edit != "none" or s.train == "selection"
     both = 3 + s.checkpointing  # a pass forward and back
     repair = (
-        s.steps * (2 * s.batch_size + _shown_twice(s)) * (1 + both)
+        s.steps * (2 * s.batch_size + shown_twice(s)) * (1 + both)
         + (s.projection != "none") * (s.steps / s.memory_every) * s.memories * s.batch_size * both
         + looks_ahead * s.batch_size / 2 * both
     )
@@ -103,14 +104,9 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         parts = parts_of(s, 1)
         samples = math.ceil(2 * s.batch_size / parts)
         samples -= s.batch_size // 2 * bool(s.relearn_every) if samples == 2 * s.batch_size else 0
-        samples += math.ceil(_shown_twice(s) / parts)
+        samples += math.ceil(shown_twice(s) / parts)
         peaks["repair"] = kept + held + samples * probe.backward
     return peaks
-
-
-def _shown_twice(s: EraseSettings) -> int:
-    """Retain samples of a step that are shown without words too."""
-    return s.batch_size // 2 if s.retain_loss == "guided" else 0
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

@@ -43,10 +43,6 @@ class Samples:
         places = places.to(self.rows.device)
         return Samples(*(getattr(self, field.name)[places] for field in fields(self)))
 
-    def followed_by(self, others: Samples) -> Samples:
-        """These samples, and others."""
-        return Samples(*(torch.cat([getattr(self, field.name), getattr(others, field.name)]) for field in fields(self)))
-
 
 class ErasureTask:
     """A denoiser with a concept to forget: a `Task` over cached latents.
@@ -207,8 +203,9 @@ class ErasureTask:
             forget = replace(forget, words=self.data["forget_condition"][forget.rows])
         forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
         held = held[:0] if ahead or self.settings.retain_loss == "none" else held
-        twice = held[held < self.batch_size // 2] if self.settings.retain_loss == "guided" else held[:0]
-        kept = kept.take(held).followed_by(self._without_words(kept.take(twice)))
+        twice = held[held < shown_twice(self.settings)]
+        kept = kept.take(torch.cat([held, twice]))
+        kept.words[len(held) :] = self.data["empty_condition"]
         noisy, t = self._seen(forget, generator)
         kept_noisy = self.denoiser.noised(kept.latents, kept.noise, kept.t)
         told = self._told(forget, noisy, t, kept, kept_noisy)
@@ -223,7 +220,7 @@ class ErasureTask:
         keeping = part.mean(_squares(off), self.batch_size)
         if len(twice):
             lead = 1 - 1 / max(self.settings.guidance, 1.0)
-            keeping = keeping + part.mean(_squares(off[: len(twice)] - lead * bare), self.batch_size // 2)
+            keeping = keeping + part.mean(_squares(off[: len(twice)] - lead * bare), shown_twice(self.settings))
         return -term if self.settings.repair == "ascent" else term, keeping
 
     def _batch(self, draw: int) -> tuple[Samples, Samples, torch.Generator]:
@@ -242,10 +239,6 @@ class ErasureTask:
             Samples(kept, kept_clean, kept_t, kept_noise, kept_words, kept),
             generator,
         )
-
-    def _without_words(self, samples: Samples) -> Samples:
-        """Samples under the empty prompt."""
-        return replace(samples, words=self.data["empty_condition"].expand_as(samples.words))
 
     def _seen_ahead(self, places: Tensor) -> Tensor:
         """Whether samples to be forgotten are taken at the attacker's weights: half a batch, or all where `ahead` is `name`."""
@@ -341,6 +334,11 @@ class ErasureTask:
             other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed + (1 << 56)))
             clean = clean + deviation[rows] * other.to(device)
         return rows, clean, t.to(device), noise.to(device), generator
+
+
+def shown_twice(settings: EraseSettings) -> int:
+    """Retain samples of a batch that are shown without words too, the first of it."""
+    return settings.batch_size // 2 if settings.retain_loss == "guided" else 0
 
 
 def _squares(error: Tensor) -> Tensor:
