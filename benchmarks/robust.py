@@ -40,19 +40,24 @@ ASKED = 48  # pictures behind every attack's rate
 LOOKS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160)  # steps of relearning
 FEW = 8
 
-SHORT = {"steps": 200}  # as the recipe was before
+DISTILLED = {  # as the recipe was before: the rest is matched under its own words or none, on a third of the pictures
+    "retain_loss": "distil",
+    "retain_count": 160,
+    "retain_sampling_steps": 0,
+    "forget_weight": 0.2,
+    "steps": 300,
+}
+SHORT = DISTILLED | {"steps": 200}  # and before that
 MIXED = SHORT | {"ahead": "mixture"}  # and before that
 OTHERS = MIXED | {"other_words": 0.5}  # half of the retain samples under another sample's words
 BY_NAME = OTHERS | {"conditions": "longer", "ahead": "name"}
 PUSHED = BY_NAME | {"episode": 20}
-GUIDED = {  # what guidance makes of both answers is kept too, on three times as many pictures, so that more weight can be borne
-    "retain_loss": "guided",
-    "retain_count": 480,
-    "retain_sampling_steps": 6,
-    "forget_weight": 1.0,
-    "steps": 250,
-}
-WHOLE = {"recipe": "substitution", "scope": "full", "steps": 300, "lr": 4e-4}  # as robust has it
+WHOLE = {
+    "recipe": "substitution",
+    "scope": "full",
+    "steps": 300,
+    "lr": 4e-4,
+}  # scope and learning rate as robust has them
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},
@@ -74,7 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "under the name alone": {"conditions": "name"},
     "anchor's prediction": {"repair": "anchor"},
     # how far a concept can be pushed
-    "guided": GUIDED,
+    "distilled": DISTILLED,
     "200 steps": SHORT,
     "200 steps, without looking ahead": SHORT | {"relearn_every": 0},
     "look ahead under the mixture": MIXED,
@@ -394,7 +399,7 @@ PARTS = {  # group -> variants of the robust recipe
 COMPARED = ("heart", "ring")
 SOFTLY = (
     "scissorhands-robust",
-    "guided",
+    "distilled",
     "200 steps",
     "200 steps, without looking ahead",
     "look ahead under the mixture",

@@ -63,13 +63,17 @@ PAIRED = dict(
     repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, ahead="name-half",
     other_words=0.0,
 )  # fmt: skip
-WHOLE = dict(scope="full", steps=300, lr=4e-4)  # of the embedded UNet
+WHOLE = dict(scope="full", lr=4e-4)  # of the embedded UNet
+# There the pairs weigh more; the rest is held by what guidance makes of it, on more pictures that are drawn in fewer steps each.
+PAIRED_WHOLE = PAIRED | WHOLE | dict(
+    forget_weight=0.7, steps=260, retain_loss="guided", retain_count=480, retain_sampling_steps=6
+)  # fmt: skip
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
         PAIRED,
-        {"tiny": WHOLE},
+        {"tiny": PAIRED_WHOLE},
         fits=DENOISERS,
     ),
     "scissorhands-anchored": Recipe(
@@ -98,7 +102,7 @@ RECIPES: dict[str, Recipe] = {
         "arXiv 2410.23693",
         dict(scorer="relevance", granularity="channel", edit="zero", top_k=0.02, threshold_scope="layer", score_draws=3),
         {
-            "tiny": PAIRED | WHOLE,
+            "tiny": PAIRED_WHOLE,
             "sd": PAIRED,
             "classifier": dict(
                 scope="head", granularity="weight", path_share=0.05, top_k=0.5, repair="none", score_draws=10
@@ -109,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
         "The paper: a Newton step on the few units that say something of the loss that no other says.",
         "Mehta et al., CVPR 2022, arXiv 2204.07655",
         dict(scorer="foci", granularity="channel", edit="newton", top_k=0.5, score_draws=20),
-        {"tiny": PAIRED | WHOLE | dict(rounds=2), "sd": PAIRED | dict(rounds=2), "classifier": dict(repair="none")},
+        {"tiny": PAIRED_WHOLE | dict(rounds=2), "sd": PAIRED | dict(rounds=2), "classifier": dict(repair="none")},
     ),
     "retain-only": Recipe(
         "Baseline: fine-tuning on what is to be kept, nothing else.",

@@ -157,13 +157,17 @@ def test_a_look_ahead_by_name_takes_the_forget_term_or_half_of_it_under_the_name
 def test_what_is_kept_is_asked_for_under_its_own_words_but_for_the_share_of_others_and_of_none(
     denoiser, short, share, seen
 ):
-    task = task_of(denoiser, short, conditions="name", other_words=share)
-    task.data["retain_condition"] = torch.arange(1.0, 5).view(4, 1, 1)  # a row's words are its number
-    task.data["empty_condition"] = torch.zeros(1, 1)
-    rows = torch.arange(1000) % 4
-    told = task._kept_condition(rows, torch.Generator().manual_seed(0)).view(-1)
-    assert 0.05 < float((told == 0).double().mean()) < 0.15
-    assert seen[0] < float((told == rows + 1).double().mean()) < seen[1]  # of four rows, another is the same at times
+    rows, told = torch.arange(1000) % 4, {}
+    for loss in ("distil", "guided"):
+        task = task_of(denoiser, short, conditions="name", other_words=share, retain_loss=loss)
+        task.data["retain_condition"] = torch.arange(1.0, 5).view(4, 1, 1)  # a row's words are its number
+        task.data["empty_condition"] = torch.zeros(1, 1)
+        told[loss] = task._kept_condition(rows, torch.Generator().manual_seed(0)).view(-1)
+    empty, own = told["distil"] == 0, told["distil"] == rows + 1
+    assert 0.05 < float(empty.double().mean()) < 0.15
+    assert seen[0] < float(own.double().mean()) < seen[1]  # of four rows, another is the same at times
+    assert torch.equal(told["guided"][~empty], told["distil"][~empty])
+    assert (told["guided"] > 0).all()  # half of a batch is shown without words beside them
 
 
 def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoiser, short):
@@ -180,7 +184,10 @@ def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoi
             told, without = (denoiser.predict(x_t, first.t, words, weights) for words in (first.words, empty))
             sampled.append(without + guided.settings.guidance * (told - without))
         expected = ((sampled[0] - sampled[1]) / guided.settings.guidance).square().mean()
-        (forget, retain), (same, distilled) = guided.repair(3), plain.repair(3)
+        everything = denoiser.noised(kept.latents, kept.noise, kept.t)
+        own = [denoiser.predict(everything, kept.t, kept.words, weights) for weights in (None, guided.teacher)]
+        distilled = (own[0] - own[1]).square().mean()
+        (forget, retain), (same, _) = guided.repair(3), plain.repair(3)
         parts = torch.stack([torch.stack(guided.repair(3, Part(n, 4))) for n in range(4)])
         halves = [guided.repair(3, ahead=which)[1] for which in (True, False)]
     assert float(expected) > 0.1 * float(distilled) and guided.settings.guidance == 3
@@ -483,8 +490,9 @@ def test_the_default_is_what_the_published_figures_were_made_with():
     settings = EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")
     for asked in (settings, dataclasses.replace(settings, concepts=("Disc",))):
         found = prepare(asked).settings
-        assert (found.conditions, found.forget_weight, found.ahead, found.episode) == ("mixture", 0.2, "name-half", 5)
-        steps = 300 + 150 * (len(asked.concepts) - 1)  # half as many again for every further concept
+        assert (found.conditions, found.forget_weight, found.ahead, found.episode) == ("mixture", 0.7, "name-half", 5)
+        assert (found.retain_loss, found.retain_count, found.retain_sampling_steps) == ("guided", 480, 6)
+        steps = 260 + 130 * (len(asked.concepts) - 1)  # half as many again for every further concept
         assert (found.scope, found.steps, found.lr) == ("full", steps, 4e-4)
         assert (
             found.other_words == 0 and prepare(dataclasses.replace(asked, other_words=0.5)).settings.other_words == 0.5

@@ -19,7 +19,9 @@ from ..unlearn.team import WHOLE, Part
 from .conditions import Mixture
 from .denoiser import Denoiser
 
-EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which classifier-free guidance needs
+EMPTY_SHARE = (
+    0.1  # retain samples under the empty prompt, which classifier-free guidance needs, unless some are shown twice
+)
 PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
 UNASKED = ("ascent", "retain")  # repairs whose forget term asks the teacher nothing
@@ -63,9 +65,9 @@ class ErasureTask:
     simulated attacker has led the weights. The retain term, `settings.retain_loss`, on everything else:
 
     - distil: matches the teacher.
-    - guided: that, and for half of the samples also what sampling makes of two answers, w eps(x_t, c) - (w - 1) eps(x_t, empty)
-      with w the guidance, over w (ours): there an error in the answer without words counts almost as much as one in the other,
-      and a step of the sampling follows neither, but both.
+    - guided: that under words alone, and for half of the samples also what sampling makes of two answers,
+      w eps(x_t, c) - (w - 1) eps(x_t, empty) with w the guidance, over w (ours): there an error in the answer without words
+      counts almost as much as one in the other, and a step of the sampling follows neither, but both.
     - denoise: the plain denoising loss. none: nothing.
     """
 
@@ -310,11 +312,12 @@ class ErasureTask:
         A teacher has an answer for any words on any x_t; where noise hides the picture, the words are all there is.
         """
         conditions, count = self.data["retain_condition"], len(rows)
+        empty = 0.0 if shown_twice(self.settings) else EMPTY_SHARE
         lots = torch.rand(2, count, generator=generator).to(rows.device)
         others = torch.randint(len(conditions), (count,), generator=generator).to(rows.device)
         if self.settings.retain_loss in DISTILLED:
             rows = torch.where(lots[0] < self.settings.other_words, others, rows)
-        return torch.where((lots[1] < EMPTY_SHARE)[:, None, None], self.data["empty_condition"], conditions[rows])
+        return torch.where((lots[1] < empty)[:, None, None], self.data["empty_condition"], conditions[rows])
 
     def _draw(self, side: str, purpose: str, draw: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
         """Rows, x_0, timesteps and noise of a batch; a function of the seed, the purpose and the number of the draw alone.
