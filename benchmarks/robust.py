@@ -52,12 +52,7 @@ MIXED = SHORT | {"ahead": "mixture"}  # and before that
 OTHERS = MIXED | {"other_words": 0.5}  # half of the retain samples under another sample's words
 BY_NAME = OTHERS | {"conditions": "longer", "ahead": "name"}
 PUSHED = BY_NAME | {"episode": 20}
-WHOLE = {
-    "recipe": "substitution",
-    "scope": "full",
-    "steps": 300,
-    "lr": 4e-4,
-}  # scope and learning rate as robust has them
+WHOLE = {"recipe": "substitution", "scope": "full", "steps": 300, "lr": 4e-4}  # scope and rate as robust has them
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scissorhands-robust": {},

@@ -19,9 +19,7 @@ from ..unlearn.team import WHOLE, Part
 from .conditions import Mixture
 from .denoiser import Denoiser
 
-EMPTY_SHARE = (
-    0.1  # retain samples under the empty prompt, which classifier-free guidance needs, unless some are shown twice
-)
+EMPTY_SHARE = 0.1  # retain samples under the empty prompt, which guidance needs, where none are shown twice
 PERTURBED = 0.1  # noise on prompt embeddings, as a share of their standard deviation (L-CODEC's sigma)
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
 UNASKED = ("ascent", "retain")  # repairs whose forget term asks the teacher nothing
