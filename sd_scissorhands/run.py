@@ -19,7 +19,7 @@ from torch import Tensor
 from .disk import read_tensors, write_json, write_tensors
 from .lineage import MANIFEST
 from .machine import PeakMemory, Processes
-from .settings import ADDED, OPEN, EraseSettings, MethodSettings, UserError, flag, left_open
+from .settings import ADDED, OPEN, EraseSettings, MethodSettings, UserError, left_open, spelled
 
 NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
 
@@ -167,7 +167,7 @@ def check_free(path: Path, settings: MethodSettings, *, resume: bool) -> None:
         )  # by the recipe, and the profile once the model is known
         if name not in NOT_IDENTITY and not filled_later and theirs.get(name) != value:
             raise UserError(
-                f"--output-dir {path} holds a run with other settings ({flag(name)} {theirs.get(name)} there, {value} here): "
+                f"--output-dir {path} holds a run with other settings ({spelled(name)} {theirs.get(name)} there, {value} here): "
                 "choose another --output-dir"
             )
     if not resume:

@@ -70,18 +70,18 @@ class MethodSettings:
         """Refuse what no run could use.
 
         Raises:
-            UserError: naming the flag, the value and what is allowed.
+            UserError: naming the flag or the file's key, the value and what is allowed.
         """
         given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         for name, allowed in CHOICES.items():
             if given.get(name, allowed[0]) not in allowed:
-                raise UserError(f"{flag(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
+                raise UserError(f"{spelled(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
         for name in (
             "score_draws", "rounds", "memories", "memory_every", "episode", "batch_size", "forget_count", "retain_count",
             "sampling_steps",
         ):  # fmt: skip
             if given.get(name, 1) < 1:
-                raise UserError(f"{flag(name)} {given[name]} is too small: it must be at least 1")
+                raise UserError(f"{spelled(name)} {given[name]} is too small: it must be at least 1")
         if not 0 < given.get("top_k", 0.5) < 1:
             raise UserError(
                 f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to select, e.g. 0.001"
@@ -261,6 +261,13 @@ CHOICES = {
     "mixed_precision": ("no", "bf16"),
 }
 
+# settings that no flag says, only a file
+FILE_ONLY = (
+    "forget_count", "retain_count", "sampling_steps", "retain_sampling_steps", "guidance", "anchor_share", "score_draws",
+    "memories", "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "dp_noise", "optimiser",
+    "checkpointing", "micro_batch", "compile", "ahead", "episode", "other_words",
+)  # fmt: skip
+
 # settings that former versions did not write: what their runs were made with
 ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words", "retain_sampling_steps")}
 
@@ -268,6 +275,11 @@ ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words", "ret
 def flag(name: str) -> str:
     """The command line's spelling of a field."""
     return "--" + name.replace("_", "-")
+
+
+def spelled(name: str) -> str:
+    """A field as a user gives it: by its flag, or as a file names it where there is none."""
+    return name if name in FILE_ONLY else flag(name)
 
 
 Kind = TypeVar("Kind", bound=MethodSettings)

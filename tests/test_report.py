@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd_scissorhands.report import plots, write_card, write_report
-from sd_scissorhands.report.commands import FILE_ONLY, again, difference, flags, hub_id
+from sd_scissorhands.report.commands import again, difference, flags, hub_id
 from sd_scissorhands.report.found import read_run
 from sd_scissorhands.report.plots import by_block
-from sd_scissorhands.settings import EraseSettings, UserError, load_settings
+from sd_scissorhands.settings import FILE_ONLY, EraseSettings, UserError, load_settings
 
 HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
 TRIMMED: dict[str, Any] = {"concepts": ("heart",), "model": "tiny", "recipe": "scissorhands-anchored"}

@@ -210,10 +210,15 @@ def test_a_share_beyond_the_whole_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("values", "says"), [({"sampling_steps": 0}, "0 is too small"), ({"retain_sampling_steps": -1}, "-1 is negative")]
+    ("values", "says"),
+    [
+        ({"sampling_steps": 0}, "sampling_steps 0 is too small"),  # as a file names it: no flag says it
+        ({"batch_size": 0}, "--batch-size 0 is too small"),
+        ({"retain_sampling_steps": -1}, "retain_sampling_steps -1 is negative"),
+    ],
 )
 def test_pictures_cannot_be_drawn_in_no_steps(values, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=f"^{says}"):
         EraseSettings(**values)
 
 

@@ -19,7 +19,7 @@ from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison import ORIGINAL, RETRAIN, ROWS, summarise
 from ..run import Progress, check_free, silent
-from ..settings import ADDED, EraseSettings, UserError, flag
+from ..settings import ADDED, EraseSettings, UserError, spelled
 from .erasures import Erasures
 from .forgettings import Forgettings
 from .jobs import Comparison, Job, Row, Subject
@@ -104,7 +104,7 @@ def held(job: Job) -> dict[str, Row] | None:
         if theirs.get(name) != value:
             raise UserError(
                 f"--output-dir {job.root} holds {job.name} made with other settings "
-                f"({flag(name)} {theirs.get(name)} there, {value} here): choose another --output-dir"
+                f"({spelled(name)} {theirs.get(name)} there, {value} here): choose another --output-dir"
             )
     return rows
 

@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
-from ..settings import LEFT_OPEN, EraseSettings, flag
+from ..settings import FILE_ONLY, LEFT_OPEN, EraseSettings, flag
 from .found import Found
-
-FILE_ONLY = (
-    "forget_count", "retain_count", "sampling_steps", "guidance", "anchor_share", "score_draws", "memories",
-    "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "dp_noise", "optimiser",
-    "checkpointing", "micro_batch", "compile", "ahead", "episode", "other_words",
-    "retain_sampling_steps",
-)  # fmt: skip
 
 
 def again(run: Found) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..lineage import MANIFEST
 from ..recipes import RECIPES
-from ..settings import ForgetSettings
-from .commands import FILE_ONLY, difference, flags
+from ..settings import FILE_ONLY, ForgetSettings
+from .commands import difference, flags
 from .found import Found, read_run
 from .page import template, write_page
 from .plots import layer_plot, repair_plot
