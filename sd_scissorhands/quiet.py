@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from .run import Progress, silent
 from .settings import DIGITS
 
-LIBRARIES = ("transformers", "diffusers")
+LIBRARIES = ("bitsandbytes", "transformers", "diffusers")  # the first is imported by the others, where it is installed
 
 
 @contextmanager
@@ -58,18 +59,23 @@ def quietly(*, threads: int | None = None) -> Iterator[None]:
 
 
 def silenced(library: str) -> Callable[[], None]:
-    """Silence a library; what undoes it."""
+    """Silence a library, and its bars if it has any; what undoes it."""
     from importlib import import_module
 
-    logging: Any = import_module(f"{library}.utils.logging")
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if library == "bitsandbytes":
+        logger = logging.getLogger(library)
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        return lambda: logger.setLevel(before)
+    theirs: Any = import_module(f"{library}.utils.logging")
+    level, shown = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
 
     def undo() -> None:
-        logging.set_verbosity(level)
+        theirs.set_verbosity(level)
         if shown:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()
 
     return undo
 

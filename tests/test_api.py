@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import warnings
@@ -79,9 +80,13 @@ def test_what_was_set_in_the_libraries_is_set_again():
 
     theirs.enable_progress_bar()
     level, threads, filters = theirs.get_verbosity(), torch.get_num_threads(), list(warnings.filters)
+    plain = logging.getLogger("bitsandbytes.backends")  # which advises where it is imported
+    advises = plain.isEnabledFor(logging.WARNING)
     with quietly(threads=1):
         assert torch.get_num_threads() == 1 and not theirs.is_progress_bar_enabled()
+        assert not plain.isEnabledFor(logging.WARNING)
     assert theirs.is_progress_bar_enabled() and theirs.get_verbosity() == level
+    assert plain.isEnabledFor(logging.WARNING) == advises
     assert torch.get_num_threads() == threads and warnings.filters == filters
 
 
