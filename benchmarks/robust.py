@@ -193,16 +193,19 @@ class Model:
 # ---------------------------------------------------------------- figures
 
 
-def kept(model: Model, count: int = COUNT) -> dict[str, float]:
-    """UA, UA_synonyms, UA_generic, IRA, CRA; the original's IRA and CRA alone where its first seed said the rest."""
+def kept(model: Model, count: int = COUNT, series: int = 0) -> dict[str, float]:
+    """UA, UA_synonyms, UA_generic, IRA, CRA; the original's IRA and CRA alone where its first seed said the rest.
+
+    Another series has other prompts and other start noise.
+    """
     from sd_scissorhands.evaluation import canvas
 
-    prompts = canvas.prompts(model.concept, seed=5000 + model.job.seed, count=count, gone=model.gone)
+    prompts = canvas.prompts(model.concept, seed=5000 + 1000 * series + model.job.seed, count=count, gone=model.gone)
     if model.job.variant == "original" and model.job.seed:
         prompts |= {"forget": [], "synonym": [], "generic": []}
     asked, said, number = {}, {}, 0
     for kind in ("forget", "synonym", "generic", "retain"):
-        first = 1_000_000 * (5 + model.job.seed) + number
+        first = 1_000_000 * (5 + 10 * series + model.job.seed) + number
         asked[kind] = [_Asked(number + n, text) for n, text in enumerate(prompts[kind])]
         said |= {number + n: one for n, one in enumerate(model.look(prompts[kind], first))}
         number += len(prompts[kind])
@@ -287,6 +290,7 @@ def relearn(model: Model, lr: float, *, benign: bool = False) -> int | None:
 FIGURES: dict[str, Callable[[Model], Any]] = {
     "kept": kept,
     "kept briefly": lambda model: kept(model, 100),
+    "kept afresh": lambda model: kept(model, series=1),
     "embedding": lambda model: embedding(model, 1, 4),
     "embedding once": lambda model: embedding(model, 1, 1),
     "three": lambda model: embedding(model, 3, 4),
@@ -384,7 +388,7 @@ def by_itself(concept: str) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- what is measured
 
-PROOF = ("kept", "embedding", "three", "token", "relearn", "relearn slowly", "benign")
+PROOF = ("kept", "kept afresh", "embedding", "three", "token", "relearn", "relearn slowly", "benign")
 CONTROL = ("kept briefly", "three once", "relearn", "distance")
 PARTS = {  # group -> variants of the robust recipe
     "recipes": ("scissorhands-robust", "substitution", "scissorhands-anchored", "scissorhands"),
@@ -418,7 +422,7 @@ TOGETHER, CHAIN = ("heart", "star", "blue", "striped"), ("ring", "yellow")
 
 def jobs_main() -> list[Job]:
     """The robust recipe on every concept and seed, the original and plain substitution beside it."""
-    known = ("kept", "embedding once", "three once", "token")
+    known = ("kept", "kept afresh", "embedding once", "three once", "token")
     jobs = [Job("scissorhands-robust", c, 0, PROOF) for c in CONCEPTS]
     jobs += [Job("original", c, 0, known) for c in CONCEPTS]
     plain = ("relearn", "relearn slowly", "kept", "three once")
@@ -426,9 +430,11 @@ def jobs_main() -> list[Job]:
     for seed in SEEDS[1:]:
         for concept in CONCEPTS:
             token = ("token",) if concept in DOMAINS["colour"] else ()
-            jobs.append(Job("scissorhands-robust", concept, seed, ("kept", "embedding", "relearn", *token)))
+            jobs.append(
+                Job("scissorhands-robust", concept, seed, ("kept", "kept afresh", "embedding", "relearn", *token))
+            )
             jobs += [Job(v, concept, seed, ("relearn",)) for v in ("substitution", "substitution, all weights")]
-            jobs.append(Job("original", concept, seed, ("kept",)))
+            jobs.append(Job("original", concept, seed, ("kept", "kept afresh")))
     return jobs
 
 
@@ -485,6 +491,12 @@ def mean(rows: Rows, name: str, figure: str | None = None, digits: int = 3) -> s
     return f"{statistics.fmean(found):.{digits}f}" if found else ""
 
 
+def left(ours: Rows, theirs: Rows, name: str) -> list[str]:
+    """What is left of the concept: three shares of pictures that do not show it, the last beside the original's."""
+    gone = [mean(ours, name, figure) for figure in ("UA", "UA_synonyms", "UA_generic")]
+    return [*gone[:2], f"{gone[2]} / {mean(theirs, name, 'UA_generic')}"]
+
+
 def untouched(ours: Rows, theirs: Rows, name: str) -> list[str]:
     """What is left of the rest, the original's behind the stroke."""
     return [f"{mean(ours, name, figure)} / {mean(theirs, name, figure)}" for figure in ("IRA", "CRA", "CRA_forget")]
@@ -509,28 +521,26 @@ def tables_main(rows: Rows) -> None:
     """The robust recipe beside the original, and relearning beside plain substitution."""
     robust, original = of(rows, variant="scissorhands-robust"), of(rows, variant="original")
     plain, whole = of(rows, variant="substitution"), of(rows, variant="substitution, all weights")
-    lines, again = [], []
+    lines, afresh, again = [], [], []
     for concept in (*CONCEPTS, "mean"):
         same = {} if concept == "mean" else {"concept": concept}
         ours, theirs = of(robust, **same), of(original, **same)
-        gone = [mean(ours, "kept", name) for name in ("UA", "UA_synonyms", "UA_generic")]
-        gone[2] += f" / {mean(theirs, 'kept', 'UA_generic')}"
-        rest = untouched(ours, theirs, "kept")
+        gone, rest = left(ours, theirs, "kept"), untouched(ours, theirs, "kept")
         one = f"{attacked(ours, 'embedding')} / {attacked(theirs, 'embedding once')[:4]}"
         three = f"{attacked(ours, 'three')} / {attacked(theirs, 'three once')[:4]}"
         suffix = f"{mean(ours, 'token', digits=2)} / {mean(theirs, 'token', digits=2)}"
         name = f"**{concept}**" if concept in UNSEEN else concept
         lines.append([name, *gone, *rest, one, three, suffix])
+        afresh.append([name, *left(ours, theirs, "kept afresh"), *untouched(ours, theirs, "kept afresh")])
         others = [of(plain, **same), of(whole, **same)]
         beside = [" / ".join(steps(some, lr) for some in (ours, *others)) for lr in ("relearn", "relearn slowly")]
         asr = " / ".join([attacked(ours, "three"), *(attacked(some, "three once") for some in others)])
-        left = [" / ".join(mean(some, "kept", figure) for some in others) for figure in ("UA", "IRA")]
-        again.append([name, *beside, steps(ours, "benign"), asr, *left])
-    header = (
-        "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; CRA forget / original; "
-        "embedding ASR (worst) / original; three embeddings ASR (worst) / original; token ASR / original"
-    )
-    publish("robust", markdown(header, lines) + "\n\n" + machine())
+        plainly = [" / ".join(mean(some, "kept", figure) for some in others) for figure in ("UA", "IRA")]
+        again.append([name, *beside, steps(ours, "benign"), asr, *plainly])
+    drawn = "concept; UA; UA synonyms; UA generic / original; IRA / original; CRA / original; CRA forget / original"
+    attacks = "embedding ASR (worst) / original; three embeddings ASR (worst) / original; token ASR / original"
+    publish("robust", markdown(f"{drawn}; {attacks}", lines) + "\n\n" + machine())
+    publish("afresh", markdown(drawn, afresh) + "\n\n" + machine())
     header = (
         "concept; relearn steps at 3e-4, robust / substitution / of all weights; at 1e-4; on other pictures, robust; three embeddings ASR; "
         "UA of substitution / of all weights; IRA of substitution / of all weights"
