@@ -525,12 +525,11 @@ def tables_main(rows: Rows) -> None:
     for concept in (*CONCEPTS, "mean"):
         same = {} if concept == "mean" else {"concept": concept}
         ours, theirs = of(robust, **same), of(original, **same)
-        gone, rest = left(ours, theirs, "kept"), untouched(ours, theirs, "kept")
         one = f"{attacked(ours, 'embedding')} / {attacked(theirs, 'embedding once')[:4]}"
         three = f"{attacked(ours, 'three')} / {attacked(theirs, 'three once')[:4]}"
         suffix = f"{mean(ours, 'token', digits=2)} / {mean(theirs, 'token', digits=2)}"
         name = f"**{concept}**" if concept in UNSEEN else concept
-        lines.append([name, *gone, *rest, one, three, suffix])
+        lines.append([name, *left(ours, theirs, "kept"), *untouched(ours, theirs, "kept"), one, three, suffix])
         afresh.append([name, *left(ours, theirs, "kept afresh"), *untouched(ours, theirs, "kept afresh")])
         others = [of(plain, **same), of(whole, **same)]
         beside = [" / ".join(steps(some, lr) for some in (ours, *others)) for lr in ("relearn", "relearn slowly")]

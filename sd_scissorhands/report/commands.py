@@ -16,8 +16,13 @@ from .found import Found
 def again(run: Found) -> str:
     """Shell lines that make this run again, in a directory of its own."""
     different = difference(run.settings, recipe_of(run) | {"recipe": DEFAULT_RECIPE, "concepts": []})
+    return repeated("erase", different, run)
+
+
+def repeated(command: str, different: dict[str, Any], run: Found) -> str:
+    """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
-    words = ["sdscissor", "erase", *flags(different), *(["--config", "again.toml"] if lines else [])]
+    words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
     words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from ..lineage import MANIFEST
 from ..recipes import RECIPES
-from ..settings import FILE_ONLY, ForgetSettings
-from .commands import difference, flags
+from ..settings import ForgetSettings
+from .commands import difference, repeated
 from .found import Found, read_run
 from .page import template, write_page
 from .plots import layer_plot, repair_plot
@@ -54,8 +53,4 @@ def _again(run: Found) -> str:
     """Shell lines that make this run again, in a directory of its own."""
     chosen: dict[str, Any] = {"recipe": run.settings["recipe"]}
     usual = ForgetSettings(**chosen).resolved("classifier").to_json() | {"recipe": ForgetSettings().recipe}
-    different = difference(run.settings, usual)
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
-    words = ["sdscissor", "forget", *flags(different), *(["--config", "again.toml"] if lines else [])]
-    words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
-    return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
+    return repeated("forget", difference(run.settings, usual), run)
