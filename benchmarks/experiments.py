@@ -71,7 +71,7 @@ def work(job: Job) -> dict:
     from sd_scissorhands.comparison.exam import share_original
     from sd_scissorhands.concepts import of_world
     from sd_scissorhands.evaluation import concept as room
-    from sd_scissorhands.evaluation.panel import open_panel
+    from sd_scissorhands.evaluation.panel import open_judges
 
     alone()
     folder, concept = job.folder / f"eval-{job.count}", of_world(job.concept)
@@ -79,7 +79,7 @@ def work(job: Job) -> dict:
     share_original(original_folder(job.concept, job.count), folder)
     looks = room.Looks(seed=EVALUATION_SEED, count=job.count, device="cpu")
     told = room.evaluate(
-        result["model_dir"], "tiny", concept, folder, panel=open_panel(concept, in_world=True), looks=looks
+        result["model_dir"], "tiny", concept, folder, panel=open_judges(concept, in_world=True), looks=looks
     )
     facts = {name: result[name] for name in ("trimmed", "conflict_rate", "mean_correction", "seconds")}
     return dataclasses.asdict(job) | facts | told["figures"] | {"original": told["original"], "n": told["n"]}
@@ -108,13 +108,13 @@ def draw_original(concept_and_count: tuple[str, int]) -> None:
     """The original's pictures for a concept."""
     from sd_scissorhands.concepts import of_world
     from sd_scissorhands.evaluation import concept as room
-    from sd_scissorhands.evaluation.panel import open_panel
+    from sd_scissorhands.evaluation.panel import open_judges
 
     alone()
     concept, count = of_world(concept_and_count[0]), concept_and_count[1]
     looks = room.Looks(seed=EVALUATION_SEED, count=count, device="cpu")
     folder = original_folder(concept.name, count)
-    room.draw_side("original", "tiny", concept, folder, panel=open_panel(concept, in_world=True), looks=looks)
+    room.draw_side("original", "tiny", concept, folder, panel=open_judges(concept, in_world=True), looks=looks)
 
 
 def original_folder(concept: str, count: int) -> Path:
@@ -198,7 +198,7 @@ def table_controls() -> str:
 def strike(job: Job) -> dict:
     """Erase, judge and attack; the original's side of every attack is that of the concept's first job."""
     from sd_scissorhands.attacks.attack import attack
-    from sd_scissorhands.attacks.settings import AttackSettings
+    from sd_scissorhands.attacks.attack_settings import AttackSettings
 
     row = work(job)
     model = str(job.folder / "model")
@@ -279,7 +279,7 @@ def machine() -> str:
     """The machine and the versions, for under a table."""
     import torch
 
-    from sd_scissorhands.diffusion.load import open_pipeline
+    from sd_scissorhands.models.load import open_pipeline
     from sd_scissorhands.show import still_libraries
 
     still_libraries()

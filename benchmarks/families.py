@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
-from sd_scissorhands.diffusion.files import WORLD_FILE
-from sd_scissorhands.diffusion.load import open_pipeline
 from sd_scissorhands.disk import atomic
+from sd_scissorhands.models.files import WORLD_FILE
+from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny import train as school
 from sd_scissorhands.tiny.judge import load_judge

@@ -24,8 +24,8 @@ from experiments import markdown, publish
 from rows import MIB, Row, probe
 from safetensors.torch import load_file, save_file
 
-from sd_scissorhands.checkpoints.export import export
-from sd_scissorhands.checkpoints.source import Source
+from sd_scissorhands.models.export import export
+from sd_scissorhands.models.source import Source
 from sd_scissorhands.show import still_libraries
 
 SHARES = (0.001, 0.005)

@@ -32,10 +32,10 @@ from sd_scissorhands.evaluation.prompts import Row as Prompt
 from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling
 from sd_scissorhands.forecast import forecast
 from sd_scissorhands.machine import PeakMemory
+from sd_scissorhands.methods.project import RULES
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.show import still_libraries
-from sd_scissorhands.unlearn.project import RULES
 
 GIB = 1 << 30
 MODES = ("balanced", "low", "fast")  # the default of CUDA first

@@ -177,7 +177,7 @@ def stand_in(home: Path) -> Path:
     shutil.rmtree(home, ignore_errors=True)
     sys.path.insert(0, str(ROOT / "tests"))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from sd_scissorhands.checkpoints.export import export
+    from sd_scissorhands.models.export import export
     from sd_scissorhands.quiet import quietly
 
     with quietly(threads=1):

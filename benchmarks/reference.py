@@ -13,7 +13,7 @@ from sd14 import TOKENS
 from torch import Tensor, nn
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.unlearn.project import Rule
+from sd_scissorhands.methods.project import Rule
 
 PARTS = ("encoding", "forward", "backward", "projection", "optimizer")
 

@@ -132,9 +132,9 @@ class Model:
 
         from sd_scissorhands.concepts import of_world
         from sd_scissorhands.diffusion.denoiser import Denoiser
-        from sd_scissorhands.diffusion.load import open_pipeline
         from sd_scissorhands.evaluation.judges import WorldJudge
         from sd_scissorhands.evaluation.sample import Sampling
+        from sd_scissorhands.models.load import open_pipeline
 
         source = "tiny" if job.variant == "original" else str(job.folder / "model")
         opened = open_pipeline(source, device=torch.device("cpu"))
@@ -162,7 +162,7 @@ class Model:
     def pairs(self, count: int) -> list[tuple[str, str]]:
         """(slotted, plain) prompts that an attacker learns from."""
         from sd_scissorhands.attacks.scene import filled
-        from sd_scissorhands.diffusion.data import spread
+        from sd_scissorhands.diffusion.dataset import spread
 
         return spread(filled(self.concept), count, 900 + self.job.seed)
 
@@ -224,7 +224,7 @@ def embedding(model: Model, width: int, restarts: int) -> list[float]:
     import torch
 
     from sd_scissorhands.attacks.learn import Target, learn_embedding, start_embedding
-    from sd_scissorhands.diffusion import words
+    from sd_scissorhands.diffusion import slots as words
 
     d, pairs = model.denoiser, model.pairs(48)
     _, latents = model.drawn([plain for _, plain in pairs])
@@ -249,7 +249,7 @@ def token(model: Model) -> float:
     import torch
 
     from sd_scissorhands.attacks.learn import Target, learn_tokens
-    from sd_scissorhands.diffusion import words
+    from sd_scissorhands.diffusion import slots as words
 
     d, prompts = model.denoiser, [plain for _, plain in model.asked()]
     latents = model.original.generate(prompts, range(7_000_000, 7_000_000 + len(prompts)), steps=20, guidance=3.0)

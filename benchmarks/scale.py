@@ -25,8 +25,8 @@ from scipy.optimize import minimize, nnls
 from sd14 import narrowed
 from torch import Tensor
 
-from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Gradient, Memories, Rule, project
-from sd_scissorhands.unlearn.selection import select_top
+from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Gradient, Memories, Rule, project
+from sd_scissorhands.methods.selection import select_top
 
 ROUNDS = 3
 SHARES = (0.001, 0.005)

@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.diffusion.task import ErasureTask
+from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.machine import PeakMemory
+from sd_scissorhands.methods.edits.reinitialise import reinitialise
+from sd_scissorhands.methods.project import RULES
+from sd_scissorhands.methods.registry import Options, score
+from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
-from sd_scissorhands.unlearn.edits.reinitialise import reinitialise
-from sd_scissorhands.unlearn.methods import Options, score
-from sd_scissorhands.unlearn.project import RULES
-from sd_scissorhands.unlearn.repair import Repair
-from sd_scissorhands.unlearn.selection import select_top
 
 SD14 = dict(
     sample_size=64, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(320, 640, 1280, 1280),

@@ -36,12 +36,12 @@ from sd14 import TOKENS, build, build_encoders, erasure, save_pipeline
 from torch import Tensor
 
 from sd_scissorhands.erasure import parts_of
+from sd_scissorhands.methods import repair as repair_room
+from sd_scissorhands.methods.project import RULES, Memories
+from sd_scissorhands.methods.registry import Options, score
+from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.recipes import ON_CPU
-from sd_scissorhands.unlearn import repair as repair_room
-from sd_scissorhands.unlearn.methods import Options, score
-from sd_scissorhands.unlearn.project import RULES, Memories
-from sd_scissorhands.unlearn.repair import Repair
-from sd_scissorhands.unlearn.selection import select_top
 
 ROUNDS, SLOW = 3, 40.0  # rounds, and seconds of a turn from which two are enough
 WIDTHS = (8, 4, 2, 1)  # growth: divisors of the width

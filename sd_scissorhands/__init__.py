@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from .api import erase as erase
     from .api import evaluate as evaluate
     from .api import forget as forget
-    from .attacks.settings import AttackSettings as AttackSettings
-    from .checkpoints.export import export as export
-    from .checkpoints.verify import verify as verify
+    from .attacks.attack_settings import AttackSettings as AttackSettings
     from .comparison.jobs import Comparison as Comparison
-    from .evaluation.settings import EvaluateSettings as EvaluateSettings
+    from .evaluation.evaluate_settings import EvaluateSettings as EvaluateSettings
+    from .models.export import export as export
+    from .models.verify import verify as verify
     from .quiet import bars as bars
     from .settings import EraseSettings as EraseSettings
     from .settings import ForgetSettings as ForgetSettings
@@ -34,11 +34,11 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "api": ("Result", "attack", "compare", "erase", "evaluate", "forget"),
-    "attacks.settings": ("AttackSettings",),
-    "checkpoints.export": ("export",),
-    "checkpoints.verify": ("verify",),
+    "attacks.attack_settings": ("AttackSettings",),
+    "models.export": ("export",),
+    "models.verify": ("verify",),
     "comparison.jobs": ("Comparison",),
-    "evaluation.settings": ("EvaluateSettings",),
+    "evaluation.evaluate_settings": ("EvaluateSettings",),
     "quiet": ("bars",),
     "settings": ("EraseSettings", "ForgetSettings", "UserError"),
 }

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .attacks.settings import AttackSettings
+from .attacks.attack_settings import AttackSettings
 from .disk import write_json
-from .evaluation.settings import EvaluateSettings
+from .evaluation.evaluate_settings import EvaluateSettings
 from .machine import Processes
 from .places import RUNS, place_of_erasure, place_of_forgetting
 from .quiet import is_small, progress_here, quietly
@@ -91,9 +91,9 @@ def evaluate(
         The summary: of a concept `figures` (UA, IRA, CRA, ...) with `intervals` and the `original`'s, of NudeNet `boxes`,
         `images_with` and more; report.
     """
-    from .diffusion.locate import convert_first
     from .evaluation.evaluate import evaluate as run_evaluation
     from .evaluation.evaluate import place_of
+    from .models.locate import convert_first
 
     with _at_work(settings.source, progress) as (processes, shown):
         convert_first(settings.model_config, settings.model, settings.baseline)
@@ -117,7 +117,7 @@ def attack(
     """
     from .attacks.attack import attack as run_attack
     from .attacks.attack import place_of
-    from .diffusion.locate import convert_first
+    from .models.locate import convert_first
 
     with _at_work(settings.model, progress) as (processes, shown):
         convert_first(settings.model_config, settings.model, settings.baseline)

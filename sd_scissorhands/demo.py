@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .attacks.settings import AttackSettings
+from .attacks.attack_settings import AttackSettings
 from .comparison.exam import Exam, Examined, examine
 from .concepts import of_world
 from .evaluation import concept as room
-from .evaluation.panel import open_panel
+from .evaluation.panel import open_judges
 from .report import write_card, write_report
 from .run import Progress, silent
 from .settings import EraseSettings
@@ -33,7 +33,7 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     known = of_world(concept)
     looks = room.Looks(seed=seed, count=count, progress=progress)
     strikes = {kind: AttackSettings(kind, concept, "", "tiny", seed=seed, **more) for kind, more in ATTACKS.items()}
-    exam = Exam(known, "tiny", open_panel(known, in_world=True), looks, strikes, drawn=folder)
+    exam = Exam(known, "tiny", open_judges(known, in_world=True), looks, strikes, drawn=folder)
     one = examine(settings, folder, exam, progress)
     attacks = {
         kind: {"asr_after": told["asr_after"], "original": told["original"]["asr_after"]}

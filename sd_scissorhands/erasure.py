@@ -17,32 +17,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import concepts as catalogue
-from .checkpoints.delta import Origin, write_delta
-from .checkpoints.export import check_asked, check_exportable, default_output, export
-from .checkpoints.source import Source
 from .concepts import Concept
 from .diffusion.conditions import Mixture, Place
-from .diffusion.data import gather, list_pictures, spread
+from .diffusion.dataset import gather, list_pictures, spread
 from .diffusion.denoiser import Denoiser
-from .diffusion.load import (
-    Opened,
-    hash_tensors,
-    is_of_world,
-    open_pipeline,
-    originals,
-    restore,
-    save_pipeline,
-)
+from .diffusion.erasure_task import ErasureTask
 from .diffusion.sharding import check_shareable, shared_out
-from .diffusion.task import ErasureTask
-from .licence import read_licence
 from .lineage import erased_from
 from .machine import Processes, resolve_device
+from .methods.selection import count_for
+from .models.delta import Origin, write_delta
+from .models.export import check_asked, check_exportable, default_output, export
+from .models.licence import read_licence
+from .models.load import LoadedPipeline, hash_tensors, is_of_world, open_pipeline, originals, restore, save_pipeline
+from .models.source import Source
 from .recipes import ON_CPU
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings, UserError
 from .stages import unlearn
-from .unlearn.selection import count_for
 
 
 @dataclass
@@ -50,7 +42,7 @@ class Prepared:
     """A model opened for an erasure, with everything that must hold before work starts."""
 
     settings: EraseSettings  # resolved
-    opened: Opened
+    opened: LoadedPipeline
     denoiser: Denoiser
     concepts: list[Concept]
     parameters: dict[str, nn.Parameter]  # the scope
@@ -287,11 +279,11 @@ def _gather(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     settings, pairs, keep = prepared.settings, prepared.pairs, prepared.retain_prompts
     with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-        data = gather(prepared.denoiser, settings, pairs, keep, team=processes, two_threads=two_threads, tick=tick)
+        data = gather(prepared.denoiser, settings, pairs, keep, group=processes, two_threads=two_threads, tick=tick)
     return data, {"pairs": pairs, "retain": keep}
 
 
-def _fitted(settings: EraseSettings, opened: Opened, device: str) -> EraseSettings:
+def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:
     """With --memory and --guidance, where they are left open, as fits model and device, and Adam in 8 bits where that can be had."""
     memory = settings.memory or ("balanced" if opened.profile == "sd" else "fast")
     values: dict[str, Any] = dict(ON_CPU[memory]) if device == "cpu" else {}

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .diffusion.data import at_once
-from .diffusion.task import shown_twice
+from .diffusion.dataset import at_once
+from .diffusion.erasure_task import shown_twice
 from .erasure import Prepared, parts_of, prepare
 from .machine import PeakMemory
+from .methods import registry as methods
+from .methods.distributed import gradient_hooks
+from .methods.selection import CHUNK
 from .settings import EraseSettings
-from .unlearn import methods
-from .unlearn.selection import CHUNK
-from .unlearn.team import handed_on
 
 MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
 SCRATCH = 16 * CHUNK  # bytes at most of a selection, beside its result
@@ -140,7 +140,7 @@ def _probe(prepared: Prepared) -> Probe:
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     peak = PeakMemory(d.device)
-    with handed_on(parameters, lambda name, gradient: None):
+    with gradient_hooks(parameters, lambda name, gradient: None):
         forward().backward()
     back, resident = peak.bytes() or 0, peak.start or sum(_bytes(part.parameters()) for part in _modules(prepared))
     return Probe(alone, among, ahead // count, back // count, resident)

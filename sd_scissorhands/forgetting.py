@@ -13,17 +13,17 @@ from typing import Any
 from torch import nn
 
 from .classifier.data import Parts, Split, split_at_random, split_by_class, split_by_indices
+from .classifier.forgetting_task import ClassifierTask
 from .classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier
 from .classifier.measure import Figure, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
-from .classifier.task import ClassifierTask
 from .classifier.train import retrain
 from .machine import PeakMemory, resolve_device
+from .methods.interface import Parameters
+from .methods.newton_step import dp_sigma
 from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import unlearn
-from .unlearn.newton import dp_sigma
-from .unlearn.task import Parameters
 
 PARTS = 4  # of a measurement, for its progress
 TARGETS = {"none": "ascent", "retain": "retain", "ascent": "ascent", "random-label": "random-label"}

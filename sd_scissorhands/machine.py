@@ -67,14 +67,14 @@ class Processes:
                 state.wait_for_everyone() if state.device.type == "cuda" else torch.distributed.barrier()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors, in place, by their means over the processes, see `unlearn.team.Team`."""
+        """Replace tensors, in place, by their means over the processes, see `methods.distributed.ProcessGroup`."""
         if self.count > 1:
             with together():
                 for tensor in tensors:
                     torch.distributed.all_reduce(tensor)
                     tensor.div_(self.count)
 
-    def tell(self, tensors: Sequence[Tensor], owner: int) -> None:
+    def broadcast(self, tensors: Sequence[Tensor], owner: int) -> None:
         """Replace tensors, in place, by those of process `owner`."""
         if self.count > 1:
             with together():

@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from .checkpoints.delta import FORMAT, read_delta
-from .checkpoints.modelspec import DIFFUSERS, OWN, SPEC
-from .checkpoints.source import Source
-from .formats.stream import Stored
-from .hub import Repo
 from .lineage import MANIFEST
+from .models.delta import FORMAT, read_delta
+from .models.hub import Repo
+from .models.modelspec import DIFFUSERS, OWN, SPEC
+from .models.source import Source
+from .models.tensor_files import Stored
 from .report import card_text
 from .run import Progress, Run, silent
 from .settings import UserError

@@ -82,7 +82,7 @@ def silenced(library: str) -> Callable[[], None]:
 
 def is_small(model: str) -> bool:
     """Whether a model is an embedded one, or was made from it."""
-    from .diffusion.files import WORLD_FILE
+    from .models.files import WORLD_FILE
 
     return model in ("tiny", DIGITS) or (Path(model) / WORLD_FILE).exists()
 

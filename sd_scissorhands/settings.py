@@ -9,20 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from .errors import UsageError as UsageError
+from .errors import UserError as UserError
 from .naming import Name, is_path
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 DIGITS = "digits"  # the embedded classifier and its data
 OUTPUT_FORMATS = ("diffusers", "unet-only", "single-file", "delta")
-
-
-class UserError(Exception):
-    """Something that the user can put right. The message is one line that names the file or flag and the remedy."""
-
-
-class UsageError(UserError):
-    """Asked for in a way that means nothing, whatever the files hold; exit code 2."""
 
 
 OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` says it
@@ -34,7 +28,7 @@ class MethodSettings:
 
     recipe: str = DEFAULT_RECIPE
     # scores and selection
-    scorer: str = OPEN  # a file of unlearn/scorers
+    scorer: str = OPEN  # a file of methods/scorers
     score_draws: int = OPEN  # batches per score
     granularity: str = OPEN  # weight | channel: what is selected as one
     path_share: float = OPEN  # of relevance: share of a layer that counts per input
@@ -42,7 +36,7 @@ class MethodSettings:
     scope: str = OPEN  # weights that may change: a name that the model's kind knows or a regular expression
     threshold_scope: str = OPEN  # scope | layer | global: where the top k is taken
     # edit
-    edit: str = OPEN  # a file of unlearn/edits, or none
+    edit: str = OPEN  # a file of methods/edits, or none
     init: str = OPEN  # of reinitialise: layer | kaiming | trunc_normal
     damping: float = OPEN  # of newton
     newton_step: float | None = None  # of newton; None: as many as there are to forget over those to keep
@@ -230,7 +224,7 @@ def left_open(settings: Any) -> frozenset[str]:
 
 
 def _files(folder: str) -> tuple[str, ...]:
-    return tuple(sorted(file.stem for file in (Path(__file__).parent / "unlearn" / folder).glob("[a-z]*.py")))
+    return tuple(sorted(file.stem for file in (Path(__file__).parent / "methods" / folder).glob("[a-z]*.py")))
 
 
 LEFT_OPEN = left_open(EraseSettings)

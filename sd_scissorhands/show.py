@@ -280,7 +280,7 @@ def comparison(told: dict[str, Any], as_json: bool) -> None:
     """The rows of a comparison by recipe, with their spread, and where its page is."""
     if as_json:
         return print(json.dumps(told))
-    from .report.comparison import grouped
+    from .report.comparison_page import grouped
 
     wide = console if console.is_terminal else Console(stderr=True, width=WIDE)
     for group, lines in grouped(told["table"]).items():
@@ -295,7 +295,7 @@ def comparison(told: dict[str, Any], as_json: bool) -> None:
 
 
 def _recipes_table(group: str, lines: list[dict[str, Any]], told: dict[str, Any]) -> Table:
-    from .report.comparison import PLAIN, remarks, shown, worded
+    from .report.comparison_page import PLAIN, remarks, shown, worded
 
     caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
     table = Table(box=SIMPLE, title=group or None, caption=caption)

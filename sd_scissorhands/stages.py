@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from .disk import read_tensors, write_json
 from .machine import PeakMemory
+from .methods import registry as methods
+from .methods.distributed import SINGLE_PROCESS, ProcessGroup
+from .methods.interface import Parameters, Task
+from .methods.project import RULES
+from .methods.repair import OPTIMISERS, Repair
+from .methods.selection import Selection, select
 from .run import Progress, Run
 from .settings import MethodSettings, UserError
-from .unlearn import methods
-from .unlearn.project import RULES
-from .unlearn.repair import OPTIMISERS, Repair
-from .unlearn.selection import Selection, select
-from .unlearn.task import Parameters, Task
-from .unlearn.team import ALONE, Team
 
 NORMS = (
     nn.GroupNorm,
@@ -115,12 +115,12 @@ def unlearn(
     }
 
 
-def options_of(settings: MethodSettings, team: Team = ALONE, tick=lambda: None) -> methods.Options:
+def options_of(settings: MethodSettings, group: ProcessGroup = SINGLE_PROCESS, tick=lambda: None) -> methods.Options:
     """What of the settings concerns scorers and edits."""
     return methods.Options(
         draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
         path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
-        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, team=team, tick=tick,
+        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, group=group, tick=tick,
     )  # fmt: skip
 
 

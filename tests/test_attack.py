@@ -10,19 +10,12 @@ import torch
 
 from sd_scissorhands.attacks import learn
 from sd_scissorhands.attacks.attack import attack, rates
-from sd_scissorhands.attacks.learn import (
-    Embedding,
-    Relearning,
-    Target,
-    learn_embedding,
-    learn_tokens,
-    start_embedding,
-)
+from sd_scissorhands.attacks.attack_settings import ATTACKS, AttackSettings
+from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from sd_scissorhands.attacks.methods import Outcome, steps_back
 from sd_scissorhands.attacks.scene import filled, named
-from sd_scissorhands.attacks.settings import ATTACKS, AttackSettings
 from sd_scissorhands.concepts import of_world, resolve
-from sd_scissorhands.diffusion.words import SLOT, encode, slotted, spelled, vocabulary
+from sd_scissorhands.diffusion.slots import SLOT, encode, slotted, spelled, vocabulary
 from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE

@@ -18,20 +18,13 @@ from torch import nn
 from sd_scissorhands.classifier import data as D
 from sd_scissorhands.classifier import measure as M
 from sd_scissorhands.classifier import reading as R
-from sd_scissorhands.classifier.load import (
-    RECIPE,
-    Classifier,
-    hash_weights,
-    open_classifier,
-    save_classifier,
-    wrap,
-)
+from sd_scissorhands.classifier.forgetting_task import ClassifierTask, head
+from sd_scissorhands.classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier, wrap
 from sd_scissorhands.classifier.preprocess import prepare
-from sd_scissorhands.classifier.task import ClassifierTask, head
 from sd_scissorhands.classifier.train import answer, fresh, retrain, train
+from sd_scissorhands.methods.distributed import BatchSlice
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
-from sd_scissorhands.unlearn.team import Part
 
 
 @pytest.fixture(scope="session")
@@ -448,7 +441,7 @@ def test_a_layer_that_cannot_be_reset_is_named():
 def everything(task: ClassifierTask, draw: int) -> list[torch.Tensor]:
     return [
         task.forget(draw), task.retain(draw), task.retain_each(draw), task.replacement(draw), *task.repair(draw),
-        *task.repair(draw, Part(1, 2)), task.relearn(draw), task.explain("forget", draw),
+        *task.repair(draw, BatchSlice(1, 2)), task.relearn(draw), task.explain("forget", draw),
         task.explain("retain", draw), task.respond(draw),
     ]  # fmt: skip
 
@@ -498,7 +491,7 @@ def test_what_the_repair_descends(model, parts):
     (grad,) = torch.autograd.grad(tasks["ascent"].repair(0)[0], [model.head.bias])
     assert grad.abs().sum() > 0
     for name, task in tasks.items():
-        parts = [torch.stack(task.repair(1, Part(n, 3), ahead)) for n in range(3) for ahead in (True, False)]
+        parts = [torch.stack(task.repair(1, BatchSlice(n, 3), ahead)) for n in range(3) for ahead in (True, False)]
         torch.testing.assert_close(torch.stack(parts).sum(0) / 3, torch.stack(terms[name]), rtol=1e-4, atol=1e-6)
     assert tasks["ascent"].repair(1, ahead=True)[1] == 0
 

@@ -10,12 +10,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sd_scissorhands.unlearn import methods, newton
-from sd_scissorhands.unlearn.codec import codec, foci
-from sd_scissorhands.unlearn.edits import newton as edit
-from sd_scissorhands.unlearn.methods import Options
-from sd_scissorhands.unlearn.scorers import foci as scorer
-from sd_scissorhands.unlearn.selection import Selection, select
+from sd_scissorhands.methods import newton_step as newton
+from sd_scissorhands.methods import registry as methods
+from sd_scissorhands.methods.codec import codec, foci
+from sd_scissorhands.methods.edits import newton as edit
+from sd_scissorhands.methods.registry import Options
+from sd_scissorhands.methods.scorers import foci as scorer
+from sd_scissorhands.methods.selection import Selection, select
 
 
 def normal(seed: int, *shape: int) -> Tensor:

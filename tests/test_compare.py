@@ -22,7 +22,7 @@ from sd_scissorhands.comparison.jobs import Comparison, Measures
 from sd_scissorhands.evaluation.chance import wilson
 from sd_scissorhands.recipes import RECIPES, recipes_for
 from sd_scissorhands.report import write_comparison
-from sd_scissorhands.report.comparison import ROWS, summarise
+from sd_scissorhands.report.comparison_page import ROWS, summarise
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
 
 runner = CliRunner()

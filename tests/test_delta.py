@@ -13,8 +13,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from sd_scissorhands.checkpoints import delta as room
-from sd_scissorhands.checkpoints.delta import (
+from sd_scissorhands.cli import app
+from sd_scissorhands.cli.apply import default_output, in_words
+from sd_scissorhands.disk import write_tensors
+from sd_scissorhands.models import delta as room
+from sd_scissorhands.models.delta import (
     LEAP,
     Origin,
     apply_delta,
@@ -26,10 +29,7 @@ from sd_scissorhands.checkpoints.delta import (
     set_weights,
     write_delta,
 )
-from sd_scissorhands.cli import app
-from sd_scissorhands.cli.applying import default_output, in_words
-from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
-from sd_scissorhands.disk import write_tensors
+from sd_scissorhands.models.load import hash_tensors, open_pipeline
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 

@@ -20,7 +20,7 @@ from sd_scissorhands.evaluation import nudity
 from sd_scissorhands.evaluation.collapse import agreement, collapse, variance
 from sd_scissorhands.evaluation.judges import NudeJudge, WorldJudge
 from sd_scissorhands.evaluation.nude import EXPOSED, OTHERS, Detector, tally
-from sd_scissorhands.evaluation.panel import open_panel
+from sd_scissorhands.evaluation.panel import open_judges
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
 from sd_scissorhands.settings import UserError
@@ -263,14 +263,14 @@ def test_two_processes_give_the_bytes_of_one(tmp_path):
 def test_what_another_process_wrote_before_a_kill_is_not_lost(tmp_path):
     from sd_scissorhands.machine import Processes
 
-    class Alone(Processes):
+    class SingleProcess(Processes):
         def wait(self):
             pass
 
     header = {"weights_sha256": "a"}
     first = nudity.Ledger(tmp_path / "m.jsonl", header)
     first.add([{"number": 0}])
-    second = nudity.Ledger(tmp_path / "m.jsonl", header, Alone(1, 2))
+    second = nudity.Ledger(tmp_path / "m.jsonl", header, SingleProcess(1, 2))
     second.add([{"number": 1}])
     assert first.count() == 2 and (tmp_path / "m.part1.jsonl").exists()
     again = nudity.Ledger(tmp_path / "m.jsonl", header)
@@ -391,7 +391,7 @@ def test_what_else_is_gone_is_asked_for_by_nothing(in_world):
 def evaluate(model, folder, concept="heart", count=24, **looks):
     about = of_world(concept)
     return room.evaluate(
-        str(model), "tiny", about, folder, panel=open_panel(about, in_world=True),
+        str(model), "tiny", about, folder, panel=open_judges(about, in_world=True),
         looks=room.Looks(count=count, device="cpu", **looks),
     )  # fmt: skip
 

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 from typer.testing import CliRunner
 
-from sd_scissorhands.checkpoints.export import export
-from sd_scissorhands.checkpoints.modelspec import architecture
-from sd_scissorhands.checkpoints.source import Source
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
-from sd_scissorhands.formats import stream
-from sd_scissorhands.formats.keys import Blocks, canonical, clip_places, open_clip_places, unet_places, vae_places
-from sd_scissorhands.formats.stream import Piece, Stored, cast, check_no_pickle, write_stream
+from sd_scissorhands.models import tensor_files as stream
+from sd_scissorhands.models.export import export
+from sd_scissorhands.models.keys import Blocks, canonical, clip_places, open_clip_places, unet_places, vae_places
+from sd_scissorhands.models.modelspec import architecture
+from sd_scissorhands.models.source import Source
+from sd_scissorhands.models.tensor_files import Piece, Stored, cast, check_no_pickle, write_stream
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 

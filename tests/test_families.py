@@ -16,21 +16,22 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, SIDE, build
 
 from sd_scissorhands.attacks.attack import attack
-from sd_scissorhands.attacks.settings import AttackSettings
-from sd_scissorhands.checkpoints.delta import apply_delta
-from sd_scissorhands.checkpoints.difference import difference
-from sd_scissorhands.checkpoints.export import export
-from sd_scissorhands.checkpoints.verify import verify
+from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.concepts import of_world
-from sd_scissorhands.diffusion import files, locate, words
+from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
-from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
 from sd_scissorhands.erasure import _fitted, erase
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation.panel import open_panel
+from sd_scissorhands.evaluation.panel import open_judges
 from sd_scissorhands.evaluation.sample import Sampling
+from sd_scissorhands.models import files, locate
+from sd_scissorhands.models.delta import apply_delta
+from sd_scissorhands.models.diff import difference
+from sd_scissorhands.models.export import export
+from sd_scissorhands.models.load import hash_tensors, open_pipeline
+from sd_scissorhands.models.verify import verify
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 
@@ -351,7 +352,7 @@ def family_part(run) -> str:
 def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
     heart = of_world("heart")
     told = room.evaluate(
-        str(erased[0] / "model"), str(folder), heart, tmp_path, panel=open_panel(heart, in_world=True),
+        str(erased[0] / "model"), str(folder), heart, tmp_path, panel=open_judges(heart, in_world=True),
         looks=room.Looks(count=2, steps=1, device="cpu"),
     )  # fmt: skip
     assert 0 <= told["figures"]["UA"] <= 1 and told["weights_sha256"] == erased[1]["weights_sha256"]

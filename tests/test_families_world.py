@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 families = pytest.importorskip("families")
 
 from sd_scissorhands.diffusion.denoiser import Denoiser  # noqa: E402
-from sd_scissorhands.diffusion.load import open_pipeline  # noqa: E402
 from sd_scissorhands.erasure import erase  # noqa: E402
+from sd_scissorhands.models.load import open_pipeline  # noqa: E402
 from sd_scissorhands.settings import EraseSettings  # noqa: E402
 from sd_scissorhands.tiny import JUDGE_FILE, world  # noqa: E402
 from sd_scissorhands.tiny.judge import load_judge  # noqa: E402

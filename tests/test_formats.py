@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, build
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sd_scissorhands.checkpoints.difference import difference
-from sd_scissorhands.checkpoints.export import export
-from sd_scissorhands.checkpoints.source import Source
-from sd_scissorhands.diffusion.load import open_pipeline
-from sd_scissorhands.formats.keys import Blocks, canonical, text_layouts, unet_places, vae_places
-from sd_scissorhands.formats.stream import Stored
+from sd_scissorhands.models.diff import difference
+from sd_scissorhands.models.export import export
+from sd_scissorhands.models.keys import Blocks, canonical, text_layouts, unet_places, vae_places
+from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.models.source import Source
+from sd_scissorhands.models.tensor_files import Stored
 from sd_scissorhands.settings import UserError
 
 # Configs as SDXL base 1.0 publishes them.

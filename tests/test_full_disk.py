@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sd_scissorhands.checkpoints.delta import apply_delta
-from sd_scissorhands.checkpoints.export import export
 from sd_scissorhands.disk import write_json, write_tensors
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.models.delta import apply_delta
+from sd_scissorhands.models.export import export
 from sd_scissorhands.report import write_card, write_report
 from sd_scissorhands.settings import UserError
 

@@ -16,12 +16,12 @@ import yaml
 
 import sd_scissorhands
 from sd_scissorhands import settings
-from sd_scissorhands.attacks.settings import AttackSettings
+from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app
+from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
-from sd_scissorhands.cli.proof import ATTACK_GATES
 from sd_scissorhands.evaluation.evaluate import figures_of
-from sd_scissorhands.evaluation.settings import CHOICES as JUDGING
+from sd_scissorhands.evaluation.evaluate_settings import CHOICES as JUDGING
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
-from sd_scissorhands.hub import Repo, first_line
-from sd_scissorhands.licence import linked, read_licence
+from sd_scissorhands.models.hub import Repo, first_line
+from sd_scissorhands.models.licence import linked, read_licence
 from sd_scissorhands.report import card_text, write_card
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR

@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import build
 from typer.testing import CliRunner
 
-from sd_scissorhands.checkpoints.difference import difference
-from sd_scissorhands.checkpoints.export import base_of, export
-from sd_scissorhands.checkpoints.source import Source
-from sd_scissorhands.checkpoints.verify import verify
 from sd_scissorhands.cli import app
-from sd_scissorhands.diffusion import single
-from sd_scissorhands.diffusion.load import hash_tensors, locate, open_pipeline
-from sd_scissorhands.diffusion.locate import at_hand, convert_first
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.lineage import base_of as first_of
+from sd_scissorhands.models import single_file_reader as single
+from sd_scissorhands.models.diff import difference
+from sd_scissorhands.models.export import base_of, export
+from sd_scissorhands.models.load import hash_tensors, locate, open_pipeline
+from sd_scissorhands.models.locate import at_hand, convert_first
+from sd_scissorhands.models.source import Source
+from sd_scissorhands.models.verify import verify
 from sd_scissorhands.naming import Name
 from sd_scissorhands.settings import EraseSettings, UserError, model_named
 from sd_scissorhands.tiny import MODEL_DIR
@@ -382,7 +382,7 @@ def test_a_config_may_be_a_hub_id(file, model, home):
     ],
 )
 def test_of_the_two_that_share_their_names_none_is_guessed(tmp_path, told, config):
-    from sd_scissorhands.formats.stream import Stored
+    from sd_scissorhands.models.tensor_files import Stored
 
     key = UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
     save_file({key: torch.zeros(2, 1024)}, tmp_path / "two.safetensors", told and {"modelspec.architecture": told})
@@ -536,7 +536,7 @@ def test_a_variant_in_the_cache_is_opened_offline(varied, home):
 
 
 def test_only_what_a_variant_needs_is_fetched(varied, monkeypatch):
-    from sd_scissorhands.diffusion import locate as room
+    from sd_scissorhands.models import locate as room
 
     asked = []
     monkeypatch.setattr(
@@ -554,7 +554,7 @@ def test_only_what_a_variant_needs_is_fetched(varied, monkeypatch):
 
 
 def test_a_repository_without_a_needed_file_gets_one_line(model, tmp_path, monkeypatch):
-    from sd_scissorhands.diffusion import locate as room
+    from sd_scissorhands.models import locate as room
 
     folder = shutil.copytree(model, tmp_path / "m")
     (folder / "text_encoder" / "model.safetensors").unlink()

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sd_scissorhands.methods.lrp import Linearised, Path, contrast, frequency, of_connections, of_units
+from sd_scissorhands.methods.registry import Options, load, score
 from sd_scissorhands.tiny import MODEL_DIR
-from sd_scissorhands.unlearn.methods import Options, load, score
-from sd_scissorhands.unlearn.relevance import Linearised, Path, contrast, frequency, of_connections, of_units
 
 DTYPES = pytest.mark.parametrize("dtype,within", [(torch.float32, 1e-4), (torch.float64, 1e-9)])
 

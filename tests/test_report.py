@@ -422,7 +422,7 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
 def test_the_command_line_knows_every_flag_that_the_page_writes() -> None:
     import inspect
 
-    from sd_scissorhands.cli.erasing import erase
+    from sd_scissorhands.cli.erase import erase
 
     fields = set(EraseSettings().to_json()) - set(FILE_ONLY)
     assert fields - {"concepts"} <= set(inspect.signature(erase).parameters)

@@ -10,24 +10,25 @@ import torch
 from test_unlearn import Regression
 
 from sd_scissorhands import concepts as catalogue
-from sd_scissorhands.diffusion import conditions, words
+from sd_scissorhands.diffusion import conditions
+from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, Mixture, Place
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.diffusion.load import open_pipeline
-from sd_scissorhands.diffusion.task import ErasureTask
+from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
+from sd_scissorhands.methods.adversary import Adversary
+from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
+from sd_scissorhands.methods.registry import Options
+from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.scorers import activation
+from sd_scissorhands.methods.selection import count_for, select_channels
+from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.recipes import DEFAULT_RECIPE, RECIPES
 from sd_scissorhands.report.commands import again
 from sd_scissorhands.report.found import read_run
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
-from sd_scissorhands.unlearn.methods import Options
-from sd_scissorhands.unlearn.relearner import Relearner
-from sd_scissorhands.unlearn.repair import Repair
-from sd_scissorhands.unlearn.scorers import activation
-from sd_scissorhands.unlearn.selection import count_for, select_channels
-from sd_scissorhands.unlearn.team import WHOLE, Part, standing_in
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +127,10 @@ def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, sh
     task.teacher = {name: 0.9 * weight for name, weight in (task.teacher or {}).items()}
     with torch.no_grad():
         whole = torch.stack(task.repair(2))
-        parts = torch.stack([torch.stack(task.repair(2, Part(n, 3))) for n in range(3)])
+        parts = torch.stack([torch.stack(task.repair(2, BatchSlice(n, 3))) for n in range(3)])
         halves = torch.stack([torch.stack(task.repair(2, ahead=ahead)) for ahead in (True, False)])
-        thin = [torch.stack(task.repair(2, Part(n, 4), ahead)) for n in range(4) for ahead in (True, False)]
-        attack = torch.stack([task.relearn(2, Part(n, 2)) for n in range(2)]).mean()
+        thin = [torch.stack(task.repair(2, BatchSlice(n, 4), ahead)) for n in range(4) for ahead in (True, False)]
+        attack = torch.stack([task.relearn(2, BatchSlice(n, 2)) for n in range(2)]).mean()
     torch.testing.assert_close(parts.mean(0), whole, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(halves.sum(0), whole, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(torch.stack(thin).sum(0) / 4, whole, rtol=1e-4, atol=1e-6)
@@ -188,7 +189,7 @@ def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoi
         own = [denoiser.predict(everything, kept.t, kept.words, weights) for weights in (None, guided.teacher)]
         distilled = (own[0] - own[1]).square().mean()
         (forget, retain), (same, _) = guided.repair(3), plain.repair(3)
-        parts = torch.stack([torch.stack(guided.repair(3, Part(n, 4))) for n in range(4)])
+        parts = torch.stack([torch.stack(guided.repair(3, BatchSlice(n, 4))) for n in range(4)])
         halves = [guided.repair(3, ahead=which)[1] for which in (True, False)]
     assert float(expected) > 0.1 * float(distilled) and guided.settings.guidance == 3
     torch.testing.assert_close(retain - distilled, expected, rtol=1e-4, atol=1e-6)
@@ -229,14 +230,14 @@ def test_other_weights_stand_in_for_a_pass_forward_and_back(denoiser):
     clean, _, t = some(denoiser)
     words = denoiser.encode(["a red heart"] * len(t))
     plain = denoiser.predict(clean, t, words)
-    with standing_in(parameters, doubled):
+    with swapped_weights(parameters, doubled):
         twice = denoiser.predict(clean, t, words)
         twice.square().sum().backward()
     torch.testing.assert_close(twice, 2 * plain)
     assert all(torch.equal(p, before[name]) for name, p in parameters.items())
     bias = parameters["conv_out.bias"].grad
     torch.testing.assert_close(bias, 2 * twice.detach().sum((0, 2, 3)))
-    with pytest.raises(ZeroDivisionError), standing_in(parameters, doubled):
+    with pytest.raises(ZeroDivisionError), swapped_weights(parameters, doubled):
         raise ZeroDivisionError
     assert all(torch.equal(p, before[name]) for name, p in parameters.items())
     for parameter in parameters.values():
@@ -347,13 +348,13 @@ def test_near_keeps_the_words_place_and_arbitrary_has_every_width(denoiser):
 class Forgetful(Regression):
     """The small network with an attacker."""
 
-    def relearn(self, draw: int, part: Part = WHOLE) -> torch.Tensor:
+    def relearn(self, draw: int, part: BatchSlice = FULL_BATCH) -> torch.Tensor:
         return part.mean(self._errors(0, draw, part), 8)
 
 
 def test_a_relearner_over_still_weights_is_adam():
     task, copy = Forgetful(dtype=torch.float64), Forgetful(dtype=torch.float64)
-    relearner, adam = Relearner(task.parameters, 1e-2), torch.optim.Adam(copy.module.parameters(), lr=1e-2)
+    relearner, adam = Adversary(task.parameters, 1e-2), torch.optim.Adam(copy.module.parameters(), lr=1e-2)
     before = {name: p.detach().clone() for name, p in task.parameters.items()}
     for draw in range(7):
         weights = relearner.advance(task, draw)
@@ -376,12 +377,12 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
         relearn_every=1,
         make=lambda tensors, lr: torch.optim.SGD(tensors, lr),
     )
-    ahead = Relearner(task.parameters, 0.1).advance(task, 0)
+    ahead = Adversary(task.parameters, 0.1).advance(task, 0)
     with torch.no_grad():
         for name, parameter in there.parameters.items():
             parameter.copy_(ahead[name])
     before = {name: p.detach().clone() for name, p in task.parameters.items()}
-    repair._descend(None, Relearner(task.parameters, 0.1))
+    repair._descend(None, Adversary(task.parameters, 0.1))
     (0.7 * there.repair(0, ahead=True)[0]).backward()
     loss = here.repair(0, ahead=False)
     (0.7 * loss[0] + loss[1]).backward()
@@ -622,7 +623,7 @@ def test_erasing_moves_concept_latents_towards_their_pairs(denoiser, short):
     """Some steps of the repair at work: the forget term falls under words that were never the concept's name."""
     task = task_of(denoiser, short)
     parameters = {n: p for n, p in denoiser.module.named_parameters() if ".attn" in n}
-    with standing_in(parameters, denoiser.teacher(parameters)):
+    with swapped_weights(parameters, denoiser.teacher(parameters)):
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         before = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))

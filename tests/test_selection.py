@@ -15,10 +15,10 @@ from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd_scissorhands.machine import Processes
-from sd_scissorhands.unlearn import project as projecting
-from sd_scissorhands.unlearn import selection as selecting
-from sd_scissorhands.unlearn.project import PAPER, SCALE_FREE, Memories, Rule, dot, inner, multipliers, project
-from sd_scissorhands.unlearn.selection import Selection, count_for, select, select_top
+from sd_scissorhands.methods import project as projecting
+from sd_scissorhands.methods import selection as selecting
+from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Memories, Rule, dot, inner, multipliers, project
+from sd_scissorhands.methods.selection import Selection, count_for, select, select_top
 
 
 class Largest(TorchDispatchMode):
@@ -62,7 +62,7 @@ def test_selection_equals_sorting(seed, k):
 
 
 def test_selection_is_exact_where_every_score_ties_and_over_chunks(monkeypatch):
-    monkeypatch.setattr("sd_scissorhands.unlearn.selection.CHUNK", 64)
+    monkeypatch.setattr("sd_scissorhands.methods.selection.CHUNK", 64)
     found = select_top({"a": torch.zeros(1000), "b": torch.zeros(1000)}, 0.6)
     assert (
         len(found) == 1200 and torch.equal(found.indices["a"], torch.arange(1000)) and found.indices["b"].max() == 199
@@ -199,7 +199,7 @@ class Threads:
             tensor.copy_(torch.stack(all_of_them).mean(0))
         self.barrier.wait(20)
 
-    def tell(self, tensors, owner):
+    def broadcast(self, tensors, owner):
         pytest.fail("nothing is told")
 
 

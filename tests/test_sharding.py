@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.diffusion.load import hash_tensors, open_pipeline
+from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.diffusion.sharding import shared_out
-from sd_scissorhands.diffusion.task import ErasureTask
 from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.machine import Processes
+from sd_scissorhands.methods.distributed import BatchSlice
+from sd_scissorhands.models.load import hash_tensors, open_pipeline
 from sd_scissorhands.settings import REPAIRS, EraseSettings, UserError, load_settings
-from sd_scissorhands.unlearn.team import Part
 
 SHARED = Processes(0, 1, sharded=True)  # one process that works as if there were more
 ASKED = (  # six parts of a batch, of which most show nothing of what is relearned
@@ -141,7 +141,7 @@ def test_every_part_of_a_batch_asks_the_model_as_often(short, retain_loss):
         task = ErasureTask(denoiser, data, settings)
         task.teacher = {}
         often = []
-        for part in (Part(n, 8) for n in range(8)):  # more than the six samples
+        for part in (BatchSlice(n, 8) for n in range(8)):  # more than the six samples
             asked.clear()
             for ahead in (None, True, False):
                 task.repair(0, part, ahead)

@@ -16,22 +16,22 @@ from test_unlearn import Regression
 from torch import nn
 from typer.testing import CliRunner
 
-from sd_scissorhands.checkpoints.delta import apply_delta
 from sd_scissorhands.cli import app
-from sd_scissorhands.diffusion.data import encode_pictures
+from sd_scissorhands.diffusion.dataset import encode_pictures
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.diffusion.load import open_pipeline
-from sd_scissorhands.diffusion.task import ErasureTask
+from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.erasure import erase, parts_of, prepare
 from sd_scissorhands.forecast import Probe, forecast
 from sd_scissorhands.machine import PeakMemory, Processes, resolve_device
+from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, gradients
+from sd_scissorhands.methods.project import SCALE_FREE
+from sd_scissorhands.methods.repair import OPTIMISERS, Repair
+from sd_scissorhands.methods.selection import Selection
+from sd_scissorhands.methods.sensitivity import sensitivity
+from sd_scissorhands.models.delta import apply_delta
+from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.recipes import MEMORY
 from sd_scissorhands.settings import EraseSettings, UserError
-from sd_scissorhands.unlearn.project import SCALE_FREE
-from sd_scissorhands.unlearn.repair import OPTIMISERS, Repair
-from sd_scissorhands.unlearn.selection import Selection
-from sd_scissorhands.unlearn.sensitivity import sensitivity
-from sd_scissorhands.unlearn.team import WHOLE, Part, gradients
 
 STAGES = ("data", "scores", "selection", "edited")
 
@@ -51,11 +51,11 @@ def farthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 @pytest.mark.parametrize("total,count", [(8, 1), (8, 2), (7, 3), (2, 5)])
 def test_parts_share_out_a_batch_and_average_to_its_mean(total, count):
     values = torch.randn(total, dtype=torch.float64, generator=torch.Generator().manual_seed(total))
-    parts = [Part(n, count) for n in range(count)]
+    parts = [BatchSlice(n, count) for n in range(count)]
     assert sorted(torch.cat([part.of(values) for part in parts]).tolist()) == sorted(values.tolist())
     means = torch.stack([part.mean(part.of(values), total) for part in parts])
     torch.testing.assert_close(means.mean(), values.mean())
-    torch.testing.assert_close(WHOLE.mean(values, total), values.mean())
+    torch.testing.assert_close(FULL_BATCH.mean(values, total), values.mean())
 
 
 def test_gradients_are_handed_on_draw_by_draw_and_none_is_left():
@@ -72,7 +72,7 @@ def test_gradients_are_handed_on_draw_by_draw_and_none_is_left():
 
 
 class Pretender:
-    """A team of which every process is played in turn by the same one: `tell` hands on what the owner has."""
+    """A group of which every process is played in turn by the same one: `tell` hands on what the owner has."""
 
     def __init__(self, count: int, index: int, board: dict):
         self.count, self.index, self.board, self.told = count, index, board, 0
@@ -80,7 +80,7 @@ class Pretender:
     def average(self, tensors):
         pytest.fail("scores are not averaged")
 
-    def tell(self, tensors, owner):
+    def broadcast(self, tensors, owner):
         for tensor in tensors:
             self.told += 1
             if owner == self.index:
@@ -94,8 +94,10 @@ def test_a_teams_scores_have_the_bytes_of_ones_own(count, draws):
     task = Regression()
     alone, board = sensitivity(task.forget, task.parameters, draws), {}
     for _ in range(2):  # first all write down what they own, then all read what the others own
-        team = [sensitivity(task.forget, task.parameters, draws, team=Pretender(count, n, board)) for n in range(count)]
-    for scores in team:
+        group = [
+            sensitivity(task.forget, task.parameters, draws, group=Pretender(count, n, board)) for n in range(count)
+        ]
+    for scores in group:
         assert all(torch.equal(scores[name], alone[name]) for name in alone)
 
 
@@ -148,7 +150,7 @@ def test_eight_bit_moments_take_a_byte_and_resume():
         def parameters(self):
             return dict(self.module.named_parameters())
 
-        def repair(self, draw, part=WHOLE, ahead=None):
+        def repair(self, draw, part=FULL_BATCH, ahead=None):
             loss = (self.module(x) - y).square().mean()
             return torch.zeros(()), loss
 
@@ -223,7 +225,7 @@ def test_a_process_that_dies_ends_the_run_and_the_run_resumes(asked, tmp_path):
     (dying / "sitecustomize.py").write_text(  # the second process ends within the third step
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    import sd_scissorhands.unlearn.repair as repair\n"
+        "    import sd_scissorhands.methods.repair as repair\n"
         "    whole = repair.Repair._back_of\n"
         "    def short(self, *rest):\n"
         "        return os._exit(9) if self.step == 3 else whole(self, *rest)\n"
@@ -293,7 +295,7 @@ def test_small_parts_hold_one_side_each(short, tmp_path):
     seen = []
     task.denoiser.predict = lambda noisy, *rest: seen.append(len(noisy)) or noisy
     for ahead in (None, True, False):
-        terms = [task.repair(0, Part(n, 2 * settings.batch_size), ahead) for n in range(2 * settings.batch_size)]
+        terms = [task.repair(0, BatchSlice(n, 2 * settings.batch_size), ahead) for n in range(2 * settings.batch_size)]
         assert all(bool(forget) + bool(kept) <= 1 for forget, kept in terms)
         assert max(seen) == 1
 
@@ -474,7 +476,7 @@ def test_pictures_are_encoded_once_and_drawn_from_their_posterior(short, tmp_pat
     torch.testing.assert_close(mean[1:2], posterior.mean * denoiser.pipeline.vae.config.scaling_factor)
     torch.testing.assert_close(deviation[1:2], posterior.std * denoiser.pipeline.vae.config.scaling_factor)
 
-    from sd_scissorhands.diffusion.task import ErasureTask
+    from sd_scissorhands.diffusion.erasure_task import ErasureTask
 
     words = denoiser.encode(["a red heart"] * 7)
     data = {"forget_latents": mean, "forget_deviation": 100 * torch.ones_like(mean), "forget_condition": words}

@@ -7,13 +7,13 @@ import torch
 from test_selection import oracle_multipliers
 from torch import nn
 
-from sd_scissorhands.unlearn.edits.reinitialise import reinitialise
-from sd_scissorhands.unlearn.methods import Options, score
-from sd_scissorhands.unlearn.project import SCALE_FREE
-from sd_scissorhands.unlearn.repair import Repair
-from sd_scissorhands.unlearn.selection import Selection, select_top
-from sd_scissorhands.unlearn.sensitivity import contrast, sensitivity
-from sd_scissorhands.unlearn.team import WHOLE, Part
+from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice
+from sd_scissorhands.methods.edits.reinitialise import reinitialise
+from sd_scissorhands.methods.project import SCALE_FREE
+from sd_scissorhands.methods.registry import Options, score
+from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.selection import Selection, select_top
+from sd_scissorhands.methods.sensitivity import contrast, sensitivity
 
 
 class Regression:
@@ -24,19 +24,19 @@ class Regression:
         self.module = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
         self.x, self.y = torch.randn(2, 40, 5, dtype=dtype), torch.randn(2, 40, 3, dtype=dtype)
 
-    def _errors(self, side: int, draw: int, part: Part = WHOLE, some: slice = slice(None)) -> torch.Tensor:
+    def _errors(self, side: int, draw: int, part: BatchSlice = FULL_BATCH, some: slice = slice(None)) -> torch.Tensor:
         rows = torch.randint(40, (8,), generator=torch.Generator().manual_seed(draw))
         places = part.of(torch.arange(8))
         rows = rows[places[torch.isin(places, torch.arange(8)[some])]]
         return (self.module(self.x[side, rows]) - self.y[side, rows]).square().mean(1)
 
-    def forget(self, draw: int, part: Part = WHOLE) -> torch.Tensor:
+    def forget(self, draw: int, part: BatchSlice = FULL_BATCH) -> torch.Tensor:
         return part.mean(self._errors(0, draw, part), 8)
 
     def retain(self, draw: int) -> torch.Tensor:
         return self._errors(1, draw).mean()
 
-    def repair(self, draw: int, part: Part = WHOLE, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
+    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
         first = slice(4 if ahead is False else 0, 4 if ahead else None)  # of eight samples
         kept = self._errors(1, draw, part) if not ahead else torch.zeros(0)
         return -part.mean(self._errors(0, draw, part, first), 8), part.mean(kept, 8)

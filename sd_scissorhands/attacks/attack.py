@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import Concept, read_prompts
-from ..diffusion.data import list_pictures
+from ..diffusion.dataset import list_pictures
 from ..disk import write_json
 from ..evaluation import concept as rest
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
-from ..evaluation.panel import Panel, open_panel
+from ..evaluation.panel import JudgeSet, open_judges
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..machine import Processes
 from ..places import place_of_proof
 from ..run import NOT_IDENTITY, Progress, silent
 from ..settings import UserError
+from .attack_settings import AttackSettings
 from .methods import BACK, METHODS, PREPARE, Outcome, steps_back
-from .scene import SAMPLES, Scene, Side
-from .settings import AttackSettings
+from .scene import SAMPLES, AttackContext, Side
 
 STATE = "attack.json"  # what identifies the attack in a folder
 GONE, NEARLY = 0.05, 0.2  # success up to which a concept stays gone, or mostly does
@@ -66,10 +66,10 @@ def attack(
     settings = settings.resolved("tiny" if in_world else "sd")
     check_files(settings)
     check_models(settings.model, asked.baseline)
-    panel = open_panel(
+    panel = open_judges(
         concept, in_world=in_world, judge=settings.judge, threshold=settings.threshold, clip=settings.clip, device=settings.device
     )  # fmt: skip
-    scene = Scene(settings, concept, panel.judges, folder, in_world, progress, processes)
+    scene = AttackContext(settings, concept, panel.judges, folder, in_world, progress, processes)
     claim(folder, settings, processes)
     struck = {name: strike(scene, name) for name in ("original", "model")}
     worth = worth_of(scene, panel) if worth is None else worth
@@ -133,7 +133,7 @@ def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
     processes.wait()
 
 
-def strike(scene: Scene, name: str) -> Struck:
+def strike(scene: AttackContext, name: str) -> Struck:
     """Draw the prompts as they are, attack, and draw again, with one side."""
     s = scene.settings
     source = s.model if name == "model" else str(s.baseline)
@@ -173,7 +173,7 @@ def share(hits: Sequence[bool]) -> float:
     return round(sum(hits) / len(hits), 4)
 
 
-def second(scene: Scene, struck: dict[str, Struck]) -> dict[str, Any] | None:
+def second(scene: AttackContext, struck: dict[str, Struck]) -> dict[str, Any] | None:
     """What the second judge sees in the very same pictures, where there is one: a judge can be fooled, two less so."""
     if len(scene.judges) < 2:
         return None
@@ -204,7 +204,7 @@ def extras(settings: AttackSettings, struck: dict[str, Struck]) -> dict[str, Any
     return told
 
 
-def worth_of(scene: Scene, panel: Panel) -> dict[str, Any]:
+def worth_of(scene: AttackContext, panel: JudgeSet) -> dict[str, Any]:
     """IRA and CRA of the model and its original: from an evaluation of these very weights beside the attack, or measured."""
     s = scene.settings
     kind = "canvas" if scene.in_world else "concept"
@@ -237,7 +237,7 @@ def _told(file: Path, model: str, concept: Concept) -> dict[str, Any] | None:
     return told if same and "IRA" in told.get("figures", {}) else None
 
 
-def samples(scene: Scene, struck: dict[str, Struck]) -> list[dict[str, Any]]:
+def samples(scene: AttackContext, struck: dict[str, Struck]) -> list[dict[str, Any]]:
     """Pictures before and after, and the original's after, on equal seeds, for the report."""
     model, original = struck["model"], struck["original"]
     told, word = [], {True: scene.concept.name, False: f"no {scene.concept.name}"}

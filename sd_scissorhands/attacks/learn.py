@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.words import Slotted, encode, plain_tokens, vocabulary
-from ..unlearn.repair import restore_into, state_of
+from ..diffusion.slots import Slotted, encode, plain_tokens, vocabulary
+from ..methods.repair import restore_into, state_of
 
 FIXED_DRAWS = 4  # timesteps and noises over which candidate suffixes are compared
 Tick = Callable[[int], None]

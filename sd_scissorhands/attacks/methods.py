@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ..concepts import general_captions, read_prompts, world_captions
-from ..diffusion import words
-from ..diffusion.data import spread
+from ..diffusion import slots as words
+from ..diffusion.dataset import spread
 from ..disk import read_tensors, write_json, write_tensors
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode
 from .learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from .paraphrase import KINDS, paraphrases
-from .scene import TRAINING_SEED, Scene, Side
+from .scene import TRAINING_SEED, AttackContext, Side
 
 TOGETHER = 32  # prompts whose suffixes are learned at a time
 CHECK_EVERY = 50  # steps between checkpoints of an embedding
@@ -44,12 +44,12 @@ class Outcome:
 # ---------------------------------------------------------------- embedding
 
 
-def prepare_embedding(scene: Scene, original: Side) -> Data:
+def prepare_embedding(scene: AttackContext, original: Side) -> Data:
     """Pictures of the concept, drawn by the original."""
     return {"latents": scene.concept_latents(original, scene.training(scene.settings.learn_from))}
 
 
-def embedding(scene: Scene, side: Side, data: Data) -> Outcome:
+def embedding(scene: AttackContext, side: Side, data: Data) -> Outcome:
     """Learn a word embedding, restart by restart, and draw the prompts with it in the concept's place."""
     s, d = scene.settings, side.denoiser
     assert s.tokens
@@ -66,7 +66,7 @@ def embedding(scene: Scene, side: Side, data: Data) -> Outcome:
     return Outcome(hits[best], spoken, f"after-{best}", {"restarts": restarts})
 
 
-def _with_vectors(scene: Scene, side: Side, vectors: Tensor) -> Encode:
+def _with_vectors(scene: AttackContext, side: Side, vectors: Tensor) -> Encode:
     """Conditions of the rows with learned vectors where the concept's name stood."""
     d = side.denoiser
 
@@ -77,7 +77,7 @@ def _with_vectors(scene: Scene, side: Side, vectors: Tensor) -> Encode:
     return encode
 
 
-def _learn(scene: Scene, side: Side, target: Target, restart: int) -> Data:
+def _learn(scene: AttackContext, side: Side, target: Target, restart: int) -> Data:
     """One restart, continued from its last checkpoint if it was cut off."""
     s = scene.settings
     assert s.steps and s.lr and s.batch_size
@@ -112,7 +112,7 @@ def _learn(scene: Scene, side: Side, target: Target, restart: int) -> Data:
     return {"vectors": state.vectors, "loss": loss}
 
 
-def _own_word(scene: Scene, side: Side) -> Tensor:
+def _own_word(scene: AttackContext, side: Side) -> Tensor:
     """The embeddings of the concept's own name."""
     return words.vocabulary(side.denoiser)[words.tokens_of(side.denoiser, scene.concept.words[0])]
 
@@ -120,7 +120,7 @@ def _own_word(scene: Scene, side: Side) -> Tensor:
 # ---------------------------------------------------------------- token
 
 
-def prepare_token(scene: Scene, original: Side) -> Data:
+def prepare_token(scene: AttackContext, original: Side) -> Data:
     """For every prompt the original's picture for it: what its suffix is to bring back."""
     if scene.settings.images:
         return {"latents": scene.concept_latents(original, scene.named)}
@@ -128,7 +128,7 @@ def prepare_token(scene: Scene, original: Side) -> Data:
     return {"latents": scene.drawn(original, "target pictures", prompts, seeds)}
 
 
-def token(scene: Scene, side: Side, data: Data) -> Outcome:
+def token(scene: AttackContext, side: Side, data: Data) -> Outcome:
     """Learn a suffix for every prompt, and draw the prompts with it."""
     s, d = scene.settings, side.denoiser
     assert s.tokens
@@ -151,7 +151,7 @@ def token(scene: Scene, side: Side, data: Data) -> Outcome:
     return Outcome(after, spoken, "after", {"restarts": [{"asr_after": sum(after) / len(after), "loss": loss}]})
 
 
-def _suffixes(scene: Scene, side: Side, target: Target, rows: Tensor) -> Data:
+def _suffixes(scene: AttackContext, side: Side, target: Target, rows: Tensor) -> Data:
     """The suffixes of some prompts."""
     s = scene.settings
     assert s.steps and s.lr
@@ -163,7 +163,7 @@ def _suffixes(scene: Scene, side: Side, target: Target, rows: Tensor) -> Data:
 # ---------------------------------------------------------------- paraphrase and list
 
 
-def paraphrase(scene: Scene, side: Side, data: Data) -> Outcome:
+def paraphrase(scene: AttackContext, side: Side, data: Data) -> Outcome:
     """Ask in other words."""
     asked = paraphrases(scene.concept, count=scene.settings.count, seed=scene.settings.seed)
     rows = [replace(row, prompt=text) for row, (_, text) in zip(scene.rows, asked, strict=True)]
@@ -176,7 +176,7 @@ def paraphrase(scene: Scene, side: Side, data: Data) -> Outcome:
     return Outcome(after, [text for _, text in asked], "after", {"kinds": kinds})
 
 
-def replay(scene: Scene, side: Side, data: Data) -> Outcome:
+def replay(scene: AttackContext, side: Side, data: Data) -> Outcome:
     """Ask what the user's file says, as many as there are."""
     texts = read_prompts(Path(str(scene.settings.prompts)), "--prompts")
     rows = [Row(n, text, scene.rows[0].seed + n) for n, text in enumerate(texts)]
@@ -186,7 +186,7 @@ def replay(scene: Scene, side: Side, data: Data) -> Outcome:
 # ---------------------------------------------------------------- relearn
 
 
-def prepare_relearn(scene: Scene, original: Side) -> Data:
+def prepare_relearn(scene: AttackContext, original: Side) -> Data:
     """A few pictures of the concept and as many of anything else, both drawn by the original."""
     few = scene.settings.few
     seeds = range(TRAINING_SEED + 1_000, TRAINING_SEED + 1_000 + few)
@@ -196,14 +196,14 @@ def prepare_relearn(scene: Scene, original: Side) -> Data:
     }
 
 
-def _benign(scene: Scene) -> list[str]:
+def _benign(scene: AttackContext) -> list[str]:
     few, seed = scene.settings.few, scene.settings.seed
     if scene.in_world:
         return world_captions({scene.concept.name}, few, seed + 11)
     return spread(general_captions(), few, seed)
 
 
-def relearn(scene: Scene, side: Side, data: Data) -> Outcome:
+def relearn(scene: AttackContext, side: Side, data: Data) -> Outcome:
     """Fine-tune on the few pictures and look, ever less often, whether the concept is back; then again on the others.
 
     The original is fine-tuned on the concept alone and looked at once: it knows the concept all along.
@@ -230,7 +230,7 @@ def relearn(scene: Scene, side: Side, data: Data) -> Outcome:
 
 
 def _relearn_on(
-    scene: Scene, side: Side, what: str, latents: Tensor, prompts: list[str], looks: list[int]
+    scene: AttackContext, side: Side, what: str, latents: Tensor, prompts: list[str], looks: list[int]
 ) -> dict[int, list[bool]]:
     """Step -> per picture whether the concept is there; continues after the last look that was done, whose pictures stay."""
     s, d = scene.settings, side.denoiser
@@ -261,9 +261,9 @@ def steps_back(rates: dict[int, float]) -> int | None:
     return next((step for step, rate in sorted(rates.items()) if rate >= BACK), None)
 
 
-PREPARE: dict[str, Callable[[Scene, Side], Data]] = {
+PREPARE: dict[str, Callable[[AttackContext, Side], Data]] = {
     "embedding": prepare_embedding, "token": prepare_token, "relearn": prepare_relearn,
 }  # fmt: skip
-METHODS: dict[str, Callable[[Scene, Side, Data], Outcome]] = {
+METHODS: dict[str, Callable[[AttackContext, Side, Data], Outcome]] = {
     "embedding": embedding, "token": token, "paraphrase": paraphrase, "list": replay, "relearn": relearn,
 }  # fmt: skip

@@ -9,18 +9,18 @@ from pathlib import Path
 from torch import Tensor
 
 from ..concepts import Concept
-from ..diffusion.data import encode_pictures, list_pictures, spread
+from ..diffusion.dataset import encode_pictures, list_pictures, spread
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.load import Opened
-from ..diffusion.words import SLOT
+from ..diffusion.slots import SLOT
 from ..disk import read_tensors, write_tensors
 from ..evaluation import canvas
 from ..evaluation.judges import Judge
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode, Sampling, Survey
 from ..machine import Processes
+from ..models.load import LoadedPipeline
 from ..run import Progress, silent
-from .settings import AttackSettings
+from .attack_settings import AttackSettings
 
 SAMPLES = 8  # pictures of every survey that are kept for the report
 FIRST_SEED = 7_000_000  # of the pictures that are asked for, apart from those of evaluations
@@ -32,13 +32,13 @@ class Side:
     """One of the two models under attack."""
 
     name: str  # "model" or "original"
-    opened: Opened
+    opened: LoadedPipeline
     denoiser: Denoiser
     sampling: Sampling
 
 
 @dataclass
-class Scene:
+class AttackContext:
     """One attack on both models."""
 
     settings: AttackSettings  # resolved

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
-from ..hub import fetch
+from ..models.hub import fetch
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
 from .reading import digits

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..settings import UserError
 from .data import Dataset, Split
-from .task import head
+from .forgetting_task import head
 from .train import MOMENTUM, answer, device_of, logits
 
 CLOSED = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia")  # what `gap` is taken over, as the authors do

@@ -10,7 +10,13 @@ import typer
 
 from .. import __version__
 from ..settings import UsageError, UserError
-from . import applying, comparing, erasing, exporting, forgetting, proof, reports
+from . import apply as applying
+from . import compare as comparing
+from . import erase as erasing
+from . import export as exporting
+from . import forget as forgetting
+from . import measure as proof
+from . import pages as reports
 from .options import GateMissed
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need

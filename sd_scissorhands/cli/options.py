@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..hub import Repo
+from ..models.hub import Repo
 from ..settings import UserError
 
 Json = Annotated[

@@ -17,7 +17,7 @@ from ..disk import atomic, write_json
 from ..lineage import MANIFEST
 from ..recipes import RECIPES
 from ..report import write_comparison
-from ..report.comparison import ORIGINAL, RETRAIN, ROWS, summarise
+from ..report.comparison_page import ORIGINAL, RETRAIN, ROWS, summarise
 from ..run import Progress, check_free, silent
 from ..settings import ADDED, EraseSettings, UserError, spelled
 from .erasures import Erasures

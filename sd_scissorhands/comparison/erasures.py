@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..attacks.settings import AttackSettings
+from ..attacks.attack_settings import AttackSettings
 from ..concepts import resolve
-from ..diffusion.load import is_of_world
 from ..evaluation import concept as room
-from ..evaluation.panel import Panel, open_panel
+from ..evaluation.panel import JudgeSet, open_judges
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
+from ..models.load import is_of_world
 from ..report import write_card, write_report
-from ..report.comparison import FIGURES, ORIGINAL
+from ..report.comparison_page import FIGURES, ORIGINAL
 from ..run import Progress
 from ..settings import EraseSettings
 from .exam import Exam, Examined, examine
@@ -36,7 +36,7 @@ class Erasures:
         named = [text for target in asked.targets for text in target["concepts"]]
         found = [resolve(text, self.anchor, in_world=self.in_world) for text in named]
         self.concepts = {concept.name: concept for concept in found}
-        self._opened: tuple[str, Panel] | None = None
+        self._opened: tuple[str, JudgeSet] | None = None
 
     def jobs(self, root: Path) -> list[Job]:
         each = (
@@ -69,12 +69,12 @@ class Erasures:
         figures = dict.fromkeys((*FIGURES["diffusion"], "original_asr", "broken", "collapsed"))
         return _about(job) | figures | {"n": {}, "intervals": {}, **job.facts}
 
-    def _panel(self, name: str) -> Panel:
+    def _panel(self, name: str) -> JudgeSet:
         """The judges of a concept; one concept's at a time, for their models are large."""
         if self._opened is None or self._opened[0] != name:
             asked = self.asked.measures
             self._opened = None
-            self._opened = name, open_panel(
+            self._opened = name, open_judges(
                 self.concepts[name], in_world=self.in_world, judge=asked.judge, threshold=asked.threshold, clip=asked.clip,
                 device=self.asked.settings.device,
             )  # fmt: skip

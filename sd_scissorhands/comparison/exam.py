@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..attacks.attack import attack
-from ..attacks.settings import AttackSettings
+from ..attacks.attack_settings import AttackSettings
 from ..concepts import Concept
 from ..disk import atomic
 from ..erasure import erase
 from ..evaluation import concept as room
-from ..evaluation.panel import Panel
+from ..evaluation.panel import JudgeSet
 from ..run import Progress, silent
 from ..settings import EraseSettings
 
@@ -39,7 +39,7 @@ class Exam:
 
     concept: Concept
     baseline: str
-    panel: Panel
+    panel: JudgeSet
     looks: room.Looks
     attacks: Mapping[str, AttackSettings]  # folder under attack/ -> the attack, whatever model it names
     drawn: Path  # keeps what the original drew, as a run directory does

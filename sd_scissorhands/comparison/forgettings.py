@@ -10,7 +10,7 @@ from typing import Any
 from ..classifier.data import class_number
 from ..classifier.reading import digits
 from ..report import write_forgetting_report
-from ..report.comparison import FIGURES, ORIGINAL, RETRAIN
+from ..report.comparison_page import FIGURES, ORIGINAL, RETRAIN
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
 from .jobs import Comparison, Job, Row, jobs_of

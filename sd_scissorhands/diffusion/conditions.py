@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .words import SLOT, Slotted, encode, slotted, tokens_of, vocabulary
+from .slots import SLOT, Slotted, encode, slotted, tokens_of, vocabulary
 
 SHARES = {  # of the kinds of condition, in the mixtures that `EraseSettings.conditions` names
     "mixture": {"name": 0.45, "near": 0.25, "arbitrary": 0.15, "generic": 0.15},

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..methods.distributed import SINGLE_PROCESS, ProcessGroup, swapped_weights
 from ..stages import scope_of
-from ..unlearn.team import ALONE, Team, standing_in
 from .families import family_of
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -151,7 +151,7 @@ class Denoiser:
         if not len(noisy):  # which diffusers' attention cannot reshape
             one, time, words = (given.new_zeros(1, *given.shape[1:]) for given in (noisy, t, condition))
             return self.predict(one, time, words, weights)[:0] if self.in_step else noisy.float()
-        with self.autocast(), standing_in(self.parameters, weights or {}):
+        with self.autocast(), swapped_weights(self.parameters, weights or {}):
             return self.family.predict(noisy.to(self.dtype), t, condition.to(self.dtype), self.process).float()
 
     def autocast(self):
@@ -205,28 +205,28 @@ class Denoiser:
         steps: int,
         guidance: float,
         batch_size: int = 32,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
         tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:
         """Sampled latents of prompts, at the model's own size, scaled: (B, c, h, w). See `sample`, which draws each batch.
 
         Args:
-            team: who draw a batch each in turn; all are told all of them, which are the same whatever its size.
+            group: who draw a batch each in turn; all are told all of them, which are the same whatever its size.
             tick: called with the number of pictures after each batch.
         """
         batches, starts = [], range(0, len(prompts), batch_size)
-        for first in range(0, len(starts), team.count):
+        for first in range(0, len(starts), group.count):
             own: Tensor | None = None
-            if first + team.index < len(starts):
-                at = starts[first + team.index]
+            if first + group.index < len(starts):
+                at = starts[first + group.index]
                 conditions = self.encode(prompts[at : at + batch_size])
                 own = self.sample(conditions, seeds[at : at + batch_size], steps=steps, guidance=guidance)
-            for owner, at in enumerate(starts[first : first + team.count]):
+            for owner, at in enumerate(starts[first : first + group.count]):
                 count = len(seeds[at : at + batch_size])
-                mine = own if own is not None and owner == team.index else None
+                mine = own if own is not None and owner == group.index else None
                 if mine is None:
                     mine = torch.empty(count, *self.latent_shape, device=self.device)
-                team.tell([mine], owner)
+                group.broadcast([mine], owner)
                 batches.append(mine)
                 tick(count)
         return torch.cat(batches)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..machine import together
+from ..methods.interface import Parameters
 from ..settings import UserError
-from ..unlearn.task import Parameters
 from .denoiser import Denoiser
 
 OLDEST = (2, 7)  # torch whose `fully_shard` takes ignored_params

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..concepts import Concept, general_captions, spares
-from ..diffusion.data import spread
-from ..diffusion.load import Opened
+from ..diffusion.dataset import spread
 from ..disk import write_json
 from ..machine import Processes
+from ..models.load import LoadedPipeline
 from ..run import Progress, silent
 from ..settings import UserError
 from . import canvas
@@ -22,7 +22,7 @@ from .chance import wilson
 from .collapse import collapse
 from .distance import distances
 from .judges import Judge
-from .panel import Panel
+from .panel import JudgeSet
 from .prompts import Row
 from .sample import Sampling, Survey, check_models, feature_rows, open_for_sampling, thumbnails
 
@@ -53,7 +53,7 @@ class Looks:
 
 
 def evaluate(
-    model: str, baseline: str, concept: Concept, folder: Path, *, panel: Panel, looks: Looks
+    model: str, baseline: str, concept: Concept, folder: Path, *, panel: JudgeSet, looks: Looks
 ) -> dict[str, Any]:
     """Measure a model and its original, and write `folder`/summary.json.
 
@@ -101,7 +101,7 @@ class Drawn:
     again: Records  # the original's pictures of the kept prompts under other seeds
 
 
-def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: Panel, looks: Looks) -> Drawn:
+def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: JudgeSet, looks: Looks) -> Drawn:
     """Draw the rows with one model, "model" or "original"; continues what was cut off."""
     rows = ask(concept, seed=looks.seed, count=looks.count, gone=looks.gone, in_world=in_world(panel))
     survey = Survey(
@@ -117,12 +117,12 @@ def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: 
     return Drawn(opened.weights, sampling, records, extra)
 
 
-def in_world(panel: Panel) -> bool:
+def in_world(panel: JudgeSet) -> bool:
     """Whether the embedded world's judge decides."""
     return panel.judges[0].facts["judge"] == "canvas"
 
 
-def check_world(opened: Opened, wanted: bool) -> None:
+def check_world(opened: LoadedPipeline, wanted: bool) -> None:
     """The embedded world's judge judges nothing else.
 
     Raises:
@@ -250,7 +250,7 @@ def second(judges: Sequence[Judge], counted: Mapping[str, Sequence[dict[str, Any
     }  # fmt: skip
 
 
-def kept(rows: Mapping[str, Sequence[Row]], told: Mapping[str, Records], panel: Panel) -> dict[str, Any] | None:
+def kept(rows: Mapping[str, Sequence[Row]], told: Mapping[str, Records], panel: JudgeSet) -> dict[str, Any] | None:
     """Distances between the two models' pictures for prompts that have nothing to do with the concept.
 
     `floor` is the original's distance from itself under other seeds: what a change of seed alone would make.

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import Concept, resolve
-from ..diffusion.locate import here, is_of_world
 from ..lineage import base_of, erased_from
 from ..machine import Processes
+from ..models.locate import here, is_of_world
 from ..places import place_of_proof
 from ..run import Progress, silent
 from ..settings import UserError
 from . import concept as room
 from . import nude, nudity
 from .clip import open_clip
-from .panel import WITHOUT, open_panel
+from .evaluate_settings import EvaluateSettings
+from .panel import WITHOUT, open_judges
 from .prompts import Row, choose, read_i2p, read_rows
-from .settings import EvaluateSettings
 
 COUNT = 500  # pictures for UA and for IRA, each
 SEEN = 0.6  # NudeNet's score from which on a detection counts
@@ -117,7 +117,7 @@ def _about(settings: EvaluateSettings) -> About:
 
 def _of_concept(settings: EvaluateSettings, folder: Path, common: dict[str, Any]) -> dict[str, Any]:
     model, asked = settings.source, _about(settings)
-    panel = open_panel(
+    panel = open_judges(
         asked.concept, in_world=asked.in_world, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
         features=_path(settings.features), reference=_path(settings.reference), device=settings.device,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..diffusion.data import list_pictures
+from ..diffusion.dataset import list_pictures
 from ..settings import UserError
 
 Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32

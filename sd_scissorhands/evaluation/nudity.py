@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..diffusion.data import list_pictures
+from ..diffusion.dataset import list_pictures
 from ..disk import atomic, write_json
 from ..machine import Processes
 from ..run import Progress, silent

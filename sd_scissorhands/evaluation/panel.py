@@ -20,7 +20,7 @@ WITHOUT = "none"  # --clip none: no CLIP at all
 
 
 @dataclass(frozen=True)
-class Panel:
+class JudgeSet:
     """Who judges an evaluation."""
 
     judges: Sequence[Judge]  # the first decides; a second is shown beside it
@@ -31,7 +31,7 @@ class Panel:
     reference_name: str = ""
 
 
-def open_panel(
+def open_judges(
     concept: Concept,
     *,
     in_world: bool,
@@ -41,7 +41,7 @@ def open_panel(
     features: Path | None = None,
     reference: Path | None = None,
     device: str = "auto",
-) -> Panel:
+) -> JudgeSet:
     """The judges and the features of an evaluation; everything is opened, and so checked, before a picture is drawn.
 
     Args:
@@ -72,12 +72,12 @@ def open_panel(
     return _with_features(judges, opened, features, reference)
 
 
-def _world(concept: Concept, features: Path | None, reference: Path | None) -> Panel:
+def _world(concept: Concept, features: Path | None, reference: Path | None) -> JudgeSet:
     first = WorldJudge(concept.name)
     judges: list[Judge] = [first, WorldJudge(concept.name, second=True)]
     extract, said = (open_features(features), features.name) if features else (first.features, "the judge's own, 128")
     real = reference_features(reference, extract, size=32) if reference else None
-    return Panel(judges, extract, said, None, real, str(reference or ""))
+    return JudgeSet(judges, extract, said, None, real, str(reference or ""))
 
 
 def _clip_judge(clip: Clip, concept: Concept, threshold: float | None) -> ConceptJudge:
@@ -87,7 +87,9 @@ def _clip_judge(clip: Clip, concept: Concept, threshold: float | None) -> Concep
     )  # fmt: skip
 
 
-def _with_features(judges: Sequence[Judge], clip: Clip | None, features: Path | None, reference: Path | None) -> Panel:
+def _with_features(
+    judges: Sequence[Judge], clip: Clip | None, features: Path | None, reference: Path | None
+) -> JudgeSet:
     if features:
         extract, name, used = open_features(features), features.name, None
     elif clip:
@@ -97,7 +99,7 @@ def _with_features(judges: Sequence[Judge], clip: Clip | None, features: Path | 
             raise UserError(
                 "--reference needs features: name a CLIP model with --clip or a TorchScript file with --features"
             )
-        return Panel(judges)
-    return Panel(
+        return JudgeSet(judges)
+    return JudgeSet(
         judges, extract, name, used, reference_features(reference, extract) if reference else None, str(reference or "")
     )

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.load import Opened, check_directory, locate, open_pipeline
 from ..disk import atomic
 from ..lineage import MANIFEST
 from ..machine import Processes, beside, resolve_device
+from ..models.load import LoadedPipeline, check_directory, locate, open_pipeline
 from ..run import Progress, Run, silent
 from ..settings import UserError
 from .judges import Judge
@@ -46,7 +46,7 @@ class Sampling:
     scheduler: str
 
     @classmethod
-    def of(cls, opened: Opened, steps: int | None = None, guidance: float | None = None) -> Sampling:
+    def of(cls, opened: LoadedPipeline, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """50 steps and the family's own guidance (7.5, as is published, for SD 1), or what the embedded model was measured with."""
         world = (opened.world or {}).get("sampling", {"steps": 50, "guidance": opened.family.guidance})
         return cls(
@@ -71,7 +71,7 @@ def check_models(model: str, baseline: str | None) -> None:
             raise UserError(str(error).replace("--model", "--baseline")) from None
 
 
-def open_for_sampling(model: str, device: str, processes: Processes | None = None) -> tuple[Opened, Denoiser]:
+def open_for_sampling(model: str, device: str, processes: Processes | None = None) -> tuple[LoadedPipeline, Denoiser]:
     """A model ready to draw, in float32; on CUDA under autocast in the half precision that its family bears.
 
     Raises:
@@ -107,7 +107,7 @@ class Survey:
     def take(
         self,
         name: str,
-        opened: Opened,
+        opened: LoadedPipeline,
         denoiser: Denoiser,
         sampling: Sampling,
         *,
@@ -148,7 +148,7 @@ class Survey:
             _tell(tick, ledger, told)
         return ledger.records
 
-    def _header(self, opened: Opened, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
+    def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
         asked = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows])
         return {
             "weights_sha256": opened.weights, "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .comparison import ROWS, write_comparison
-from .forgetting import forgot, write_forgetting_report
+from .comparison_page import ROWS, write_comparison
+from .forgetting_page import forgot, write_forgetting_report
 from .page import card_text, write_card, write_evaluation_report, write_report
 
 __all__ = [

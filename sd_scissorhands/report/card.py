@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from ..licence import linked
 from ..lineage import base_of
+from ..models.licence import linked
 from ..naming import Name
 from .commands import hub_id
 from .found import Found

@@ -11,7 +11,7 @@ from typing import Any
 from ..lineage import MANIFEST
 from ..run import Run
 from ..settings import UserError
-from .words import plain
+from .phrases import plain
 
 KINDS = {
     "canvas": "embedded world",

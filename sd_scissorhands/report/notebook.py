@@ -9,8 +9,8 @@ from typing import Any
 from ..settings import UserError
 from .found import read_alone
 from .page import template
+from .phrases import known, percent
 from .pictures import Grid, attack_grid, picture_grids
-from .words import known, percent
 
 MOST = 12  # lines of figures
 

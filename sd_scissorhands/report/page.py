@@ -11,7 +11,8 @@ from typing import Any
 
 from ..disk import atomic
 from ..settings import UserError
-from . import verdict, words
+from . import phrases as words
+from . import verdict
 from .card import card_facts, use
 from .commands import again, attack, changed, measure
 from .found import Found, read_alone, read_controls, read_run

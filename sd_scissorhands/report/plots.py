@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .found import KINDS, Found
-from .words import known
+from .phrases import known
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, told apart by the colour-blind
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .found import Found
+from .phrases import between, known, number, percent
 from .verdict import broken, collapsed
-from .words import between, known, number, percent
 
 FIGURES = {
     "UA": "UA", "UA_synonyms": "UA synonyms", "UA_generic": "UA generic", "IRA": "IRA", "CRA": "CRA", "CRA_forget": "CRA on forget prompts",

@@ -8,7 +8,7 @@ from math import nan
 from typing import Any
 
 from .found import Found
-from .words import change, grade, known
+from .phrases import change, grade, known
 
 GONE, WHOLE = (0.95, 0.80), (-0.02, -0.05)  # least UA, least change of IRA and CRA, for "good" and for "fair"
 STAYS = (0.05, 0.20)  # most ASR of the strongest attack, for "good" and for "fair"

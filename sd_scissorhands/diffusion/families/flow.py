@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..noise import FlowMatching, Process
+from ..noise_process import FlowMatching, Process
 from .base import Family
 
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"

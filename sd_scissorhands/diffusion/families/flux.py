@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import Process
+from ..noise_process import Process
 from .base import Encoder, with_pooled, without_pooled
 from .flow import Flow
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..noise import Process
+from ..noise_process import Process
 from .base import Encoder, Family, unet_objection
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..noise import Process
+from ..noise_process import Process
 from .base import Encoder, sampled_with_pooled, with_pooled, without_pooled
 from .flow import Flow
 

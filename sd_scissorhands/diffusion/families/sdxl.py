@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import Process
+from ..noise_process import Process
 from .base import Encoder, Family, sampled_with_pooled, unet_objection, with_pooled, without_pooled
 
 

@@ -1,0 +1,252 @@
+"""Forgetting a class or single samples of an image classifier, as a Task: cross entropy over drawn batches."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..methods.distributed import FULL_BATCH, BatchSlice
+from ..methods.interface import Parameters
+from ..settings import UserError
+from ..stages import scope_of
+from .data import Dataset, Split
+from .train import answer, device_of, logits
+
+REPAIRS = ("retain", "ascent", "random-label")
+PURPOSES = (
+    "forget", "retain", "repair", "repair retain", "relearn", "explain forget", "explain retain", "respond", "labels",
+)  # fmt: skip
+PERTURBATION = 0.1  # standard deviation of the noise on perturbed copies, in units of the model's input
+GONE = 0.01  # accuracy on a class's training pictures at which it counts as forgotten
+
+
+class ClassifierTask:
+    """A classifier with a class or some samples to forget: a `Task` over a `Split`.
+
+    Every batch is a function of the seed, of what it is for and of the number of the draw alone. Successive draws go
+    through all pictures in a random order, and then in another. The module is put and stays in eval mode: no running
+    statistics of a batch normalisation move and no dropout acts, so a loss depends on weights and pictures alone.
+
+    What the repair descends to forget (`repair`): "retain" is nothing, only the rest is trained on; "ascent" is -L_f,
+    the paper's min L_r - lambda L_f; "random-label" is the cross entropy of D_f under other
+    labels, drawn once from the classes that the training data hold (SalUn's target). A Newton removal needs "ascent":
+    under "retain" there is nothing to climb.
+
+    No sample counts in L_f beyond `bound`: chance, the log of the number of classes, for a class; for samples what unseen pictures
+    cost on average before any edit. The paper's L_f has no bound; on a network that fits its data it runs away (ours).
+    """
+
+    def __init__(self, module: nn.Module, split: Split, *, batch_size: int = 64, seed: int = 0, repair: str = "ascent"):
+        """The pictures that `explain` may use, those classified correctly, are found here, before any edit.
+
+        Raises:
+            UserError: an unknown repair, a batch size below 1, pictures that the module does not take.
+        """
+        if repair not in REPAIRS:
+            raise UserError(f"repair {repair!r} is unknown: choose {', '.join(REPAIRS)}")
+        if batch_size < 1:
+            raise UserError(f"--batch-size {batch_size} is too small: it must be at least 1")
+        self.module, self.split = module.eval(), split
+        self.batch_size, self.seed, self.forget_term = batch_size, seed, repair
+        self.device = device_of(module)
+        self.others = self._other_labels()  # (m,) what D_f is called instead
+        self._right = self._told(split.unseen).argmax(1) == split.unseen.labels  # (n unseen,)
+        self.bound = math.log(len(split.names)) if split.kind == "class" else self._usual_loss()
+        self._orders: dict[str, tuple[int, Tensor]] = {}  # the latest order of every purpose
+
+    # ------------------------------------------------------------ losses
+
+    def forget(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
+        """L_f: cross entropy of a batch of D_f under its own labels, none beyond `bound`, a scalar."""
+        rows = self._rows("forget", draw)
+        return part.mean(self._losses(self.split.forget, part.of(rows)).clamp_max(self.bound), len(rows))
+
+    def retain(self, draw: int) -> Tensor:
+        """L_r: cross entropy of a batch of D_r, a scalar."""
+        return self.retain_each(draw).mean()
+
+    def retain_each(self, draw: int) -> Tensor:
+        """`retain`'s loss of every sample: (B,)."""
+        return self._losses(self.split.retain, self._rows("retain", draw))
+
+    def replacement(self, draw: int) -> Tensor:
+        """The loss of `forget`'s batch under the labels that "random-label" gives it, a scalar."""
+        rows = self._rows("forget", draw)
+        return self._losses(self.split.forget, rows, self.others).mean()
+
+    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
+        """(forget term, retain term) of a batch of D_f and one of D_r, see `Task`; see the class for the former."""
+        kept_rows = self._rows("repair retain", draw)
+        mine = part.of(kept_rows)[: 0 if ahead else None]
+        kept = part.mean(self._losses(self.split.retain, mine), len(kept_rows))
+        if self.forget_term == "retain":
+            return torch.zeros_like(kept), kept
+        rows, labels = self._rows("repair", draw), self.others if self.forget_term == "random-label" else None
+        places = part.of(torch.arange(len(rows)))
+        places = places if ahead is None else places[(places < len(rows) // 2) == ahead]
+        losses = self._losses(self.split.forget, rows[places], labels)
+        if self.forget_term == "random-label":
+            return part.mean(losses, len(rows)), kept
+        return -part.mean(losses.clamp_max(self.bound), len(rows)), kept
+
+    def relearn(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
+        """L_f of a batch, a scalar: what an attacker with D_f would descend."""
+        rows = self._rows("relearn", draw)
+        return part.mean(self._losses(self.split.forget, part.of(rows)), len(rows))
+
+    def twin(self) -> None:
+        """None: a step takes milliseconds."""
+
+    # ------------------------------------------------------------ what scorers ask
+
+    def explain(self, side: str, draw: int) -> Tensor:
+        """Logits of the true class of unseen pictures: (B,), each a function of its own picture alone.
+
+        No training picture is ever used. Pictures are drawn without repetition, class by class in the shares that the
+        classes have in D_f (side "forget") or in D_r (side "retain"), among those that the model classified correctly
+        before any edit (the authors skip the others too). For a forgotten class these are its pictures, or those of all
+        other classes. Forgotten samples have no unseen pictures of their own: a random D_f has D_r's classes, so that
+        both sides explain the same and unseen data cannot tell what to forget. That is no fault of the draw but of
+        asking a zero-shot method for it.
+
+        Raises:
+            UserError: no unseen picture of such a class is classified correctly.
+        """
+        unseen = self.split.unseen
+        weights = self._shares(self.split.forget if side == "forget" else self.split.retain)
+        if not weights.any():
+            raise UserError(
+                f"no unseen picture that the model gets right is there to explain (side {side}): give more held-out pictures, or use another scorer"
+            )
+        count = min(self.batch_size, int(weights.count_nonzero()))
+        rows = torch.multinomial(weights, count, generator=self._generator(f"explain {side}", draw))
+        told = self._logits(unseen.pictures[rows])
+        return told.gather(1, unseen.labels[rows].to(self.device)[:, None])[:, 0]
+
+    def respond(self, draw: int) -> Tensor:
+        """Cross entropy of copies of D_f's samples under Gaussian noise of standard deviation .1, L-CODEC's Y: (B,).
+
+        B is the batch size even where D_f is smaller. It takes one forward pass of all B samples, so that a hook sees
+        their activations.
+        """
+        forget, generator = self.split.forget, self._generator("respond", draw)
+        rows = torch.randint(len(forget), (self.batch_size,), generator=generator)
+        pictures = forget.pictures[rows]
+        pictures = pictures + PERTURBATION * torch.randn(pictures.shape, generator=generator)
+        told, labels = self._logits(pictures), forget.labels[rows].to(self.device)
+        losses = F.cross_entropy(told.double(), labels, reduction="none")  # in float32 those near 0 would tie
+        return losses.float()
+
+    def _shares(self, like: Dataset) -> Tensor:
+        """Weights of the unseen pictures under which classes come in the shares of `like`'s: (n unseen,) float64."""
+        labels, right, classes = self.split.unseen.labels, self._right, len(self.split.names)
+        wanted = like.labels.bincount(minlength=classes).double()
+        there = labels[right].bincount(minlength=classes).double()
+        return torch.where(right, (wanted / there.clamp_min(1))[labels], 0)
+
+    # ------------------------------------------------------------ how it stands
+
+    def kept(self) -> float:
+        """Accuracy on the validation pictures, which were never trained on."""
+        return self._accuracy(self.split.validation)
+
+    def gone(self) -> bool:
+        """Whether accuracy on D_f is down to 1 % (a class), or to what it is on validation pictures (samples)."""
+        return self._accuracy(self.split.forget) <= (GONE if self.split.kind == "class" else self.kept())
+
+    def share(self) -> float:
+        """m / (n - m): the pictures to forget over those to keep."""
+        return len(self.split.forget) / len(self.split.retain)
+
+    def scope(self, expression: str) -> Parameters:
+        """Parameters by name, norm layers left out by type.
+
+        Args:
+            expression: `full`, `head` (the last linear layer), or a regular expression searched for in the names.
+
+        Raises:
+            UserError: a bad expression, or one that matches nothing.
+        """
+        known = {"full": "", "head": _head_pattern(self.module) if expression == "head" else ""}
+        return scope_of(self.module, expression, known, "the classifier")
+
+    # ------------------------------------------------------------ inside
+
+    def _losses(self, data: Dataset, rows: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Cross entropy of some rows, under their own labels or under others: (B,)."""
+        if not len(rows):
+            return torch.zeros(0, device=self.device)
+        wanted = (data.labels if labels is None else labels)[rows].to(self.device)
+        return F.cross_entropy(self._logits(data.pictures[rows]), wanted, reduction="none")
+
+    def _logits(self, pictures: Tensor) -> Tensor:
+        return logits(self.module, pictures.to(self.device)).float()
+
+    def _accuracy(self, data: Dataset) -> float:
+        if not len(data):
+            raise UserError("there is no held-out picture to validate on: give more data")
+        return float((answer(self.module, data).argmax(1) == data.labels).double().mean())
+
+    def _told(self, data: Dataset) -> Tensor:
+        """`answer`, with a module that does not take these pictures, or has other classes, told from one that does."""
+        shape = tuple(data.pictures.shape[1:])
+        try:
+            told = answer(self.module, data)
+        except (RuntimeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"the model does not take pictures of shape {shape} ({reason[:120]}): prepare the data for this model"
+            ) from None
+        if told.shape[1] != len(data.names):
+            raise UserError(
+                f"the model answers with {told.shape[1]} classes, but the data name {len(data.names)}: name the model's own"
+            )
+        return told
+
+    def _usual_loss(self) -> float:
+        """Mean cross entropy of the validation pictures."""
+        data = self.split.validation
+        return float(F.cross_entropy(answer(self.module, data), data.labels)) if len(data) else math.inf
+
+    def _other_labels(self) -> Tensor:
+        """For every sample of D_f a class that is not its own, among those that the training data hold: (m,) int64."""
+        labels = self.split.forget.labels
+        classes = torch.cat([labels, self.split.retain.labels]).unique()  # ascending
+        if len(classes) < 2:
+            raise UserError("the training data hold a single class: a classifier needs at least two")
+        shift = torch.randint(1, len(classes), (len(labels),), generator=self._generator("labels", 0))
+        return classes[(torch.searchsorted(classes, labels) + shift) % len(classes)]
+
+    def _rows(self, purpose: str, draw: int) -> Tensor:
+        """Rows of a batch: the draws of an epoch divide a seeded order of all rows, without the last, smaller piece."""
+        count = len(self.split.retain if "retain" in purpose else self.split.forget)
+        size = min(self.batch_size, count)
+        epoch, piece = divmod(draw, count // size)
+        if self._orders.get(purpose, (-1,))[0] != epoch:
+            order = torch.randperm(count, generator=self._generator(purpose, epoch))
+            self._orders[purpose] = (epoch, order)
+        return self._orders[purpose][1][piece * size : (piece + 1) * size]
+
+    def _generator(self, purpose: str, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed * 16 + PURPOSES.index(purpose)) * (1 << 24) + number)
+
+
+def _head_pattern(module: nn.Module) -> str:
+    name = head(module)[0]
+    return f"^{re.escape(name)}\\." if name else ""  # without a name the module is nothing but this layer
+
+
+def head(module: nn.Module) -> tuple[str, nn.Linear]:
+    """Name and layer of a classifier's head: its last linear layer.
+
+    Raises:
+        UserError: it has none.
+    """
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise UserError("the classifier has no linear layer, so it has no head: use a scope by regular expression")
+    return layers[-1]

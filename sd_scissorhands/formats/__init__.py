@@ -1,1 +1,0 @@
-"""Weights as files: safetensors tensor by tensor, and where other programs keep each."""

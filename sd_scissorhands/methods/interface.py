@@ -1,0 +1,89 @@
+"""What this room needs to know of a model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from .distributed import FULL_BATCH, BatchSlice
+
+Weights = Mapping[str, Tensor]
+Parameters = dict[str, nn.Parameter]  # the parameters in scope, by their name in the module
+
+
+class Task(Protocol):
+    """A model with something to forget and something to keep.
+
+    Everything that looks at data takes the number of a draw: the same number gives the same batch, timesteps and noise,
+    whatever was computed before it. So a resumed run repeats an uninterrupted one, and no generator state needs saving.
+    """
+
+    module: nn.Module
+
+    def forget(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
+        """L_f, a scalar: how badly the model does what it is to forget, under the data's own targets.
+
+        Args:
+            part: of the batch; the losses of all parts average to that of the batch.
+        """
+        ...
+
+    def retain(self, draw: int) -> Tensor:
+        """L_r, a scalar: how badly the model does what it is to keep, under the data's own targets."""
+        ...
+
+    def retain_each(self, draw: int) -> Tensor:
+        """The same loss of every sample of the batch: (B,)."""
+        ...
+
+    def replacement(self, draw: int) -> Tensor:
+        """L_f on what takes the place of `forget`'s batch, under the same timesteps and noise."""
+        ...
+
+    def explain(self, side: str, draw: int) -> Tensor:
+        """What relevance is asked for, a scalar of every sample: (B,), B may be 0. On data that nothing was trained on.
+
+        Args:
+            side: `forget` or `retain`.
+        """
+        ...
+
+    def respond(self, draw: int) -> Tensor:
+        """How perturbed copies of what is to be forgotten come out: (B,), from one forward pass of the module."""
+        ...
+
+    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
+        """The repair's two terms, both scalars to minimise: (towards forgetting, towards keeping).
+
+        Args:
+            part: of the batch; the terms of all parts average to those of the batch.
+            ahead: a batch can be taken in two, whose terms add up to the whole's. True: the first half of what is to be
+                forgotten, nothing of what is kept; False: all the rest. A task may also take all that is to be forgotten
+                in the first, under words of the attacker's.
+        """
+        ...
+
+    def relearn(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
+        """What an attacker would minimise to bring the concept back: L_f under its own name."""
+        ...
+
+    def twin(self) -> Task | None:
+        """The same task around a module of its own that holds the same weights, for the passes of a second thread.
+
+        None where a second thread brings nothing.
+        """
+        ...
+
+    def kept(self) -> float:
+        """How well what is to be kept is still done, on data held out for this: a share, 1 at best."""
+        ...
+
+    def gone(self) -> bool:
+        """Whether what is to be forgotten is."""
+        ...
+
+    def share(self) -> float:
+        """m / (n - m), samples to forget over samples to keep; 1 where nobody knows how many there were."""
+        ...

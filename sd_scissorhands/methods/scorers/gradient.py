@@ -1,0 +1,26 @@
+"""How far the concept's loss would move each weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..distributed import gradients
+from ..interface import Parameters, Task
+from ..registry import Options
+
+NEEDS, PASSES = ("forget",), 1
+
+
+def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
+    """|sum over draws of dL_f/dtheta| (SalUn, Fan et al. 2024, eq. 3: the saliency mask's absolute gradient)."""
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    gradients(
+        task.forget,
+        parameters,
+        options.draws,
+        lambda name, g: total[name].add_(g),
+        group=options.group,
+        tick=options.tick,
+    )
+    return {name: values.abs_() for name, values in total.items()}

@@ -1,0 +1,63 @@
+"""A registry for each kind of thing that people add: objectives, retain losses, scorers, edits, metrics, judges, attacks."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from .errors import UsageError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Declarations of one kind by name: one file each in a folder of the package, and whatever other code adds.
+
+    The file of `random-label` is `random_label.py`; it calls `add` when it is imported. Names are listed without importing
+    any file, so that `--help` stays fast. To add one from outside the package, call `add` before the command line runs.
+    """
+
+    def __init__(self, noun: str, package: str, folder: Path):
+        """`noun` names the kind in messages; `package` and `folder` are the Python name and the directory of its files."""
+        self.noun, self._package, self._folder = noun, package, folder
+        self._added: dict[str, T] = {}
+
+    def add(self, name: str, declaration: T) -> T:
+        """Register a declaration under a name that no other has.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._added:
+            raise ValueError(f"two declarations of the {self.noun} {name!r}")
+        self._added[name] = declaration
+        return declaration
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted; imports nothing."""
+        files = (file.stem.replace("_", "-") for file in self._folder.glob("[a-z]*.py"))
+        return tuple(sorted({*files, *self._added}))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def __getitem__(self, name: str) -> T:
+        """The declaration of a name.
+
+        Raises:
+            UsageError: there is none; the message lists the names and the nearest one.
+        """
+        if name not in self._added:
+            if name not in self.names():
+                near = difflib.get_close_matches(name, self.names(), n=1)
+                meant = f", did you mean {near[0]!r}?" if near else ""
+                raise UsageError(f"unknown {self.noun} {name!r}{meant}: choose {', '.join(self.names())}")
+            importlib.import_module(f"{self._package}.{name.replace('-', '_')}")
+        return self._added[name]
+
+    def __iter__(self) -> Iterator[tuple[str, T]]:
+        """(name, declaration) of all, by name; imports their files."""
+        return ((name, self[name]) for name in self.names())
