@@ -42,7 +42,6 @@ class MethodSettings:
     newton_step: float | None = None  # of newton; None: as many as there are to forget over those to keep
     rounds: int = OPEN  # of newton, at most
     tolerance: float = OPEN  # of newton: what a step may cost the rest
-    dp_noise: float = OPEN  # of newton: standard deviation of noise on the step
     # repair
     repair: str = OPEN  # what takes the place of what is forgotten: see `REPAIRS`
     steps: int = OPEN
@@ -99,7 +98,7 @@ class MethodSettings:
                 raise UserError(f"{name} {given[name]} is outside [0, 1]")
         if not 0 < given.get("path_share", 0.5) <= 1:
             raise UserError(f"path_share {self.path_share} is outside (0, 1]: it is a share of every layer")
-        for name in ("damping", "newton_step", "tolerance", "dp_noise"):
+        for name in ("damping", "newton_step", "tolerance"):
             if given.get(name, 0) < 0:
                 raise UserError(f"{name} {given[name]} is negative")
 
@@ -258,7 +257,7 @@ CHOICES = {
 # settings that no flag says, only a file
 FILE_ONLY = (
     "forget_count", "retain_count", "sampling_steps", "retain_sampling_steps", "guidance", "anchor_share", "score_draws",
-    "memories", "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "dp_noise", "optimiser",
+    "memories", "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "optimiser",
     "checkpointing", "micro_batch", "compile", "ahead", "episode", "other_words",
 )  # fmt: skip
 

@@ -120,7 +120,7 @@ def options_of(settings: MethodSettings, group: ProcessGroup = SINGLE_PROCESS, t
     return methods.Options(
         draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
         path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
-        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, group=group, tick=tick,
+        rounds=settings.rounds, tolerance=settings.tolerance, group=group, tick=tick,
     )  # fmt: skip
 
 

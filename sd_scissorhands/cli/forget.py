@@ -32,7 +32,6 @@ def forget(
     threshold_scope: Annotated[str | None, cut("Where the top k is taken: scope, layer, or global (over all weights).", BY_RECIPE)] = None,
     granularity: Annotated[str | None, cut("What is selected as one: weight or channel.", BY_RECIPE)] = None,
     init: Annotated[str | None, cut("New values of reinitialise: layer, kaiming or trunc_normal.", BY_RECIPE)] = None,
-    dp_noise: Annotated[float | None, cut("Newton's: noise on the step. Gives no guarantee on a network.", BY_RECIPE)] = None,
     repair: Annotated[str | None, mend(f"What takes its place: {', '.join(REPAIRS)}.", BY_RECIPE)] = None,
     steps: Annotated[int | None, mend("Steps; 0 stops after the edit.", BY_RECIPE)] = None,
     lr: Annotated[float | None, mend("Learning rate.", BY_RECIPE)] = None,
