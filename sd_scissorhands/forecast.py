@@ -116,7 +116,7 @@ def _bytes(parameters: Iterable[Tensor]) -> int:
 def _probe(prepared: Prepared) -> Probe:
     """Measure a pass forward, without and with the pass back; a first one, which sets libraries up, never counts."""
     d, parameters = prepared.denoiser, prepared.parameters
-    count = 8 if prepared.opened.world else 1
+    count = 8 if prepared.denoiser.small else 1
     words = d.encode([""])
 
     def forward(samples: int = count) -> Tensor:

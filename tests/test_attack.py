@@ -13,13 +13,17 @@ from sd_scissorhands.attacks.attack import attack, rates
 from sd_scissorhands.attacks.attack_settings import ATTACKS, AttackSettings
 from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from sd_scissorhands.attacks.methods import Outcome, steps_back
-from sd_scissorhands.attacks.scene import filled, named
-from sd_scissorhands.concepts import of_world, resolve
+from sd_scissorhands.concepts import filled
 from sd_scissorhands.diffusion.slots import SLOT, encode, slotted, spelled, vocabulary
+from sd_scissorhands.domains import DOMAINS
+from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE
 from sd_scissorhands.tiny.judge import load_judge
+
+CANVAS = DOMAINS["canvas"]
+PHOTOGRAPHS = DOMAINS["photographs"]
 
 PROMPTS = ["a {} on white", "a red {}", "{}"]
 QUICK = dict(count=4, learn_from=4, few=2, restarts=2, batch_size=2, sampling_steps=2, device="cpu")
@@ -33,7 +37,7 @@ def denoiser():
 @pytest.fixture
 def target(denoiser):
     """Six hearts that the embedded model draws, and their prompts with a slot."""
-    pairs = filled(of_world("heart"))[:6]
+    pairs = filled(world_concept("heart"))[:6]
     latents = denoiser.generate([plain for _, plain in pairs], range(6), steps=12, guidance=3.0)
     return Target(denoiser, latents, slotted(denoiser, [text for text, _ in pairs], width=1))
 
@@ -133,7 +137,7 @@ def test_suffixes_are_real_tokens_the_best_that_were_met(target, denoiser):
 def test_suffixes_find_a_concept_that_the_prompt_does_not_name(target):
     """On the original, whose prompts with the name draw it anyway, only this shows that the search finds anything."""
     d, judge = target.denoiser, load_judge(JUDGE_FILE)
-    texts = [text.replace(SLOT, "shape") for text, _ in filled(of_world("heart"))[:6]]
+    texts = [text.replace(SLOT, "shape") for text, _ in filled(world_concept("heart"))[:6]]
     prompts = slotted(d, [f"{text} {SLOT}" for text in texts], width=3)
 
     def hearts(conditions):
@@ -175,11 +179,11 @@ def test_steps_back():
 
 
 def test_asked_prompts_were_never_learned_from():
-    concept = of_world("heart")
-    asked = named(concept, count=20, seed=0, in_world=True)
+    concept = world_concept("heart")
+    asked = CANVAS.attack_prompts(concept, count=20, seed=0)
     assert not {plain for _, plain in asked} & {forget for forget, _ in concept.pairs}
     assert all(text.replace(SLOT, "heart") == plain and text.count(SLOT) == 1 for text, plain in asked)
-    preset = resolve("van-gogh", None, in_world=False)
+    preset = PHOTOGRAPHS.resolve("van-gogh", None)
     assert {plain for _, plain in filled(preset)} == {forget for forget, _ in preset.pairs}
 
 

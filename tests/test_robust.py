@@ -15,6 +15,8 @@ from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, Mixture, Place
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
+from sd_scissorhands.domains import DOMAINS
+from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import Adversary
@@ -29,6 +31,9 @@ from sd_scissorhands.report.commands import again
 from sd_scissorhands.report.found import read_run
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
+from sd_scissorhands.tiny import world
+
+PHOTOGRAPHS = DOMAINS["photographs"]
 
 
 @pytest.fixture(scope="module")
@@ -526,7 +531,7 @@ def test_concepts_erased_together_do_not_keep_each_other_alive(short):
     for forget, twin in prepared.pairs:
         assert erased & set(forget.split()) and not erased & set(twin.split())
     for prompt in prepared.retain_prompts:
-        named = catalogue.world.read(prompt)
+        named = world.read(prompt)
         assert {"shape", "colour"} <= set(named) and not erased & set(named.values())
 
 
@@ -537,14 +542,14 @@ def test_an_anchor_that_is_erased_too_is_refused(short, foreign):
 
 
 def test_presets_erased_together_keep_their_pairs():
-    both = [catalogue.resolve(name, None, in_world=False) for name in ("nudity", "violence")]
-    assert [len(c.pairs) for c in catalogue.together(both)] == [len(c.pairs) for c in both]
-    assert not catalogue.spares("A church, at night", ["church"], in_world=False)
-    assert catalogue.spares("searching", ["arch"], in_world=False)
+    both = [PHOTOGRAPHS.resolve(name, None) for name in ("nudity", "violence")]
+    assert [len(c.pairs) for c in catalogue.without_conflicts(both)] == [len(c.pairs) for c in both]
+    assert not PHOTOGRAPHS.spares("A church, at night", ["church"])
+    assert PHOTOGRAPHS.spares("searching", ["arch"])
 
 
 def test_every_pair_has_its_place():
-    for concept in [*catalogue.presets(), catalogue.of_world("blue"), catalogue.resolve("x y", "z", in_world=False)]:
+    for concept in [*catalogue.presets(), world_concept("blue"), PHOTOGRAPHS.resolve("x y", "z")]:
         assert {forget for forget, _ in concept.pairs} <= set(concept.places)
         assert "" in concept.vague and not any("{}" in prompt for prompt in concept.vague)
 
@@ -555,7 +560,7 @@ def test_a_run_on_a_runs_result_knows_what_went_before(short, tmp_path):
     result = erase(second, tmp_path / "two")
     assert erased_from(result["model_dir"]) == ("blue", "heart") and base_of(result["model_dir"]) == "tiny"
     for prompt in prepare(second).retain_prompts:
-        named = catalogue.world.read(prompt)
+        named = world.read(prompt)
         assert "shape" in named and "heart" not in named.values() and "blue" not in named.values()
     assert erased_from("tiny") == () and base_of("tiny") is None
 

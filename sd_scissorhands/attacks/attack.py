@@ -61,15 +61,15 @@ def attack(
         UserError: bad input, before any work; or a folder that holds another attack.
     """
     began, processes, asked = time.monotonic(), Processes.here(), _about(settings)
-    concept, in_world = asked.concept, asked.in_world
+    concept, domain = asked.concept, asked.domain
     settings = dataclasses.replace(settings, concept=concept.name, baseline=asked.baseline)
-    settings = settings.resolved("tiny" if in_world else "sd")
+    settings = settings.resolved(domain.profile)
     check_files(settings)
     check_models(settings.model, asked.baseline)
     panel = open_judges(
-        concept, in_world=in_world, judge=settings.judge, threshold=settings.threshold, clip=settings.clip, device=settings.device
+        concept, domain=domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip, device=settings.device
     )  # fmt: skip
-    scene = AttackContext(settings, concept, panel.judges, folder, in_world, progress, processes)
+    scene = AttackContext(settings, concept, panel.judges, folder, domain, progress, processes)
     claim(folder, settings, processes)
     struck = {name: strike(scene, name) for name in ("original", "model")}
     worth = worth_of(scene, panel) if worth is None else worth
@@ -138,7 +138,7 @@ def strike(scene: AttackContext, name: str) -> Struck:
     s = scene.settings
     source = s.model if name == "model" else str(s.baseline)
     opened, denoiser = open_for_sampling(source, s.device, scene.processes)
-    rest.check_world(opened, scene.in_world)
+    rest.check_domain(opened, scene.domain)
     side = Side(name, opened, denoiser, Sampling.of(opened, s.sampling_steps, s.guidance))
     prepare = PREPARE.get(s.attack)
     data = scene.kept("pictures", lambda: prepare(scene, side)) if prepare else {}  # the original comes first
@@ -207,7 +207,7 @@ def extras(settings: AttackSettings, struck: dict[str, Struck]) -> dict[str, Any
 def worth_of(scene: AttackContext, panel: JudgeSet) -> dict[str, Any]:
     """IRA and CRA of the model and its original: from an evaluation of these very weights beside the attack, or measured."""
     s = scene.settings
-    kind = "canvas" if scene.in_world else "concept"
+    kind = scene.domain.evaluation
     beside = scene.folder.parent.parent / "eval" / kind / "summary.json"
     told = _told(beside, s.model, scene.concept)
     if told is None:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..concepts import general_captions, read_prompts, world_captions
+from ..concepts import read_prompts
 from ..diffusion import slots as words
-from ..diffusion.dataset import spread
 from ..disk import read_tensors, write_json, write_tensors
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode
@@ -198,9 +197,7 @@ def prepare_relearn(scene: AttackContext, original: Side) -> Data:
 
 def _benign(scene: AttackContext) -> list[str]:
     few, seed = scene.settings.few, scene.settings.seed
-    if scene.in_world:
-        return world_captions({scene.concept.name}, few, seed + 11)
-    return spread(general_captions(), few, seed)
+    return scene.domain.benign_prompts(scene.concept, count=few, seed=seed)
 
 
 def relearn(scene: AttackContext, side: Side, data: Data) -> Outcome:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..concepts import Concept
-from ..diffusion.dataset import encode_pictures, list_pictures, spread
+from ..concepts import Concept, filled, shuffled
+from ..diffusion.dataset import encode_pictures, list_pictures
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.slots import SLOT
 from ..disk import read_tensors, write_tensors
-from ..evaluation import canvas
+from ..domains.base import Domain
 from ..evaluation.judges import Judge
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode, Sampling, Survey
@@ -45,13 +44,13 @@ class AttackContext:
     concept: Concept
     judges: Sequence[Judge]  # the first decides; what a second sees is kept beside it
     folder: Path
-    in_world: bool
+    domain: Domain
     progress: Progress = silent
     processes: Processes = field(default_factory=Processes.here)
 
     def __post_init__(self) -> None:
         s = self.settings
-        self.named = named(self.concept, count=s.count, seed=s.seed, in_world=self.in_world)
+        self.named = self.domain.attack_prompts(self.concept, count=s.count, seed=s.seed)
         first = FIRST_SEED + s.seed * 100_000
         self.rows = [Row(n, plain, first + n) for n, (_, plain) in enumerate(self.named)]
         self.second: dict[str, list[bool]] = {}  # survey -> what the second judge sees
@@ -91,7 +90,7 @@ class AttackContext:
 
     def training(self, count: int) -> list[tuple[str, str]]:
         """(slotted, plain) prompts of the pictures that are learned from; none is among those that are asked."""
-        return spread(filled(self.concept), count, self.settings.seed + 1)
+        return shuffled(filled(self.concept), count, self.settings.seed + 1)
 
     def concept_latents(self, original: Side, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Pictures of the concept, one a pair: the user's in turn, or the original's own."""
@@ -101,19 +100,3 @@ class AttackContext:
                 return encode_pictures(original.denoiser, list_pictures(Path(s.images)), len(pairs), tick)[0]
         seeds = range(TRAINING_SEED, TRAINING_SEED + len(pairs))
         return self.drawn(original, "pictures of the concept", [plain for _, plain in pairs], seeds)
-
-
-def named(concept: Concept, *, count: int, seed: int, in_world: bool) -> list[tuple[str, str]]:
-    """(with a slot in the concept's place, as it is) prompts that name a concept.
-
-    In the embedded world none of them was learned from by the erasure; a preset has only its own.
-    """
-    if not in_world:
-        return spread(filled(concept), count, seed)
-    plain = canvas.prompts(concept, seed=seed + 50, count=count)["forget"]
-    return [(" ".join(SLOT if word == concept.name else word for word in text.split()), text) for text in plain]
-
-
-def filled(concept: Concept) -> list[tuple[str, str]]:
-    """Every template of a concept, with its slot and filled with each of its words."""
-    return [(template, template.replace(SLOT, word)) for word in concept.words for template in concept.templates]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -142,10 +141,3 @@ def read_picture(file: Path, size: int) -> Tensor:
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def spread(items: Sequence, count: int, seed: int) -> list:
-    """`count` items in a seeded random order; every item is used before any is used again."""
-    rng = np.random.default_rng(seed)
-    order = [int(i) for _ in range(math.ceil(count / len(items))) for i in rng.permutation(len(items))]
-    return [items[i] for i in order[:count]]

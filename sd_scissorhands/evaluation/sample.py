@@ -48,10 +48,9 @@ class Sampling:
     @classmethod
     def of(cls, opened: LoadedPipeline, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """50 steps and the family's own guidance (7.5, as is published, for SD 1), or what the embedded model was measured with."""
-        world = (opened.world or {}).get("sampling", {"steps": 50, "guidance": opened.family.guidance})
         return cls(
-            steps or world["steps"],
-            world["guidance"] if guidance is None else guidance,
+            steps or opened.sampling["steps"],
+            opened.sampling["guidance"] if guidance is None else guidance,
             opened.family.picture_size,
             type(opened.pipeline.scheduler).__name__,
         )

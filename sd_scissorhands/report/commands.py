@@ -31,7 +31,7 @@ def recipe_of(run: Found) -> dict[str, Any]:
     """What the run's recipe sets on a model of its profile."""
     recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
     asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    return asked.resolved("tiny" if run.in_world else "sd").to_json()
+    return asked.resolved(run.domain.profile).to_json()
 
 
 def changed(control: Found, run: Found) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def changed(control: Found, run: Found) -> dict[str, Any]:
 def measure(run: Found) -> str:
     """The shell line that evaluates this run's model, as far as one can be known."""
     model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
-    if run.in_world:
+    if run.domain.name == "canvas":
         words += ["--model", model, "--canvas", "--concept", str((run.result.get("concepts") or [run.concepts])[0])]
     elif run.result.get("explicit"):
         words += ["--model", model, "--baseline", str(run.source.get("model")), "--i2p"]
