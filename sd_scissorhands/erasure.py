@@ -6,8 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +19,6 @@ from .diffusion.conditions import Mixture, Place
 from .diffusion.dataset import gather, list_pictures
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
-from .diffusion.sharding import check_shareable, shared_out
 from .domains.base import Domain
 from .lineage import erased_from
 from .machine import Processes, resolve_device
@@ -94,7 +92,7 @@ def erase(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    began, processes = time.monotonic(), Processes.here(sharding=True)
+    began, processes = time.monotonic(), Processes.here()
     check_asked(output_format, flag="--output-format")
     if processes.main:
         check_free(output_dir, settings, resume=resume)
@@ -171,8 +169,6 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         compiled=settings.compile,
     )  # fmt: skip
     parameters = denoiser.scope(settings.scope)
-    if processes.sharded:
-        check_shareable(denoiser, parameters, compiled=settings.compile)
     keep = retain_set(found, gone, settings, own, domain)
     return Prepared(settings, opened, denoiser, found, parameters, keep)
 
@@ -229,18 +225,15 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
         denoiser.thin(scored)
         prepared.opened.pipeline.vae.to("cpu")
     parts = parts_of(settings, run.processes.count)
-    sharing: AbstractContextManager[Mapping[str, int]] = nullcontext({})
-    if run.processes.sharded:
-        sharing = shared_out(denoiser, parameters)
-    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts, sharing=sharing)
-    if thin or run.processes.sharded:
+    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
+    if thin:
         restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
     return facts
 
 
 def _core_left_idle(denoiser: Denoiser, processes: Processes) -> bool:
     """Whether this process's passes, alone on a CPU, keep no second core busy that it may use."""
-    alone = processes.count == 1 and not processes.sharded
+    alone = processes.count == 1
     allowed = (os.cpu_count() or 1) > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
     return alone and denoiser.small and denoiser.device.type == "cpu" and allowed
 

@@ -22,31 +22,24 @@ class Processes:
 
     index: int = 0
     count: int = 1
-    sharded: bool = False  # whether weights that stay frozen are shared out (FSDP), see `diffusion.sharding`
 
     @classmethod
-    def here(cls, *, sharding: bool = False) -> Processes:
-        """This process among its like; alone unless a launcher says otherwise.
-
-        Args:
-            sharding: whether the command can share weights out.
+    def here(cls) -> Processes:
+        """This process among those of the launcher; one alone without a launcher.
 
         Raises:
-            UserError: the launcher wants weights shared out in a way, or by a command, that cannot, or has too few GPUs.
+            UserError: the launcher asks for sharded weights, or starts more processes than there are GPUs.
         """
-        if _says("ACCELERATE_USE_DEEPSPEED"):
-            raise UserError("DEEPSPEED is not supported: launch with --multi_gpu or --use_fsdp instead")
+        for name in ("DEEPSPEED", "FSDP"):
+            if _says(f"ACCELERATE_USE_{name}"):
+                raise UserError(f"{name} is not supported: launch with --multi_gpu instead")
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        sharded = _says("ACCELERATE_USE_FSDP")
-        if sharded and not sharding:
-            raise UserError("FSDP is for erase alone, all else holds the whole model: launch with --multi_gpu instead")
         here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
         if here > gpus > 0 and not _says("ACCELERATE_USE_CPU"):
             raise UserError(f"{here} processes for {gpus} GPU: launch with --num_processes {gpus}, or with --cpu")
-        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else transformers reads weights in one process alone
         state = _distributed()
-        return cls(state.process_index, state.num_processes, sharded)
+        return cls(state.process_index, state.num_processes)
 
     @property
     def main(self) -> bool:

@@ -252,6 +252,13 @@ def test_what_only_one_process_can_do_says_so(command, monkeypatch):
     assert told.exit_code and f"sdscissor {command} runs in one process" in str(told.exception)
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_weights_are_refused_in_one_line(name, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    told = CliRunner().invoke(app, ["eval", "--model", "tiny", "--concept", "heart"])
+    assert told.exit_code and f"{name} is not supported: launch with --multi_gpu instead" == str(told.exception)
+
+
 def test_a_batch_smaller_than_the_team_is_refused(short):
     with pytest.raises(UserError, match=r"--batch-size 4 is less than the 5 processes"):
         prepare(short, Processes(0, 5))

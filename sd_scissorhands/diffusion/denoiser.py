@@ -30,7 +30,6 @@ class Denoiser:
         self.precision = PRECISIONS.get(mixed_precision)
         self.dtype = self.module.dtype
         self.parameters = dict(self.module.named_parameters())
-        self.in_step = False  # whether other processes make this one's passes with it, see `sharding.shared_out`
         if checkpointing:
             self.module.enable_gradient_checkpointing()
         if compiled:
@@ -149,8 +148,7 @@ class Denoiser:
             weights: parameters by name that stand in for the module's own, a `teacher`'s; without a pass back.
         """
         if not len(noisy):  # which diffusers' attention cannot reshape
-            one, time, words = (given.new_zeros(1, *given.shape[1:]) for given in (noisy, t, condition))
-            return self.predict(one, time, words, weights)[:0] if self.in_step else noisy.float()
+            return noisy.float()
         with self.autocast(), swapped_weights(self.parameters, weights or {}):
             return self.family.predict(noisy.to(self.dtype), t, condition.to(self.dtype), self.process).float()
 
