@@ -179,7 +179,6 @@ def _repair(
         settings.memories, settings.memory_every, settings.relearn_every, settings.episode,
         OPTIMISERS[settings.optimiser],
         selection if settings.train == "selection" else None, parts, run.processes,
-        task.twin() if settings.relearn_every and settings.train == "scope" else None,
     )  # fmt: skip
     if not settings.steps:
         return repair

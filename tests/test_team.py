@@ -384,22 +384,6 @@ def test_less_memory_is_forecast_where_less_is_asked_for(short, foreign):
     assert found["low"]["memory_bytes"] == max(found["low"]["peak_bytes"].values())
 
 
-@pytest.mark.parametrize("micro_batch", [0, 3])
-def test_a_second_thread_changes_no_byte(micro_batch, short, tmp_path, monkeypatch):
-    settings = dataclasses.replace(short, relearn_every=2, steps=6, micro_batch=micro_batch)
-    weights = []
-    for cores in (1, 2):
-        monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
-        prepared = prepare(settings)
-        twin = ErasureTask(prepared.denoiser, {}, prepared.settings, two_threads=cores == 2).twin()
-        assert (twin is None) == (cores == 1)
-        if twin:  # the same memory, other gradients and another place for weights to stand in
-            pairs = zip(twin.module.parameters(), prepared.denoiser.module.parameters(), strict=True)
-            assert all(own is not p and own.data_ptr() == p.data_ptr() for own, p in pairs)
-        weights.append(erase(settings, tmp_path / str(cores))["weights_sha256"])
-    assert weights[0] == weights[1]
-
-
 def test_single_weights_look_ahead_too(short, tmp_path):
     asked = dataclasses.replace(short, train="selection", steps=4)
     found = {

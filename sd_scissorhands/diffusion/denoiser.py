@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,16 +60,6 @@ class Denoiser:
         kind = torch.bfloat16 if thin else None
         return {name: parameter.detach().to(dtype=kind, copy=True) for name, parameter in parameters.items()}
 
-    def twin(self) -> Denoiser:
-        """All anew around the same weights: what stands in for them in one does not in the other, nor do gradients or draws meet."""
-        twin = copy.deepcopy(self)
-        for name, part in self.pipeline.components.items():
-            if isinstance(part, nn.Module):
-                copied = twin.pipeline.components[name].parameters()
-                for own, shared in zip(copied, part.parameters(), strict=True):
-                    own.data = shared.data
-        return twin
-
     @torch.no_grad()
     def thin(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Keep in bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
@@ -120,7 +109,7 @@ class Denoiser:
 
     @property
     def small(self) -> bool:
-        """Whether pictures are so small that many fit into one pass, and its layers keep no second core busy."""
+        """Whether pictures are so small that many fit into one pass."""
         return self.picture_size <= 64
 
     @property
