@@ -46,7 +46,7 @@ def erase(
         return show.forecast(forecast(settings), as_json)
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
     told = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
-    if Processes.here(sharding=True).main:
+    if Processes.here().main:
         if repo:
             from ..publishing import publish
 
