@@ -20,6 +20,7 @@ from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app
 from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
+from sd_scissorhands.declaration import choices
 from sd_scissorhands.evaluation.evaluate import figures_of
 from sd_scissorhands.evaluation.evaluate_settings import CHOICES as JUDGING
 
@@ -30,7 +31,12 @@ import guides  # noqa: E402
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GROUP = typer.main.get_command(app)
 COMMAND = re.compile(r"(?:^|[\s/(])(?:sdscissor|-m sd_scissorhands) +(.*)")
-NAMED = {**settings.CHOICES, **JUDGING, "to": settings.OUTPUT_FORMATS, "output_format": settings.OUTPUT_FORMATS}
+NAMED = {
+    **choices(settings.EraseSettings),
+    **JUDGING,
+    "to": settings.OUTPUT_FORMATS,
+    "output_format": settings.OUTPUT_FORMATS,
+}
 ATTACKS = ("embedding", "token", "paraphrase", "list", "relearn", "none")
 SETTINGS = {
     kind.__name__: {field.name for field in dataclasses.fields(kind)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..machine import beside
 from .adversary import Adversary
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, gradient_hooks, swapped_weights
 from .interface import Parameters, Task
@@ -62,8 +61,7 @@ class Repair:
     the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
     Every `relearn_every` steps the task takes half of the forget term, or all of it, where a `Adversary` has taken the weights
-    (ours). It starts again after `episode` of its steps, and with every epoch, so that a checkpoint needs nothing of it. With
-    a `twin` a second thread takes the rest of such a step at the same time; the bytes are the same.
+    (ours). It starts again after `episode` of its steps, and with every epoch, so that a checkpoint needs nothing of it.
 
     A batch is taken in as many parts as the group has processes, times `parts`, whose gradients are averaged: the same step
     up to rounding, in less memory or time. With `only`, gradients, moments and memories are held for the chosen weights alone.
@@ -83,7 +81,6 @@ class Repair:
     only: Selection | None = None  # weights that may change; None for all parameters
     parts: int = 1  # of a process's batch, one after the other
     group: ProcessGroup = SINGLE_PROCESS
-    twin: Task | None = None  # the same task around a twin of the module, see `Task.twin`
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,9 +91,6 @@ class Repair:
             self.trained = {n: self.parameters[n].detach().view(-1)[rows] for n, rows in self.rows.items()}
         self.optimizer = self.make(list(self.trained.values()), self.lr)
         self._unsettled: list[tuple[Tensor, Projection]] = []
-        if self.twin is not None:
-            others = dict(self.twin.module.named_parameters())
-            self._others, self._aside = [others[name] for name in self.trained], beside()
 
     def run(self, callback: Callable[[Repair], None] = lambda repair: None) -> None:
         """Do the remaining steps; `callback(self)` after each.
@@ -134,15 +128,13 @@ class Repair:
     def _descend(self, memories: Memories | None, relearner: Adversary | None) -> None:
         terms = torch.zeros(2, device=next(iter(self.parameters.values())).device)
         shares = self._shares()
-        rest = [self._aside.submit(self._of_twin, part) for part in shares] if relearner and self.twin else []
         ahead = relearner.advance(self.task, self.step, shares, self.group) if relearner else None
         with self._gathered():
-            for number, part in enumerate(shares):
+            for part in shares:
                 if ahead:
                     with swapped_weights(self.parameters, ahead):
                         terms += self._back_of(part, True)
-                own = False if ahead else None
-                terms += self._added(*rest[number].result()) if rest else self._back_of(part, own)
+                terms += self._back_of(part, False if ahead else None)
         gradients = self._gradients()
         self.group.average([*gradients, terms])
         done = Projection(False, 0.0)
@@ -156,37 +148,16 @@ class Repair:
         self._scatter()
         self._unsettled.append((terms, done))
 
-    def _of_twin(self, part: BatchSlice) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """What `_back_of(part, False)` hands back, and the gradients that it would leave."""
-        assert self.twin is not None
-        loss, terms = self._loss(self.twin, part, False)
-        if not loss.requires_grad:
-            return terms, [None] * len(self._others)
-        return terms, torch.autograd.grad(loss, self._others, allow_unused=True)
-
-    def _added(self, terms: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Add the twin's gradients to those that are there; its terms."""
-        for tensor, own in zip(self.trained.values(), gradients, strict=True):
-            if own is not None:
-                tensor.grad = own if tensor.grad is None else tensor.grad.add_(own)
-        return terms
-
     def _shares(self) -> list[BatchSlice]:
         """What this process takes of a batch, one after the other."""
         count, group = self.parts, self.group
         return [BatchSlice(number * group.count + group.index, count * group.count) for number in range(count)]
 
     def _back_of(self, part: BatchSlice, ahead: bool | None) -> Tensor:
-        """The pass back through a part's terms, and the terms, as shares of the process's: (2,)."""
-        loss, terms = self._loss(self.task, part, ahead)
-        self._back(loss)
-        return terms
-
-    def _loss(self, task: Task, part: BatchSlice, ahead: bool | None) -> tuple[Tensor, Tensor]:
-        """What is descended of a part, and its terms: (2,)."""
-        forget, retain = task.repair(self.step, part, ahead)
-        terms = torch.stack([forget.detach(), retain.detach()]) / self.parts
-        return (retain + self.forget_weight * forget) / self.parts, terms
+        """Backward through a slice's terms; the terms, as shares of the process's: (2,)."""
+        forget, retain = self.task.repair(self.step, part, ahead)
+        self._back((retain + self.forget_weight * forget) / self.parts)
+        return torch.stack([forget.detach(), retain.detach()]) / self.parts
 
     def _back(self, loss: Tensor) -> None:
         if loss.requires_grad:  # not where a part has no sample

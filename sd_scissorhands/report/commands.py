@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
-from ..settings import FILE_ONLY, LEFT_OPEN, EraseSettings, flag
+from ..settings import LEFT_OPEN, EraseSettings, file_only, flag
 from .found import Found
 
 
@@ -21,7 +21,7 @@ def again(run: Found) -> str:
 
 def repeated(command: str, different: dict[str, Any], run: Found) -> str:
     """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in file_only()]
     words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
     words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
@@ -72,7 +72,7 @@ def flags(settings: dict[str, Any]) -> list[str]:
         key = "--concept" if name == "concepts" else flag(name)
         if isinstance(value, bool):
             said.append(key if value else f"--no-{key[2:]}")
-        elif name not in FILE_ONLY:
+        elif name not in file_only():
             for item in value if isinstance(value, list) else [value]:
                 said += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
     return said
