@@ -22,7 +22,7 @@ from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
 from sd_scissorhands.declaration import choices
 from sd_scissorhands.evaluation.evaluate import figures_of
-from sd_scissorhands.evaluation.evaluate_settings import CHOICES as JUDGING
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +31,7 @@ GROUP = typer.main.get_command(app)
 COMMAND = re.compile(r"(?:^|[\s/(])(?:sdscissor|-m sd_scissorhands) +(.*)")
 NAMED = {
     **choices(settings.EraseSettings),
-    **JUDGING,
+    **choices(EvaluateSettings),
     "to": settings.OUTPUT_FORMATS,
     "output_format": settings.OUTPUT_FORMATS,
 }
