@@ -19,10 +19,10 @@ from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
-from sd_scissorhands.methods.adversary import Adversary
+from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
 from sd_scissorhands.methods.registry import Options
-from sd_scissorhands.methods.repair import EPISODE, Repair
+from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
 from sd_scissorhands.models.load import open_pipeline

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adversary import Adversary
+from .adversary import EPISODE, PACE, Adversary
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, gradient_hooks, swapped_weights
 from .interface import Parameters, Task
 from .project import Memories, Projection, Rule, project
 from .selection import Selection
 
-EPISODE = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
-PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
 SETTLE = 10  # steps between looks at the losses, each of which an accelerator must be waited for
