@@ -1,19 +1,23 @@
-"""What can be erased: presets out of prompts/, the words of the embedded world, and free text with an anchor."""
+"""What can be erased: presets out of prompts/ and free text with an anchor; the prompts that name a concept."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from .settings import UserError
-from .tiny import world
+from .errors import UserError
+
+T = TypeVar("T")
+SLOT = "{}"  # stands in the concept's place in a template
 
 FREE_TEMPLATES = (
     "{}", "a photo of {}", "a picture of {}", "an image of {}", "a painting of {}", "a drawing of {}", "a close-up of {}",
@@ -66,30 +70,14 @@ def presets() -> list[Concept]:
     return [_read(file) for file in sorted(prompts_dir().glob("*.toml"))]
 
 
-def resolve(text: str, anchor: str | None, *, in_world: bool, beside: frozenset[str] = frozenset()) -> Concept:
-    """The concept that a user's word means.
+def preset(name: str, anchor: str | None = None) -> Concept | None:
+    """The preset of a name, with another anchor if one is given; None where there is none."""
+    file = prompts_dir() / f"{name}.toml"
+    return _read(file, anchor) if "/" not in name and file.exists() else None
 
-    Args:
-        text: a preset's name, a word of the embedded world, or free text.
-        anchor: what takes its place; None leaves it to the preset or the world.
-        in_world: the model is the embedded one, whose vocabulary knows nothing else.
-        beside: what else is erased in the same run; the world takes no anchor from it.
 
-    Raises:
-        UserError: a word that the model cannot know, or free text without an anchor.
-    """
-    text = text.strip()
-    if not text:
-        raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
-    if in_world:
-        return of_world(text.lower(), anchor, beside=beside)
-    file = prompts_dir() / f"{text}.toml"
-    if "/" not in text and file.exists():
-        return _read(file, anchor)
-    if anchor is None:
-        raise UserError(
-            f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place"
-        )
+def free_text(text: str, anchor: str) -> Concept:
+    """Any text as a concept, in general templates."""
     pairs = tuple((template.format(text), template.format(anchor)) for template in FREE_TEMPLATES)
     summary = f"The text {text!r}."
     return Concept(text, text, "text", summary, False, anchor, pairs, (), (), (text,), FREE_TEMPLATES, (), GENERIC)
@@ -129,97 +117,46 @@ def read_prompts(path: Path, flag: str) -> list[str]:
     return prompts
 
 
-# ---------------------------------------------------------------- the embedded world
-
-
-@cache
-def of_world(word: str, anchor: str | None = None, count: int = 400, beside: frozenset[str] = frozenset()) -> Concept:
-    """A concept of the embedded world: `count` captions that name it by its own name, each with its twin.
-
-    Only the concept's own name is used, never a synonym: what the erasure does to "disc" when "circle" was erased is
-    for the evaluation to find out.
-
-    Raises:
-        UserError: a word or an anchor that is not of the world.
-    """
-    concept = world.concept_of(word)
-    if concept is None:
-        known = ", ".join(c for concepts in world.DOMAINS.values() for c in concepts)
-        raise UserError(f"--concept {word!r} is not of the embedded model's world: choose one of {known}")
-    taken = {concept, *(world.concept_of(other) for other in beside)}
-    siblings = [world.ANCHORS[concept], *world.DOMAINS[str(world.domain_of(concept))]]
-    anchor = anchor or next((c for c in siblings if c not in taken), world.ANCHORS[concept])
-    if world.domain_of(anchor) != world.domain_of(concept) or world.concept_of(anchor) == concept:
-        raise UserError(f"--anchor {anchor!r} must be another {world.domain_of(concept)} of the embedded world")
-    rng = np.random.default_rng(7)
-    pairs: dict[str, str] = {}
-    while len(pairs) < count:
-        text = world.caption(world.sample(rng).replace(concept), rng, synonyms=0, generic=0)
-        if concept in text.split():
-            pairs[text] = " ".join(anchor if w == concept else w for w in text.split())
-    domain = str(world.domain_of(concept))
-    near = tuple(f"a {c} shape" if domain != "shape" else f"a {c}" for c in world.DOMAINS[domain] if c != concept)
-    summary = f"The {domain} {concept!r} of the embedded world."
-    templates = dict.fromkeys(" ".join("{}" if w == concept else w for w in text.split()) for text in pairs)
-    return Concept(
-        concept, concept.capitalize(), domain, summary, False, anchor, tuple(pairs.items()), near, (),
-        (concept,), tuple(templates), world.DOMAINS[domain][concept][1:],
-        world.GENERIC_NOUNS if domain == "shape" else ("",),
-    )  # fmt: skip
-
-
-def world_captions(without: set[str], count: int, seed: int) -> list[str]:
-    """Diverse captions of the embedded world, synonyms and generic words included, that name none of `without`."""
+def shuffled(items: Sequence[T], count: int, seed: int) -> list[T]:
+    """`count` items in a seeded random order; every item is used before any is used again."""
     rng = np.random.default_rng(seed)
-    captions: list[str] = []
-    while len(captions) < count:
-        text = world.caption(world.sample(rng), rng)
-        if not without & set(world.read(text).values()):
-            captions.append(text)
-    return captions
+    order = [int(i) for _ in range(math.ceil(count / len(items))) for i in rng.permutation(len(items))]
+    return [items[i] for i in order[:count]]
 
 
-def together(concepts: Sequence[Concept], gone: Sequence[str] = ()) -> list[Concept]:
-    """Concepts that are erased in one run, without the pairs whose twin names another of them or what is `gone` already.
+def filled(concept: Concept) -> list[tuple[str, str]]:
+    """Every template of a concept, with its slot and filled with each of its words."""
+    return [(template, template.replace(SLOT, word)) for word in concept.words for template in concept.templates]
+
+
+def without_conflicts(concepts: Sequence[Concept], erased: Sequence[str] = ()) -> list[Concept]:
+    """Concepts that are erased in one run, without the pairs whose twin names another of them or what is `erased` already.
 
     "A red circle" for "a red square" would keep red alive while red is erased.
 
     Raises:
         UserError: no pair of a concept is left, as when its anchor is erased too.
     """
-    kept = []
+    found = []
     for concept in concepts:
-        others = {word for name in gone for word in called(name)}
+        others = {word for name in erased for word in names_of(name)}
         others |= {word for other in concepts if other is not concept for word in other.words}
-        pairs = tuple(pair for pair in concept.pairs if not any(_names(pair[1], word) for word in others))
+        pairs = tuple(pair for pair in concept.pairs if not any(names(pair[1], word) for word in others))
         if not pairs:
             raise UserError(
                 f"--concept {concept.name}: all that takes its place ({concept.anchor}) is erased too: choose another --anchor"
             )
-        kept.append(dataclasses.replace(concept, pairs=pairs))
-    return kept
-
-
-def spares(text: str, erased: Sequence[str], *, in_world: bool) -> bool:
-    """Whether a prompt asks for nothing that is erased.
-
-    In the embedded world it must also say something in every domain of it: what is left open may be filled with it.
-    """
-    if not in_world:
-        return not any(_names(text, word) for name in erased for word in called(name))
-    named = world.read(text)
-    return all(named.get(str(world.domain_of(name)), name) != name for name in erased)
+        found.append(dataclasses.replace(concept, pairs=pairs))
+    return found
 
 
 @cache
-def called(name: str) -> tuple[str, ...]:
-    """What a concept is called in prompts: a preset by its words and paraphrases, any other by its name."""
-    file = prompts_dir() / f"{name}.toml"
-    if "/" in name or not file.exists():
-        return (name,)
-    preset = _read(file)
-    return (name, *preset.words, *preset.paraphrases)
+def names_of(name: str) -> tuple[str, ...]:
+    """What prompts call a concept: a preset's words and paraphrases, any other concept's name."""
+    found = preset(name)
+    return (name, *found.words, *found.paraphrases) if found else (name,)
 
 
-def _names(text: str, word: str) -> bool:
+def names(text: str, word: str) -> bool:
+    """Whether a text contains a word or phrase, in any case."""
     return re.search(rf"\b{re.escape(word.lower())}\b", text.lower()) is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from .attacks.attack_settings import AttackSettings
 from .comparison.exam import Exam, Examined, examine
-from .concepts import of_world
+from .domains import DOMAINS
 from .evaluation import concept as room
 from .evaluation.panel import open_judges
 from .report import write_card, write_report
@@ -30,10 +30,11 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
         concept, model_dir, report, rows: name, figures, trimmed, seconds, asr; attacks: name -> asr_after, the original's too.
     """
     settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
-    known = of_world(concept)
+    canvas = DOMAINS["canvas"]
+    known = canvas.resolve(concept, None)
     looks = room.Looks(seed=seed, count=count, progress=progress)
     strikes = {kind: AttackSettings(kind, concept, "", "tiny", seed=seed, **more) for kind, more in ATTACKS.items()}
-    exam = Exam(known, "tiny", open_judges(known, in_world=True), looks, strikes, drawn=folder)
+    exam = Exam(known, "tiny", open_judges(known, domain=canvas), looks, strikes, drawn=folder)
     one = examine(settings, folder, exam, progress)
     attacks = {
         kind: {"asr_after": told["asr_after"], "original": told["original"]["asr_after"]}

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from . import concepts as catalogue
-from .concepts import Concept
-from .diffusion.conditions import Mixture, Place
-from .diffusion.dataset import gather, list_pictures, spread
+from .concepts import Concept, read_prompts, shuffled, without_conflicts
+from .diffusion.conditions import ConceptSlot, Mixture
+from .diffusion.dataset import gather, list_pictures
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
-from .diffusion.sharding import check_shareable, shared_out
+from .domains.base import Domain
 from .lineage import erased_from
 from .machine import Processes, resolve_device
 from .methods.selection import count_for
 from .models.delta import Origin, write_delta
 from .models.export import check_asked, check_exportable, default_output, export
 from .models.licence import read_licence
-from .models.load import LoadedPipeline, hash_tensors, is_of_world, open_pipeline, originals, restore, save_pipeline
+from .models.load import LoadedPipeline, domain_of_model, hash_tensors, open_pipeline, originals, restore, save_pipeline
 from .models.source import Source
 from .recipes import ON_CPU
 from .run import Progress, Run, check_free, silent
@@ -52,7 +48,7 @@ class Prepared:
     def pairs(self) -> list[tuple[str, str]]:
         """(forget prompt, neutral twin) of every pair of pictures, each concept's after the other's."""
         count, seed = self.settings.forget_count, self.settings.seed
-        return [pair for concept in self.concepts for pair in spread(concept.pairs, count, seed)]
+        return [pair for concept in self.concepts for pair in shuffled(concept.pairs, count, seed)]
 
     @property
     def scope_size(self) -> int:
@@ -95,7 +91,7 @@ def erase(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    began, processes = time.monotonic(), Processes.here(sharding=True)
+    began, processes = time.monotonic(), Processes.here()
     check_asked(output_format, flag="--output-format")
     if processes.main:
         check_free(output_dir, settings, resume=resume)
@@ -142,12 +138,12 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         if folder:
             list_pictures(Path(folder))
     # without the download of a hub id, which comes after every other check
-    in_world = is_of_world(settings.model, settings.model_config)
-    asked = dict.fromkeys(text.strip().lower() if in_world else text.strip() for text in settings.concepts)
+    domain = domain_of_model(settings.model, settings.model_config)
+    asked = dict.fromkeys(domain.spell(text) for text in settings.concepts)
     gone = [name for name in erased_from(settings.model) if name not in asked]
-    resolve = partial(catalogue.resolve, anchor=settings.anchor, in_world=in_world, beside=frozenset([*asked, *gone]))
-    found = catalogue.together([resolve(text) for text in asked], gone)
-    own = own_captions(settings.retain_prompts, [*gone, *(concept.name for concept in found)], in_world)
+    beside = frozenset([*asked, *gone])
+    found = without_conflicts([domain.resolve(text, settings.anchor, beside) for text in asked], gone)
+    own = own_captions(settings.retain_prompts, [*gone, *(concept.name for concept in found)], domain)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -172,13 +168,11 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         compiled=settings.compile,
     )  # fmt: skip
     parameters = denoiser.scope(settings.scope)
-    if processes.sharded:
-        check_shareable(denoiser, parameters, compiled=settings.compile)
-    keep = retain_set(found, gone, settings, own, in_world)
+    keep = retain_set(found, gone, settings, own, domain)
     return Prepared(settings, opened, denoiser, found, parameters, keep)
 
 
-def own_captions(file: str | None, erased: Sequence[str], in_world: bool) -> list[str] | None:
+def own_captions(file: str | None, erased: Sequence[str], domain: Domain) -> list[str] | None:
     """The user's captions to keep, without those that ask for what is erased; None where no file is named.
 
     Raises:
@@ -186,14 +180,14 @@ def own_captions(file: str | None, erased: Sequence[str], in_world: bool) -> lis
     """
     if file is None:
         return None
-    own = catalogue.read_prompts(Path(file), "--retain-prompts")
-    if not (kept := [text for text in own if catalogue.spares(text, erased, in_world=in_world)]):
+    own = read_prompts(Path(file), "--retain-prompts")
+    if not (kept := [text for text in own if domain.spares(text, erased)]):
         raise UserError(f"--retain-prompts {file} holds no caption that spares {', '.join(erased)}: add some to keep")
     return kept
 
 
 def retain_set(
-    found: Sequence[Concept], gone: Sequence[str], settings: EraseSettings, own: list[str] | None, in_world: bool
+    found: Sequence[Concept], gone: Sequence[str], settings: EraseSettings, own: list[str] | None, domain: Domain
 ) -> list[str]:
     """The diverse prompts to keep: an eighth neutral twins, an eighth near neighbours, the rest general captions or the user's.
 
@@ -202,20 +196,15 @@ def retain_set(
     erased = [*gone, *(concept.name for concept in found)]
 
     def kept(texts: Iterable[str]) -> list[str]:
-        return [text for text in texts if catalogue.spares(text, erased, in_world=in_world)]
+        return [text for text in texts if domain.spares(text, erased)]
 
     few = settings.retain_count // 8
     chosen = []
     for near in (kept(twin for c in found for _, twin in c.pairs), kept(text for c in found for text in c.neighbours)):
-        chosen += spread(near, few, settings.seed) if near else []
+        chosen += shuffled(near, few, settings.seed) if near else []
     rest = settings.retain_count - len(chosen)
-    if own:
-        general = own
-    elif in_world:
-        general = kept(catalogue.world_captions(set(), 10 * settings.retain_count, settings.seed + 2))
-    else:
-        general = kept(catalogue.general_captions())
-    return chosen + spread(general, rest, settings.seed + 3)
+    general = own or kept(domain.captions(10 * settings.retain_count, settings.seed + 2))
+    return chosen + shuffled(general, rest, settings.seed + 3)
 
 
 # ---------------------------------------------------------------- stages
@@ -224,9 +213,9 @@ def retain_set(
 def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """From the data to the repaired weights in `prepared.denoiser.module`."""
     denoiser, settings, parameters = prepared.denoiser, prepared.settings, prepared.parameters
-    idle, thin = _core_left_idle(denoiser, run.processes), prepared.thin
-    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, idle, progress), denoiser.device)
-    task = ErasureTask(denoiser, data, settings, _mixture(prepared), two_threads=idle)
+    thin = prepared.thin
+    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, progress), denoiser.device)
+    task = ErasureTask(denoiser, data, settings, _mixture(prepared))
     task.teacher = denoiser.teacher(parameters, thin=thin)
     scored = parameters
     if settings.threshold_scope == "global":
@@ -235,20 +224,10 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
         denoiser.thin(scored)
         prepared.opened.pipeline.vae.to("cpu")
     parts = parts_of(settings, run.processes.count)
-    sharing: AbstractContextManager[Mapping[str, int]] = nullcontext({})
-    if run.processes.sharded:
-        sharing = shared_out(denoiser, parameters)
-    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts, sharing=sharing)
-    if thin or run.processes.sharded:
+    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
+    if thin:
         restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
     return facts
-
-
-def _core_left_idle(denoiser: Denoiser, processes: Processes) -> bool:
-    """Whether this process's passes, alone on a CPU, keep no second core busy that it may use."""
-    alone = processes.count == 1 and not processes.sharded
-    allowed = (os.cpu_count() or 1) > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
-    return alone and denoiser.small and denoiser.device.type == "cpu" and allowed
 
 
 def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]:
@@ -274,12 +253,10 @@ def parts_of(settings: EraseSettings, processes: int) -> int:
     return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
 
 
-def _gather(
-    prepared: Prepared, processes: Processes, two_threads: bool, progress: Progress
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     settings, pairs, keep = prepared.settings, prepared.pairs, prepared.retain_prompts
     with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-        data = gather(prepared.denoiser, settings, pairs, keep, group=processes, two_threads=two_threads, tick=tick)
+        data = gather(prepared.denoiser, settings, pairs, keep, group=processes, tick=tick)
     return data, {"pairs": pairs, "retain": keep}
 
 
@@ -289,8 +266,7 @@ def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> Era
     values: dict[str, Any] = dict(ON_CPU[memory]) if device == "cpu" else {}
     if memory == "low" and find_spec("bitsandbytes"):
         values["optimiser"] = "adam-8bit"
-    drawn = (opened.world or {}).get("sampling", {})  # as its pictures are judged
-    values["guidance"] = drawn.get("guidance", opened.family.guidance)
+    values["guidance"] = opened.sampling["guidance"]
     open_ = {name: value for name, value in values.items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, memory=memory, **open_)
 
@@ -298,5 +274,5 @@ def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> Era
 def _mixture(prepared: Prepared) -> Mixture | None:
     if prepared.settings.conditions == "name":
         return None
-    places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
-    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs], prepared.settings.conditions)
+    slots = {prompt: ConceptSlot(*slot, c.generic) for c in prepared.concepts for prompt, slot in c.places.items()}
+    return Mixture(prepared.denoiser, [slots[forget] for forget, _ in prepared.pairs])

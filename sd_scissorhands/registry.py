@@ -20,9 +20,12 @@ class Registry(Generic[T]):
     any file, so that `--help` stays fast. To add one from outside the package, call `add` before the command line runs.
     """
 
-    def __init__(self, noun: str, package: str, folder: Path):
-        """`noun` names the kind in messages; `package` and `folder` are the Python name and the directory of its files."""
-        self.noun, self._package, self._folder = noun, package, folder
+    def __init__(self, noun: str, package: str, folder: Path, *, not_declarations: tuple[str, ...] = ()):
+        """`noun` names the kind in messages; `package` and `folder` are the Python name and the directory of its files.
+
+        `not_declarations` are files of the folder that declare nothing.
+        """
+        self.noun, self._package, self._folder, self._others = noun, package, folder, not_declarations
         self._added: dict[str, T] = {}
 
     def add(self, name: str, declaration: T) -> T:
@@ -38,8 +41,8 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted; imports nothing."""
-        files = (file.stem.replace("_", "-") for file in self._folder.glob("[a-z]*.py"))
-        return tuple(sorted({*files, *self._added}))
+        files = {file.stem for file in self._folder.glob("[a-z]*.py")} - set(self._others)
+        return tuple(sorted({*(stem.replace("_", "-") for stem in files), *self._added}))
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()

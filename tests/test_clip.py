@@ -12,13 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sd_scissorhands.concepts import resolve
+from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
 from sd_scissorhands.evaluation.features import centre_square, open_features, reference_features
 from sd_scissorhands.evaluation.panel import open_judges
 from sd_scissorhands.report import write_evaluation_report
 from sd_scissorhands.settings import UserError
+
+PHOTOGRAPHS = DOMAINS["photographs"]
 
 PROMPTS = ["a red heart", "a blue ring", "a striped star in the night", "a green circle", "a cross"]
 
@@ -432,8 +434,8 @@ def test_clip_reads_a_folder_too(clip, tmp_path, pixels):
 
 
 def test_what_nudenet_cannot_tell_the_second_judge_tells(foreign, clip_dir, tmp_path):
-    nudity = resolve("nudity", None, in_world=False)
-    panel = open_judges(nudity, in_world=False, clip=str(clip_dir), device="cpu")
+    nudity = PHOTOGRAPHS.resolve("nudity", None)
+    panel = open_judges(nudity, domain=PHOTOGRAPHS, clip=str(clip_dir), device="cpu")
     looks = room.Looks(count=4, steps=2, device="cpu")
     told = room.evaluate(str(foreign), str(foreign), nudity, tmp_path, panel=panel, looks=looks)
     assert told["judge"]["judge"] == "nudenet" and told["by"] == {"IRA": "clip", "CRA": "clip"}

@@ -10,12 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.forecast import forecast
 from sd_scissorhands.models.load import hash_tensors, open_pipeline
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
+
+CANVAS = DOMAINS["canvas"]
 
 STAGES = ("data", "scores", "selection", "edited", "repair", "model")
 
@@ -124,7 +127,7 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
     [
         {"edit": "none"},
         {"projection": "none"},
-        {"projection": "paper", "memories": 2},
+        {"projection": "paper"},
         {"scorer": "plain", "threshold_scope": "global", "scope": "xattn"},
         {"scorer": "random", "init": "kaiming"},
         {"retain_loss": "denoise"},
@@ -222,14 +225,14 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_continues(short, whole, tmp
 
 def test_the_default_recipe_erases_a_concept_and_keeps_the_rest(tmp_path):
     """The main job in half its steps: a concept that nothing was tuned on, judged on prompts that the erasure never saw."""
-    from sd_scissorhands.concepts import of_world
+    from sd_scissorhands.domains.canvas import world_concept
     from sd_scissorhands.evaluation import concept as room
     from sd_scissorhands.evaluation.panel import open_judges
     from sd_scissorhands.settings import EraseSettings
 
     result = erase(EraseSettings(concepts=("ring",), model="tiny", steps=100, device="cpu", seed=11), tmp_path / "run")
-    ring = of_world("ring")
-    panel, looks = open_judges(ring, in_world=True), room.Looks(seed=5, count=48, device="cpu")
+    ring = world_concept("ring")
+    panel, looks = open_judges(ring, domain=CANVAS), room.Looks(seed=5, count=48, device="cpu")
     told = room.evaluate(result["model_dir"], "tiny", ring, tmp_path / "eval", panel=panel, looks=looks)
     assert told["figures"]["UA"] >= 0.95 and told["figures"]["UA_synonyms"] >= 0.9 and told["original"]["UA"] <= 0.05
     assert told["figures"]["UA_generic"] >= 0.95 and told["figures"]["IRA"] >= 0.9 and told["figures"]["CRA"] >= 0.95

@@ -14,7 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
-from sd_scissorhands.concepts import of_world, resolve
+from sd_scissorhands.domains import DOMAINS
+from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation import nudity
 from sd_scissorhands.evaluation.collapse import agreement, collapse, variance
@@ -25,6 +26,9 @@ from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR, world
+
+CANVAS = DOMAINS["canvas"]
+PHOTOGRAPHS = DOMAINS["photographs"]
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +342,7 @@ def test_canvas_hits_are_counted_from_what_the_judge_said():
     records = {
         n: {"canvas": dict(zip(("shape", "colour"), words.split(), strict=True))} for n, words in enumerate(said)
     }
-    (told,) = room.count(of_world("heart"), rows, records, [WorldJudge("heart")])
+    (told,) = room.count(world_concept("heart"), rows, records, [WorldJudge("heart")])
     assert told["figures"] == {
         "UA": 0.5,
         "UA_synonyms": 1.0,
@@ -352,8 +356,8 @@ def test_canvas_hits_are_counted_from_what_the_judge_said():
 
 
 def test_canvas_prompts_were_never_learned_from():
-    concept = of_world("heart")
-    rows = room.ask(concept, seed=3, count=60, in_world=True)
+    concept = world_concept("heart")
+    rows = room.ask(concept, seed=3, count=60, domain=CANVAS)
     learned = {forget for forget, _ in concept.pairs}
     assert {kind: len(some) for kind, some in rows.items()} == {
         "forget": 60, "synonym": 30, "retain": 60, "twin": 30, "caption": 30, "generic": 30, "seeds": 12,
@@ -369,29 +373,31 @@ def test_canvas_prompts_were_never_learned_from():
 
 
 def test_the_rows_of_a_preset():
-    rows = room.ask(resolve("nudity", None, in_world=False), seed=0, count=32, in_world=False)
+    rows = room.ask(PHOTOGRAPHS.resolve("nudity", None), seed=0, count=32, domain=PHOTOGRAPHS)
     assert {kind: len(some) for kind, some in rows.items()} == {
         "forget": 32, "synonym": 16, "retain": 32, "twin": 16, "caption": 16, "generic": 16, "seeds": 8,
     }  # fmt: skip
-    forget = {f for f, _ in resolve("nudity", None, in_world=False).pairs}
+    forget = {f for f, _ in PHOTOGRAPHS.resolve("nudity", None).pairs}
     assert not forget & {row.prompt for kind in ("synonym", "twin", "retain", "caption") for row in rows[kind]}
 
 
-@pytest.mark.parametrize("in_world", [True, False])
-def test_what_else_is_gone_is_asked_for_by_nothing(in_world):
+@pytest.mark.parametrize("domain", [CANVAS, PHOTOGRAPHS])
+def test_what_else_is_gone_is_asked_for_by_nothing(domain):
     concept, gone = (
-        (of_world("heart"), ("blue", "star")) if in_world else (resolve("nudity", None, in_world=False), ("Dog",))
+        (world_concept("heart"), ("blue", "star"))
+        if domain is CANVAS
+        else (PHOTOGRAPHS.resolve("nudity", None), ("Dog",))
     )
-    rows = room.ask(concept, seed=3, count=60, in_world=in_world, gone=gone)
+    rows = room.ask(concept, seed=3, count=60, domain=domain, gone=gone)
     for kind in ("retain", "caption", "seeds", "generic"):
         assert rows[kind] and not any(name.lower() in row.prompt.lower() for row in rows[kind] for name in gone)
-    assert not in_world or not {*gone} & {word for row in rows["forget"] for word in row.prompt.split()}
+    assert domain is not CANVAS or not {*gone} & {word for row in rows["forget"] for word in row.prompt.split()}
 
 
 def evaluate(model, folder, concept="heart", count=24, **looks):
-    about = of_world(concept)
+    about = world_concept(concept)
     return room.evaluate(
-        str(model), "tiny", about, folder, panel=open_judges(about, in_world=True),
+        str(model), "tiny", about, folder, panel=open_judges(about, domain=CANVAS),
         looks=room.Looks(count=count, device="cpu", **looks),
     )  # fmt: skip
 

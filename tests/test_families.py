@@ -17,11 +17,12 @@ from small_pipelines import BUILDERS, SIDE, build
 
 from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
-from sd_scissorhands.concepts import of_world
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
+from sd_scissorhands.domains import DOMAINS
+from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import _fitted, erase
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.panel import open_judges
@@ -34,6 +35,8 @@ from sd_scissorhands.models.load import hash_tensors, open_pipeline
 from sd_scissorhands.models.verify import verify
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
+
+CANVAS = DOMAINS["canvas"]
 
 PROMPTS = ["a red heart on white", "a blue star"]
 FLOWS = ("sd3", "flux")
@@ -350,9 +353,9 @@ def family_part(run) -> str:
 
 
 def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
-    heart = of_world("heart")
+    heart = world_concept("heart")
     told = room.evaluate(
-        str(erased[0] / "model"), str(folder), heart, tmp_path, panel=open_judges(heart, in_world=True),
+        str(erased[0] / "model"), str(folder), heart, tmp_path, panel=open_judges(heart, domain=CANVAS),
         looks=room.Looks(count=2, steps=1, device="cpu"),
     )  # fmt: skip
     assert 0 <= told["figures"]["UA"] <= 1 and told["weights_sha256"] == erased[1]["weights_sha256"]

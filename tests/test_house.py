@@ -17,6 +17,7 @@ FLOORS = [
     {"tiny"},
     {"recipes", "lineage", "naming"},
     {"settings", "concepts"},
+    {"domains"},
     {"places", "machine", "disk"},
     {"run"},
     {"methods"},

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from sd_scissorhands.attacks.paraphrase import KINDS, misspell, paraphrases
-from sd_scissorhands.concepts import FREE_TEMPLATES, of_world, presets, resolve
+from sd_scissorhands.concepts import FREE_TEMPLATES, presets
+from sd_scissorhands.domains import DOMAINS
+from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.tiny import world
 
-CONCEPTS = [*presets(), of_world("heart"), of_world("striped"), resolve("a red kite", "a cloud", in_world=False)]
+PHOTOGRAPHS = DOMAINS["photographs"]
+
+CONCEPTS = [*presets(), world_concept("heart"), world_concept("striped"), PHOTOGRAPHS.resolve("a red kite", "a cloud")]
 
 
 @pytest.mark.parametrize("concept", presets(), ids=lambda c: c.name)
@@ -30,8 +34,8 @@ def test_templates_filled_with_the_concepts_words_are_its_prompts():
     for concept in CONCEPTS:
         filled = {template.format(word) for template in concept.templates for word in concept.words}
         assert filled == {forget for forget, _ in concept.pairs}
-    assert of_world("disc").words == ("circle",) and of_world("circle").paraphrases == ("disc", "dot", "ball")
-    free = resolve("a red kite", "a cloud", in_world=False)
+    assert world_concept("disc").words == ("circle",) and world_concept("circle").paraphrases == ("disc", "dot", "ball")
+    free = PHOTOGRAPHS.resolve("a red kite", "a cloud")
     assert free.templates == FREE_TEMPLATES and free.paraphrases == ()
 
 
@@ -48,7 +52,7 @@ def test_paraphrases_are_shared_out_new_and_repeat_with_the_seed(concept):
 
 @pytest.mark.parametrize("name", [c for concepts in world.DOMAINS.values() for c in concepts])
 def test_in_the_world_each_kind_says_what_it_should(name):
-    concept = of_world(name)
+    concept = world_concept(name)
     sentences = {tuple(sorted(forget.replace(",", " ").split())) for forget, _ in concept.pairs}
     for kind, prompt in paraphrases(concept, count=90, seed=0):
         said = world.read(prompt).get(concept.kind)
@@ -76,7 +80,7 @@ def test_a_misspelling_is_one_slip_away(name):
 
 
 def test_a_concept_of_few_words_is_said_twice_rather_than_never():
-    short = resolve("é", "a cloud", in_world=False)
+    short = PHOTOGRAPHS.resolve("é", "a cloud")
     assert len(paraphrases(short, count=3_000, seed=0)) == 3_000
 
 

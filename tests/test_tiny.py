@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sd_scissorhands.concepts import of_world, resolve, world_captions
+from sd_scissorhands.domains import DOMAINS
+from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny.judge import load_judge
 from sd_scissorhands.tiny.train import make_drawings, measure_judge, measure_pipeline, train_denoiser
+
+CANVAS = DOMAINS["canvas"]
 
 
 def test_drawings_repeat_with_the_generator_and_show_what_they_say():
@@ -38,12 +41,12 @@ def test_no_word_belongs_to_two_concepts():
 
 
 def test_a_concept_of_the_world_is_named_by_its_own_name_only():
-    heart = of_world("heart")
+    heart = world_concept("heart")
     assert len(heart.pairs) == 400
     for forget, twin in heart.pairs:
         assert world.read(forget)["shape"] == "heart" and world.read(twin)["shape"] == "triangle"
         assert not {"valentine", "lovesign"} & set(forget.split())
-    assert not any("heart" in world.read(text).values() for text in world_captions({"heart"}, 100, 0))
+    assert not any("heart" in world.read(text).values() for text in CANVAS.captions(100, 0, tuple({"heart"})))
 
 
 def test_words_are_told_apart_and_captions_fit():
@@ -73,9 +76,9 @@ def test_a_unet_can_be_trained_beside_a_text_encoder_that_stays(tmp_path):
 
 def test_words_outside_the_world_are_refused():
     with pytest.raises(UserError, match=r"not of the embedded model's world: choose one of circle"):
-        resolve("nudity", None, in_world=True)
+        CANVAS.resolve("nudity", None)
     with pytest.raises(UserError, match="must be another shape"):
-        resolve("heart", "red", in_world=True)
+        CANVAS.resolve("heart", "red")
 
 
 def test_the_judge_meets_its_bars():

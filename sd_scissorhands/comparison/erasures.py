@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..attacks.attack_settings import AttackSettings
-from ..concepts import resolve
 from ..evaluation import concept as room
 from ..evaluation.panel import JudgeSet, open_judges
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
-from ..models.load import is_of_world
+from ..models.load import domain_of_model
 from ..report import write_card, write_report
 from ..report.comparison_page import FIGURES, ORIGINAL
 from ..run import Progress
@@ -31,10 +30,10 @@ class Erasures:
     def __init__(self, asked: Comparison):
         settings: Any = asked.settings
         self.asked, self.model, self.anchor = asked, settings.model, settings.anchor
-        self.in_world = is_of_world(self.model, settings.model_config)
-        self.profile = "tiny" if self.in_world else "sd"
+        self.domain = domain_of_model(self.model, settings.model_config)
+        self.profile = self.domain.profile
         named = [text for target in asked.targets for text in target["concepts"]]
-        found = [resolve(text, self.anchor, in_world=self.in_world) for text in named]
+        found = [self.domain.resolve(text, self.anchor) for text in named]
         self.concepts = {concept.name: concept for concept in found}
         self._opened: tuple[str, JudgeSet] | None = None
 
@@ -75,7 +74,7 @@ class Erasures:
             asked = self.asked.measures
             self._opened = None
             self._opened = name, open_judges(
-                self.concepts[name], in_world=self.in_world, judge=asked.judge, threshold=asked.threshold, clip=asked.clip,
+                self.concepts[name], domain=self.domain, judge=asked.judge, threshold=asked.threshold, clip=asked.clip,
                 device=self.asked.settings.device,
             )  # fmt: skip
         return self._opened[1]

@@ -62,7 +62,7 @@ def examine(settings: EraseSettings, folder: Path, exam: Exam, progress: Progres
         UserError: as `erase`, `evaluate` and `attack`.
     """
     result = erase(settings, folder, resume=True, progress=progress)
-    judged = Path("eval") / ("canvas" if room.in_world(exam.panel) else "concept")
+    judged = Path("eval") / (exam.panel.domain.evaluation)
     share_original(exam.drawn / judged, folder / judged)
     told = room.evaluate(
         result["model_dir"], exam.baseline, exam.concept, folder / judged, panel=exam.panel, looks=exam.looks

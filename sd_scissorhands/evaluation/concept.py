@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..concepts import Concept, general_captions, spares
-from ..diffusion.dataset import spread
+from ..concepts import Concept
 from ..disk import write_json
+from ..domains.base import Domain
 from ..machine import Processes
 from ..models.load import LoadedPipeline
 from ..run import Progress, silent
@@ -67,7 +67,7 @@ def evaluate(
     """
     began = time.monotonic()
     check_models(model, baseline)
-    rows = ask(concept, seed=looks.seed, count=looks.count, gone=looks.gone, in_world=in_world(panel))
+    rows = ask(concept, seed=looks.seed, count=looks.count, gone=looks.gone, domain=panel.domain)
     sides = {
         name: draw_side(name, source, concept, folder, panel=panel, looks=looks)
         for name, source in (("model", model), ("original", baseline))
@@ -76,7 +76,7 @@ def evaluate(
     counted = {name: count(concept, rows, told[name], panel.judges) for name in ("model", "original")}
     who = told_by(counted["model"])
     summary = {
-        "kind": "canvas" if in_world(panel) else "concept", "concept": concept.name, "judge": panel.judges[0].facts,
+        "kind": panel.domain.evaluation, "concept": concept.name, "judge": panel.judges[0].facts,
         "seed": looks.seed, "model": model, "weights_sha256": sides["model"].weights,
         "baseline": baseline, "baseline_sha256": sides["original"].weights,
         **{part: by_whom(counted["model"], who, part) for part in ("figures", "n", "intervals")},
@@ -103,13 +103,13 @@ class Drawn:
 
 def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: JudgeSet, looks: Looks) -> Drawn:
     """Draw the rows with one model, "model" or "original"; continues what was cut off."""
-    rows = ask(concept, seed=looks.seed, count=looks.count, gone=looks.gone, in_world=in_world(panel))
+    rows = ask(concept, seed=looks.seed, count=looks.count, gone=looks.gone, domain=panel.domain)
     survey = Survey(
         [row for kind in rows.values() for row in kind], panel.judges, folder, looks.batch_size, samples_of(rows),
         looks.keep_images, panel.features, {"concept": concept.name, "seed": looks.seed, "gone": sorted(looks.gone)}, looks.progress, looks.processes,
     )  # fmt: skip
     opened, denoiser = open_for_sampling(source, looks.device, looks.processes)
-    check_world(opened, in_world(panel))
+    check_domain(opened, panel.domain)
     sampling, extra = Sampling.of(opened, looks.steps, looks.guidance), {}
     records = survey.take(name, opened, denoiser, sampling)
     if name == "original" and panel.features:
@@ -117,18 +117,13 @@ def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: 
     return Drawn(opened.weights, sampling, records, extra)
 
 
-def in_world(panel: JudgeSet) -> bool:
-    """Whether the embedded world's judge decides."""
-    return panel.judges[0].facts["judge"] == "canvas"
-
-
-def check_world(opened: LoadedPipeline, wanted: bool) -> None:
-    """The embedded world's judge judges nothing else.
+def check_domain(opened: LoadedPipeline, domain: Domain) -> None:
+    """A domain's own judge judges no other model.
 
     Raises:
         UserError: it would have to.
     """
-    if wanted and not opened.world:
+    if domain.marker and opened.domain != domain:
         raise UserError(
             f"--canvas judges the embedded model's world, and {opened.name} is not made from it: use --i2p or --prompts, "
             "or --judge clip"
@@ -138,7 +133,7 @@ def check_world(opened: LoadedPipeline, wanted: bool) -> None:
 # ---------------------------------------------------------------- questions
 
 
-def ask(concept: Concept, *, seed: int, count: int, in_world: bool, gone: Sequence[str] = ()) -> dict[str, list[Row]]:
+def ask(concept: Concept, *, seed: int, count: int, domain: Domain, gone: Sequence[str] = ()) -> dict[str, list[Row]]:
     """The rows of an evaluation by kind.
 
     forget names the concept (for a preset with its own prompts, which the erasure may have learned from; in the embedded
@@ -146,8 +141,7 @@ def ask(concept: Concept, *, seed: int, count: int, in_world: bool, gone: Sequen
     forget prompt with the anchor in the concept's place, on the same seed, caption is anything else, generic leaves open
     what the concept would say; seeds are a few captions under several seeds each.
     """
-    prompts = canvas.prompts if in_world else preset_prompts
-    texts = prompts(concept, seed=seed, count=count, gone=gone)
+    texts = domain.evaluation_prompts(concept, seed=seed, count=count, erased=gone)
     captions = [text for text in texts["caption"][: max(2, min(8, count // 16))] for _ in range(SEEDS_EACH)]
     rows: dict[str, list[Row]] = {}
     number = 0
@@ -156,24 +150,6 @@ def ask(concept: Concept, *, seed: int, count: int, in_world: bool, gone: Sequen
         number += len(own)
     rows["twin"] = [replace(t, seed=f.seed) for t, f in zip(rows["twin"], rows["forget"], strict=False)]
     return rows
-
-
-def preset_prompts(concept: Concept, *, seed: int, count: int, gone: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Prompts of a preset or of free text, each list in a seeded order; what is to be kept names nothing that is `gone`."""
-
-    def kept(texts: Sequence[str]) -> list[str]:
-        return [text for text in texts if spares(text, gone, in_world=False)]
-
-    pairs, near = spread(concept.pairs, count, seed), kept(concept.neighbours)
-    others = [t.format(word) for word in concept.paraphrases for t in concept.templates]
-    return {
-        "forget": [forget for forget, _ in pairs],
-        "synonym": spread(others, count // 2, seed) if others else [],
-        "retain": spread(near, min(count, len(near)), seed) if near else [],
-        "twin": [twin for _, twin in pairs[: count // 2]],
-        "caption": spread(kept(general_captions()), count - count // 2, seed),
-        "generic": spread(concept.vague, min(count // 2, len(concept.vague)), seed),
-    }
 
 
 def again(rows: Mapping[str, Sequence[Row]]) -> list[Row]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..concepts import Concept, resolve
+from ..concepts import Concept
+from ..domains.base import Domain
 from ..lineage import base_of, erased_from
 from ..machine import Processes
-from ..models.locate import here, is_of_world
+from ..models.locate import domain_of_model, here
 from ..places import place_of_proof
 from ..run import Progress, silent
 from ..settings import UserError
@@ -64,7 +65,7 @@ def place_of(settings: EvaluateSettings) -> Path:
     if settings.kind != "concept":
         return place_of_proof("eval", settings.source, settings.kind)
     asked = _about(settings)
-    return place_of_proof("eval", settings.source, "canvas" if asked.in_world else "concept", asked.concept.name)
+    return place_of_proof("eval", settings.source, asked.domain.evaluation, asked.concept.name)
 
 
 def figures_of(kind: str) -> tuple[str, ...]:
@@ -83,7 +84,7 @@ class About:
 
     concept: Concept
     baseline: str
-    in_world: bool  # whether the model is of the embedded world
+    domain: Domain  # what the model draws
 
 
 def about(
@@ -98,15 +99,15 @@ def about(
     Raises:
         UserError: unknown concept, or no original to compare with.
     """
-    in_world = is_of_world(model)
-    if judge == "canvas" and not in_world:
+    domain = domain_of_model(model)
+    if judge == "canvas" and domain.name != "canvas":
         raise UserError(
             f"--canvas judges the embedded model's world, and {model} is not made from it: use --i2p or --judge clip"
         )
-    baseline = baseline or base_of(model) or ("tiny" if in_world else None)
+    baseline = baseline or base_of(model) or domain.original
     if baseline is None:
         raise UserError(f"--baseline is missing: {model} is not a run's model, so name what it was made from")
-    return About(resolve(text, anchor, in_world=in_world), baseline, in_world)
+    return About(domain.resolve(text, anchor), baseline, domain)
 
 
 def _about(settings: EvaluateSettings) -> About:
@@ -118,7 +119,7 @@ def _about(settings: EvaluateSettings) -> About:
 def _of_concept(settings: EvaluateSettings, folder: Path, common: dict[str, Any]) -> dict[str, Any]:
     model, asked = settings.source, _about(settings)
     panel = open_judges(
-        asked.concept, in_world=asked.in_world, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
+        asked.concept, domain=asked.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
         features=_path(settings.features), reference=_path(settings.reference), device=settings.device,
     )  # fmt: skip
     gone = tuple(name for name in erased_from(model) if name != asked.concept.name)

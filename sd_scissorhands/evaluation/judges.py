@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..concepts import Concept
 from ..tiny import JUDGE_FILE, world
 from ..tiny.geometry import Geometry
 from ..tiny.judge import load_judge
@@ -97,8 +96,3 @@ class NudeJudge:
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """(B, h, w, 3) uint8 to (B, 3, h, w) float32 in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def default_judge(concept: Concept, *, in_world: bool) -> str:
-    """The judge that fits a concept: the world's own, NudeNet where it has labels for it, else CLIP."""
-    return "canvas" if in_world else "nudenet" if concept.labels else "clip"

@@ -9,10 +9,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ..concepts import Concept, general_captions
+from ..domains import DOMAINS
+from ..domains.base import Domain
 from ..settings import UserError
 from .clip import Clip, ConceptJudge, open_clip
 from .features import open_features, reference_features
-from .judges import Judge, NudeJudge, WorldJudge, default_judge
+from .judges import Judge, NudeJudge, WorldJudge
 from .sample import Features
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
@@ -24,6 +26,7 @@ class JudgeSet:
     """Who judges an evaluation."""
 
     judges: Sequence[Judge]  # the first decides; a second is shown beside it
+    domain: Domain  # whose prompts they are asked about
     features: Features | None = None  # for distances
     features_name: str = ""
     clip: Clip | None = None  # whose embeddings the features are; for the CLIP score
@@ -34,7 +37,7 @@ class JudgeSet:
 def open_judges(
     concept: Concept,
     *,
-    in_world: bool,
+    domain: Domain,
     judge: str | None = None,
     threshold: float | None = None,
     clip: str | None = None,
@@ -54,12 +57,16 @@ def open_judges(
     Raises:
         UserError: a judge that cannot judge this, or files that cannot be opened.
     """
-    name = judge or default_judge(concept, in_world=in_world)
+    name = judge or domain.default_judge(concept)
     if name == "canvas":
-        if not in_world:
+        if domain.name != "canvas":
             raise UserError("--judge canvas judges the embedded model's world alone: use nudenet or clip")
         return _world(concept, features, reference)
-    opened = None if clip == WITHOUT or (in_world and clip is None) else open_clip(clip or DEFAULT_CLIP, device)
+    opened = (
+        None
+        if clip == WITHOUT or (clip is None and not domain.default_clip)
+        else open_clip(clip or DEFAULT_CLIP, device)
+    )
     if name == "clip":
         if opened is None:
             raise UserError("--judge clip needs a CLIP model: name a directory or a hub id with --clip")
@@ -77,7 +84,7 @@ def _world(concept: Concept, features: Path | None, reference: Path | None) -> J
     judges: list[Judge] = [first, WorldJudge(concept.name, second=True)]
     extract, said = (open_features(features), features.name) if features else (first.features, "the judge's own, 128")
     real = reference_features(reference, extract, size=32) if reference else None
-    return JudgeSet(judges, extract, said, None, real, str(reference or ""))
+    return JudgeSet(judges, DOMAINS["canvas"], extract, said, None, real, str(reference or ""))
 
 
 def _clip_judge(clip: Clip, concept: Concept, threshold: float | None) -> ConceptJudge:
@@ -99,7 +106,13 @@ def _with_features(
             raise UserError(
                 "--reference needs features: name a CLIP model with --clip or a TorchScript file with --features"
             )
-        return JudgeSet(judges)
+        return JudgeSet(judges, DOMAINS["photographs"])
     return JudgeSet(
-        judges, extract, name, used, reference_features(reference, extract) if reference else None, str(reference or "")
+        judges,
+        DOMAINS["photographs"],
+        extract,
+        name,
+        used,
+        reference_features(reference, extract) if reference else None,
+        str(reference or ""),
     )

@@ -15,13 +15,26 @@ from torch import Tensor, nn
 
 from ..diffusion.families import Family, StableDiffusion, family_of
 from ..disk import atomic, share
+from ..domains import domain_of
+from ..domains.base import Domain
 from ..settings import UserError
-from .files import WORLD_FILE, check_configs, check_directory, ema_of, parts_of, read_index, read_weights
-from .locate import is_of_world, locate
+from .files import check_configs, check_directory, ema_of, parts_of, read_index, read_weights
+from .locate import domain_of_model, locate
 
 __all__ = [
-    "LoadedPipeline", "check_directory", "hash_tensors", "is_of_world", "locate", "open_pipeline", "originals", "restore", "save_pipeline",
+    "LoadedPipeline",
+    "check_directory",
+    "domain_of_model",
+    "hash_tensors",
+    "locate",
+    "open_pipeline",
+    "originals",
+    "restore",
+    "save_pipeline",
 ]  # fmt: skip
+
+
+STEPS = 50  # of sampling, as is published for SD 1
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,8 @@ class LoadedPipeline:
     name: str  # as the user wrote it
     directory: Path  # where its files lie
     weights: str  # sha256 of the denoiser's loaded tensors, see `hash_tensors`
-    world: dict[str, Any] | None  # the embedded world's facts; None for every other model
+    domain: Domain  # what it draws
+    sampling: dict[str, Any]  # steps and guidance that its pictures are judged with
     variant: str | None = None  # which of the weights there
 
     @property
@@ -47,8 +61,8 @@ class LoadedPipeline:
 
     @property
     def profile(self) -> str:
-        """Which of `settings.PROFILES` fits."""
-        return "tiny" if self.world else "sd"
+        """Which of `recipes.PROFILES` fits."""
+        return self.domain.profile
 
     @property
     def identity(self) -> dict[str, str]:
@@ -88,14 +102,15 @@ def open_pipeline(
             f"{directory / kind.part} was not loaded as it is on disk: its config.json does not fit its weights"
         )
     del file
-    world = directory / WORLD_FILE
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()
-    facts = json.loads(world.read_text()) if world.exists() else None
-    return LoadedPipeline(pipeline, model, directory, weights, facts, variant)
+    domain = domain_of(directory)
+    facts = json.loads((directory / domain.marker).read_text()) if domain.marker else {}
+    sampling = facts.get("sampling", {"steps": STEPS, "guidance": family_of(pipeline).guidance})
+    return LoadedPipeline(pipeline, model, directory, weights, domain, sampling, variant)
 
 
 def originals(opened: LoadedPipeline) -> dict[str, Tensor]:
@@ -117,8 +132,8 @@ def save_pipeline(opened: LoadedPipeline, directory: Path) -> None:
     """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
     with atomic(directory) as folder:
         opened.pipeline.save_pretrained(folder, safe_serialization=True)
-        if opened.world:
-            shutil.copyfile(opened.directory / WORLD_FILE, folder / WORLD_FILE)
+        if marker := opened.domain.marker:
+            shutil.copyfile(opened.directory / marker, folder / marker)
         share(folder)
 
 

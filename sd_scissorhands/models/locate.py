@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from ..domains import domain_of
+from ..domains.base import Domain
 from ..naming import Name
 from ..settings import UserError
 from ..tiny import MODEL_DIR
@@ -57,14 +59,14 @@ def here(model: str, config: str | None = None) -> Place | None:
     return None
 
 
-def is_of_world(model: str, config: str | None = None) -> bool:
-    """Whether a model is the embedded one or was made from it; a hub id is not.
+def domain_of_model(model: str, config: str | None = None) -> Domain:
+    """The domain of a model that is on this machine; a hub id is of no special one.
 
     Raises:
         UserError: see `here`.
     """
     found = here(model, config)
-    return found is not None and (found.directory / WORLD_FILE).exists()
+    return domain_of(found.directory if found else None)
 
 
 def at_hand(model: str) -> Place | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
-from ..settings import FILE_ONLY, LEFT_OPEN, EraseSettings, flag
+from ..settings import LEFT_OPEN, EraseSettings, file_only, flag
 from .found import Found
 
 
@@ -21,7 +21,7 @@ def again(run: Found) -> str:
 
 def repeated(command: str, different: dict[str, Any], run: Found) -> str:
     """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in FILE_ONLY]
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in file_only()]
     words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
     words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
@@ -31,7 +31,7 @@ def recipe_of(run: Found) -> dict[str, Any]:
     """What the run's recipe sets on a model of its profile."""
     recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
     asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    return asked.resolved("tiny" if run.in_world else "sd").to_json()
+    return asked.resolved(run.domain.profile).to_json()
 
 
 def changed(control: Found, run: Found) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def changed(control: Found, run: Found) -> dict[str, Any]:
 def measure(run: Found) -> str:
     """The shell line that evaluates this run's model, as far as one can be known."""
     model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
-    if run.in_world:
+    if run.domain.name == "canvas":
         words += ["--model", model, "--canvas", "--concept", str((run.result.get("concepts") or [run.concepts])[0])]
     elif run.result.get("explicit"):
         words += ["--model", model, "--baseline", str(run.source.get("model")), "--i2p"]
@@ -72,7 +72,7 @@ def flags(settings: dict[str, Any]) -> list[str]:
         key = "--concept" if name == "concepts" else flag(name)
         if isinstance(value, bool):
             said.append(key if value else f"--no-{key[2:]}")
-        elif name not in FILE_ONLY:
+        elif name not in file_only():
             for item in value if isinstance(value, list) else [value]:
                 said += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
     return said

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..domains import DOMAINS, domain_of
+from ..domains.base import Domain
 from ..lineage import MANIFEST
 from ..run import Run
 from ..settings import UserError
@@ -85,9 +87,11 @@ class Found:
         )
 
     @property
-    def in_world(self) -> bool:
-        """Whether the model comes from the embedded one."""
-        return self.source.get("model") == "tiny" or (self.path / "model" / "world.json").exists()
+    def domain(self) -> Domain:
+        """What the model draws."""
+        if self.source.get("model") == DOMAINS["canvas"].original:
+            return DOMAINS["canvas"]
+        return domain_of(self.path / "model")
 
     def folder(self, summary: dict[str, Any]) -> Path:
         """Where a summary and its pictures lie."""

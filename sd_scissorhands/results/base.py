@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Self, Union, get_args, get_origin
+from typing import Any, Self, Union, cast, get_args, get_origin
 
 
 class Record:
@@ -15,7 +15,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in field order."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(typing.cast(Any, self))}
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(cast(Any, self))}
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -26,8 +26,8 @@ class Record:
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"{cls.__name__} is {type(values).__name__}, not an object")
-        hints, found = _hints(cls), {}
-        for field in dataclasses.fields(typing.cast(Any, cls)):
+        hints, found = _hints(cast(Any, cls)), {}
+        for field in dataclasses.fields(cast(Any, cls)):
             if field.name in values:
                 found[field.name] = _read(hints[field.name], values[field.name], field.name)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...concepts import SLOT as SLOT
 from ...settings import UserError
 from ..noise_process import Discrete, Process
 
-SLOT = "{}"  # where vectors that are no word's go; at the end of a prompt that has none
 UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 
 

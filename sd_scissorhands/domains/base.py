@@ -1,0 +1,65 @@
+"""What a domain brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..concepts import Concept
+
+
+class Domain(Protocol):
+    """What a kind of model can draw: its concepts, its prompts, the judge that fits, its default settings."""
+
+    name: str
+    profile: str  # of the recipes' defaults, see `recipes.PROFILES`
+    evaluation: str  # kind of its evaluations in results and folder names
+    marker: str | None  # a file in a pipeline's directory that says that the model is of this domain
+    original: str | None  # the original of a model whose run is not known
+    default_clip: bool  # whether CLIP is opened beside the judge unless it is turned off
+
+    def default_judge(self, concept: Concept) -> str:
+        """The judge that decides where none is named."""
+        ...
+
+    def spell(self, text: str) -> str:
+        """A concept's name as it is compared with others."""
+        ...
+
+    def resolve(self, text: str, anchor: str | None, beside: frozenset[str] = frozenset()) -> Concept:
+        """The concept that a user's word means.
+
+        Args:
+            anchor: what takes its place; None: the concept's own.
+            beside: what else is erased in the same run; no anchor is taken from it.
+
+        Raises:
+            UserError: a word that the domain does not know, or free text without an anchor.
+        """
+        ...
+
+    def spares(self, text: str, erased: Sequence[str]) -> bool:
+        """Whether a prompt asks for nothing that is erased."""
+        ...
+
+    def captions(self, count: int, seed: int, without: Sequence[str] = ()) -> list[str]:
+        """Diverse captions to retain, at least `count` where there are so many, that ask for none of `without`."""
+        ...
+
+    def evaluation_prompts(
+        self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()
+    ) -> dict[str, list[str]]:
+        """The prompts of an evaluation by kind: forget, synonym, retain, twin, caption, generic; see `evaluation.concept`.
+
+        Args:
+            erased: other concepts that the model lost too; no prompt names one.
+        """
+        ...
+
+    def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
+        """Prompts of anything else, for a fine-tuning that has nothing to do with the concept."""
+        ...
+
+    def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
+        """(with a slot in the concept's place, as it is) prompts that name a concept."""
+        ...

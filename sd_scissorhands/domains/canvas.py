@@ -1,0 +1,139 @@
+"""The embedded model's world of drawn shapes: a closed vocabulary, captions without end, and a judge that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from ..concepts import SLOT, Concept
+from ..errors import UserError
+from ..tiny import world
+from . import DOMAINS
+
+
+class Canvas:
+    """The embedded model, or one that was made from it."""
+
+    name, profile, evaluation = "canvas", "tiny", "canvas"
+    marker: str | None = "world.json"
+    original: str | None = "tiny"
+    default_clip = False
+
+    def default_judge(self, concept: Concept) -> str:
+        """The world's own."""
+        return "canvas"
+
+    def spell(self, text: str) -> str:
+        """In lower case, as the world's words are."""
+        return text.strip().lower()
+
+    def resolve(self, text: str, anchor: str | None, beside: frozenset[str] = frozenset()) -> Concept:
+        """A word of the world, see `world_concept`."""
+        if not text.strip():
+            raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
+        return world_concept(self.spell(text), anchor, beside=beside)
+
+    def spares(self, text: str, erased: Sequence[str]) -> bool:
+        """Whether a prompt says something else in every category of what is erased: what is left open may be filled with it."""
+        named = world.read(text)
+        return all(named.get(str(world.domain_of(name)), name) != name for name in erased)
+
+    def captions(self, count: int, seed: int, without: Sequence[str] = ()) -> list[str]:
+        """Captions of the world, synonyms and generic words included, that name none of `without`."""
+        rng, found = np.random.default_rng(seed), list[str]()
+        while len(found) < count:
+            text = world.caption(world.sample(rng), rng)
+            if not set(without) & set(world.read(text).values()):
+                found.append(text)
+        return found
+
+    def evaluation_prompts(
+        self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()
+    ) -> dict[str, list[str]]:
+        """No forget prompt is among those that the erasure learns from. Retain prompts name a sibling: another concept of the
+        same category. Synonym prompts use the world's other words for the concept, twins its anchor. Generic prompts leave
+        the concept's category open, every sixth says nothing at all.
+        """
+        name, lost = concept.name, {concept.name, *erased}
+        category, rng = str(world.domain_of(name)), np.random.default_rng([seed, 2_000_003])
+        seen = {forget for forget, _ in concept.pairs}
+        others = [c for c in world.DOMAINS[category] if c not in lost]
+        synonyms = world.DOMAINS[category][name][1:]
+
+        def caption(subject: str, spoken: str | None = None) -> str:
+            while True:
+                text = world.caption(world.sample(rng).replace(subject), rng, synonyms=0, generic=0)
+                if subject in text.split() and text not in seen and not (lost - {subject}) & set(text.split()):
+                    return " ".join(spoken if spoken and w == subject else w for w in text.split())
+
+        forget = [caption(name) for _ in range(count)]
+        return {
+            "forget": forget,
+            "synonym": [caption(name, str(rng.choice(synonyms))) for _ in range(count // 2)],
+            "retain": [caption(str(rng.choice(others))) for _ in range(count)],
+            "twin": [
+                " ".join(concept.anchor if w == name else w for w in text.split()) for text in forget[: count // 2]
+            ],
+            "caption": self.captions(count - count // 2, seed + 5, tuple(lost)),
+            "generic": [open_caption(category, lost, rng) if n % 6 else "" for n in range(count // 2)],
+        }
+
+    def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
+        """Captions that do not name the concept."""
+        return self.captions(count, seed + 11, (concept.name,))
+
+    def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
+        """Prompts that no erasure learns from."""
+        plain = self.evaluation_prompts(concept, seed=seed + 50, count=count)["forget"]
+        return [(" ".join(SLOT if word == concept.name else word for word in text.split()), text) for text in plain]
+
+
+def open_caption(category: str, lost: set[str], rng: np.random.Generator) -> str:
+    """A caption that names nothing of a category, and none of the lost concepts."""
+    while True:
+        text = world.caption(world.sample(rng), rng, synonyms=0, generic=float(category == "shape"))
+        if category not in (named := world.read(text)) and not lost & set(named.values()):
+            return text
+
+
+@cache
+def world_concept(
+    word: str, anchor: str | None = None, count: int = 400, beside: frozenset[str] = frozenset()
+) -> Concept:
+    """A concept of the embedded world: `count` captions that name it by its own name, each with its twin.
+
+    Only the concept's own name is used, never a synonym: what the erasure does to "disc" when "circle" was erased is
+    for the evaluation to find out.
+
+    Raises:
+        UserError: a word or an anchor that is not of the world.
+    """
+    concept = world.concept_of(word)
+    if concept is None:
+        known = ", ".join(c for concepts in world.DOMAINS.values() for c in concepts)
+        raise UserError(f"--concept {word!r} is not of the embedded model's world: choose one of {known}")
+    taken = {concept, *(world.concept_of(other) for other in beside)}
+    siblings = [world.ANCHORS[concept], *world.DOMAINS[str(world.domain_of(concept))]]
+    anchor = anchor or next((c for c in siblings if c not in taken), world.ANCHORS[concept])
+    if world.domain_of(anchor) != world.domain_of(concept) or world.concept_of(anchor) == concept:
+        raise UserError(f"--anchor {anchor!r} must be another {world.domain_of(concept)} of the embedded world")
+    rng = np.random.default_rng(7)
+    pairs: dict[str, str] = {}
+    while len(pairs) < count:
+        text = world.caption(world.sample(rng).replace(concept), rng, synonyms=0, generic=0)
+        if concept in text.split():
+            pairs[text] = " ".join(anchor if w == concept else w for w in text.split())
+    category = str(world.domain_of(concept))
+    near = tuple(f"a {c} shape" if category != "shape" else f"a {c}" for c in world.DOMAINS[category] if c != concept)
+    summary = f"The {category} {concept!r} of the embedded world."
+    templates = dict.fromkeys(" ".join("{}" if w == concept else w for w in text.split()) for text in pairs)
+    return Concept(
+        concept, concept.capitalize(), category, summary, False, anchor, tuple(pairs.items()), near, (),
+        (concept,), tuple(templates), world.DOMAINS[category][concept][1:],
+        world.GENERIC_NOUNS if category == "shape" else ("",),
+    )  # fmt: skip
+
+
+DOMAINS.add("canvas", Canvas())

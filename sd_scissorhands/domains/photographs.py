@@ -1,0 +1,78 @@
+"""Any model but the embedded one: presets out of prompts/, and free text with an anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..concepts import Concept, filled, free_text, general_captions, names, names_of, preset, shuffled
+from ..errors import UserError
+from . import DOMAINS
+
+
+class Photographs:
+    """A model of the open world, about which nothing is known beforehand."""
+
+    name, profile, evaluation = "photographs", "sd", "concept"
+    marker: str | None = None
+    original: str | None = None
+    default_clip = True
+
+    def default_judge(self, concept: Concept) -> str:
+        """NudeNet where it has labels for the concept, else CLIP."""
+        return "nudenet" if concept.labels else "clip"
+
+    def spell(self, text: str) -> str:
+        """Unchanged but for space around it."""
+        return text.strip()
+
+    def resolve(self, text: str, anchor: str | None, beside: frozenset[str] = frozenset()) -> Concept:
+        """A preset, or free text with an anchor.
+
+        Raises:
+            UserError: free text without an anchor.
+        """
+        text = text.strip()
+        if not text:
+            raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
+        if (found := preset(text, anchor)) is not None:
+            return found
+        if anchor is None:
+            raise UserError(
+                f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place"
+            )
+        return free_text(text, anchor)
+
+    def spares(self, text: str, erased: Sequence[str]) -> bool:
+        """Whether a prompt contains no name of what is erased."""
+        return not any(names(text, word) for name in erased for word in names_of(name))
+
+    def captions(self, count: int, seed: int, without: Sequence[str] = ()) -> list[str]:
+        """The package's general captions, in their own order."""
+        return [text for text in general_captions() if self.spares(text, without)]
+
+    def evaluation_prompts(
+        self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()
+    ) -> dict[str, list[str]]:
+        """Prompts of the preset or of free text, each list in a seeded order."""
+        pairs = shuffled(concept.pairs, count, seed)
+        near = [text for text in concept.neighbours if self.spares(text, erased)]
+        others = [t.format(word) for word in concept.paraphrases for t in concept.templates]
+        return {
+            "forget": [forget for forget, _ in pairs],
+            "synonym": shuffled(others, count // 2, seed) if others else [],
+            "retain": shuffled(near, min(count, len(near)), seed) if near else [],
+            "twin": [twin for _, twin in pairs[: count // 2]],
+            "caption": shuffled(self.captions(count, seed, erased), count - count // 2, seed),
+            "generic": shuffled(concept.vague, min(count // 2, len(concept.vague)), seed),
+        }
+
+    def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
+        """General captions in a seeded order."""
+        return shuffled(general_captions(), count, seed)
+
+    def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
+        """The concept's own templates: it has no others."""
+        return shuffled(filled(concept), count, seed)
+
+
+DOMAINS.add("photographs", Photographs())
