@@ -27,8 +27,8 @@ from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.recipes import DEFAULT_RECIPE, RECIPES
-from sd_scissorhands.report.commands import again
-from sd_scissorhands.report.found import read_run
+from sd_scissorhands.report.commands import repeat_command
+from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
 from sd_scissorhands.tiny import world
@@ -595,7 +595,7 @@ def test_a_run_of_before_the_look_ahead_by_name_is_resumed_as_what_it_was(short,
     manifest = json.loads(file.read_text())
     assert manifest["settings"].pop("ahead") == "mixture"
     file.write_text(json.dumps(manifest))
-    assert 'ahead = "mixture"' in again(read_run(tmp_path / "run"))
+    assert 'ahead = "mixture"' in repeat_command(read_run(tmp_path / "run"))
     assert erase(asked, tmp_path / "run", resume=True)["weights_sha256"] == made["weights_sha256"]
     assert Run.read(tmp_path / "run").settings.resolved("tiny").ahead == "mixture"
     with pytest.raises(UserError, match=r"\(ahead mixture there, name here\)"):  # as a file names it: no flag says it

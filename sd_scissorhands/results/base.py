@@ -6,9 +6,11 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Self, Union, cast, get_args, get_origin
+from pathlib import Path
+from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin
 
 
 class Record:
@@ -49,6 +51,26 @@ class Record:
         return cls(**found)
 
 
+@dataclass(frozen=True)
+class Reported(Record):
+    """A result with files and a page: what the public functions return. A notebook shows its figures and pictures."""
+
+    folder: Path | None = field(default=None, kw_only=True, compare=False)  # where its files lie; not in JSON
+    report: Path | None = field(default=None, kw_only=True, compare=False)  # its page, once it is written
+
+    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda result: None)  # the interface sets it, see `api`
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, in field order; the page comes last, and only where there is one."""
+        values = super().to_json()
+        values.pop("folder")
+        report = values.pop("report")
+        return values | ({"report": report} if report else {})
+
+    def _repr_html_(self) -> str | None:
+        return type(self).to_html(self)
+
+
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -59,7 +81,9 @@ def _plain(value: Any) -> Any:
         return value.to_json()
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple | frozenset) else value
+    if isinstance(value, list | tuple | frozenset):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _read(kind: Any, value: Any, name: str, strict: bool) -> Any:
@@ -96,6 +120,8 @@ def _read(kind: Any, value: Any, name: str, strict: bool) -> Any:
         return float(value) if isinstance(value, float) else value
     if (kind is int and type(value) is int) or (kind in (str, bool) and type(value) is kind):
         return value
+    if kind is Path and isinstance(value, str):
+        return Path(value)
     if kind in (dict, list) and isinstance(value, kind):
         return value
     raise ValueError(f"{name} is {type(value).__name__}, not {getattr(kind, '__name__', kind)}")
