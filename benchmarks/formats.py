@@ -20,10 +20,10 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import rows
 import sd14
 import torch
-from experiments import markdown, publish
 from rows import MIB, Row, probe
 from safetensors.torch import load_file, save_file
 
+from experiments import markdown, publish
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.source import Source
 from sd_scissorhands.show import still_libraries

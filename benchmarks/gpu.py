@@ -21,12 +21,12 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import rows
 import torch
-from experiments import markdown
 from reference import Batch, Reference
 from rows import Row, Turn
 from sd14 import TOKENS, build, build_encoders, erasure, save_pipeline
 from steps import Ours, numel, of_settings, settle
 
+from experiments import markdown
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.evaluation.prompts import Row as Prompt
 from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling

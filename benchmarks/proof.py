@@ -13,8 +13,9 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
 import torch
-from experiments import machine
 from rows import Row, interleave, record, row, spread, tabulate
+
+from experiments import machine
 
 ROUNDS, PICTURES, DRAWN = 5, 48, 32
 NUDENET, SAMPLING = "NudeNet, 512 x 512 pictures", "sampling, embedded model, 20 steps"

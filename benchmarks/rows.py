@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from experiments import markdown, publish
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"

@@ -122,7 +122,7 @@ def attack(
     with _at_work(settings.model, progress) as (processes, shown):
         convert_first(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        summary = run_attack(settings, folder, progress=shown)
+        summary = run_attack(settings, folder, progress=shown).to_json()
         return _finished(summary, folder, blur, command, processes)
 
 

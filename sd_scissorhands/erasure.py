@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
-from .diffusion.conditions import Mixture, Place
+from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import gather, list_pictures
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
@@ -274,5 +274,5 @@ def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> Era
 def _mixture(prepared: Prepared) -> Mixture | None:
     if prepared.settings.conditions == "name":
         return None
-    places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
-    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs], prepared.settings.conditions)
+    slots = {prompt: ConceptSlot(*slot, c.generic) for c in prepared.concepts for prompt, slot in c.places.items()}
+    return Mixture(prepared.denoiser, [slots[forget] for forget, _ in prepared.pairs])

@@ -19,7 +19,7 @@ from torch import Tensor
 from .disk import read_tensors, write_json, write_tensors
 from .lineage import MANIFEST
 from .machine import PeakMemory, Processes
-from .settings import ADDED, OPEN, EraseSettings, MethodSettings, UserError, left_open, spelled
+from .settings import OPEN, EraseSettings, MethodSettings, UserError, left_open, read_former, spelled
 
 NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
 
@@ -78,7 +78,7 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """An existing run; an erasure that a former version began says what it was made with all the same (`ADDED`).
+        """An existing run; an erasure's settings may be a former version's, see `settings.read_former`.
 
         Raises:
             UserError: no such directory, or no readable manifest in it.
@@ -87,8 +87,7 @@ class Run:
             manifest = json.loads((path / MANIFEST).read_text())
             told = {name: manifest[name] for name in ("settings", "source", "stages")} | manifest
             if "concepts" in told["settings"]:
-                for name, value in ADDED.items():
-                    told["settings"].setdefault(name, value)
+                told["settings"] = read_former(told["settings"])
             return cls(path, told)
         except FileNotFoundError:
             raise UserError(f"{path} is not a run directory: it has no {MANIFEST}") from None

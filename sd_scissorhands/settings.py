@@ -141,20 +141,16 @@ class MethodSettings:
         choices=("scale-free", "paper", "none"),
         default_text=BY_RECIPE,
     )
-    memories: int = setting(OPEN, "Gradients that the projection keeps to.", level="file", least=1)
     memory_every: int = setting(
         OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", level="file", least=1
     )
     relearn_every: int = setting(
         OPEN,
-        "Steps between forget terms taken where a simulated attacker has fine-tuned the weights to; 0 for none.",
+        "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.",
         panel=REPAIR,
         least=0,
         remedy="0 leaves it out",
         default_text=BY_RECIPE,
-    )
-    episode: int = setting(
-        OPEN, "Steps of the simulated attacker's fine-tuning before it starts again.", level="file", least=1
     )
     batch_size: int = setting(
         OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE
@@ -251,14 +247,8 @@ class EraseSettings(MethodSettings):
         OPEN,
         "Words it is unlearned under{choices}.",
         panel=REPAIR,
-        choices=("name", "mixture", "longer"),
+        choices=("name", "mixture"),
         default_text=BY_RECIPE,
-    )
-    ahead: str = setting(
-        OPEN,
-        "Words of the forget term at the simulated attacker's weights.",
-        level="file",
-        choices=("mixture", "name-half", "name"),
     )
     anchor_share: float = setting(
         OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1
@@ -396,7 +386,14 @@ REPAIRS: dict[str, str] = {  # what the forget term wants in the place of what i
     "negative-guidance": "what leads away from the concept, on half-finished pictures",
 }
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words", "retain_sampling_steps")}
+ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
+
+
+def read_former(values: dict[str, Any]) -> dict[str, Any]:
+    """An erasure's settings as any version wrote them: what it lacked is added, what is gone is left out."""
+    known = {field.name for field in dataclasses.fields(EraseSettings)}
+    found = ADDED | {name: value for name, value in values.items() if name in known}
+    return found | ({"conditions": "mixture"} if found.get("conditions") == "longer" else {})
 
 
 def flag(name: str) -> str:

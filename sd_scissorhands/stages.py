@@ -176,7 +176,7 @@ def _repair(
     peak = PeakMemory(device)
     repair = Repair(
         task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every, settings.relearn_every, settings.episode,
+        settings.memory_every, settings.relearn_every,
         OPTIMISERS[settings.optimiser],
         selection if settings.train == "selection" else None, parts, run.processes,
     )  # fmt: skip

@@ -54,8 +54,8 @@ class ErasureTask:
       towards it (ESD, eq. 7 with eta = 1).
     - ascent: nothing; up the denoising loss. retain: nothing; there is no forget term. none: `anchor`, for those who ask.
 
-    `conditions` says under which words: the concept's own, or a `Mixture`; `ahead` under which the forget term is taken where a
-    simulated attacker has led the weights. The retain term, `settings.retain_loss`, on everything else:
+    `conditions` says under which words: the concept's own, or a `Mixture`; where a simulated attacker has led the
+    weights, half of the forget term is taken under the concept's own. The retain term, `settings.retain_loss`, on everything else:
 
     - distil: matches the teacher.
     - guided: that under words alone, and for half of the samples also what sampling makes of two answers,
@@ -177,8 +177,8 @@ class ErasureTask:
         places = part.of(torch.arange(2 * self.batch_size))
         asked, held = places[places < self.batch_size], places[places >= self.batch_size] - self.batch_size
         if ahead is not None:
-            asked = asked[self._seen_ahead(asked) == ahead]
-        if ahead and self.settings.ahead != "mixture":  # as an attacker fine-tunes it
+            asked = asked[(asked < self.batch_size // 2) == ahead]
+        if ahead:  # as an attacker fine-tunes it
             forget = replace(forget, words=self.data["forget_condition"][forget.rows])
         forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
         held = held[:0] if ahead or self.settings.retain_loss == "none" else held
@@ -217,10 +217,6 @@ class ErasureTask:
             Samples(kept, kept_clean, kept_t, kept_noise, kept_words, kept),
             generator,
         )
-
-    def _seen_ahead(self, places: Tensor) -> Tensor:
-        """Whether samples to be forgotten are taken at the attacker's weights: half a batch, or all where `ahead` is `name`."""
-        return places < (self.batch_size if self.settings.ahead == "name" else self.batch_size // 2)
 
     def _seen(self, forget: Samples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_t of the forget term and t: noised latents, or pictures that the student left half finished."""

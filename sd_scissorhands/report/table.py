@@ -100,25 +100,38 @@ def _attacks(models: Sequence[RunRecord]) -> list[Column]:
     found = []
     for place in dict.fromkeys(place for one in models for place in one.attacks):
         owner = next(one for one in models if place in one.attacks)
-        first, label = owner.attacks[place], owner.label(owner.attacks[place])
+        first, others = owner.attacks[place], [one.attacks.get(place) for one in models]
         note = f"n = {number(first.n)}" if known(first.n) else ""
+        if first.steps_back:  # with what other pictures take in small print
+            column, cells = attack_columns(first)[0], [DASH, *map(_steps_back, others)]
+            found.append(Column(_header(owner, first, column), note, (column.header, column.meaning), cells))
+            continue
         for column in attack_columns(first):
-            several = label.removeprefix(attack_title(first))  # the concept, where the page knows several
-            header = column.header.format(label) if "{}" in column.header else column.header + several
             interval = between(first.original.interval_after) if column == ASR else ""
-            original: Cell = (worded(column.original(first), column.unit), interval)
-            cells = [original, *(_attacked(one.attacks.get(place), column) for one in models)]
-            found.append(Column(header, note, (column.header.removesuffix(", {}"), column.meaning), cells))
+            cells = [(worded(column.original(first), column.unit), interval), *(_attacked(one, column) for one in others)]
+            term = column.header.removesuffix(", {}")
+            found.append(Column(_header(owner, first, column), note, (term, column.meaning), cells))
     return found
+
+
+def _header(owner: RunRecord, attack: AttackResult, column: AttackColumn) -> str:
+    """A column's, with the concept where the page knows several."""
+    label, title = owner.label(attack), attack_title(attack)
+    return column.header.format(label) if "{}" in column.header else column.header + label.removeprefix(title)
 
 
 def _attacked(attack: AttackResult | None, column: AttackColumn) -> Cell:
     if attack is None:
         return DASH
-    if back := attack.steps_back:
-        return steps(back, "concept"), f"benign pictures: {steps(back, 'benign')}" if known(back.get("most")) else ""
     interval = between(attack.interval_after) if column == ASR else ""
     return worded(column.value(attack), column.unit), "attack broken" if broken(attack) else interval
+
+
+def _steps_back(attack: AttackResult | None) -> Cell:
+    if attack is None:
+        return DASH
+    back = attack.steps_back
+    return steps(back, "concept"), f"benign pictures: {steps(back, 'benign')}" if known(back.get("most")) else ""
 
 
 def steps(back: Mapping[str, int | None], which: str) -> str:
