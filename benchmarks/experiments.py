@@ -286,7 +286,7 @@ def machine() -> str:
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    model = open_pipeline("tiny").weights[:12]
+    model = open_pipeline("tiny").weights_sha256[:12]
     return f"Machine: {names[0]}, {os.cpu_count()} cores; torch {torch.__version__}; embedded model {model}."
 
 

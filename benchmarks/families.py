@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.disk import atomic
-from sd_scissorhands.models.files import WORLD_FILE
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny import train as school
@@ -269,9 +268,9 @@ def teach(lesson: Lesson, folder: Path, *, seed: int) -> None:
     if lesson.distilled:
         course.distil(folder.with_name("distilling.pt"))
     pipeline.save_pretrained(folder)
-    facts = json.loads((MODEL_DIR / WORLD_FILE).read_text())
+    facts = json.loads((MODEL_DIR / "world.json").read_text())
     facts["sampling"] = {"steps": STEPS, "guidance": lesson.guidance}
-    (folder / WORLD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    (folder / "world.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
 class Course:

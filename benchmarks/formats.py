@@ -25,7 +25,7 @@ from rows import MIB, Row, probe
 from safetensors.torch import load_file, save_file
 
 from sd_scissorhands.models.export import export
-from sd_scissorhands.models.source import Source
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.show import still_libraries
 
 SHARES = (0.001, 0.005)
@@ -45,7 +45,7 @@ def changed_run(base: Path, folder: Path, share: float) -> Path:
         tensor.view(-1)[torch.randint(tensor.numel(), (count,), generator=generator)] += 0.01
     save_file(tensors, folder / "model" / UNET, {"format": "pt"})
     del tensors
-    hashes = [Source(where, None).denoiser.sha256() for where in (base, folder / "model")]
+    hashes = [PipelineDirectory(where).denoiser.sha256() for where in (base, folder / "model")]
     result = {"concepts": ["nothing"], "recipe": "none", "seed": 0, "weights_sha256": hashes[1]}
     told = {
         "settings": {"concepts": ["nothing"], "model": str(base)}, "source": {"model": str(base), "weights_sha256": hashes[0]},
@@ -59,7 +59,7 @@ def measured(name: str, run: Path, to: str, dtype: str | None, weights: int) -> 
     """One export, written, read back and removed."""
     output = run.parent / ("out" if to == "diffusers" else "out.safetensors")
     before, began, told = probe(), time.process_time(), {}
-    taken = rows.turn(lambda: told.update(export(run, to, output=output, dtype=dtype)))
+    taken = rows.turn(lambda: told.update(export(run, to, output=output, dtype=dtype).to_json()))
     seconds = time.process_time() - began
     shutil.rmtree(output) if output.is_dir() else output.unlink()
     kept = rows.row(
@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
         base = Path(scratch) / "base"
         sd14.save_pipeline(base, asked.divisor)
-        unet = Source(base, None).denoiser
+        unet = PipelineDirectory(base).denoiser
         weights = sum(torch.Size(unet.shape(name)).numel() for name in unet.keys)
         for share in SHARES:
             run = changed_run(base, Path(scratch) / f"run-{share}", share)

@@ -21,6 +21,7 @@ from .classifier.train import retrain
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
 from .methods.newton_step import dp_sigma
+from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import unlearn
@@ -77,7 +78,7 @@ def forget(
     opened, task = prepared.opened, prepared.task
     run = Run.open(output_dir, prepared.settings, opened.identity, resume=resume)
     if run.done("model"):
-        return run.manifest["result"]
+        return run.manifest.result or {}
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
@@ -95,8 +96,7 @@ def forget(
         "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
         "calibration": _calibration(prepared),
     }  # fmt: skip
-    run.manifest["result"] = result
-    run.finish("model", "model")
+    run.finish("model", Stage("model"), result)
     return result
 
 

@@ -144,7 +144,7 @@ def strike(scene: AttackContext, name: str) -> Struck:
     data = scene.kept("pictures", lambda: prepare(scene, side)) if prepare else {}  # the original comes first
     before = scene.success(side, "before")
     outcome = METHODS[s.attack](scene, side, data)
-    return Struck({"name": opened.name, "weights": opened.weights}, before, outcome)
+    return Struck({"name": opened.name, "weights": opened.weights_sha256}, before, outcome)
 
 
 # ---------------------------------------------------------------- what it came to

@@ -119,8 +119,7 @@ def read_run(path: Path) -> Found:
         UserError: `path` is not a run directory.
     """
     manifest = Run.read(path).manifest
-    parts: dict[str, Any] = {name: manifest.get(name) or {} for name in ("stages", "settings", "source", "result")}
-    run = Found(path, **parts)
+    run = Found(path, manifest.stages, manifest.settings, manifest.source.to_json(), manifest.result or {})
     run.layers = _layers(run)
     run.history = _json(run, "repair/history.json", list)
     for place, kind in _places(path / "eval", KINDS):
