@@ -20,7 +20,7 @@ from torch import Tensor
 from .disk import read_tensors, write_json, write_tensors
 from .machine import PeakMemory, Processes
 from .results.manifest import MANIFEST, BaseModel, Manifest, Stage
-from .settings import ADDED, OPEN, EraseSettings, MethodSettings, UserError, left_open, spelled
+from .settings import OPEN, EraseSettings, MethodSettings, UserError, left_open, read_former, spelled
 
 NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
 
@@ -79,14 +79,14 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """An existing run; settings that a former version did not write are filled in (`ADDED`).
+        """An existing run; an erasure's settings may be a former version's, see `settings.read_former`.
 
         Raises:
             UserError: no such directory, or no readable manifest in it.
         """
         manifest = Manifest.read(path)
         if manifest.of_erasure:
-            manifest = replace(manifest, settings=manifest.settings | ADDED | manifest.settings)
+            manifest = replace(manifest, settings=read_former(manifest.settings))
         return cls(path, manifest)
 
     @property

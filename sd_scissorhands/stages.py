@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,7 +71,6 @@ def unlearn(
     scored: Parameters,
     progress: Progress,
     parts: int = 1,
-    sharing: AbstractContextManager[Mapping[str, Any]] = nullcontext({}),
 ) -> dict[str, Any]:
     """Score, select, edit and repair; what is done already in `run` is read from there.
 
@@ -82,11 +80,9 @@ def unlearn(
         settings: resolved.
         scored: what the share `top_k` is taken of; only what is in `parameters` too is changed.
         parts: that a process takes its batch of the repair in.
-        sharing: what the repair is done within, and the facts that it tells.
 
     Returns:
-        trimmed (weights that the edit changed), conflict_rate and mean_correction (None without a projection), steps, and
-        what `sharing` tells.
+        trimmed (weights that the edit changed), conflict_rate and mean_correction (None without a projection) and steps.
 
     Raises:
         UserError: the model overflows, or the scorer finds nothing to go by.
@@ -100,8 +96,7 @@ def unlearn(
         if settings.edit != "none":
             trimmed = len(selection)
             _edit(run, task, parameters, selection, settings)
-        with sharing as shared:
-            repair = _repair(run, task, parameters, selection, settings, progress, parts)
+        repair = _repair(run, task, parameters, selection, settings, progress, parts)
     except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from None
     conflicts = [record["conflict"] for record in repair.history]
@@ -112,7 +107,6 @@ def unlearn(
         "conflict_rate": sum(conflicts) / len(conflicts) if projected else None,
         "mean_correction": sum(corrections) / len(corrections) if corrections else None,
         "steps": repair.step,
-        **shared,
     }
 
 
@@ -121,7 +115,7 @@ def options_of(settings: MethodSettings, group: ProcessGroup = SINGLE_PROCESS, t
     return methods.Options(
         draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
         path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
-        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, group=group, tick=tick,
+        rounds=settings.rounds, tolerance=settings.tolerance, group=group, tick=tick,
     )  # fmt: skip
 
 
@@ -183,10 +177,9 @@ def _repair(
     peak = PeakMemory(device)
     repair = Repair(
         task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every, settings.relearn_every, settings.episode,
+        settings.memory_every, settings.relearn_every,
         OPTIMISERS[settings.optimiser],
         selection if settings.train == "selection" else None, parts, run.processes,
-        task.twin() if settings.relearn_every and settings.train == "scope" else None,
     )  # fmt: skip
     if not settings.steps:
         return repair

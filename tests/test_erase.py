@@ -128,7 +128,7 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
     [
         {"edit": "none"},
         {"projection": "none"},
-        {"projection": "paper", "memories": 2},
+        {"projection": "paper"},
         {"scorer": "plain", "threshold_scope": "global", "scope": "xattn"},
         {"scorer": "random", "init": "kaiming"},
         {"retain_loss": "denoise"},

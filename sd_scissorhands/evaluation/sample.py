@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser
 from ..disk import atomic
 from ..lineage import MANIFEST
-from ..machine import Processes, beside, resolve_device
+from ..machine import Processes, resolve_device
 from ..models.files import check_directory
 from ..models.load import LoadedPipeline, open_pipeline
 from ..models.locate import locate
@@ -136,7 +136,9 @@ class Survey:
         ledger = Ledger(self.folder / f"{name}.jsonl", self._header(opened, sampling, rows), self.processes)
         todo = [row for row in rows if row.number not in ledger.records][self.processes.index :: self.processes.count]
         batches = draw(denoiser, todo, sampling, batch_size=self.batch_size, encode=encode)
-        with self.progress(f"drawing, {name}", len(rows)) as tick, beside() as judging:
+        threads = torch.get_num_threads()
+        judging = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
+        with self.progress(f"drawing, {name}", len(rows)) as tick, judging:
             told, waiting = _tell(tick, ledger, 0), list[Future]()
             for chunk, pixels in batches:
                 waiting.append(judging.submit(self._record, name, ledger, chunk, pixels))
