@@ -207,14 +207,14 @@ REPAIRS: dict[str, str] = {  # what the forget term wants in the place of what i
     "random-label": "what the original says under other words, or another class",
     "negative-guidance": "what leads away from the concept, on half-finished pictures",
 }
+FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
 ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
 
 
 def read_former(values: dict[str, Any]) -> dict[str, Any]:
     """An erasure's settings as any version wrote them: what it lacked is added, what is gone is left out."""
-    known = {field.name for field in dataclasses.fields(EraseSettings)}
-    found = ADDED | {name: value for name, value in values.items() if name in known}
+    found = ADDED | {name: value for name, value in values.items() if name not in FORMER}
     return found | ({"conditions": "mixture"} if found.get("conditions") == "longer" else {})
 
 
