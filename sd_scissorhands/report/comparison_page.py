@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
-from ..evaluation.chance import wilson
 from ..settings import UserError
 from .page import template, write_page
 from .phrases import brief, known, number, percent
@@ -89,75 +88,12 @@ FIGURES: dict[str, dict[str, Figure]] = {
 }
 
 
-# ---------------------------------------------------------------- rows by recipe
-
-
-def summarise(rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The rows by recipe, in their order; those of classes, of random shares and of lists each by themselves.
-
-    Returns:
-        group, recipe, baseline, runs, failed and collapsed (how many of them), figures: name -> see `spread`.
-    """
-    groups = dict.fromkeys((row.get("group", ""), row["recipe"]) for row in rows)
-    order = list(dict.fromkeys(group for group, _ in groups))
-    return [_line(rows, *key, kind) for key in sorted(groups, key=lambda key: order.index(key[0]))]
-
-
-def _line(rows: Sequence[Mapping[str, Any]], group: str, recipe: str, kind: str) -> dict[str, Any]:
-    own = [row for row in rows if row["recipe"] == recipe and row.get("group", "") == group]
-    return {
-        "group": group, "recipe": recipe, "baseline": bool(own[0].get("baseline")), "runs": len(own),
-        "failed": sum(bool(row.get("failed")) for row in own),
-        "collapsed": sum(row.get("collapsed") is True for row in own),
-        "figures": {name: spread(own, name, figure, kind) for name, figure in FIGURES[kind].items()},
-    }  # fmt: skip
-
-
 def grouped(lines: Sequence[Any]) -> dict[str, list[Any]]:
     """Rows, or lines of the table, by what they are about."""
     return {
         group: [line for line in lines if line.get("group", "") == group]
         for group in dict.fromkeys(line.get("group", "") for line in lines)
     }
-
-
-def spread(rows: Sequence[Mapping[str, Any]], name: str, figure: Figure, kind: str) -> dict[str, Any] | None:
-    """A figure over several runs; None where no run has it.
-
-    The interval says what other pictures could have shown; what other runs could have, `least` and `most` say. Under
-    another seed a denoiser is asked for other pictures: Wilson's interval of all of them together. A classifier sees the
-    same pictures again, so there they count once, not once per seed: the mean of the seeds' intervals, and over several
-    targets, which are independent, the mean's.
-
-    Returns:
-        mean, least, most, runs; n (pictures behind it) and interval, which are None where the rows have none.
-    """
-    own = [row for row in rows if known(row.get(name))]
-    if not own:
-        return None
-    values = [row[name] for row in own]
-    told = {"mean": round(fmean(values), 4), "least": min(values), "most": max(values), "runs": len(values)}
-    if not all(known(row["n"].get(name)) for row in own):
-        return told | {"n": None, "interval": None}
-    counts = [row["n"][name] for row in own]
-    whole = all(row["intervals"].get(name) for row in own)
-    if kind == "diffusion":
-        n = sum(counts)
-        hits = round(sum(value * count for value, count in zip(values, counts, strict=True)))
-        return told | {"n": n, "interval": wilson(hits, n) if whole else None}
-    targets = [[row for row in own if row["forget"] == target] for target in dict.fromkeys(r["forget"] for r in own)]
-    n = round(sum(fmean(row["n"][name] for row in some) for some in targets))
-    return told | {"n": n, "interval": _joined(targets, name) if whole else None}
-
-
-def _joined(targets: Sequence[Sequence[Mapping[str, Any]]], name: str) -> list[float]:
-    """The interval of a mean over independent targets, each with the mean of its rows' (Newcombe 1998)."""
-    below, above, middle = 0.0, 0.0, fmean(fmean(row[name] for row in rows) for rows in targets)
-    for rows in targets:
-        value = fmean(row[name] for row in rows)
-        low, high = (fmean(row["intervals"][name][end] for row in rows) for end in (0, 1))
-        below, above = below + (value - low) ** 2, above + (high - value) ** 2
-    return [round(middle - below**0.5 / len(targets), 4), round(middle + above**0.5 / len(targets), 4)]
 
 
 def worded(value: Any, figure: Figure) -> str:
@@ -218,7 +154,9 @@ def write_comparison(folder: Path) -> Path:
 def shown(told: Mapping[str, Any], group: str | None = None) -> dict[str, Figure]:
     """The figures that any row, or any of a group, has."""
     rows = told["rows"] if group is None else grouped(told["rows"])[group]
-    return {name: figure for name, figure in FIGURES[told["kind"]].items() if any(known(row.get(name)) for row in rows)}
+    brought = {name: Figure(**column) for name, column in (told.get("columns") or {}).items()}
+    figures = FIGURES[told["kind"]] | brought
+    return {name: figure for name, figure in figures.items() if any(known(row.get(name)) for row in rows)}
 
 
 def _read(file: Path) -> dict[str, Any]:
