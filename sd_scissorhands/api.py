@@ -165,8 +165,9 @@ def compare(
     from .comparison.compare import compare as run_comparison
 
     with _at_work(asked.settings.model, progress) as (_, shown):
-        told = run_comparison(asked, Path(output_dir), command=command, progress=shown)
-    return Result(told, Path(output_dir))
+        folder = Path(output_dir)
+        told = run_comparison(asked, folder, command=command, progress=shown).to_json()
+    return Result(told | {"output_dir": str(folder), "report": str(folder / "report.html")}, folder)
 
 
 @contextmanager

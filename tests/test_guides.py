@@ -35,7 +35,6 @@ NAMED = {
     "to": settings.OUTPUT_FORMATS,
     "output_format": settings.OUTPUT_FORMATS,
 }
-ATTACKS = ("embedding", "token", "paraphrase", "list", "relearn", "none")
 SETTINGS = {
     kind.__name__: {field.name for field in dataclasses.fields(kind)}
     for kind in (settings.EraseSettings, settings.ForgetSettings, sd_scissorhands.EvaluateSettings, AttackSettings)
@@ -74,7 +73,7 @@ def parse(words: list[str], *, extended: bool = False):
     command = GROUP.commands[words[0]]
     context = command.make_context(words[0], words[1:])
     for name, value in context.params.items():
-        allowed = ATTACKS if name == "attack" else None if extended else NAMED.get(name)
+        allowed = ATTACKS.names() if name == "attack" else None if extended else NAMED.get(name)
         for one in value if isinstance(value, list | tuple) else [value]:
             if allowed and one is not None:
                 assert str(one) in allowed, f"{one} is none of {', '.join(allowed)}"
