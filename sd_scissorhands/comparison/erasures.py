@@ -129,7 +129,7 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
         figures["model"][name], figures[ORIGINAL][name] = column.value(result), column.original(result)
         n |= {name: result.n} if column.unit == "share" else {}
     first = measured.attacks[columns["asr"][0].name] if "asr" in columns else AttackResult()
-    shared = dict(n=n, original_asr=first.original.asr_after, broken=first.broken)
+    shared: dict[str, Any] = dict(n=n, original_asr=first.original.asr_after, broken=first.broken)
     model = evaluation["intervals"] | intervals(figures["model"], n, columns)
     original = intervals(evaluation["original"] | figures[ORIGINAL], n, [*evaluation["original"], *columns])
     costs = {cost: measured.erasure[cost] for cost in COSTS}
