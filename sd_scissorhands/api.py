@@ -64,7 +64,7 @@ def erase(
     from .report import write_card, write_report
 
     folder = Path(output_dir or place_of_erasure(settings))
-    with _at_work(settings.model, progress, sharding=True) as (processes, shown):
+    with _at_work(settings.model, progress) as (processes, shown):
         told = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
         if processes.main:
             write_card(folder)
@@ -93,10 +93,10 @@ def evaluate(
     """
     from .evaluation.evaluate import evaluate as run_evaluation
     from .evaluation.evaluate import place_of
-    from .models.locate import convert_first
+    from .models.locate import convert_single_files
 
     with _at_work(settings.source, progress) as (processes, shown):
-        convert_first(settings.model_config, settings.model, settings.baseline)
+        convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
         summary = run_evaluation(settings, folder, progress=shown, processes=processes)
         return _finished(summary, folder, blur, command, processes)
@@ -117,10 +117,10 @@ def attack(
     """
     from .attacks.attack import attack as run_attack
     from .attacks.attack import place_of
-    from .models.locate import convert_first
+    from .models.locate import convert_single_files
 
     with _at_work(settings.model, progress) as (processes, shown):
-        convert_first(settings.model_config, settings.model, settings.baseline)
+        convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
         summary = run_attack(settings, folder, progress=shown).to_json()
         return _finished(summary, folder, blur, command, processes)
@@ -171,10 +171,10 @@ def compare(
 
 
 @contextmanager
-def _at_work(model: str, progress: Progress | None, *, sharding: bool = False) -> Iterator[tuple[Processes, Progress]]:
+def _at_work(model: str, progress: Progress | None) -> Iterator[tuple[Processes, Progress]]:
     """The processes that share the work and who is told of it, with the libraries still."""
     with quietly(threads=1 if is_small(model) else None):
-        processes = Processes.here(sharding=sharding)
+        processes = Processes.here()
         shown = progress_here() if progress is None else progress
         yield processes, shown if processes.main else silent
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import UsageError
+from .errors import UserError
 
+Choices = tuple[str, ...] | Callable[[], tuple[str, ...]]
+PANELS = (
+    "What",
+    "Rows of I2P",
+    "Data",
+    "Scores, selection, edit",
+    "Repair",
+    "Drawing and counting",
+    "Judges",
+    "Run",
+)  # of --help, in order
 LEVELS = ("basic", "advanced", "file")  # shown first in --help, shown after, or read from a settings file alone
 
 
@@ -17,12 +29,20 @@ class Declared:
 
     help: str
     level: str = "advanced"  # of `LEVELS`
-    choices: tuple[str, ...] | None = None
+    choices: Choices | None = None  # a function where the names are a registry's, which may grow
     least: float | None = None  # smallest value allowed
     most: float | None = None  # largest value allowed
+    remedy: str = ""  # ends the message about a value out of bounds
     open_ends: bool = False  # whether `least` and `most` themselves are refused
     default_text: str | None = None  # shown in --help in the place of the default
-    panel: str = ""  # of --help
+    panel: str = ""  # of `PANELS`
+    flag: str | None = None  # where it is not the field's name
+    listed: bool = False  # whether the flag takes a list with commas; else a tuple's flag is repeatable
+
+    @property
+    def allowed(self) -> tuple[str, ...] | None:
+        """The choices as they are now; None where anything may be given."""
+        return self.choices() if callable(self.choices) else self.choices
 
 
 def setting(default: Any, help: str, **declared: Any) -> Any:
@@ -35,27 +55,34 @@ def declared_of(field: dataclasses.Field) -> Declared | None:
     return field.metadata.get("declared")
 
 
-def check_declared(values: Any, spelled: Any = str) -> None:
+def choices(kind: Any) -> dict[str, tuple[str, ...]]:
+    """Name -> what may be chosen, of every field that has choices."""
+    fields = ((field.name, declared_of(field)) for field in dataclasses.fields(kind))
+    return {name: declared.allowed for name, declared in fields if declared and declared.allowed}
+
+
+def check_declared(values: Any, spelled: Callable[[str], str] = str, error: type[UserError] = UserError) -> None:
     """Refuse a value outside its declared choices or bounds; None is never refused.
 
     Args:
         values: a dataclass instance.
         spelled: from a field's name to what the user typed, such as `--top-k`.
-
-    Raises:
-        UsageError: naming the setting, the value and what is allowed.
+        error: raised, naming the setting, the value and what is allowed.
     """
     for field in dataclasses.fields(values):
         value, declared = getattr(values, field.name), declared_of(field)
         if declared is None or value is None:
             continue
-        if declared.choices is not None and value not in declared.choices:
-            raise UsageError(f"{spelled(field.name)} {value!r} is unknown: choose {', '.join(declared.choices)}")
+        if (allowed := declared.allowed) is not None and value not in allowed:
+            raise error(f"{spelled(field.name)} {value!r} is unknown: choose {', '.join(allowed)}")
         if outside := _outside(value, declared):
-            raise UsageError(f"{spelled(field.name)} {value} {outside}")
+            raise error(
+                f"{spelled(field.name)} {value} {outside}" + (f": {declared.remedy}" if declared.remedy else "")
+            )
 
 
 def _outside(value: Any, declared: Declared) -> str:
+    """What is wrong with a value's size; nothing if it is within its bounds."""
     least, most, open_ends = declared.least, declared.most, declared.open_ends
     low = least is not None and (value <= least if open_ends else not value >= least)
     high = most is not None and (value >= most if open_ends else not value <= most)
@@ -63,6 +90,8 @@ def _outside(value: Any, declared: Declared) -> str:
         return ""
     if least is not None and most is not None:
         return f"is outside ({least:g}, {most:g})" if open_ends else f"is outside [{least:g}, {most:g}]"
-    if least is not None:
-        return f"must be above {least:g}" if open_ends else f"is too small: it must be at least {least:g}"
-    return f"must be below {most:g}" if open_ends else f"is too large: it must be at most {most:g}"
+    if most is not None:
+        return f"is too large: it must be at most {most:g}"
+    if least == 0:
+        return "must be above 0" if open_ends else "is negative"
+    return f"is too small: it must be at least {least:g}"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,21 +14,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
-from .diffusion.conditions import Mixture, Place
+from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import gather, list_pictures
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
-from .diffusion.sharding import check_shareable, shared_out
 from .domains.base import Domain
 from .lineage import erased_from
 from .machine import Processes, resolve_device
 from .methods.selection import count_for
 from .models.delta import Origin, write_delta
-from .models.export import check_asked, check_exportable, default_output, export
+from .models.export import check_exportable, check_request, default_output, export
 from .models.licence import read_licence
-from .models.load import LoadedPipeline, domain_of_model, hash_tensors, open_pipeline, originals, restore, save_pipeline
-from .models.source import Source
+from .models.load import LoadedPipeline, open_pipeline, restore_weights, save_pipeline, stored_weights
+from .models.locate import domain_of_model, find_pipeline
+from .models.tensor_files import hash_tensors
 from .recipes import ON_CPU
+from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings, UserError
 from .stages import unlearn
@@ -94,8 +93,8 @@ def erase(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    began, processes = time.monotonic(), Processes.here(sharding=True)
-    check_asked(output_format, flag="--output-format")
+    began, processes = time.monotonic(), Processes.here()
+    check_request(output_format, flag="--output-format")
     if processes.main:
         check_free(output_dir, settings, resume=resume)
     processes.wait()
@@ -121,8 +120,7 @@ def erase(
         "weights_sha256": weights, "licence": read_licence(prepared.opened.directory), "ema": prepared.opened.ema,
         "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": run.seconds,
     }  # fmt: skip
-    run.manifest["result"] = result
-    run.finish("model", "model")
+    run.finish("model", Stage("model"), result)
     return _exported(run, output_format, progress)
 
 
@@ -171,8 +169,6 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         compiled=settings.compile,
     )  # fmt: skip
     parameters = denoiser.scope(settings.scope)
-    if processes.sharded:
-        check_shareable(denoiser, parameters, compiled=settings.compile)
     keep = retain_set(found, gone, settings, own, domain)
     return Prepared(settings, opened, denoiser, found, parameters, keep)
 
@@ -218,9 +214,9 @@ def retain_set(
 def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """From the data to the repaired weights in `prepared.denoiser.module`."""
     denoiser, settings, parameters = prepared.denoiser, prepared.settings, prepared.parameters
-    idle, thin = _core_left_idle(denoiser, run.processes), prepared.thin
-    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, idle, progress), denoiser.device)
-    task = ErasureTask(denoiser, data, settings, _mixture(prepared), two_threads=idle)
+    thin = prepared.thin
+    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, progress), denoiser.device)
+    task = ErasureTask(denoiser, data, settings, _mixture(prepared))
     task.teacher = denoiser.teacher(parameters, thin=thin)
     scored = parameters
     if settings.threshold_scope == "global":
@@ -229,35 +225,27 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
         denoiser.thin(scored)
         prepared.opened.pipeline.vae.to("cpu")
     parts = parts_of(settings, run.processes.count)
-    sharing: AbstractContextManager[Mapping[str, int]] = nullcontext({})
-    if run.processes.sharded:
-        sharing = shared_out(denoiser, parameters)
-    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts, sharing=sharing)
-    if thin or run.processes.sharded:
-        restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
+    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
+    if thin:
+        restore_weights(prepared.opened, set(denoiser.parameters) - set(parameters))
     return facts
-
-
-def _core_left_idle(denoiser: Denoiser, processes: Processes) -> bool:
-    """Whether this process's passes, alone on a CPU, keep no second core busy that it may use."""
-    alone = processes.count == 1 and not processes.sharded
-    allowed = (os.cpu_count() or 1) > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
-    return alone and denoiser.small and denoiser.device.type == "cpu" and allowed
 
 
 def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]:
     """What `sdscissor apply` makes the model of again from its base: little, where single weights were trained."""
     opened, s = prepared.opened, prepared.settings
-    origin = Origin(opened.name, opened.weights, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed)
-    return write_delta(path, opened.denoiser.state_dict(), base=originals(opened), origin=origin)
+    origin = Origin(
+        opened.name, opened.weights_sha256, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed
+    )
+    return write_delta(path, opened.denoiser.state_dict(), base=stored_weights(opened), origin=origin).to_json()
 
 
 def _exported(run: Run, output_format: str, progress: Progress) -> dict[str, Any]:
     """A finished run's result, and its model in another format beside it; what is there already is left as it is."""
-    result = run.manifest["result"]
+    result = run.manifest.result or {}
     if output_format == "diffusers" or not run.processes.main:
         return result
-    file = default_output(Source.find(run.path), output_format)
+    file = default_output(find_pipeline(run.path), output_format)
     if not file.exists():
         export(run.path, output_format, output=file, progress=progress)
     return result | {"exported": str(file)}
@@ -268,12 +256,10 @@ def parts_of(settings: EraseSettings, processes: int) -> int:
     return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
 
 
-def _gather(
-    prepared: Prepared, processes: Processes, two_threads: bool, progress: Progress
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     settings, pairs, keep = prepared.settings, prepared.pairs, prepared.retain_prompts
     with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-        data = gather(prepared.denoiser, settings, pairs, keep, group=processes, two_threads=two_threads, tick=tick)
+        data = gather(prepared.denoiser, settings, pairs, keep, group=processes, tick=tick)
     return data, {"pairs": pairs, "retain": keep}
 
 
@@ -291,5 +277,5 @@ def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> Era
 def _mixture(prepared: Prepared) -> Mixture | None:
     if prepared.settings.conditions == "name":
         return None
-    places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
-    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs], prepared.settings.conditions)
+    slots = {prompt: ConceptSlot(*slot, c.generic) for c in prepared.concepts for prompt, slot in c.places.items()}
+    return Mixture(prepared.denoiser, [slots[forget] for forget, _ in prepared.pairs])

@@ -56,7 +56,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     both = 3 + s.checkpointing  # a pass forward and back
     repair = (
         s.steps * (2 * s.batch_size + shown_twice(s)) * (1 + both)
-        + (s.projection != "none") * (s.steps / s.memory_every) * s.memories * s.batch_size * both
+        + (s.projection != "none") * (s.steps / s.memory_every) * s.batch_size * both
         + looks_ahead * s.batch_size / 2 * both
     )
     seconds = {
@@ -67,7 +67,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     peaks = _peaks(prepared, probe)
     return {
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "ema": prepared.opened.ema, "scope": s.scope,
+        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights_sha256, "ema": prepared.opened.ema, "scope": s.scope,
         "scope_size": prepared.scope_size, "tensors": len(prepared.parameters), "trimmed": prepared.trimmed,
         "memory_bytes": max(peaks.values()), "peak_bytes": peaks,
         "seconds": {stage: round(expected, 1) for stage, expected in seconds.items() if expected},
@@ -97,7 +97,7 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     if s.train == "selection":
         selected = int(4 * s.top_k * prepared.scope_size)
     if s.steps:
-        held = selected * (1 + (s.memories if s.projection != "none" else 0)) + selected // 4 * MOMENTS[s.optimiser]
+        held = selected * (1 + (s.projection != "none")) + selected // 4 * MOMENTS[s.optimiser]
         held += (
             4 * scope * bool(s.relearn_every)
         )  # the simulated attacker's displacement, its moments, the weights there

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,31 +21,24 @@ class Processes:
 
     index: int = 0
     count: int = 1
-    sharded: bool = False  # whether weights that stay frozen are shared out (FSDP), see `diffusion.sharding`
 
     @classmethod
-    def here(cls, *, sharding: bool = False) -> Processes:
-        """This process among its like; alone unless a launcher says otherwise.
-
-        Args:
-            sharding: whether the command can share weights out.
+    def here(cls) -> Processes:
+        """This process among those of the launcher; one alone without a launcher.
 
         Raises:
-            UserError: the launcher wants weights shared out in a way, or by a command, that cannot, or has too few GPUs.
+            UserError: the launcher asks for sharded weights, or starts more processes than there are GPUs.
         """
-        if _says("ACCELERATE_USE_DEEPSPEED"):
-            raise UserError("DEEPSPEED is not supported: launch with --multi_gpu or --use_fsdp instead")
+        for name in ("DEEPSPEED", "FSDP"):
+            if _says(f"ACCELERATE_USE_{name}"):
+                raise UserError(f"{name} is not supported: launch with --multi_gpu instead")
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        sharded = _says("ACCELERATE_USE_FSDP")
-        if sharded and not sharding:
-            raise UserError("FSDP is for erase alone, all else holds the whole model: launch with --multi_gpu instead")
         here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
         if here > gpus > 0 and not _says("ACCELERATE_USE_CPU"):
             raise UserError(f"{here} processes for {gpus} GPU: launch with --num_processes {gpus}, or with --cpu")
-        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else transformers reads weights in one process alone
         state = _distributed()
-        return cls(state.process_index, state.num_processes, sharded)
+        return cls(state.process_index, state.num_processes)
 
     @property
     def main(self) -> bool:
@@ -128,11 +120,6 @@ def resolve_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
     return device
-
-
-def beside() -> ThreadPoolExecutor:
-    """One thread more than this, whose passes have as many of torch's threads as this one's."""
-    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
 
 
 class PeakMemory:

@@ -6,9 +6,11 @@ import dataclasses
 import difflib
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from .declaration import check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
 from .naming import Name, is_path
@@ -19,6 +21,8 @@ DIGITS = "digits"  # the embedded classifier and its data
 OUTPUT_FORMATS = ("diffusers", "unet-only", "single-file", "delta")
 
 
+WHAT, DATA, SELECT, REPAIR, RUN = "What", "Data", "Scores, selection, edit", "Repair", "Run"  # panels of --help
+BY_RECIPE = "by recipe"
 OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` says it
 
 
@@ -26,39 +30,38 @@ OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then
 class MethodSettings:
     """How to unlearn, whatever the model is; docs/experiments.md gives the measurements behind the defaults."""
 
-    recipe: str = DEFAULT_RECIPE
+    # fmt: off
+    recipe: str = setting(DEFAULT_RECIPE, "The method, see sdscissor recipes.", panel=WHAT, level="basic", choices=tuple(RECIPES), default_text=DEFAULT_RECIPE)
     # scores and selection
-    scorer: str = OPEN  # a file of methods/scorers
-    score_draws: int = OPEN  # batches per score
-    granularity: str = OPEN  # weight | channel: what is selected as one
-    path_share: float = OPEN  # of relevance: share of a layer that counts per input
-    top_k: float = OPEN  # share of the scope
-    scope: str = OPEN  # weights that may change: a name that the model's kind knows or a regular expression
-    threshold_scope: str = OPEN  # scope | layer | global: where the top k is taken
+    scorer: str = setting(OPEN, "How weights are scored{choices}.", panel=SELECT, choices=lambda: _files("scorers"), default_text=BY_RECIPE)
+    score_draws: int = setting(OPEN, "Batches per score.", level="file", least=1)
+    granularity: str = setting(OPEN, "What is selected as one{choices}.", panel=SELECT, choices=("weight", "channel"), default_text=BY_RECIPE)
+    path_share: float = setting(OPEN, "Of relevance: share of a layer that counts per input.", level="file", least=1e-9, most=1, remedy="it is a share of every layer")
+    top_k: float = setting(OPEN, "Share of the scope to select, in (0, 1).", panel=SELECT, least=0, most=1, open_ends=True, remedy="it is the share of the scope to select, e.g. 0.001", default_text=BY_RECIPE)
+    scope: str = setting(OPEN, "Weights that may change: xattn, attn, full, or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
+    threshold_scope: str = setting(OPEN, "Where the top k is taken: scope, layer, or global (over all weights).", panel=SELECT, choices=("scope", "layer", "global"), default_text=BY_RECIPE)
     # edit
-    edit: str = OPEN  # a file of methods/edits, or none
-    init: str = OPEN  # of reinitialise: layer | kaiming | trunc_normal
-    damping: float = OPEN  # of newton
-    newton_step: float | None = None  # of newton; None: as many as there are to forget over those to keep
-    rounds: int = OPEN  # of newton, at most
-    tolerance: float = OPEN  # of newton: what a step may cost the rest
-    dp_noise: float = OPEN  # of newton: standard deviation of noise on the step
+    edit: str = setting(OPEN, "What is done to the selected weights{choices}.", panel=SELECT, choices=lambda: ("none", *_files("edits")), default_text=BY_RECIPE)
+    init: str = setting(OPEN, "New values of reinitialise{choices}.", panel=SELECT, choices=("layer", "kaiming", "trunc_normal"), default_text=BY_RECIPE)
+    damping: float = setting(OPEN, "Of newton.", level="file", least=0)
+    newton_step: float | None = setting(None, "Of newton: what a step is multiplied with; by default the samples to forget over those to retain.", level="file", least=0)
+    rounds: int = setting(OPEN, "Of newton: steps at most.", level="file", least=1)
+    tolerance: float = setting(OPEN, "Of newton: how much of what is retained a step may cost.", level="file", least=0)
     # repair
-    repair: str = OPEN  # what takes the place of what is forgotten: see `REPAIRS`
-    steps: int = OPEN
-    lr: float = OPEN
-    optimiser: str = OPEN  # adam | adam-8bit (bitsandbytes) | sgd
-    train: str = OPEN  # scope | selection: the weights that the repair may change
-    forget_weight: float = OPEN
-    projection: str = OPEN  # scale-free | paper | none
-    memories: int = OPEN
-    memory_every: int = OPEN  # steps between fresh memory gradients and checkpoints; the authors' epoch
-    relearn_every: int = OPEN  # steps between looks ahead at what fine-tuning would bring back; 0 for none
-    episode: int = OPEN  # steps of fine-tuning that the looks ahead go before they start again
-    batch_size: int = OPEN  # forget and retain samples, each, per step
-    # how
-    seed: int = 0
-    device: str = "auto"
+    repair: str = setting(OPEN, "What takes the concept's place{choices}.", panel=REPAIR, choices=lambda: tuple(REPAIRS), default_text=BY_RECIPE)
+    steps: int = setting(OPEN, "Steps of the repair; 0 stops after the edit.", panel=REPAIR, least=0, remedy="0 stops after the edit", default_text=BY_RECIPE)
+    lr: float = setting(OPEN, "Learning rate.", panel=REPAIR, least=0, most=1, open_ends=True, default_text=BY_RECIPE)
+    optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes.", level="file", choices=("adam", "adam-8bit", "sgd"))
+    train: str = setting(OPEN, "Weights that the repair may change{choices}.", panel=REPAIR, choices=("scope", "selection"), default_text=BY_RECIPE)
+    forget_weight: float = setting(OPEN, "Weight of the forget term against the retain term.", panel=REPAIR, least=0, default_text=BY_RECIPE)
+    projection: str = setting(OPEN, "How a gradient that would undo the forgetting is projected{choices}.", panel=REPAIR, choices=("scale-free", "paper", "none"), default_text=BY_RECIPE)
+    memory_every: int = setting(OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", level="file", least=1)
+    relearn_every: int = setting(OPEN, "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.", panel=REPAIR, least=0, remedy="0 leaves it out", default_text=BY_RECIPE)
+    batch_size: int = setting(OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE)
+    # run
+    seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0")
+    device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
+    # fmt: on
 
     def __post_init__(self) -> None:
         """Refuse what no run could use.
@@ -66,42 +69,7 @@ class MethodSettings:
         Raises:
             UserError: naming the flag or the file's key, the value and what is allowed.
         """
-        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        for name, allowed in CHOICES.items():
-            if given.get(name, allowed[0]) not in allowed:
-                raise UserError(f"{spelled(name)} {given[name]!r} is unknown: choose {', '.join(allowed)}")
-        for name in (
-            "score_draws", "rounds", "memories", "memory_every", "episode", "batch_size", "forget_count", "retain_count",
-            "sampling_steps",
-        ):  # fmt: skip
-            if given.get(name, 1) < 1:
-                raise UserError(f"{spelled(name)} {given[name]} is too small: it must be at least 1")
-        if not 0 < given.get("top_k", 0.5) < 1:
-            raise UserError(
-                f"--top-k {self.top_k} is outside (0, 1): it is the share of the scope to select, e.g. 0.001"
-            )
-        if given.get("micro_batch", 0) < 0:
-            raise UserError(f"micro_batch {given['micro_batch']} is negative: 0 takes the whole batch at once")
-        if given.get("steps", 0) < 0:
-            raise UserError(f"--steps {self.steps} is negative: 0 stops after the edit")
-        if given.get("relearn_every", 0) < 0:
-            raise UserError(f"--relearn-every {self.relearn_every} is negative: 0 leaves it out")
-        if given.get("retain_sampling_steps", 0) < 0:
-            raise UserError(
-                f"retain_sampling_steps {given['retain_sampling_steps']} is negative: 0 takes as many as sampling_steps"
-            )
-        if not 0 < given.get("lr", 0.5) < 1:
-            raise UserError(f"--lr {self.lr} is outside (0, 1)")
-        if given.get("forget_weight", 0) < 0:
-            raise UserError(f"--forget-weight {self.forget_weight} is negative")
-        for name in ("anchor_share", "other_words"):
-            if not 0 <= given.get(name, 0) <= 1:
-                raise UserError(f"{name} {given[name]} is outside [0, 1]")
-        if not 0 < given.get("path_share", 0.5) <= 1:
-            raise UserError(f"path_share {self.path_share} is outside (0, 1]: it is a share of every layer")
-        for name in ("damping", "newton_step", "tolerance", "dp_noise"):
-            if given.get(name, 0) < 0:
-                raise UserError(f"{name} {given[name]} is negative")
+        check_declared(self, spelled)
 
     def resolved(self, profile: str) -> Self:
         """The same settings with everything that was left open filled in, for a model's profile, see `recipes.PROFILES`.
@@ -136,33 +104,34 @@ class MethodSettings:
 class EraseSettings(MethodSettings):
     """Settings of one erasure from a diffusion model."""
 
-    concepts: tuple[str, ...] = ()
-    model: str = DEFAULT_MODEL  # hub id, diffusers directory, single file, or "tiny"; see `naming`
-    revision: str | None = None  # this and the next are put into `model`, which then says all
-    variant: str | None = None
-    model_config: str | None = None  # of a single file: a pipeline, for its configs and tokenizer
-    anchor: str | None = None  # None: the preset's own
+    # fmt: off
+    concepts: tuple[str, ...] = setting((), "A preset, a word of the embedded world, or any text with --anchor. Repeatable.", panel=WHAT, level="basic", flag="--concept")
+    model: str = setting(DEFAULT_MODEL, "Hub id (owner/name, owner/name@revision:variant), diffusers directory, single .safetensors file, or tiny, the embedded model.", panel=WHAT, level="basic", default_text=DEFAULT_MODEL)
+    revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)  # becomes a part of `model`, as does the next
+    variant: str | None = setting(None, "Which of several sets of weights: fp16, non_ema.", panel=WHAT)
+    model_config: str | None = setting(None, "Of a single file: diffusers directory or hub id of its family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
+    anchor: str | None = setting(None, "What takes the concept's place.", panel=WHAT, level="basic", default_text="the preset's own")
     # data
-    forget_count: int = OPEN  # pictures of each concept
-    retain_count: int = OPEN  # pictures of everything else
-    retain_prompts: str | None = None  # file, one prompt a line; None: the package's general captions
-    forget_images: str | None = None  # directory; None: the model draws them itself (latents only, never decoded)
-    retain_images: str | None = None
-    sampling_steps: int = OPEN
-    retain_sampling_steps: int = OPEN  # of the pictures of everything else; 0 for as many
-    guidance: float = OPEN
+    forget_count: int = setting(OPEN, "Pictures of each concept.", level="file", least=1)
+    retain_count: int = setting(OPEN, "Pictures of everything else.", level="file", least=1)
+    retain_prompts: str | None = setting(None, "File with one prompt a line, for the general captions.", panel=DATA)
+    forget_images: str | None = setting(None, "Directory of pictures of the concept, for the model's own.", panel=DATA)
+    retain_images: str | None = setting(None, "Directory of pictures to keep, for the model's own.", panel=DATA)
+    sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", level="file", least=1)
+    retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", level="file", least=0, remedy="0 takes as many as sampling_steps")
+    guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
     # repair
-    conditions: str = OPEN  # name | mixture | longer: the words under which concept latents are denoised
-    ahead: str = OPEN  # mixture | name-half | name: a look ahead takes half, under those words or the name, or all
-    anchor_share: float = OPEN  # of the forget term's latents that show the anchor already; the others show the concept
-    retain_loss: str = OPEN  # distil | guided | denoise | none
-    other_words: float = OPEN  # of the distilled retain samples, those under the words of another
+    conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
+    anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
+    retain_loss: str = setting(OPEN, "distil (match the original model), guided (also under guidance), denoise or none.", panel=REPAIR, choices=("distil", "guided", "denoise", "none"), default_text=BY_RECIPE)
+    other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)
     # memory
-    memory: str = OPEN  # low | balanced | fast; says the next three, see `recipes.MEMORY`
-    mixed_precision: str = OPEN  # no | bf16, which has the range of float32 and needs no loss scaling
-    checkpointing: bool = OPEN  # of gradients: activations are computed again on the way back
-    micro_batch: int = OPEN  # samples that pass the model together, of a step's 2 * batch_size; 0 for all of them
-    compile: bool = False
+    memory: str = setting(OPEN, "How much memory to take{choices}.", panel=RUN, choices=tuple(MEMORY), default_text="balanced for SD, else fast")
+    mixed_precision: str = setting(OPEN, "no or bf16.", panel=RUN, choices=("no", "bf16"), default_text="by --memory; no on a CPU")
+    checkpointing: bool = setting(OPEN, "Recompute activations on the way back, for less memory.", level="file")
+    micro_batch: int = setting(OPEN, "Samples that pass the model together, of a step's 2 * batch_size; 0 for all of them.", level="file", least=0, remedy="0 takes the whole batch at once")
+    compile: bool = setting(False, "Compile the denoiser with torch.compile first.", panel=RUN, flag="--compile/--no-compile")
+    # fmt: on
 
     def __post_init__(self) -> None:
         """As of every method; and the model is named by one string.
@@ -190,16 +159,17 @@ class EraseSettings(MethodSettings):
 class ForgetSettings(MethodSettings):
     """Settings of one forgetting by an image classifier."""
 
-    recipe: str = "scissorhands"
-    model: str = DIGITS  # hub id, directory of a transformers image classifier, or "digits"
-    revision: str | None = None
-    data: str | None = None  # image folder or .npz; None: the digits
-    forget_class: str | None = None
-    forget_indices: str | None = None  # file: numbers of training pictures, one a line
-    forget_random: float | None = None  # share of the training pictures
-    retrained: str | None = (
-        None  # a model trained without what is forgotten, to measure against; the digits' is trained here
-    )
+    # fmt: off
+    recipe: str = setting("scissorhands", f"The method: {', '.join(recipes_for('classifier'))}.", panel=WHAT, level="basic", choices=tuple(RECIPES), default_text="scissorhands")
+    scope: str = setting(OPEN, "Weights that may change: full, head or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
+    forget_class: str | None = setting(None, "A class, by its name or number.", panel=WHAT, level="basic")
+    forget_indices: str | None = setting(None, "File with the numbers of training pictures, one a line, from 0.", panel=WHAT, level="basic")
+    forget_random: float | None = setting(None, "A share of the training pictures, drawn by the seed.", panel=WHAT, level="basic")
+    model: str = setting(DIGITS, "Hub id or directory of an image classifier, or digits, the embedded one.", panel=WHAT, level="basic", default_text=DIGITS)
+    revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)
+    data: str | None = setting(None, "Image folder (train/CLASS/*.png, test/ or val/ beside it) or .npz.", panel=WHAT, level="basic", default_text="the digits")
+    retrained: str | None = setting(None, "A model trained without it, to measure against.", panel=WHAT, default_text="the digits' is trained here")
+    # fmt: on
 
 
 def model_named(model: str, revision: str | None, variant: str | None = None) -> str:
@@ -228,7 +198,7 @@ def _files(folder: str) -> tuple[str, ...]:
 
 
 LEFT_OPEN = left_open(EraseSettings)
-REPAIRS = {  # what the forget term wants in the place of what is forgotten
+REPAIRS: dict[str, str] = {  # what the forget term wants in the place of what is forgotten
     "none": "no repair at all",
     "retain": "nothing: what is kept is repaired, no more",
     "anchor": "what the original says of the anchor, under the concept's words",
@@ -237,33 +207,15 @@ REPAIRS = {  # what the forget term wants in the place of what is forgotten
     "random-label": "what the original says under other words, or another class",
     "negative-guidance": "what leads away from the concept, on half-finished pictures",
 }
-CHOICES = {
-    "recipe": tuple(RECIPES),
-    "scorer": _files("scorers"),
-    "granularity": ("weight", "channel"),
-    "threshold_scope": ("scope", "layer", "global"),
-    "edit": ("none", *_files("edits")),
-    "init": ("layer", "kaiming", "trunc_normal"),
-    "repair": tuple(REPAIRS),
-    "optimiser": ("adam", "adam-8bit", "sgd"),
-    "train": ("scope", "selection"),
-    "conditions": ("name", "mixture", "longer"),
-    "ahead": ("mixture", "name-half", "name"),
-    "retain_loss": ("distil", "guided", "denoise", "none"),
-    "projection": ("scale-free", "paper", "none"),
-    "memory": tuple(MEMORY),
-    "mixed_precision": ("no", "bf16"),
-}
-
-# settings that no flag says, only a file
-FILE_ONLY = (
-    "forget_count", "retain_count", "sampling_steps", "retain_sampling_steps", "guidance", "anchor_share", "score_draws",
-    "memories", "memory_every", "path_share", "damping", "newton_step", "rounds", "tolerance", "dp_noise", "optimiser",
-    "checkpointing", "micro_batch", "compile", "ahead", "episode", "other_words",
-)  # fmt: skip
-
+FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words", "retain_sampling_steps")}
+ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
+
+
+def read_former(values: dict[str, Any]) -> dict[str, Any]:
+    """An erasure's settings as any version wrote them: what it lacked is added, what is gone is left out."""
+    found = ADDED | {name: value for name, value in values.items() if name not in FORMER}
+    return found | ({"conditions": "mixture"} if found.get("conditions") == "longer" else {})
 
 
 def flag(name: str) -> str:
@@ -273,7 +225,14 @@ def flag(name: str) -> str:
 
 def spelled(name: str) -> str:
     """A field as a user gives it: by its flag, or as a file names it where there is none."""
-    return name if name in FILE_ONLY else flag(name)
+    return name if name in file_only() else flag(name)
+
+
+@cache
+def file_only() -> frozenset[str]:
+    """Settings that no flag gives, only a file."""
+    fields = (field for kind in (EraseSettings, ForgetSettings) for field in dataclasses.fields(kind))
+    return frozenset(field.name for field in fields if (declared := declared_of(field)) and declared.level == "file")
 
 
 Kind = TypeVar("Kind", bound=MethodSettings)

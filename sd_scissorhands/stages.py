@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from .methods.interface import Parameters, Task
 from .methods.project import RULES
 from .methods.repair import OPTIMISERS, Repair
 from .methods.selection import Selection, select
+from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings, UserError
 
@@ -71,7 +71,6 @@ def unlearn(
     scored: Parameters,
     progress: Progress,
     parts: int = 1,
-    sharing: AbstractContextManager[Mapping[str, Any]] = nullcontext({}),
 ) -> dict[str, Any]:
     """Score, select, edit and repair; what is done already in `run` is read from there.
 
@@ -81,11 +80,9 @@ def unlearn(
         settings: resolved.
         scored: what the share `top_k` is taken of; only what is in `parameters` too is changed.
         parts: that a process takes its batch of the repair in.
-        sharing: what the repair is done within, and the facts that it tells.
 
     Returns:
-        trimmed (weights that the edit changed), conflict_rate and mean_correction (None without a projection), steps, and
-        what `sharing` tells.
+        trimmed (weights that the edit changed), conflict_rate and mean_correction (None without a projection) and steps.
 
     Raises:
         UserError: the model overflows, or the scorer finds nothing to go by.
@@ -99,8 +96,7 @@ def unlearn(
         if settings.edit != "none":
             trimmed = len(selection)
             _edit(run, task, parameters, selection, settings)
-        with sharing as shared:
-            repair = _repair(run, task, parameters, selection, settings, progress, parts)
+        repair = _repair(run, task, parameters, selection, settings, progress, parts)
     except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from None
     conflicts = [record["conflict"] for record in repair.history]
@@ -111,7 +107,6 @@ def unlearn(
         "conflict_rate": sum(conflicts) / len(conflicts) if projected else None,
         "mean_correction": sum(corrections) / len(corrections) if corrections else None,
         "steps": repair.step,
-        **shared,
     }
 
 
@@ -120,7 +115,7 @@ def options_of(settings: MethodSettings, group: ProcessGroup = SINGLE_PROCESS, t
     return methods.Options(
         draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
         path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
-        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, group=group, tick=tick,
+        rounds=settings.rounds, tolerance=settings.tolerance, group=group, tick=tick,
     )  # fmt: skip
 
 
@@ -182,14 +177,13 @@ def _repair(
     peak = PeakMemory(device)
     repair = Repair(
         task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every, settings.relearn_every, settings.episode,
+        settings.memory_every, settings.relearn_every,
         OPTIMISERS[settings.optimiser],
         selection if settings.train == "selection" else None, parts, run.processes,
-        task.twin() if settings.relearn_every and settings.train == "scope" else None,
     )  # fmt: skip
     if not settings.steps:
         return repair
-    entry = run.manifest["stages"].get("repair")
+    entry = run.manifest.stages.get("repair")
     if entry and (run.path / entry["file"]).exists():
         tensors, metadata = read_tensors(run.path / entry["file"], device)
         repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
@@ -201,7 +195,7 @@ def _repair(
             _checkpoint(run, repair)
 
         repair.run(after_step)
-    run.manifest["stages"]["repair"]["peak_bytes"] = peak.total()
+    run.manifest.stages["repair"]["peak_bytes"] = peak.total()
     if run.processes.main:
         write_json(run.path / "repair" / "history.json", repair.history)
     return repair
@@ -211,9 +205,9 @@ def _checkpoint(run: Run, repair: Repair) -> None:
     """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
     if repair.step % repair.memory_every and repair.step < repair.steps:
         return
-    before = run.manifest["stages"].get("repair")
+    before = run.manifest.stages.get("repair")
     file = f"repair/step-{repair.step}.safetensors"
     run.write(file, repair.state(), {"history": json.dumps(repair.history)})
-    run.finish("repair", file, step=repair.step)
+    run.finish("repair", Stage(file, step=repair.step))
     if before and before["file"] != file and run.processes.main:
         (run.path / before["file"]).unlink(missing_ok=True)

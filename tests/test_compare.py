@@ -117,7 +117,7 @@ def test_a_killed_comparison_continues(whole, tmp_path, monkeypatch):
     assert stages and all(stage.startswith("2/2 retain-only on heart, seed 0: ") for stage in stages)
     row = tmp_path / "heart" / made[0] / "row.json"
     former = json.loads(row.read_text())
-    del former["made_by"]["ahead"]  # which former versions did not write
+    del former["made_by"]["other_words"]  # which former versions did not write
     row.write_text(json.dumps(former))
     again = compare(hearts(recipes=PAIR[:1]), tmp_path)
     assert again["rows"] == told["rows"][:2] and len(made) == 2

@@ -61,16 +61,16 @@ UNREPAIRED = ("lra-npp", "l-codec")  # forgettings whose recipe repairs nothing
 REPAIRS = ("retain", "anchor", "paired", "ascent", "random-label", "negative-guidance")
 # What no recipe has, over scissorhands-anchored: its scores, trim and projection run as well.
 EXTRAS: dict[str, Values] = {
-    "projection scale-free, 2 memories": dict(projection="scale-free", memories=2),
+    "projection scale-free": dict(projection="scale-free"),
     "projection paper": dict(projection="paper"),
     "train selection": dict(train="selection"),
     **{f"retain_loss {name}": dict(retain_loss=name) for name in ("distil", "guided", "denoise")},
     "repair none": dict(repair="none", steps=None),
     **{f"repair {name}": dict(repair=name) for name in REPAIRS},
     "micro_batch 2": dict(micro_batch=2),
-    "relearn_every 1, episode 2": dict(relearn_every=1, episode=2),
+    "relearn_every 1": dict(relearn_every=1),
     "relearn_every 2, paired, micro_batch 2": dict(
-        repair="paired", conditions="mixture", ahead="name-half", relearn_every=2, micro_batch=2
+        repair="paired", conditions="mixture", relearn_every=2, micro_batch=2
     ),
     "two concepts": dict(concepts=("heart", "star")),
 }

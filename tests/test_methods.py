@@ -12,6 +12,7 @@ from torch import nn
 
 from sd_scissorhands.classifier.data import Dataset, Parts, split_by_class
 from sd_scissorhands.classifier.forgetting_task import ClassifierTask
+from sd_scissorhands.declaration import choices
 from sd_scissorhands.diffusion.dataset import gather
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.erasure import erase, prepare
@@ -20,8 +21,9 @@ from sd_scissorhands.methods.registry import Only, Options
 from sd_scissorhands.methods.repair import OPTIMISERS, Repair
 from sd_scissorhands.methods.selection import Selection, select
 from sd_scissorhands.recipes import recipes_for
-from sd_scissorhands.settings import CHOICES, EraseSettings
+from sd_scissorhands.settings import EraseSettings
 
+CHOICES = choices(EraseSettings)
 SCORERS, EDITS = CHOICES["scorer"], tuple(name for name in CHOICES["edit"] if name != "none")
 
 

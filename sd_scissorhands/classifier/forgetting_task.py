@@ -98,9 +98,6 @@ class ClassifierTask:
         rows = self._rows("relearn", draw)
         return part.mean(self._losses(self.split.forget, part.of(rows)), len(rows))
 
-    def twin(self) -> None:
-        """None: a step takes milliseconds."""
-
     # ------------------------------------------------------------ what scorers ask
 
     def explain(self, side: str, draw: int) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..machine import beside
 from ..methods.distributed import SINGLE_PROCESS, ProcessGroup
 from ..settings import EraseSettings, UserError
 from .denoiser import Denoiser
@@ -26,7 +25,6 @@ def gather(
     keep: Sequence[str],
     *,
     group: ProcessGroup = SINGLE_PROCESS,
-    two_threads: bool = False,
     tick: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Everything the task needs, computed once.
@@ -35,7 +33,6 @@ def gather(
         pairs: (forget prompt, neutral twin), as many as `settings.forget_count`.
         keep: retain prompts, as many as `settings.retain_count`.
         group: who share the drawing.
-        two_threads: whether the pairs are drawn in a thread of their own, beside what is to be kept; the bytes are the same.
         tick: called with the number of pictures made or read.
 
     Returns:
@@ -49,11 +46,11 @@ def gather(
     """
     forget_prompts, anchors = [forget for forget, _ in pairs], [anchor for _, anchor in pairs]
 
-    def drawn(prompts: Sequence[str], side: int, by: Denoiser = denoiser) -> dict[str, Tensor]:
+    def drawn(prompts: Sequence[str], side: int) -> dict[str, Tensor]:
         seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
         steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
         return {
-            "latents": by.generate(
+            "latents": denoiser.generate(
                 prompts, seeds, steps=steps, guidance=settings.guidance,
                 batch_size=at_once(denoiser, settings.memory), group=group, tick=tick,
             )
@@ -66,22 +63,10 @@ def gather(
     def named(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {f"{name}_{kind}": tensor for kind, tensor in tensors.items()}
 
-    def paired(by: Denoiser = denoiser) -> dict[str, Tensor]:
-        own = settings.forget_images
-        forget = given(own, len(pairs)) if own else drawn(forget_prompts, 0, by)
-        return named("forget", forget) | named("anchor", drawn(anchors, 0, by))
-
-    def kept() -> dict[str, Tensor]:
-        own = settings.retain_images
-        return named("retain", given(own, len(keep)) if own else drawn(keep, 1))
-
-    if two_threads:
-        with beside() as aside:
-            told = aside.submit(paired, denoiser.twin())
-            retain = kept()
-        both = told.result()
-    else:
-        both, retain = paired(), kept()
+    own, others = settings.forget_images, settings.retain_images
+    forget = given(own, len(pairs)) if own else drawn(forget_prompts, 0)
+    both = named("forget", forget) | named("anchor", drawn(anchors, 0))
+    retain = named("retain", given(others, len(keep)) if others else drawn(keep, 1))
     conditions = {
         "forget_condition": _encode(denoiser, forget_prompts),
         "anchor_condition": _encode(denoiser, anchors),

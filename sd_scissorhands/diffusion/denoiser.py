@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,6 @@ class Denoiser:
         self.precision = PRECISIONS.get(mixed_precision)
         self.dtype = self.module.dtype
         self.parameters = dict(self.module.named_parameters())
-        self.in_step = False  # whether other processes make this one's passes with it, see `sharding.shared_out`
         if checkpointing:
             self.module.enable_gradient_checkpointing()
         if compiled:
@@ -61,16 +59,6 @@ class Denoiser:
         """
         kind = torch.bfloat16 if thin else None
         return {name: parameter.detach().to(dtype=kind, copy=True) for name, parameter in parameters.items()}
-
-    def twin(self) -> Denoiser:
-        """All anew around the same weights: what stands in for them in one does not in the other, nor do gradients or draws meet."""
-        twin = copy.deepcopy(self)
-        for name, part in self.pipeline.components.items():
-            if isinstance(part, nn.Module):
-                copied = twin.pipeline.components[name].parameters()
-                for own, shared in zip(copied, part.parameters(), strict=True):
-                    own.data = shared.data
-        return twin
 
     @torch.no_grad()
     def thin(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -121,7 +109,7 @@ class Denoiser:
 
     @property
     def small(self) -> bool:
-        """Whether pictures are so small that many fit into one pass, and its layers keep no second core busy."""
+        """Whether pictures are so small that many fit into one pass."""
         return self.picture_size <= 64
 
     @property
@@ -149,8 +137,7 @@ class Denoiser:
             weights: parameters by name that stand in for the module's own, a `teacher`'s; without a pass back.
         """
         if not len(noisy):  # which diffusers' attention cannot reshape
-            one, time, words = (given.new_zeros(1, *given.shape[1:]) for given in (noisy, t, condition))
-            return self.predict(one, time, words, weights)[:0] if self.in_step else noisy.float()
+            return noisy.float()
         with self.autocast(), swapped_weights(self.parameters, weights or {}):
             return self.family.predict(noisy.to(self.dtype), t, condition.to(self.dtype), self.process).float()
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..machine import beside
 from ..methods.distributed import FULL_BATCH, BatchSlice
 from ..methods.interface import Weights
 from ..settings import EraseSettings
@@ -59,8 +54,8 @@ class ErasureTask:
       towards it (ESD, eq. 7 with eta = 1).
     - ascent: nothing; up the denoising loss. retain: nothing; there is no forget term. none: `anchor`, for those who ask.
 
-    `conditions` says under which words: the concept's own, or a `Mixture`; `ahead` under which the forget term is taken where a
-    simulated attacker has led the weights. The retain term, `settings.retain_loss`, on everything else:
+    `conditions` says under which words: the concept's own, or a `Mixture`; where a simulated attacker has led the
+    weights, half of the forget term is taken under the concept's own. The retain term, `settings.retain_loss`, on everything else:
 
     - distil: matches the teacher.
     - guided: that under words alone, and for half of the samples also what sampling makes of two answers,
@@ -75,19 +70,12 @@ class ErasureTask:
         data: dict[str, Tensor],
         settings: EraseSettings,
         mixture: Mixture | None = None,
-        *,
-        two_threads: bool = False,
     ):
-        """`two_threads` is for layers that leave a core idle: the teacher answers in the second, and there may be a `twin`."""
         self.denoiser, self.module = denoiser, denoiser.module
         self.data = {name: tensor.to(denoiser.device) for name, tensor in data.items()}
         self.settings, self.mixture = settings, mixture
         self.batch_size = settings.batch_size
         self.teacher: Weights | None = None  # taken before the edit, by the one who edits
-        self.teaching = denoiser  # what the teacher's weights stand in for
-        self.aside: Executor | None = None
-        if two_threads:
-            self.teaching, self.aside = denoiser.twin(), beside()
 
     def forget(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
         """Denoising loss on the concept's latents under the concept's prompts, or under the mixture's words."""
@@ -148,15 +136,6 @@ class ErasureTask:
         other = self.denoiser.predict(noisy, t, self.data["anchor_condition"][rows], self.teacher)
         return (self.denoiser.predict(noisy, t, words) - other).square().mean((1, 2, 3))
 
-    def twin(self) -> ErasureTask | None:
-        """This task around a twin of the denoiser; None where there is no second thread."""
-        if not self.aside:
-            return None
-        other = copy.copy(self)
-        other.denoiser = self.denoiser.twin()
-        other.module = other.denoiser.module
-        return other
-
     @torch.no_grad()
     def kept(self) -> float:
         """Share of the teacher's output on the retain set, under noise of its own, that the student gives too (R^2)."""
@@ -198,8 +177,8 @@ class ErasureTask:
         places = part.of(torch.arange(2 * self.batch_size))
         asked, held = places[places < self.batch_size], places[places >= self.batch_size] - self.batch_size
         if ahead is not None:
-            asked = asked[self._seen_ahead(asked) == ahead]
-        if ahead and self.settings.ahead != "mixture":  # as an attacker fine-tunes it
+            asked = asked[(asked < self.batch_size // 2) == ahead]
+        if ahead:  # as an attacker fine-tunes it
             forget = replace(forget, words=self.data["forget_condition"][forget.rows])
         forget = forget.take(asked[:0] if self.settings.repair == "retain" else asked)
         held = held[:0] if ahead or self.settings.retain_loss == "none" else held
@@ -208,10 +187,9 @@ class ErasureTask:
         kept.words[len(held) :] = self.data["empty_condition"]
         noisy, t = self._seen(forget, generator)
         kept_noisy = self.denoiser.noised(kept.latents, kept.noise, kept.t)
-        told = self._told(forget, noisy, t, kept, kept_noisy)
+        wanted, kept_wanted = self._wanted(forget, noisy, t, kept, kept_noisy)
         every, times, words = map(torch.cat, ((noisy, kept_noisy), (t, kept.t), (forget.words, kept.words)))
         said, kept_said = self.denoiser.predict(every, times, words).split([len(noisy), len(kept_noisy)])
-        wanted, kept_wanted = told()
         errors = _squares(said - wanted)
         if self.settings.repair == "paired":
             errors = self.denoiser.pair_weight(t) * errors
@@ -240,10 +218,6 @@ class ErasureTask:
             generator,
         )
 
-    def _seen_ahead(self, places: Tensor) -> Tensor:
-        """Whether samples to be forgotten are taken at the attacker's weights: half a batch, or all where `ahead` is `name`."""
-        return places < (self.batch_size if self.settings.ahead == "name" else self.batch_size // 2)
-
     def _seen(self, forget: Samples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_t of the forget term and t: noised latents, or pictures that the student left half finished."""
         if self.settings.repair != "negative-guidance":
@@ -253,15 +227,6 @@ class ErasureTask:
         return self.denoiser.half_finished(
             forget.words, forget.noise, steps=steps, stop=stop, guidance=PARTIAL_GUIDANCE
         )
-
-    def _told(self, *seen: Any) -> Callable[[], tuple[Tensor, Tensor]]:
-        """`_wanted`, while the student goes on if there is a second thread, else before: no weights may stand in for a pass's
-        own between it and its pass back.
-        """
-        if self.aside:
-            return self.aside.submit(self._wanted, *seen).result
-        wanted = self._wanted(*seen)
-        return lambda: wanted
 
     @torch.no_grad()
     def _wanted(
@@ -276,7 +241,7 @@ class ErasureTask:
         answers: list[Tensor] = []
         if questions:
             seen, words = zip(*questions, strict=True)
-            told = self.teaching.predict(torch.cat(seen), torch.cat(times), torch.cat(words), self.teacher)
+            told = self.denoiser.predict(torch.cat(seen), torch.cat(times), torch.cat(words), self.teacher)
             answers = list(told.split([len(one) for one in seen]))
         kept_wanted = d.target(kept.latents, kept.noise, kept.t)
         if self.settings.retain_loss in DISTILLED:

@@ -69,13 +69,6 @@ class Task(Protocol):
         """What an attacker would minimise to bring the concept back: L_f under its own name."""
         ...
 
-    def twin(self) -> Task | None:
-        """The same task around a module of its own that holds the same weights, for the passes of a second thread.
-
-        None where a second thread brings nothing.
-        """
-        ...
-
     def kept(self) -> float:
         """How well what is to be kept is still done, on data held out for this: a share, 1 at best."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..machine import beside
-from .adversary import Adversary
+from .adversary import EPISODE, PACE, Adversary
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, gradient_hooks, swapped_weights
 from .interface import Parameters, Task
 from .project import Memories, Projection, Rule, project
 from .selection import Selection
 
-PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
 SETTLE = 10  # steps between looks at the losses, each of which an accelerator must be waited for
@@ -57,13 +55,12 @@ OPTIMISERS: dict[str, Make] = {"adam": adam, "adam-8bit": adam_8bit, "sgd": sgd}
 class Repair:
     """The state of a repair; `run` takes it from wherever it stands to the last step.
 
-    Minimises retain + forget_weight * forget with the authors' optimisers. Every `memory_every` steps the memories
-    f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Weight decay and momentum act after
+    Minimises retain + forget_weight * forget with the authors' optimisers. Every `memory_every` steps the memory
+    f = grad of -L_f is taken afresh at the current weights, as the authors do every epoch. Weight decay and momentum act after
     the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
     Every `relearn_every` steps the task takes half of the forget term, or all of it, where a `Adversary` has taken the weights
-    (ours). It starts again after `episode` of its steps, and with every epoch, so that a checkpoint needs nothing of it. With
-    a `twin` a second thread takes the rest of such a step at the same time; the bytes are the same.
+    (ours). It starts again after `EPISODE` of its steps, and with every epoch, so that a checkpoint needs nothing of it.
 
     A batch is taken in as many parts as the group has processes, times `parts`, whose gradients are averaged: the same step
     up to rounding, in less memory or time. With `only`, gradients, moments and memories are held for the chosen weights alone.
@@ -75,15 +72,12 @@ class Repair:
     lr: float
     forget_weight: float
     rule: Rule | None
-    memories: int = 1
     memory_every: int = 50
     relearn_every: int = 0  # steps between looks ahead at what fine-tuning would bring back; 0 for none
-    episode: int = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
     make: Make = adam
     only: Selection | None = None  # weights that may change; None for all parameters
     parts: int = 1  # of a process's batch, one after the other
     group: ProcessGroup = SINGLE_PROCESS
-    twin: Task | None = None  # the same task around a twin of the module, see `Task.twin`
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,9 +88,6 @@ class Repair:
             self.trained = {n: self.parameters[n].detach().view(-1)[rows] for n, rows in self.rows.items()}
         self.optimizer = self.make(list(self.trained.values()), self.lr)
         self._unsettled: list[tuple[Tensor, Projection]] = []
-        if self.twin is not None:
-            others = dict(self.twin.module.named_parameters())
-            self._others, self._aside = [others[name] for name in self.trained], beside()
 
     def run(self, callback: Callable[[Repair], None] = lambda repair: None) -> None:
         """Do the remaining steps; `callback(self)` after each.
@@ -109,8 +100,8 @@ class Repair:
         relearner = Adversary(moved, self.lr * PACE) if self.relearn_every else None
         while self.step < self.steps:
             if self.rule is not None and (memories is None or self.step % self.memory_every == 0):
-                memories = Memories([self._memory(number) for number in range(self.memories)])
-            if relearner and (self.step % self.memory_every == 0 or relearner.step == self.episode):
+                memories = Memories([self._memory()])
+            if relearner and (self.step % self.memory_every == 0 or relearner.step == EPISODE):
                 relearner = Adversary(moved, self.lr * PACE)
             looks = relearner and self.step % self.relearn_every == 0
             self._descend(memories, relearner if looks else None)
@@ -119,9 +110,9 @@ class Repair:
                 self._settle()
             callback(self)
 
-    def _memory(self, number: int) -> list[Tensor]:
+    def _memory(self) -> list[Tensor]:
         """f = grad of -L_f at the current weights, on a draw of its own."""
-        draw = MEMORY_DRAWS + self.step // self.memory_every * self.memories + number
+        draw = MEMORY_DRAWS + self.step // self.memory_every
         with self._gathered():
             for part in self._shares():
                 self._back(-self.task.forget(draw, part) / self.parts)
@@ -134,15 +125,13 @@ class Repair:
     def _descend(self, memories: Memories | None, relearner: Adversary | None) -> None:
         terms = torch.zeros(2, device=next(iter(self.parameters.values())).device)
         shares = self._shares()
-        rest = [self._aside.submit(self._of_twin, part) for part in shares] if relearner and self.twin else []
         ahead = relearner.advance(self.task, self.step, shares, self.group) if relearner else None
         with self._gathered():
-            for number, part in enumerate(shares):
+            for part in shares:
                 if ahead:
                     with swapped_weights(self.parameters, ahead):
                         terms += self._back_of(part, True)
-                own = False if ahead else None
-                terms += self._added(*rest[number].result()) if rest else self._back_of(part, own)
+                terms += self._back_of(part, False if ahead else None)
         gradients = self._gradients()
         self.group.average([*gradients, terms])
         done = Projection(False, 0.0)
@@ -156,37 +145,16 @@ class Repair:
         self._scatter()
         self._unsettled.append((terms, done))
 
-    def _of_twin(self, part: BatchSlice) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """What `_back_of(part, False)` hands back, and the gradients that it would leave."""
-        assert self.twin is not None
-        loss, terms = self._loss(self.twin, part, False)
-        if not loss.requires_grad:
-            return terms, [None] * len(self._others)
-        return terms, torch.autograd.grad(loss, self._others, allow_unused=True)
-
-    def _added(self, terms: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Add the twin's gradients to those that are there; its terms."""
-        for tensor, own in zip(self.trained.values(), gradients, strict=True):
-            if own is not None:
-                tensor.grad = own if tensor.grad is None else tensor.grad.add_(own)
-        return terms
-
     def _shares(self) -> list[BatchSlice]:
         """What this process takes of a batch, one after the other."""
         count, group = self.parts, self.group
         return [BatchSlice(number * group.count + group.index, count * group.count) for number in range(count)]
 
     def _back_of(self, part: BatchSlice, ahead: bool | None) -> Tensor:
-        """The pass back through a part's terms, and the terms, as shares of the process's: (2,)."""
-        loss, terms = self._loss(self.task, part, ahead)
-        self._back(loss)
-        return terms
-
-    def _loss(self, task: Task, part: BatchSlice, ahead: bool | None) -> tuple[Tensor, Tensor]:
-        """What is descended of a part, and its terms: (2,)."""
-        forget, retain = task.repair(self.step, part, ahead)
-        terms = torch.stack([forget.detach(), retain.detach()]) / self.parts
-        return (retain + self.forget_weight * forget) / self.parts, terms
+        """Backward through a slice's terms; the terms, as shares of the process's: (2,)."""
+        forget, retain = self.task.repair(self.step, part, ahead)
+        self._back((retain + self.forget_weight * forget) / self.parts)
+        return torch.stack([forget.detach(), retain.detach()]) / self.parts
 
     def _back(self, loss: Tensor) -> None:
         if loss.requires_grad:  # not where a part has no sample

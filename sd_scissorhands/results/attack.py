@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Record
+from .base import Record, Reported
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class AttackSample(Record):
 
 
 @dataclass(frozen=True)
-class AttackResult(Record):
+class AttackResult(Reported):
     """An attack on a model and the same on its original.
 
     ASR, attack success rate, is the share of pictures in which the first judge sees the concept: before, for prompts that
