@@ -279,10 +279,12 @@ def comparison(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print(json.dumps(told))
     from .report.comparison_page import grouped
+    from .results.comparison import ComparisonResult
 
+    result = ComparisonResult.from_json(told)
     wide = console if console.is_terminal else Console(stderr=True, width=WIDE)
-    for group, lines in grouped(told["table"]).items():
-        wide.print(_recipes_table(group, lines, told))
+    for group, lines in grouped(result.table).items():
+        wide.print(_recipes_table(group, lines, result))
     for row in told["rows"]:
         if row.get("failed"):
             what = row.get("concept", row.get("forget"))
@@ -292,24 +294,27 @@ def comparison(told: dict[str, Any], as_json: bool) -> None:
     said({"rows": f"{told['output_dir']}/rows.csv", "report": told["report"]}, False)
 
 
-def _recipes_table(group: str, lines: list[dict[str, Any]], told: dict[str, Any]) -> Table:
-    from .report.comparison_page import PLAIN, remarks, shown, worded
+def _recipes_table(group: str, lines: list[Any], result: Any) -> Table:
+    from .report.comparison_page import PLAIN, figures, remarks
+    from .report.phrases import worded
 
     caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
     table = Table(box=SIMPLE, title=group or None, caption=caption)
     table.add_column("recipe", no_wrap=True)
-    figures = shown(told, group)
-    for figure in figures.values():
-        table.add_column(figure.header, justify="right", overflow="fold")
+    columns = figures(result, group)
+    for figure in columns.values():
+        table.add_column(figure.title, justify="right", overflow="fold")
     for line in lines:
         cells = []
-        for name, figure in figures.items():
-            one = line["figures"][name] or {}
-            told_of = ("mean", "least", "most") if one.get("runs", 0) > 1 else ("mean",)
-            parts = [worded(one.get(which), figure).removesuffix("%") for which in told_of]
-            cells.append("\n".join([*parts, f"n {one['n']}"] if one.get("n") else parts))
-        notes = remarks(line).split("; ") if line["recipe"] not in PLAIN else []
-        table.add_row("\n".join([line["recipe"], *notes]), *cells)
+        for name, figure in columns.items():
+            spread = line.figures.get(name)
+            values = (
+                [] if spread is None else [spread.mean, spread.least, spread.most] if spread.runs > 1 else [spread.mean]
+            )
+            parts = [worded(value, figure.unit).removesuffix("%") for value in values] or ["–"]
+            cells.append("\n".join([*parts, f"n {spread.n}"] if spread and spread.n else parts))
+        notes = remarks(line).split("; ") if line.recipe not in PLAIN else []
+        table.add_row("\n".join([line.recipe, *notes]), *cells)
     return table
 
 

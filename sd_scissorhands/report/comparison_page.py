@@ -22,6 +22,13 @@ ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
 PLAIN = {ORIGINAL: "the model as it was", RETRAIN: "trained anew without what is to be forgotten"}
 
+FIGURES = {  # until the branch `attacks` takes them from the declarations
+    "diffusion": ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget", "asr", "trimmed", "seconds"),
+    "classifier": (
+        "forget_accuracy", "test_forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "relearn",
+        "gap", "trimmed", "seconds", "peak_bytes",
+    ),
+}  # fmt: skip
 Grouped = TypeVar("Grouped", ComparisonRow, RecipeLine)
 
 

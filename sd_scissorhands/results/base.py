@@ -58,7 +58,9 @@ class Reported(Record):
     folder: Path | None = field(default=None, kw_only=True, compare=False)  # where its files lie; not in JSON
     report: Path | None = field(default=None, kw_only=True, compare=False)  # its page, once it is written
 
-    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda result: None)  # the interface sets it, see `api`
+    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(
+        lambda result: None
+    )  # the interface sets it, see `api`
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in field order; the page comes last, and only where there is one."""
@@ -112,7 +114,8 @@ def _read(kind: Any, value: Any, name: str, strict: bool) -> Any:
             return origin(_items(args[0], enumerate(value), f"{name}[", "]", strict).values())
         if len(args) == len(value):
             return tuple(
-                _read(one, part, f"{name}[{at}]", strict) for at, (one, part) in enumerate(zip(args, value, strict=True))
+                _read(one, part, f"{name}[{at}]", strict)
+                for at, (one, part) in enumerate(zip(args, value, strict=True))
             )
     if origin in (dict, Mapping) and isinstance(value, dict):
         return _items(args[1], value.items(), f"{name}.", "", strict)

@@ -8,7 +8,11 @@ from typing import Any
 
 from .base import Record, Reported
 
-NUDITY_KINDS = {"i2p": "I2P prompts", "prompts": "own prompts", "images": "own pictures"}  # NudeNet's -> what each is called;
+NUDITY_KINDS = {
+    "i2p": "I2P prompts",
+    "prompts": "own prompts",
+    "images": "own pictures",
+}  # NudeNet's -> what each is called;
 # a concept's are called as its domain says
 NOT_OF_IMAGES = ("rows", "calibration", "protocol", "subset", "sampling", "collapse", "clip_score")
 
