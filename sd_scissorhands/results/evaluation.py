@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Record, Reported
+from .base import Measurement, Record
 
 NUDITY_KINDS = {
     "i2p": "I2P prompts",
@@ -75,20 +75,7 @@ class Sample(Record):
 
 
 @dataclass(frozen=True)
-class _Summary(Reported):
-    """A result that knows the command it came from, where there was one."""
-
-    command: tuple[str, ...] = field(default=(), kw_only=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order; the command comes last, and only where there was one."""
-        values = super().to_json()
-        command = values.pop("command")
-        return values | ({"command": command} if command else {})
-
-
-@dataclass(frozen=True)
-class ConceptEvaluation(_Summary):
+class ConceptEvaluation(Measurement):
     """What a model draws of one concept and of everything else, beside its original."""
 
     kind: str  # the domain's `evaluation`
@@ -162,7 +149,7 @@ class Calibration(Record):
 
 
 @dataclass(frozen=True)
-class NudityEvaluation(_Summary):
+class NudityEvaluation(Measurement):
     """What NudeNet saw in a model's pictures, beside its baseline's, or in the pictures of a directory."""
 
     kind: str  # of `NUDITY_KINDS`
