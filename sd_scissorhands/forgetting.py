@@ -20,6 +20,7 @@ from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import retrain
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
+from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import unlearn
@@ -75,7 +76,7 @@ def forget(
     opened, task = prepared.opened, prepared.task
     run = Run.open(output_dir, prepared.settings, opened.identity, resume=resume)
     if run.done("model"):
-        return run.manifest["result"]
+        return run.manifest.result or {}
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
@@ -92,8 +93,7 @@ def forget(
         **{name: other and _values(other) for name, other in others.items()},
         "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
     }  # fmt: skip
-    run.manifest["result"] = result
-    run.finish("model", "model")
+    run.finish("model", Stage("model"), result)
     return result
 
 
@@ -200,4 +200,3 @@ def _values(figures: Mapping[str, Figure]) -> dict[str, float | None]:
 
 def _intervals(figures: Mapping[str, Figure]) -> dict[str, list[float]]:
     return {name: [figure.low, figure.high] for name, figure in figures.items()}
-

@@ -317,7 +317,7 @@ def test_the_evaluation_beside_a_run_is_used(tmp_path, monkeypatch):
     from sd_scissorhands.evaluation import concept as concept_evaluation
     from sd_scissorhands.tiny import MODEL_DIR
 
-    weights = open_for_sampling("tiny", "cpu")[0].weights
+    weights = open_for_sampling("tiny", "cpu")[0].weights_sha256
     run = tmp_path / "run"
     shutil.copytree(MODEL_DIR, run / "model")
     (run / "run.json").write_text(

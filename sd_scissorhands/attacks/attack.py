@@ -121,7 +121,7 @@ def run_on(context: AttackContext, name: str) -> str:
     data = context.cached("pictures", lambda: prepare(context, side)) if prepare else {}  # the original comes first
     context.before[name] = context.hits(side, "before")
     context.outcomes[name] = declared.run(context, side, data)
-    return opened.weights
+    return opened.weights_sha256
 
 
 # ---------------------------------------------------------------- the result

@@ -89,8 +89,7 @@ def read_run(path: Path) -> RunRecord:
         UserError: `path` is not a run directory.
     """
     manifest = Run.read(path).manifest
-    parts: dict[str, Any] = {name: manifest.get(name) or {} for name in ("stages", "settings", "source", "result")}
-    run = RunRecord(path, **parts)
+    run = RunRecord(path, manifest.stages, manifest.settings, manifest.source.to_json(), manifest.result or {})
     run.layers = _layers(run)
     run.history = _json(run, path / "repair" / "history.json", list)
     run.evaluations = _measured(run, "eval", list(evaluation_titles()))

@@ -84,6 +84,15 @@ class Measurement(Reported):
         return values | ({"command": command} if command else {})
 
 
+class SparseRecord(Record):
+    """A record without the keys that are None by default and now."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, in field order."""
+        optional = {one.name for one in dataclasses.fields(cast(Any, self)) if one.default is None}
+        return {name: one for name, one in super().to_json().items() if one is not None or name not in optional}
+
+
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
