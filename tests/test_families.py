@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, SIDE, build
 
-from sd_scissorhands.attacks.attack import attack
+from sd_scissorhands.attacks.attack import Utility, attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
@@ -364,12 +364,11 @@ def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
 
 @pytest.mark.parametrize("name", ["embedding", "token"])
 def test_an_erased_model_is_attacked(folder, erased, tmp_path, name):
-    asked = AttackSettings(
-        name, "heart", str(erased[0] / "model"), str(folder), count=2, learn_from=2, steps=2, restarts=1, batch_size=2,
-        sampling_steps=1, device="cpu",
-    )  # fmt: skip
-    told = attack(asked, tmp_path, worth={"IRA": 1.0, "CRA": 1.0, "original_IRA": 1.0, "original_CRA": 1.0})
-    assert told["n"] == 2 and 0 <= told["asr_after"] <= 1 and told["restarts"][0]["loss"] > 0
+    own = {"embedding": dict(learn_from=2, steps=2, restarts=1, batch_size=2), "token": dict(steps=2)}[name]
+    model = str(erased[0] / "model")
+    asked = AttackSettings(name, "heart", model, str(folder), count=2, sampling_steps=1, device="cpu", **own)
+    found = attack(asked, tmp_path, utility=Utility(1.0, 1.0, 1.0, 1.0))
+    assert found.n == 2 and 0 <= found.asr_after <= 1 and found.restarts[0].loss > 0
 
 
 @pytest.mark.parametrize("family", ["sdxl", "flux"], indirect=True, scope="module")

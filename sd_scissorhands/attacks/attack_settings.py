@@ -25,8 +25,8 @@ NOT_TAKEN: dict[str, Any] = {
 class AttackSettings:
     """Settings of one attack: AttackSettings("embedding", "heart", "runs/heart/model", restarts=1, tokens=3).
 
-    What is no field here is a setting of the attack's own, which its file declares. One that is None takes the default of
-    the model's profile.
+    What is no field here is a setting of the attack's own, which its file declares; `attack` may hold some, see
+    `parse_attacks`. One that is None takes the default of the model's profile.
     """
 
     attack: str  # of `ATTACKS`
@@ -51,8 +51,11 @@ class AttackSettings:
         Raises:
             UserError: naming the flag, the value and what is allowed.
         """
+        own = dict(values.pop("options", {}))
+        if ":" in attack:
+            attack, written = parse_attack(attack)
+            values |= written
         given = {"attack": attack, "concept": concept, "model": model, "baseline": baseline, **values}
-        own = dict(given.pop("options", {}))
         for one in dataclasses.fields(self)[:-1]:
             object.__setattr__(self, one.name, given.pop(one.name, one.default))
         own |= given
@@ -87,6 +90,12 @@ class NamedAttack:
     attack: str
     options: Mapping[str, Any]  # settings of the attack, or count
 
+    @property
+    def title(self) -> str:
+        """For tables."""
+        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        return ATTACKS[self.attack].title + (f" ({options})" if self.name != self.attack else "")
+
 
 def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     """The attacks of a list such as "embedding,embedding:tokens=3,restarts=1,relearn:lr=3e-4".
@@ -107,6 +116,18 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
             raise UsageError(f"--attack {text} names {name} twice")
         found[name] = NamedAttack(name, attack, options)
     return tuple(found.values())
+
+
+def parse_attack(text: str) -> tuple[str, Mapping[str, Any]]:
+    """The one attack of a text, and its settings.
+
+    Raises:
+        UsageError: as `parse_attacks`, or it names several.
+    """
+    first, *others = parse_attacks(text)
+    if others:
+        raise UsageError(f"--attack {text} names several: choose one")
+    return first.attack, first.options
 
 
 def _split(text: str) -> list[tuple[str, dict[str, str]]]:

@@ -1,25 +1,30 @@
-"""Recipes compared on a diffusion model: concepts erased, judged and attacked."""
+"""Recipes compared on a diffusion model: concepts erased, evaluated and attacked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..attacks.attack_settings import AttackSettings
-from ..evaluation import concept as room
+from ..attacks import ATTACKS
+from ..attacks.attack_settings import AttackSettings, NamedAttack
+from ..attacks.base import ASR, Column
+from ..evaluation import concept as concept_evaluation
 from ..evaluation.panel import JudgeSet, open_judges
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
 from ..models.locate import domain_of_model
 from ..report import write_card, write_report
-from ..report.comparison_page import FIGURES, ORIGINAL
+from ..report.comparison_page import ORIGINAL
+from ..results.attack import AttackResult
+from ..results.comparison import ColumnNote, ComparisonRow, Number
 from ..run import Progress
 from ..settings import EraseSettings
-from .exam import Exam, Examined, examine
-from .jobs import Comparison, Job, Row, intervals, jobs_of
+from .jobs import Comparison, Job, intervals, jobs_of
+from .measure import Measured, Measurements, measure
 
-MOST_ATTACKED = 60  # pictures under attack, unless fewer are asked for
-ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # settings of an attack alone
+COSTS = ("trimmed", "seconds")  # of an erasure
+ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # what an attack depends on
 
 
 class Erasures:
@@ -37,6 +42,16 @@ class Erasures:
         self.concepts = {concept.name: concept for concept in found}
         self._opened: tuple[str, JudgeSet] | None = None
 
+    @property
+    def columns(self) -> dict[str, ColumnNote]:
+        """What the figures are that the attacks bring beside the first one's ASR."""
+        figures = attack_columns(self.asked.measures.attacks)
+        return {
+            name: ColumnNote(_header(one, column), column.meaning, column.unit)
+            for name, (one, column) in figures.items()
+            if name != "asr"
+        }
+
     def jobs(self, root: Path) -> list[Job]:
         each = (
             jobs_of(self.asked, self.profile, root, one, {"concepts": (one,)}, self._measures) for one in self.concepts
@@ -48,76 +63,95 @@ class Erasures:
         for name in self.concepts:
             self._panel(name)
 
-    def rows(self, job: Job, progress: Progress) -> dict[str, Row]:
-        seed, asked = job.settings.seed, self.asked.measures
-        looks = room.Looks(
-            seed=seed, count=asked.count, gone=tuple(one for one in erased_from(self.model) if one != job.target),
-            steps=asked.sampling_steps, guidance=asked.guidance, device=job.settings.device, progress=progress,
+    def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
+        seed, measures = job.settings.seed, self.asked.measures
+        looks = concept_evaluation.Looks(
+            seed=seed, count=measures.count, gone=tuple(one for one in erased_from(self.model) if one != job.target),
+            steps=measures.sampling_steps, guidance=measures.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
-        drawn = job.folder.parent / f"{ORIGINAL}-seed{seed}"
-        exam = Exam(
-            self.concepts[job.target], self.model, self._panel(job.target), looks, self._attacks(job.settings), drawn,
-            self.anchor,
+        what = Measurements(
+            self.concepts[job.target], self.model, self._panel(job.target), looks, self._attacks(job.settings),
+            job.folder.parent / f"{ORIGINAL}-seed{seed}", self.anchor,
         )  # fmt: skip
-        examined = examine(job.settings, job.folder, exam, progress)
+        measured = measure(job.settings, job.folder, what, progress)
         write_card(job.folder)
         write_report(job.folder)
-        return erased_rows(job, examined)
+        return erased_rows(job, measured, self.asked.measures.attacks)
 
-    def nothing(self, job: Job) -> Row:
-        figures = dict.fromkeys((*FIGURES["diffusion"], "original_asr", "broken", "collapsed"))
-        return _about(job) | figures | {"n": {}, "intervals": {}, **job.facts}
+    def nothing(self, job: Job, why: str) -> ComparisonRow:
+        figures = dict.fromkeys((*concept_evaluation.FIGURES, "asr", *attack_columns(self.asked.measures.attacks)))
+        return job.row(figures=figures, costs=dict.fromkeys(COSTS), failed=why)
 
     def _panel(self, name: str) -> JudgeSet:
         """The judges of a concept; one concept's at a time, for their models are large."""
         if self._opened is None or self._opened[0] != name:
-            asked = self.asked.measures
+            measures = self.asked.measures
             self._opened = None
             self._opened = name, open_judges(
-                self.concepts[name], domain=self.domain, judge=asked.judge, threshold=asked.threshold, clip=asked.clip,
-                device=self.asked.settings.device,
+                self.concepts[name], domain=self.domain, judge=measures.judge, threshold=measures.threshold,
+                clip=measures.clip, device=self.asked.settings.device,
             )  # fmt: skip
         return self._opened[1]
 
     def _attacks(self, settings: EraseSettings) -> dict[str, AttackSettings]:
-        asked = self.asked.measures
-        if asked.attack is None:
-            return {}
-        common: dict[str, Any] = dict(
-            count=min(asked.count, MOST_ATTACKED), judge=asked.judge, threshold=asked.threshold, clip=asked.clip,
-            sampling_steps=asked.sampling_steps, guidance=asked.guidance, seed=settings.seed, device=settings.device,
-        )  # fmt: skip
-        struck = AttackSettings(asked.attack, settings.concepts[0], "", self.model, **(common | dict(asked.attacking)))
-        return {asked.attack: struck.resolved(self.profile)}
+        found = self.asked.measures.attack_settings(settings.concepts[0], self.model, settings.seed, settings.device)
+        return {name: one.resolved(self.profile) for name, one in found.items()}
 
     def _measures(self, settings: EraseSettings) -> dict[str, Any]:
         """What else a row depends on, by names of their own."""
-        asked = self.asked.measures
-        own = {"limit": asked.count, "eval_steps": asked.sampling_steps, "eval_guidance": asked.guidance}
-        own |= {name: getattr(asked, name) for name in ("judge", "threshold", "clip", "attack")}
-        struck = {name: one.to_json() for name, one in self._attacks(settings).items()}.get(asked.attack or "", {})
-        return own | {f"attack_{name}": struck.get(name) for name in ATTACKED_BY}
+        measures = self.asked.measures
+        own = {"limit": measures.count, "eval_steps": measures.sampling_steps, "eval_guidance": measures.guidance}
+        own |= {name: getattr(measures, name) for name in ("judge", "threshold", "clip", "attack")}
+        own |= dict.fromkeys(f"attack_{name}" for name in ATTACKED_BY)
+        for place, (name, one) in enumerate(self._attacks(settings).items()):
+            whose, values = "attack" if not place else f"attack_{name}", one.to_json()
+            own |= {f"{whose}_{name}": values[name] for name in (*ATTACKED_BY, *one.options)}
+        return own
 
 
-def _about(job: Job) -> Row:
-    return {"recipe": job.settings.recipe, "concept": job.target, "seed": job.settings.seed}
+def _header(attack: NamedAttack, column: Column) -> str:
+    named = "" if "{}" in column.header or attack.name == attack.attack else f", {attack.name}"
+    return column.header.format(attack.title) + named
 
 
-def erased_rows(job: Job, examined: Examined) -> dict[str, Row]:
+def attack_columns(attacks: Sequence[NamedAttack]) -> dict[str, tuple[NamedAttack, Column]]:
+    """Figure -> the attack and its column; the ASR of the first attack that is graded is "asr"."""
+    found: dict[str, tuple[NamedAttack, Column]] = {}
+    for one in attacks:
+        for column in ATTACKS[one.attack].columns:
+            first = column is ASR and ATTACKS[one.attack].graded and "asr" not in found
+            found["asr" if first else column.name.format(one.name)] = (one, column)
+    return found
+
+
+def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) -> dict[str, ComparisonRow]:
     """The rows of an erased model and of its original: figures, each with n and its 95 % interval."""
-    told = examined.told
-    struck: dict[str, Any] = next(iter(examined.struck.values()), {})
-    theirs: dict[str, Any] = struck.get("original", {})
-    n = told["n"] | ({"asr": struck["n"]} if struck else {})
-    shared = {"original_asr": theirs.get("asr_after"), "broken": struck.get("broken")}
-    model = _about(job) | told["figures"] | {
-        "asr": struck.get("asr_after"), **shared, "collapsed": told["collapse"]["collapsed"],
-        "trimmed": examined.result["trimmed"], "seconds": examined.result["seconds"], "n": n,
-        "intervals": told["intervals"] | ({"asr": struck["interval_after"]} if struck else {}), **job.facts,
-    }  # fmt: skip
-    original = _about(job) | told["original"] | {
-        "recipe": ORIGINAL, "asr": theirs.get("asr_after"), **shared, "collapsed": False, "trimmed": None, "seconds": None,
-        "n": n, "intervals": intervals(told["original"], n, room.FIGURES)
-        | ({"asr": theirs["interval_after"]} if struck else {}), "baseline": False, "run": None,
-    }  # fmt: skip
-    return {"model": model, ORIGINAL: original}
+    evaluation, columns = measured.evaluation, attack_columns(attacks)
+    figures: dict[str, dict[str, Number]] = {"model": {"asr": None}, ORIGINAL: {"asr": None}}
+    n = dict(evaluation["n"])
+    for name, (one, column) in columns.items():
+        result = measured.attacks[one.name]
+        figures["model"][name], figures[ORIGINAL][name] = column.value(result), column.original(result)
+        n |= {name: result.n} if column.unit == "share" else {}
+    first = measured.attacks[columns["asr"][0].name] if "asr" in columns else AttackResult()
+    shared = dict(n=n, original_asr=first.original.asr_after, broken=first.broken)
+    model = evaluation["intervals"] | intervals(figures["model"], n, columns)
+    original = intervals(evaluation["original"] | figures[ORIGINAL], n, [*evaluation["original"], *columns])
+    costs = {cost: measured.erasure[cost] for cost in COSTS}
+    return {
+        "model": job.row(
+            figures=evaluation["figures"] | figures["model"],
+            costs=costs,
+            intervals=model,
+            collapsed=evaluation["collapse"]["collapsed"],
+            **shared,
+        ),
+        ORIGINAL: job.row(
+            recipe=ORIGINAL,
+            figures=evaluation["original"] | figures[ORIGINAL],
+            costs=dict.fromkeys(COSTS),
+            intervals=original,
+            collapsed=False,
+            **shared,
+        ),
+    }

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..attacks import ATTACKS
+from ..attacks.attack_settings import AttackSettings, NamedAttack, parse_attacks
 from ..evaluation.chance import wilson
 from ..recipes import RECIPES, recipes_for
+from ..results.comparison import ColumnNote, ComparisonRow, Number
 from ..run import NOT_IDENTITY, Progress
-from ..settings import EraseSettings, ForgetSettings, UserError
+from ..settings import EraseSettings, ForgetSettings, UsageError, UserError, flag
 
-ATTACKS = ("embedding", "token", "paraphrase")  # whose success is a share of pictures
-Row = dict[str, Any]
+MOST_ATTACKED = 60  # pictures under attack, unless fewer are evaluated or an attack has its own count
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,32 @@ class Measures:
     judge: str | None = None
     threshold: float | None = None
     clip: str | None = None
-    attack: str | None = "embedding"  # one of `ATTACKS`; None for none
-    attacking: Mapping[str, Any] = field(default_factory=dict)  # more fields of AttackSettings: restarts, tokens, ...
+    attack: str | None = "embedding"  # one attack or a list, see `attack_settings.parse_attacks`; None for none
+    attacking: Mapping[str, Any] = field(default_factory=dict)  # settings of every attack that takes them: steps, ...
+
+    @property
+    def attacks(self) -> tuple[NamedAttack, ...]:
+        """The attacks of the list."""
+        return parse_attacks(self.attack) if self.attack else ()
+
+    def attack_settings(self, concept: str, model: str, seed: int, device: str) -> dict[str, AttackSettings]:
+        """The attacks on a concept's erasure, by name; the model is yet to be named, `model` is the original.
+
+        Raises:
+            UserError: a setting that no attack takes, or that has another value than is allowed.
+        """
+        shared = {"count": min(self.count, MOST_ATTACKED), "seed": seed, "device": device}
+        shared |= {name: getattr(self, name) for name in ("judge", "threshold", "clip", "sampling_steps", "guidance")}
+        takes = {one.name: (*shared, *ATTACKS[one.attack].takes) for one in self.attacks}
+        if takes and (other := [name for name in self.attacking if not any(name in own for own in takes.values())]):
+            raise UsageError(f"{flag(other[0])} has no effect on --attack {self.attack}")
+        return {
+            one.name: AttackSettings(
+                one.attack, concept, "", model,
+                **shared | {n: v for n, v in self.attacking.items() if n in takes[one.name]} | one.options,
+            )
+            for one in self.attacks
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,8 +95,7 @@ class Comparison:
             )
         if self.measures.count < 1:
             raise UserError(f"--limit {self.measures.count} is too small: it must be at least 1")
-        if self.measures.attack not in (None, *ATTACKS):
-            raise UserError(f"--attack {self.measures.attack!r} is unknown here: choose {', '.join(ATTACKS)} or none")
+        self.measures.attack_settings("", "", 0, "auto")
 
     def recipes_on(self, profile: str) -> tuple[str, ...]:
         """The recipes to compare on models of a profile, each once.
@@ -100,17 +125,19 @@ class Job:
         """What is being done, in a few words."""
         return f"{self.settings.recipe} on {self.target}, seed {self.settings.seed}"
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a row says of its origin."""
-        recipe = self.settings.recipe
-        return {"baseline": RECIPES[recipe].baseline, "run": self.folder.relative_to(self.root).as_posix()}
+    def row(self, recipe: str | None = None, **values: Any) -> ComparisonRow:
+        """The row of its model; or, named in the place of a recipe, of what that is compared with."""
+        named = recipe or self.settings.recipe
+        run = None if recipe else self.folder.relative_to(self.root).as_posix()
+        baseline = not recipe and RECIPES[named].baseline
+        return ComparisonRow(named, self.target, self.settings.seed, baseline=baseline, run=run, **values)
 
 
 class Subject(Protocol):
     """What recipes are compared on."""
 
     kind: str  # diffusion | classifier
+    columns: dict[str, ColumnNote]  # what the figures are that are known to nobody else
 
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
@@ -120,11 +147,11 @@ class Subject(Protocol):
         """Open what can be opened before work starts."""
         ...
 
-    def rows(self, job: Job, progress: Progress) -> dict[str, Row]:
+    def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
         """Do it: "model" -> its row, "original" and, of a classifier, "retrain" -> those to compare it with."""
         ...
 
-    def nothing(self, job: Job) -> Row:
+    def nothing(self, job: Job, why: str) -> ComparisonRow:
         """The row of a run that diverged."""
         ...
 
@@ -157,7 +184,9 @@ def folder_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)[:80]
 
 
-def intervals(figures: Mapping[str, Any], n: Mapping[str, int], names: Sequence[str]) -> dict[str, list[float] | None]:
+def intervals(
+    figures: Mapping[str, Number], n: Mapping[str, int], names: Iterable[str]
+) -> dict[str, list[float] | None]:
     """Wilson's 95 % intervals of shares; None where a figure is not known."""
     return {
         name: wilson(round(figures[name] * n[name]), n[name]) if figures.get(name) is not None and n.get(name) else None
