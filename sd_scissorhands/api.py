@@ -24,7 +24,7 @@ from .results.attack import AttackResult
 from .results.base import Measurement, Reported
 from .results.comparison import ComparisonResult
 from .results.erase import EraseResult
-from .results.evaluation import Evaluation
+from .results.evaluation import Evaluation, read_evaluation
 from .results.forget import ForgetResult
 from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
@@ -53,7 +53,8 @@ def erase(
 
     folder = Path(output_dir or place_of_erasure(settings))
     with _at_work(settings.model, progress) as (processes, shown):
-        result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
+        found = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
+        result = EraseResult.from_json(found)
         if not processes.main:
             return dataclasses.replace(result, folder=folder)
         write_card(folder)
@@ -86,7 +87,7 @@ def evaluate(
     with _at_work(settings.source, progress) as (processes, shown):
         convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        result = run_evaluation(settings, folder, progress=shown, processes=processes)
+        result = read_evaluation(run_evaluation(settings, folder, progress=shown, processes=processes))
         return _with_page(result, folder, blur, command, processes)
 
 
@@ -129,7 +130,8 @@ def forget(
 
     folder = Path(output_dir or place_of_forgetting(settings))
     with _at_work(settings.model, progress) as (_, shown):
-        result = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
+        found = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
+        result = ForgetResult.from_json(found)
         return dataclasses.replace(result, folder=folder, report=write_forgetting_report(folder))
 
 

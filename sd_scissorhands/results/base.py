@@ -55,20 +55,16 @@ class Record:
 class Reported(Record):
     """A result with files and a page: what the public functions return. A notebook shows its figures and pictures."""
 
-    folder: Path | None = dataclasses.field(
-        default=None, kw_only=True, compare=False
-    )  # where its files lie; not in JSON
-    report: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # its page; in JSON once written
+    folder: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # of its files; not in JSON
+    report: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # its page, once written
 
-    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(
-        lambda result: None
-    )  # the interface sets it, see `api`
+    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda result: None)  # the interface sets it, see `api`
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in field order; the page comes last."""
         values = super().to_json()
-        del values["folder"]
-        report = values.pop("report")
+        values.pop("folder", None)
+        report = values.pop("report", None)
         return values | ({"report": report} if report else {})
 
     def _repr_html_(self) -> str | None:
