@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sd_scissorhands import compare
+from sd_scissorhands import compare as compare_recipes
 from sd_scissorhands import demo as demonstration
 from sd_scissorhands.cli import app
 from sd_scissorhands.comparison import erasures, forgettings
@@ -35,6 +35,11 @@ SHORT = dict(
 )  # fmt: skip
 QUICK = Measures(count=2, sampling_steps=1, attacking={"restarts": 1, "steps": 1, "learn_from": 2, "batch_size": 2})
 PAIR = ("scissorhands-anchored", "retain-only")
+
+
+def compare(comparison: Comparison, folder: Path, **more: Any) -> dict[str, Any]:
+    """The JSON of a comparison."""
+    return compare_recipes(comparison, folder, **more).to_json()
 
 
 def hearts(**changes: Any) -> Comparison:

@@ -47,7 +47,7 @@ class Erasures:
         """What the figures are that the attacks bring beside the first one's ASR."""
         figures = attack_columns(self.asked.measures.attacks)
         return {
-            name: ColumnNote(column.header.format(one.title), column.meaning, column.unit)
+            name: ColumnNote(_header(one, column), column.meaning, column.unit)
             for name, (one, column) in figures.items()
             if name != "asr"
         }
@@ -107,6 +107,11 @@ class Erasures:
             whose, values = "attack" if not place else f"attack_{name}", one.to_json()
             own |= {f"{whose}_{name}": values[name] for name in (*ATTACKED_BY, *one.options)}
         return own
+
+
+def _header(attack: NamedAttack, column: Column) -> str:
+    named = "" if "{}" in column.header or attack.name == attack.attack else f", {attack.name}"
+    return column.header.format(attack.title) + named
 
 
 def attack_columns(attacks: Sequence[NamedAttack]) -> dict[str, tuple[NamedAttack, Column]]:

@@ -8,10 +8,9 @@ from typing import Any
 
 from ..attacks.base import ASR
 from ..attacks.base import Column as AttackColumn
-from ..evaluation.metrics import metrics_of
 from ..results.attack import AttackResult
 from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
-from .declared import COSTS, attack_columns, attack_title, figure
+from .declared import COSTS, attack_columns, attack_title, figure, metrics_of
 from .phrases import between, known, number, percent, worded
 from .reading import RunRecord
 from .verdict import broken, collapsed
