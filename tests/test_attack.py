@@ -12,9 +12,11 @@ import torch
 from sd_scissorhands.attacks import ATTACKS, learn
 from sd_scissorhands.attacks.attack import Utility, attack, verdict
 from sd_scissorhands.attacks.attack_settings import AttackSettings
+from sd_scissorhands.attacks.base import Attack, Details, Options, Outcome
 from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from sd_scissorhands.attacks.relearn import steps_back
 from sd_scissorhands.concepts import filled
+from sd_scissorhands.declaration import setting
 from sd_scissorhands.diffusion.slots import SLOT, encode, slotted, spelled, vocabulary
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
@@ -301,6 +303,38 @@ def test_settings_that_no_attack_can_use():
     for name in ATTACKS.names():
         own = {"prompts": "x"} if name == "list" else {}
         assert AttackSettings(name, "heart", "tiny", "tiny", **own).resolved("sd").count == 60
+
+
+def test_settings_may_be_written_behind_the_name():
+    written = AttackSettings("relearn:lr=3e-4,stops=1+2,count=24", "heart", "tiny", "tiny", steps=9)
+    assert written == AttackSettings("relearn", "heart", "tiny", "tiny", lr=3e-4, stops=(1, 2), count=24, steps=9)
+    with pytest.raises(UserError, match="names several"):
+        AttackSettings("embedding:steps=2,token", "heart", "tiny", "tiny")
+
+
+def test_an_attack_is_one_declaration(tmp_path, monkeypatch):
+    """Its settings, its numbers and its verdict are in the result, though nothing else knows its name."""
+    monkeypatch.setattr(ATTACKS, "_added", dict(ATTACKS._added))
+
+    @dataclasses.dataclass(frozen=True)
+    class ShoutOptions(Options):
+        marks: int = setting(2, "Exclamation marks behind every prompt.", least=1)
+
+    def shout(context, side, data):
+        rows = [dataclasses.replace(row, prompt=row.prompt + "!" * context.options.marks) for row in context.rows]
+        details = Details(figures={"loudness": float(context.options.marks)})
+        return Outcome(context.hits(side, "after", rows=rows), [row.prompt for row in rows], "after", details)
+
+    ATTACKS.add(
+        "shout", Attack("say it louder", "shouting", shout, options=ShoutOptions, profiles={"tiny": {"marks": 3}})
+    )
+    assert "shout" in ATTACKS.names()
+    settings = AttackSettings("shout", "heart", "tiny", "tiny", **QUICK)
+    told = attack(settings, tmp_path, utility=Utility()).to_json()
+    assert told["settings"]["marks"] == 3 and told["figures"] == {"loudness": 3.0} and told["n"] == 4
+    assert all(sample["attacked_prompt"].endswith("!!!") for sample in told["samples"])
+    with pytest.raises(UserError, match="--marks 0 is too small"):
+        AttackSettings("shout:marks=0", "heart", "tiny", "tiny")
 
 
 def test_nothing_is_drawn_before_the_files_were_read(tmp_path):

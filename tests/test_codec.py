@@ -10,9 +10,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from sd_scissorhands.methods import codec as own
 from sd_scissorhands.methods import newton_step as newton
 from sd_scissorhands.methods import registry as methods
-from sd_scissorhands.methods import codec as own
 from sd_scissorhands.methods.codec import foci
 from sd_scissorhands.methods.edits import newton as edit
 from sd_scissorhands.methods.registry import Options

@@ -25,9 +25,10 @@ FLOORS = [
     {"diffusion"},
     {"models"},
     {"classifier"},
-    {"erasure", "forgetting", "evaluation", "report"},
-    {"attacks", "publishing"},
-    {"comparison", "forecast", "quiet"},
+    {"erasure", "forgetting", "evaluation"},
+    {"attacks"},
+    {"report"},
+    {"publishing", "comparison", "forecast", "quiet"},
     {"demo", "api"},
     {"show", "cli", "__main__"},
 ]

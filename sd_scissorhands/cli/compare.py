@@ -99,7 +99,7 @@ def compare(
     )  # fmt: skip
     asked = Comparison(settings, tuple(targets), named, seeds, measures)
     told = api.compare(asked, output_dir, command=as_typed(), progress=show.progress(quiet))
-    show.comparison(told, as_json)
+    show.result(told, as_json)
 
 
 def attacks_of(listed: list[str] | None) -> str | None:

@@ -58,8 +58,8 @@ def evaluate(
         return  # there is nothing to share
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
-        show.evaluation(told, as_json)
-        check_gates(gates, gate_values(settings.kind, told))
+        show.result(told, as_json)
+        check_gates(gates, gate_values(settings.kind, told.to_json()))
 
 
 def attack(
@@ -113,5 +113,5 @@ def attack(
     show.still_libraries()
     told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
-        show.attack(told, as_json)
-        check_gates(gates, told)
+        show.result(told, as_json)
+        check_gates(gates, told.to_json())

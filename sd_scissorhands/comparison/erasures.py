@@ -47,7 +47,7 @@ class Erasures:
         """What the figures are that the attacks bring beside the first one's ASR."""
         figures = attack_columns(self.asked.measures.attacks)
         return {
-            name: ColumnNote(column.header.format(one.title), column.meaning, column.unit)
+            name: ColumnNote(_header(one, column), column.meaning, column.unit)
             for name, (one, column) in figures.items()
             if name != "asr"
         }
@@ -109,6 +109,11 @@ class Erasures:
         return own
 
 
+def _header(attack: NamedAttack, column: Column) -> str:
+    named = "" if "{}" in column.header or attack.name == attack.attack else f", {attack.name}"
+    return column.header.format(attack.title) + named
+
+
 def attack_columns(attacks: Sequence[NamedAttack]) -> dict[str, tuple[NamedAttack, Column]]:
     """Figure -> the attack and its column; the ASR of the first attack that is graded is "asr"."""
     found: dict[str, tuple[NamedAttack, Column]] = {}
@@ -129,7 +134,7 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
         figures["model"][name], figures[ORIGINAL][name] = column.value(result), column.original(result)
         n |= {name: result.n} if column.unit == "share" else {}
     first = measured.attacks[columns["asr"][0].name] if "asr" in columns else AttackResult()
-    shared = dict(n=n, original_asr=first.original.asr_after, broken=first.broken)
+    shared: dict[str, Any] = dict(n=n, original_asr=first.original.asr_after, broken=first.broken)
     model = evaluation["intervals"] | intervals(figures["model"], n, columns)
     original = intervals(evaluation["original"] | figures[ORIGINAL], n, [*evaluation["original"], *columns])
     costs = {cost: measured.erasure[cost] for cost in COSTS}

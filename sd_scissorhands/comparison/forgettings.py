@@ -10,7 +10,7 @@ from typing import Any
 from ..classifier.data import class_number
 from ..classifier.reading import digits
 from ..report import write_forgetting_report
-from ..report.comparison_page import FIGURES, ORIGINAL, RETRAIN
+from ..report.comparison_page import CLASSIFIER, ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
@@ -48,9 +48,9 @@ class Forgettings:
         return forgotten_rows(job, result)
 
     def nothing(self, job: Job, why: str) -> ComparisonRow:
-        figures = dict.fromkeys(FIGURES["classifier"])
-        costs = {name: figures.pop(name) for name in COSTS}
-        return job.row(figures=figures, costs=costs, group=_group(job.settings), failed=why)
+        return job.row(
+            figures=dict.fromkeys(CLASSIFIER), costs=dict.fromkeys(COSTS), group=_group(job.settings), failed=why
+        )
 
 
 def _named(target: Mapping[str, Any]) -> str:
@@ -87,11 +87,10 @@ def _group(settings: ForgetSettings) -> str:
 
 def forgotten_rows(job: Job, result: Mapping[str, Any]) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
-    names = [name for name in FIGURES["classifier"] if name not in COSTS]
 
     def row(recipe: str | None, key: str, costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> ComparisonRow:
         return job.row(
-            recipe, figures={name: result[key].get(name) for name in names}, costs={name: costs.get(name) for name in COSTS},
+            recipe, figures={name: result[key].get(name) for name in CLASSIFIER}, costs={name: costs.get(name) for name in COSTS},
             n=dict(result.get("n") or {}), intervals=dict(intervals), group=_group(job.settings), forgotten=result.get("forget"),
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,7 +43,7 @@ class Measures:
         Raises:
             UserError: a setting that no attack takes, or that has another value than is allowed.
         """
-        shared = {"count": min(self.count, MOST_ATTACKED), "seed": seed, "device": device}
+        shared: dict[str, Any] = {"count": min(self.count, MOST_ATTACKED), "seed": seed, "device": device}
         shared |= {name: getattr(self, name) for name in ("judge", "threshold", "clip", "sampling_steps", "guidance")}
         takes = {one.name: (*shared, *ATTACKS[one.attack].takes) for one in self.attacks}
         if takes and (other := [name for name in self.attacking if not any(name in own for own in takes.values())]):
@@ -137,7 +137,11 @@ class Subject(Protocol):
     """What recipes are compared on."""
 
     kind: str  # diffusion | classifier
-    columns: dict[str, ColumnNote]  # what the figures are that are known to nobody else
+
+    @property
+    def columns(self) -> dict[str, ColumnNote]:
+        """What the figures are that an attack declared."""
+        ...
 
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
@@ -185,10 +189,8 @@ def folder_name(text: str) -> str:
 
 
 def intervals(
-    figures: Mapping[str, Number], n: Mapping[str, int], names: Iterable[str]
+    figures: Mapping[str, Number], n: Mapping[str, int], names: Collection[str]
 ) -> dict[str, list[float] | None]:
     """Wilson's 95 % intervals of shares; None where a figure is not known."""
-    return {
-        name: wilson(round(figures[name] * n[name]), n[name]) if figures.get(name) is not None and n.get(name) else None
-        for name in names
-    }
+    known = {name: value for name in names if (value := figures.get(name)) is not None and n.get(name)}
+    return {name: wilson(round(known[name] * n[name]), n[name]) if name in known else None for name in names}

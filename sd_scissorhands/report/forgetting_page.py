@@ -53,4 +53,5 @@ def _repeat_command(run: RunRecord) -> str:
     """Shell lines that make this run again, in a directory of its own."""
     chosen: dict[str, Any] = {"recipe": run.settings["recipe"]}
     usual = ForgetSettings(**chosen).resolved("classifier").to_json() | {"recipe": ForgetSettings().recipe}
-    return command_with("forget", difference(run.settings, usual), run)
+    known = {name: value for name, value in run.settings.items() if name in usual}  # a former version had others
+    return command_with("forget", difference(known, usual), run)

@@ -8,10 +8,9 @@ from typing import Any
 
 from ..attacks.base import ASR
 from ..attacks.base import Column as AttackColumn
-from ..evaluation.metrics import metrics_of
 from ..results.attack import AttackResult
 from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
-from .declared import COSTS, attack_columns, attack_title, figure
+from .declared import COSTS, attack_columns, attack_title, figure, metrics_of
 from .phrases import between, known, number, percent, worded
 from .reading import RunRecord
 from .verdict import broken, collapsed
@@ -108,7 +107,10 @@ def _attacks(models: Sequence[RunRecord]) -> list[Column]:
             continue
         for column in attack_columns(first):
             interval = between(first.original.interval_after) if column == ASR else ""
-            cells = [(worded(column.original(first), column.unit), interval), *(_attacked(one, column) for one in others)]
+            cells = [
+                (worded(column.original(first), column.unit), interval),
+                *(_attacked(one, column) for one in others),
+            ]
             term = column.header.removesuffix(", {}")
             found.append(Column(_header(owner, first, column), note, (term, column.meaning), cells))
     return found
@@ -153,7 +155,10 @@ def _costs(models: Sequence[RunRecord]) -> list[Column]:
         "conflict_rate": [(percent(one.get("conflict_rate")), "") for one in results],
         "seconds": [(number(one.get("seconds")), "") for one in results],
     }
-    return [Column(COSTS[name].title, "", (COSTS[name].title, COSTS[name].meaning), [DASH, *own]) for name, own in parts.items()]
+    return [
+        Column(COSTS[name].title, "", (COSTS[name].title, COSTS[name].meaning), [DASH, *own])
+        for name, own in parts.items()
+    ]
 
 
 def _of_scope(result: dict[str, Any]) -> str:
