@@ -13,6 +13,8 @@ from typing import Any, Self, TypeVar
 from .declaration import check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
+from .methods.objectives import OBJECTIVES
+from .methods.retain_losses import RETAIN_LOSSES
 from .naming import Name, is_path
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
@@ -111,7 +113,7 @@ class MethodSettings:
         OPEN,
         "What takes the concept's place{choices}.",
         panel=REPAIR,
-        choices=lambda: tuple(REPAIRS),
+        choices=lambda: OBJECTIVES.names(),
         default_text=BY_RECIPE,
     )
     steps: int = setting(
@@ -179,8 +181,7 @@ class MethodSettings:
                 f"--recipe {self.recipe} is not for this kind of model: choose {', '.join(recipes_for(profile))}"
             )
         values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
-        if (self.repair or values["repair"]) == "none":
-            values["steps"] = 0
+        values |= OBJECTIVES[self.repair or values["repair"]].defaults
         return dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
 
     def to_json(self) -> dict[str, Any]:
@@ -255,9 +256,9 @@ class EraseSettings(MethodSettings):
     )
     retain_loss: str = setting(
         OPEN,
-        "distil (match the original model), guided (also under guidance), denoise or none.",
+        "How the model is held to everything else{choices}.",
         panel=REPAIR,
-        choices=("distil", "guided", "denoise", "none"),
+        choices=lambda: RETAIN_LOSSES.names(),
         default_text=BY_RECIPE,
     )
     other_words: float = setting(
@@ -376,15 +377,6 @@ def _files(folder: str) -> tuple[str, ...]:
 
 
 LEFT_OPEN = left_open(EraseSettings)
-REPAIRS: dict[str, str] = {  # what the forget term wants in the place of what is forgotten
-    "none": "no repair at all",
-    "retain": "nothing: what is kept is repaired, no more",
-    "anchor": "what the original says of the anchor, under the concept's words",
-    "paired": "the way to the pair, the picture that the anchor's words gave from the same noise",
-    "ascent": "anything but what it was: up the loss",
-    "random-label": "what the original says under other words, or another class",
-    "negative-guidance": "what leads away from the concept, on half-finished pictures",
-}
 # settings that former versions did not write: what their runs were made with
 ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
 
