@@ -93,10 +93,10 @@ def evaluate(
     """
     from .evaluation.evaluate import evaluate as run_evaluation
     from .evaluation.evaluate import place_of
-    from .models.locate import convert_first
+    from .models.locate import convert_single_files
 
     with _at_work(settings.source, progress) as (processes, shown):
-        convert_first(settings.model_config, settings.model, settings.baseline)
+        convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
         summary = run_evaluation(settings, folder, progress=shown, processes=processes)
         return _finished(summary, folder, blur, command, processes)
@@ -117,12 +117,12 @@ def attack(
     """
     from .attacks.attack import attack as run_attack
     from .attacks.attack import place_of
-    from .models.locate import convert_first
+    from .models.locate import convert_single_files
 
     with _at_work(settings.model, progress) as (processes, shown):
-        convert_first(settings.model_config, settings.model, settings.baseline)
+        convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        summary = run_attack(settings, folder, progress=shown)
+        summary = run_attack(settings, folder, progress=shown).to_json()
         return _finished(summary, folder, blur, command, processes)
 
 

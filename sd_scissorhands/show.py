@@ -205,8 +205,6 @@ def forgotten(result: dict[str, Any], as_json: bool) -> None:
         between = f"{_figure(name, low)} to {_figure(name, high)}"
         table.add_row(name, *cells, _figure(name, value), between, str(result["n"][name]))
     console.print(table)
-    if result["calibration"]:
-        said({"noise": result["calibration"]}, False)
     said(
         {
             "recipe": result["recipe"],

@@ -16,6 +16,7 @@ from .methods.interface import Parameters, Task
 from .methods.project import RULES
 from .methods.repair import OPTIMISERS, Repair
 from .methods.selection import Selection, select
+from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings, UserError
 
@@ -73,7 +74,7 @@ def options_of(settings: MethodSettings, group: ProcessGroup = SINGLE_PROCESS, t
     return methods.Options(
         draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
         path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
-        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, group=group, tick=tick,
+        rounds=settings.rounds, tolerance=settings.tolerance, group=group, tick=tick,
     )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def _repair(
     )  # fmt: skip
     if not settings.steps:
         return repair
-    entry = run.manifest["stages"].get("repair")
+    entry = run.manifest.stages.get("repair")
     if entry and (run.path / entry["file"]).exists():
         tensors, metadata = read_tensors(run.path / entry["file"], device)
         repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
@@ -153,7 +154,7 @@ def _repair(
             _checkpoint(run, repair)
 
         repair.run(after_step)
-    run.manifest["stages"]["repair"]["peak_bytes"] = peak.total()
+    run.manifest.stages["repair"]["peak_bytes"] = peak.total()
     if run.processes.main:
         write_json(run.path / "repair" / "history.json", repair.history)
     return repair
@@ -163,9 +164,9 @@ def _checkpoint(run: Run, repair: Repair) -> None:
     """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
     if repair.step % repair.memory_every and repair.step < repair.steps:
         return
-    before = run.manifest["stages"].get("repair")
+    before = run.manifest.stages.get("repair")
     file = f"repair/step-{repair.step}.safetensors"
     run.write(file, repair.state(), {"history": json.dumps(repair.history)})
-    run.finish("repair", file, step=repair.step)
+    run.finish("repair", Stage(file, step=repair.step))
     if before and before["file"] != file and run.processes.main:
         (run.path / before["file"]).unlink(missing_ok=True)

@@ -7,9 +7,9 @@ import dataclasses
 import importlib
 import re
 import shlex
-import sys
 from pathlib import Path
 
+import guides
 import pytest
 import typer
 import yaml
@@ -22,18 +22,16 @@ from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
 from sd_scissorhands.declaration import choices
 from sd_scissorhands.evaluation.evaluate import figures_of
-from sd_scissorhands.evaluation.evaluate_settings import CHOICES as JUDGING
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import guides  # noqa: E402
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GROUP = typer.main.get_command(app)
 COMMAND = re.compile(r"(?:^|[\s/(])(?:sdscissor|-m sd_scissorhands) +(.*)")
 NAMED = {
     **choices(settings.EraseSettings),
-    **JUDGING,
+    **choices(EvaluateSettings),
     "to": settings.OUTPUT_FORMATS,
     "output_format": settings.OUTPUT_FORMATS,
 }
@@ -250,3 +248,13 @@ def ids_of(files: list[Path]) -> list[str]:
     ]
     pytest.main([f"--rootdir={ROOT}", "--no-header", "--no-summary", *arguments], plugins=[Kept()])
     return found
+
+
+@pytest.mark.slow
+def test_every_guide_can_be_followed(tmp_path, capsys):
+    home, outcomes = guides.stand_in(tmp_path / "hf"), []
+    for guide in guides.in_order(guides.guides()):
+        outcomes.append(guides.followed(guide, tmp_path, home))
+    with capsys.disabled():
+        print(f"\n{guides.table_of(outcomes)}")
+    assert not [outcome.failed for outcome in outcomes if outcome.failed]

@@ -27,8 +27,8 @@ from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.recipes import COMMON, DEFAULT_RECIPE, RECIPES
-from sd_scissorhands.report.commands import again
-from sd_scissorhands.report.found import read_run
+from sd_scissorhands.report.commands import repeat_command
+from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
 from sd_scissorhands.tiny import world
@@ -553,9 +553,9 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
     whole = erase(asked, tmp_path / "whole")
     finish = Run.finish
 
-    def die(self, stage, file, **facts):
-        finish(self, stage, file, **facts)
-        if facts.get("step") == 2:
+    def die(self, name, stage, result=None):
+        finish(self, name, stage, result)
+        if stage.step == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -574,7 +574,7 @@ def test_a_former_versions_run_is_read_without_the_settings_that_are_gone(short,
     manifest["settings"] |= {"ahead": "name", "episode": 20, "memories": 2, "conditions": "longer"}
     del manifest["settings"]["other_words"]
     file.write_text(json.dumps(manifest))
-    lines = again(read_run(tmp_path / "run"))
+    lines = repeat_command(read_run(tmp_path / "run"))
     assert not any(word in lines for word in ("ahead", "episode", "memories", "longer")) and "other_words" in lines
     settings = Run.read(tmp_path / "run").settings
     assert settings.conditions == "mixture" and settings.other_words == COMMON["other_words"]
@@ -620,4 +620,4 @@ def test_a_preset_is_erased_by_pairs_from_a_pipeline_that_is_not_of_the_embedded
         short, recipe=DEFAULT_RECIPE, model=str(foreign), concepts=(concept,), edit="none", relearn_every=1, steps=2
     )
     result = erase(asked, tmp_path / "run")
-    assert result["steps"] == 2 and result["weights_sha256"] != prepare(asked).opened.weights
+    assert result["steps"] == 2 and result["weights_sha256"] != prepare(asked).opened.weights_sha256

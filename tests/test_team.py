@@ -432,10 +432,10 @@ def test_a_peak_within_a_peak_does_not_hide_it():
 def test_a_delta_gives_back_the_model_whose_selection_was_trained(short, tmp_path):
     result = erase(dataclasses.replace(short, train="selection"), tmp_path / "run")
     told = apply_delta("tiny", tmp_path / "run" / "delta.safetensors", output_dir=tmp_path / "again")
-    assert told["weights_sha256"] == result["weights_sha256"] and told["weights"] <= result["trimmed"]
+    assert told.weights_sha256 == result["weights_sha256"] and told.weights <= result["trimmed"]
     now = load_file(tmp_path / "again" / "unet" / "diffusion_pytorch_model.safetensors")
     assert farthest(now, unet_of(tmp_path / "run")) == 0 < farthest(now, unet_of_base())
-    assert result["delta_weights"] == told["weights"] and result["delta_bytes"] < 8 * told["weights"] + 2000
+    assert result["delta_weights"] == told.weights and result["delta_bytes"] < 8 * told.weights + 2000
     whole = erase(short, tmp_path / "whole")
     assert "delta" not in whole and not (tmp_path / "whole" / "delta.safetensors").exists()
 

@@ -10,7 +10,7 @@ from ..evaluation import concept as room
 from ..evaluation.panel import JudgeSet, open_judges
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
-from ..models.load import domain_of_model
+from ..models.locate import domain_of_model
 from ..report import write_card, write_report
 from ..report.comparison_page import FIGURES, ORIGINAL
 from ..run import Progress

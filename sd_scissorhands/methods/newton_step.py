@@ -60,34 +60,6 @@ def newton_step_dense(gradient: Tensor, hessian: Tensor, damping: float) -> Tens
     return torch.linalg.solve(hessian.double() + damping * eye, gradient.double())
 
 
-def dp_sigma(
-    *, eps: float, delta: float, smoothness: float, lipschitz: float, removed: int, count: int, damping: float
-) -> float:
-    """The noise that would hide the error of one Newton step, of a strongly convex loss: its standard deviation.
-
-    sigma = gamma / eps sqrt(2 ln(1.25 / delta)), where gamma = 2 M L^2 m^2 / (n^2 lambda^3) bounds how far the step
-    ends from the retrained weights (Sekhari et al. 2021, whose calibration L-CODEC takes over).
-
-    This guarantees nothing for a network: its loss is not convex, M and L are not known, lambda is damping and no
-    strong convexity, and a step on selected weights is none on all. Nothing in this package claims (eps, delta). Even
-    where it holds it is large: for one of 1257 samples, lambda = .01, M = L = eps = 1 and delta = 1e-5, it is 6.1.
-
-    Args:
-        eps, delta: the (eps, delta) of certified removal.
-        smoothness: M, the Lipschitz constant of the Hessian.
-        lipschitz: L, that of the loss.
-        removed: m samples of `count`, n.
-        damping: lambda, by which the loss is strongly convex.
-
-    Raises:
-        ValueError: a number that must be above 0 is not, or delta is not below 1.
-    """
-    if min(eps, delta, count, damping) <= 0 or delta >= 1:
-        raise ValueError("eps, delta, the number of samples and the damping must be above 0, and delta below 1")
-    gamma = 2 * smoothness * lipschitz**2 * removed**2 / (count**2 * damping**3)
-    return gamma / eps * math.sqrt(2 * math.log(1.25 / delta))
-
-
 @dataclass(frozen=True)
 class Removal:
     """What a removal did, by its rounds."""
@@ -108,9 +80,6 @@ def remove(
     round is lost; the authors put the weights back altogether at five points. When `HALVINGS` do not do it, the round
     is put back and ends the removal.
 
-    Noise of standard deviation `options.dp_noise`, if any, goes on the step of every round and is not halved with it.
-    That is no guarantee, see `dp_sigma`.
-
     Args:
         task: of its data, those to forget, to keep and for the repair are seen.
         parameters: changed in place where selected; all other weights stay bit-identical.
@@ -126,14 +95,14 @@ def remove(
     _check(options.damping)
     step = task.share() if options.newton_step is None else options.newton_step
     chosen = {name: parameters[name] for name in selection.indices if selection.count(name)}
-    if not chosen or step == options.dp_noise == 0:
+    if not chosen or step == 0:
         return Removal()
     done = Removal(kept=(task.kept(),))
     for number in range(options.rounds):
         if task.gone():
             break
         direction = step * _direction(task, chosen, selection, options, number, decay)
-        alpha, kept = _backtrack(task, chosen, selection, options, direction, number, done.kept[0])
+        alpha, kept = _backtrack(task, chosen, selection, options, direction, done.kept[0])
         if not alpha:
             break
         done = replace(done, alphas=(*done.alphas, alpha), kept=(*done.kept, kept))
@@ -194,7 +163,6 @@ def _backtrack(
     selection: Selection,
     options: Options,
     direction: Tensor,
-    number: int,
     kept_before: float,
 ) -> tuple[float, float]:
     """Take the largest alpha of 1, 1/2, 1/4, ... that costs no more than is allowed: (alpha, what is kept then).
@@ -202,13 +170,9 @@ def _backtrack(
     (0, `kept_before`) and the weights as they were, where there is none.
     """
     before = _gather(chosen, selection)
-    noise = torch.zeros_like(direction)
-    if options.dp_noise:
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
-        noise = options.dp_noise * torch.randn(direction.shape, generator=generator, dtype=direction.dtype)
     for halving in range(HALVINGS + 1):
         alpha = 0.5**halving
-        _put(chosen, selection, before + alpha * direction + noise)
+        _put(chosen, selection, before + alpha * direction)
         kept = task.kept()
         if kept >= kept_before - options.tolerance - 1e-9:  # the product's rounding; NaN is no more either
             return alpha, kept

@@ -32,7 +32,6 @@ class Options:
     newton_step: float | None = None  # of newton: m / (n - m); None: as the task's own numbers are
     rounds: int = 10  # of newton: steps at most
     tolerance: float = 0.015  # of newton: how much of what is kept a step may cost
-    dp_noise: float = 0.0  # of newton: standard deviation of noise on the step
     group: ProcessGroup = (
         SINGLE_PROCESS  # who share the draws of a sensitivity; every process does the rest by itself, all alike
     )

@@ -10,16 +10,16 @@ from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
 from ..settings import LEFT_OPEN, EraseSettings, file_only, flag
-from .found import Found
+from .reading import RunRecord
 
 
-def again(run: Found) -> str:
+def repeat_command(run: RunRecord) -> str:
     """Shell lines that make this run again, in a directory of its own."""
     different = difference(run.settings, recipe_of(run) | {"recipe": DEFAULT_RECIPE, "concepts": []})
-    return repeated("erase", different, run)
+    return command_with("erase", different, run)
 
 
-def repeated(command: str, different: dict[str, Any], run: Found) -> str:
+def command_with(command: str, different: dict[str, Any], run: RunRecord) -> str:
     """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in file_only()]
     words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
@@ -27,22 +27,22 @@ def repeated(command: str, different: dict[str, Any], run: Found) -> str:
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
 
 
-def recipe_of(run: Found) -> dict[str, Any]:
+def recipe_of(run: RunRecord) -> dict[str, Any]:
     """What the run's recipe sets on a model of its profile."""
     recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
-    asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    return asked.resolved(run.domain.profile).to_json()
+    chosen = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
+    return chosen.resolved(run.domain.profile).to_json()
 
 
-def changed(control: Found, run: Found) -> dict[str, Any]:
-    """What a control does otherwise than a run; of another recipe only its name, and what departs from it."""
+def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:
+    """The settings in which a control differs from a run; of another recipe only its name, and what departs from it."""
     theirs = run.settings
     if control.settings.get("recipe") != run.settings.get("recipe"):
         theirs = theirs | {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
     return difference(control.settings, theirs)
 
 
-def measure(run: Found) -> str:
+def evaluation_command(run: RunRecord) -> str:
     """The shell line that evaluates this run's model, as far as one can be known."""
     model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
     if run.domain.name == "canvas":
@@ -52,30 +52,30 @@ def measure(run: Found) -> str:
     return shlex.join(words)
 
 
-def attack(run: Found) -> str:
+def attack_command(run: RunRecord) -> str:
     """The shell line that attacks this run's model."""
-    model = run.result.get("model_dir") or next((s["model"] for s in run.summaries if s.get("model")), None)
+    model = run.result.get("model_dir") or next((one.model for one in run.summaries if one.model), None)
     concept = (run.result.get("concepts") or [run.concepts])[0]
     words = ["--model", str(model or run.path / "model"), "--concept", str(concept), "--attack", "embedding"]
     return shlex.join(["sdscissor", "attack", *words])
 
 
 def difference(settings: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not as in `against`; None, which neither flag nor file can say, is left out."""
+    """The settings that are not as in `against`; None, which neither flag nor file can express, is left out."""
     return {name: value for name, value in settings.items() if value is not None and value != against.get(name)}
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as words of the command line, but for those that only a file can say."""
-    said = []
+    """Settings as words of the command line, without those that only a file can set."""
+    words = []
     for name, value in settings.items():
         key = "--concept" if name == "concepts" else flag(name)
         if isinstance(value, bool):
-            said.append(key if value else f"--no-{key[2:]}")
+            words.append(key if value else f"--no-{key[2:]}")
         elif name not in file_only():
             for item in value if isinstance(value, list) else [value]:
-                said += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
-    return said
+                words += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
+    return words
 
 
 def hub_id(model: Any) -> str | None:
