@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.dataset import at_once
-from .diffusion.erasure_task import shown_twice
 from .erasure import Prepared, parts_of, prepare
 from .machine import PeakMemory
 from .methods import registry as methods
 from .methods.distributed import gradient_hooks
+from .methods.retain_losses import RETAIN_LOSSES
 from .methods.selection import CHUNK
 from .settings import EraseSettings
 
@@ -107,6 +107,11 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         samples += math.ceil(shown_twice(s) / parts)
         peaks["repair"] = kept + held + samples * probe.backward
     return peaks
+
+
+def shown_twice(s: EraseSettings) -> int:
+    """Retain samples of a batch that the loss shows twice."""
+    return int(RETAIN_LOSSES[s.retain_loss].shown_twice * s.batch_size)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

@@ -13,6 +13,8 @@ from typing import Any, Self, TypeVar
 from .declaration import check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
+from .methods.objectives import OBJECTIVES
+from .methods.retain_losses import RETAIN_LOSSES
 from .naming import Name, is_path
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
@@ -48,7 +50,7 @@ class MethodSettings:
     rounds: int = setting(OPEN, "Of newton: steps at most.", level="file", least=1)
     tolerance: float = setting(OPEN, "Of newton: how much of what is retained a step may cost.", level="file", least=0)
     # repair
-    repair: str = setting(OPEN, "What takes the concept's place{choices}.", panel=REPAIR, choices=lambda: tuple(REPAIRS), default_text=BY_RECIPE)
+    repair: str = setting(OPEN, "What takes the concept's place{choices}.", panel=REPAIR, choices=OBJECTIVES.names, default_text=BY_RECIPE)
     steps: int = setting(OPEN, "Steps of the repair; 0 stops after the edit.", panel=REPAIR, least=0, remedy="0 stops after the edit", default_text=BY_RECIPE)
     lr: float = setting(OPEN, "Learning rate.", panel=REPAIR, least=0, most=1, open_ends=True, default_text=BY_RECIPE)
     optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes.", level="file", choices=("adam", "adam-8bit", "sgd"))
@@ -83,8 +85,7 @@ class MethodSettings:
                 f"--recipe {self.recipe} is not for this kind of model: choose {', '.join(recipes_for(profile))}"
             )
         values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
-        if (self.repair or values["repair"]) == "none":
-            values["steps"] = 0
+        values |= OBJECTIVES[self.repair or values["repair"]].defaults
         return dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
 
     def to_json(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class EraseSettings(MethodSettings):
     # repair
     conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
     anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
-    retain_loss: str = setting(OPEN, "distil (match the original model), guided (also under guidance), denoise or none.", panel=REPAIR, choices=("distil", "guided", "denoise", "none"), default_text=BY_RECIPE)
+    retain_loss: str = setting(OPEN, "How the model is held to everything else{choices}.", panel=REPAIR, choices=RETAIN_LOSSES.names, default_text=BY_RECIPE)
     other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)
     # memory
     memory: str = setting(OPEN, "How much memory to take{choices}.", panel=RUN, choices=tuple(MEMORY), default_text="balanced for SD, else fast")
@@ -198,15 +199,6 @@ def _files(folder: str) -> tuple[str, ...]:
 
 
 LEFT_OPEN = left_open(EraseSettings)
-REPAIRS: dict[str, str] = {  # what the forget term wants in the place of what is forgotten
-    "none": "no repair at all",
-    "retain": "nothing: what is kept is repaired, no more",
-    "anchor": "what the original says of the anchor, under the concept's words",
-    "paired": "the way to the pair, the picture that the anchor's words gave from the same noise",
-    "ascent": "anything but what it was: up the loss",
-    "random-label": "what the original says under other words, or another class",
-    "negative-guidance": "what leads away from the concept, on half-finished pictures",
-}
 FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
 ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .disk import read_tensors, write_json
 from .machine import PeakMemory
@@ -21,45 +19,6 @@ from .methods.selection import Selection, select
 from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings, UserError
-
-NORMS = (
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.modules.batchnorm._BatchNorm,
-)  # exempt by type: scale and shift of everything
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a layer is a norm, by its type; diffusers has an RMSNorm of its own."""
-    return isinstance(module, NORMS) or type(module).__name__ == "RMSNorm"
-
-
-def scope_of(module: nn.Module, expression: str, known: Mapping[str, str], what: str) -> Parameters:
-    """Parameters of a module by name, norm layers left out by type.
-
-    Args:
-        expression: a key of `known`, or a regular expression searched for in the parameter names.
-        known: names of usual scopes and their regular expressions.
-        what: the module in words, for an error.
-
-    Raises:
-        UserError: a bad expression, or one that matches nothing.
-    """
-    try:
-        wanted = re.compile(known.get(expression, expression))
-    except re.error as error:
-        raise UserError(f"--scope {expression!r} is no regular expression: {error}") from None
-    norms = tuple(f"{name}." for name, inner in module.named_modules() if is_norm(inner))
-    found = {
-        name: parameter
-        for name, parameter in module.named_parameters()
-        if wanted.search(name) and not name.startswith(norms)
-    }
-    if not found:
-        usual = ", ".join(known)
-        raise UserError(f"--scope {expression!r} matches no weight of {what}: use {usual} or a regular expression")
-    return found
 
 
 def unlearn(

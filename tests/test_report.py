@@ -384,7 +384,9 @@ def test_hub_id_is_no_local_directory(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_flags_say_the_difference() -> None:
-    ours = EraseSettings(concepts=("a", "-b c"), edit="none", steps=0, retain_prompts="x y.txt", memory_every=2).to_json()
+    ours = EraseSettings(
+        concepts=("a", "-b c"), edit="none", steps=0, retain_prompts="x y.txt", memory_every=2
+    ).to_json()
     assert flags(difference(ours, EraseSettings().to_json())) == [
         "--concept", "a", "--concept=-b c", "--retain-prompts", "x y.txt", "--edit", "none", "--steps", "0",
     ]  # fmt: skip
