@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.machine import PeakMemory
-from sd_scissorhands.methods.edits.reinitialise import reinitialise
+from sd_scissorhands.methods.edits import EDITS
+from sd_scissorhands.methods.method import Options, edit, options_for, score
 from sd_scissorhands.methods.project import RULES
-from sd_scissorhands.methods.registry import Options, score
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.settings import EraseSettings
@@ -164,7 +164,7 @@ def main() -> None:
     with stage("teacher", stages):
         task.teacher = denoiser.teacher(parameters)
     with stage("edit", stages):
-        reinitialise(parameters, selection, settings.init, 0)
+        edit(task, parameters, selection, settings.edit, options_for(EDITS[settings.edit], Options(), settings.options))
     with stage("repair (2 steps, projected)", stages):
         Repair(task, parameters, 2, settings.lr, settings.forget_weight, RULES[settings.projection]).run()
     weights, scope = (sum(p.numel() for p in some) for some in (denoiser.module.parameters(), parameters.values()))

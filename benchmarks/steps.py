@@ -37,8 +37,8 @@ from torch import Tensor
 
 from sd_scissorhands.erasure import parts_of
 from sd_scissorhands.methods import repair as repair_room
+from sd_scissorhands.methods.method import Options, score
 from sd_scissorhands.methods.project import RULES, Memories
-from sd_scissorhands.methods.registry import Options, score
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.recipes import ON_CPU

@@ -200,4 +200,3 @@ def _values(figures: Mapping[str, Figure]) -> dict[str, float | None]:
 
 def _intervals(figures: Mapping[str, Figure]) -> dict[str, list[float]]:
     return {name: [figure.low, figure.high] for name, figure in figures.items()}
-

@@ -14,13 +14,13 @@ PACKAGE = Path(sd_scissorhands.__file__).parent
 FLOORS = [
     {"errors"},
     {"registry", "declaration", "results"},
+    {"methods"},
     {"tiny"},
     {"recipes", "lineage", "naming"},
     {"settings", "concepts"},
     {"domains"},
     {"places", "machine", "disk"},
     {"run"},
-    {"methods"},
     {"stages"},
     {"diffusion"},
     {"models"},
@@ -72,6 +72,7 @@ def test_the_science_knows_no_family_no_disk_and_no_terminal():
         "collections",
         "contextlib",
         "importlib",
+        "pathlib",
         "types",
         "__future__",
     }
