@@ -165,8 +165,9 @@ class MethodSettings:
         if (self.repair or values["repair"]) == "none":
             values["steps"] = 0
         filled = dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
-        methods = [SCORERS[filled.scorer], *([EDITS[filled.edit]] if filled.edit != "none" else [])]
-        options = {name: values.get(name, own.default) for name, own in declared_settings(*methods).items()}
+        edits = [EDITS[filled.edit]] if filled.edit != "none" else []
+        declared = declared_settings(SCORERS[filled.scorer], *edits)
+        options = {name: values.get(name, own.default) for name, own in declared.items()}
         return dataclasses.replace(filled, options=options | dict(self.options))
 
     def to_json(self) -> dict[str, Any]:
