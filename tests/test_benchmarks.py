@@ -17,8 +17,8 @@ gpu, reference, rows, sd14, steps = (
     pytest.importorskip(name) for name in ("gpu", "reference", "rows", "sd14", "steps")
 )
 
+from sd_scissorhands.methods.method import Options, score  # noqa: E402
 from sd_scissorhands.methods.project import PAPER  # noqa: E402
-from sd_scissorhands.methods.registry import Options, score  # noqa: E402
 
 KEYS = {"name", "ours", "baseline", "ratio", "extra_bytes", "weights"}
 

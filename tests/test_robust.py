@@ -21,7 +21,7 @@ from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
-from sd_scissorhands.methods.registry import Options
+from sd_scissorhands.methods.method import Options, declared_settings
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
@@ -467,7 +467,9 @@ def test_every_recipe_leaves_nothing_open(name, profile):
     settings = EraseSettings(recipe=name).resolved(profile)
     assert all(getattr(settings, field) is not None for field in LEFT_OPEN)
     recipe = RECIPES[name]
-    assert {f for values in (recipe.values, *recipe.profiles.values()) for f in values} <= LEFT_OPEN
+    assert {f for values in (recipe.values, *recipe.profiles.values()) for f in values} <= LEFT_OPEN | set(
+        declared_settings()
+    )
 
 
 def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():

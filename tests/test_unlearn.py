@@ -7,10 +7,11 @@ import torch
 from test_selection import oracle_multipliers
 from torch import nn
 
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice
-from sd_scissorhands.methods.edits.reinitialise import reinitialise
+from sd_scissorhands.methods.edits.reinitialise import ReinitialiseOptions
+from sd_scissorhands.methods.method import Options, edit, score
 from sd_scissorhands.methods.project import SCALE_FREE
-from sd_scissorhands.methods.registry import Options, score
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.selection import Selection, select_top
 from sd_scissorhands.methods.sensitivity import contrast, sensitivity
@@ -88,11 +89,15 @@ def test_an_overflowing_loss_is_named():
 
 
 def test_unknown_scorer():
-    with pytest.raises(ValueError, match="psychic"):
+    with pytest.raises(UserError, match="psychic"):
         score(Regression(), {}, "psychic", Options())
 
 
 # ---------------------------------------------------------------- edit
+
+
+def reinitialise(parameters, selection: Selection, init: str, seed: int) -> None:
+    edit(None, parameters, selection, "reinitialise", ReinitialiseOptions(init=init, seed=seed))
 
 
 @pytest.mark.parametrize("init", ["layer", "kaiming", "trunc_normal"])
