@@ -51,7 +51,7 @@ class Measures:
         return {
             one.name: AttackSettings(
                 one.attack, concept, "", model,
-                **shared | {n: v for n, v in self.attacking.items() if n in takes[one.name]} | one.options,
+                **shared | {n: v for n, v in self.attacking.items() if n in takes[one.name]} | dict(one.options),
             )
             for one in self.attacks
         }  # fmt: skip

@@ -151,7 +151,7 @@ def _measured(run: RunRecord, parent: str, order: Sequence[str]) -> dict[str, An
     A folder is called as what was done in it: "canvas-star" is "canvas" of another concept. Beside attacks lies what measured
     the rest for them; that is left out, as is a kind of evaluation that nothing declares.
     """
-    found = {}
+    found: dict[str, tuple[str, Any]] = {}
     for folder in sorted(file.parent for file in (run.path / parent).glob("*/summary.json")):
         name = next((name for name in order if f"{folder.name}-".startswith(f"{name}-")), folder.name)
         summary = _summary(run, folder, name)
