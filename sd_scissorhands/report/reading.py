@@ -33,7 +33,7 @@ class RunRecord:
 
     path: Path
     settings: dict[str, Any] = field(default_factory=dict)
-    source: BaseModel = BaseModel()
+    source: BaseModel = field(default_factory=BaseModel)
     stages: dict[str, Any] = field(default_factory=dict)
     result: EraseResult | ForgetResult | None = None  # None: the run has not ended
     layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
