@@ -381,7 +381,7 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
     few = dataclasses.replace(settings, steps=1, memory_every=1, score_draws=1, repair=None, conditions=None)
     changes = {
         "esd": {"recipe": "esd", "scope": "xattn"},
-        "l-codec": {"recipe": "l-codec", "rounds": 1, "score_draws": 8},
+        "l-codec": {"recipe": "l-codec", "options": {"rounds": 1}, "score_draws": 8},
         "low": {"recipe": "scissorhands", "memory": "low", "mixed_precision": "bf16", "train": "selection"},
         "lra-npp": {"recipe": "lra-npp", "scorer": None},
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from .flags import with_flags_of
-from .options import Json, Public, PushToHub, Quiet, in_panel, repo_to_push
+from .options import Init, Json, Public, PushToHub, Quiet, in_panel, repo_to_push
 
 what, how = map(in_panel, ("What", "Run"))
 
@@ -19,6 +19,7 @@ def erase(
     output_dir: Annotated[Path | None, what("The run directory; the erased model is its model/.", "runs/MODEL-CONCEPTS-seedN")] = None,
     output_format: Annotated[str, what(f"Beside model/ also a file for other programs: {', '.join(OUTPUT_FORMATS[1:])}.", True)] = "diffusers",
     config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
+    init: Init = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
     dry_run: Annotated[bool, how("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
     push_to_hub: PushToHub = None,
@@ -36,7 +37,7 @@ def erase(
 
         sdscissor erase --concept "a red fox" --anchor "a grey cat" --dry-run
     """
-    settings = load_settings(EraseSettings, config, given)
+    settings = load_settings(EraseSettings, config, given | {"init": init})
     from .. import api, show
     from ..forecast import forecast
     from ..machine import Processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -21,7 +22,7 @@ def repeat_command(run: RunRecord) -> str:
 
 def command_with(command: str, different: dict[str, Any], run: RunRecord) -> str:
     """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in file_only()]
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if file_only(name)]
     words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
     words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
@@ -38,7 +39,8 @@ def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:
     """The settings in which a control differs from a run; of another recipe only its name, and what departs from it."""
     theirs = run.settings
     if control.settings.get("recipe") != run.settings.get("recipe"):
-        theirs = theirs | {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
+        given = {field.name for field in dataclasses.fields(EraseSettings)} - LEFT_OPEN
+        theirs = theirs | {name: value for name, value in recipe_of(control).items() if name not in given}
     return difference(control.settings, theirs)
 
 
@@ -72,7 +74,7 @@ def flags(settings: dict[str, Any]) -> list[str]:
         key = "--concept" if name == "concepts" else flag(name)
         if isinstance(value, bool):
             words.append(key if value else f"--no-{key[2:]}")
-        elif name not in file_only():
+        elif not file_only(name):
             for item in value if isinstance(value, list) else [value]:
                 words += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
     return words

@@ -58,7 +58,9 @@ class Reported(Record):
     folder: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # of its files; not in JSON
     report: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # its page, once written
 
-    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda result: None)  # the interface sets it, see `api`
+    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(
+        lambda result: None
+    )  # the interface sets it, see `api`
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in field order; the page comes last."""
