@@ -26,6 +26,7 @@ from sd_scissorhands.report import write_comparison
 from sd_scissorhands.report.comparison_page import ROWS
 from sd_scissorhands.results.attack import AttackResult, OriginalRates
 from sd_scissorhands.results.comparison import ComparisonResult, ComparisonRow
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
 
 runner = CliRunner()
@@ -260,7 +261,7 @@ def test_what_the_original_drew_is_handed_on_whole_and_never_over_something(tmp_
 
 
 def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
-    evaluation = {"figures": {"UA": 1.0}, "original": {"UA": 0.0}}
+    evaluation = ConceptEvaluation("canvas", figures={"UA": 1.0}, original={"UA": 0.0})
     seen = []
 
     def fake(settings, folder, what, progress):

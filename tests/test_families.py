@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, SIDE, build
 
-from sd_scissorhands.attacks.attack import Utility, attack
+from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
@@ -34,6 +34,7 @@ from sd_scissorhands.models.export import export
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 
@@ -367,7 +368,11 @@ def test_an_erased_model_is_attacked(folder, erased, tmp_path, name):
     own = {"embedding": dict(learn_from=2, steps=2, restarts=1, batch_size=2), "token": dict(steps=2)}[name]
     model = str(erased[0] / "model")
     asked = AttackSettings(name, "heart", model, str(folder), count=2, sampling_steps=1, device="cpu", **own)
-    found = attack(asked, tmp_path, utility=Utility(1.0, 1.0, 1.0, 1.0))
+    found = attack(
+        asked,
+        tmp_path,
+        evaluation=ConceptEvaluation("canvas", figures=dict(IRA=1.0, CRA=1.0), original=dict(IRA=1.0, CRA=1.0)),
+    )
     assert found.n == 2 and 0 <= found.asr_after <= 1 and found.restarts[0].loss > 0
 
 

@@ -40,12 +40,7 @@ class OriginalRates(Record):
 
     asr_before: float | None = None
     asr_after: float | None = None
-    interval_before: list[float] | None = None
     interval_after: list[float] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Without `interval_before` where it was not computed."""
-        return {name: value for name, value in super().to_json().items() if (name, value) != ("interval_before", None)}
 
 
 @dataclass(frozen=True)
