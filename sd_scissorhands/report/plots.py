@@ -26,8 +26,7 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
     """Loss terms, conflicts and corrections over the steps of the repair, as inline SVG; None without a history."""
     steps = [record.get("step", at) for at, record in enumerate(history)]
 
-    def paint(figure: Any) -> None:
-        """Three plots under each other."""
+    def _paint(figure: Any) -> None:
         losses, conflicts, corrections = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
         for key, colour, style in (("forget", ORANGE, "-"), ("retain", BLUE, "--")):
             values = [record.get(key) or math.nan for record in history]
@@ -47,7 +46,7 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
         corrections.set_ylim(bottom=0)
         figure.align_ylabels()
 
-    return draw(paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
+    return draw(_paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
 
 
 def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
@@ -63,8 +62,7 @@ def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
     whole = 100 * sum(trimmed for trimmed, _ in layers.values()) / sum(size for _, size in layers.values())
     labels: dict[str, Any] = dict(padding=2, fontsize=7.5, bbox={"color": "white", "pad": 0.4})
 
-    def paint(figure: Any) -> None:
-        """A bar for each block."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
         bars = axes.barh(list(shares), list(shares.values()), color=BLUE)
         axes.bar_label(bars, [f"{trimmed:,}" for trimmed, _ in blocks.values()], **labels)
@@ -75,7 +73,7 @@ def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
         _legend(axes, columns=1)
 
     most = max(shares, key=lambda name: shares[name])
-    return draw(paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
+    return draw(_paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
 
 
 def sweep_plot(sweep: Points, original: Points, *, threshold: float | None, title: str) -> Any:
@@ -87,8 +85,7 @@ def sweep_plot(sweep: Points, original: Points, *, threshold: float | None, titl
     if not sweep and not original:
         return None
 
-    def paint(figure: Any) -> None:
-        """Two lines, and where the threshold lies."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
         _line(axes, original, "original", BLUE, "--", "s", markersize=4)
         _line(axes, sweep, "erased", ORANGE, "-", "o", markersize=4)
@@ -98,7 +95,7 @@ def sweep_plot(sweep: Points, original: Points, *, threshold: float | None, titl
         axes.set_ylim(bottom=0)
         _legend(axes, columns=3)
 
-    return draw(paint, f"Exposed boxes by NudeNet's threshold, {title}", height=3.0)
+    return draw(_paint, f"Exposed boxes by NudeNet's threshold, {title}", height=3.0)
 
 
 def relearn_plot(concept: Points, benign: Points) -> Any:
@@ -111,8 +108,7 @@ def relearn_plot(concept: Points, benign: Points) -> Any:
     if not steps:
         return None
 
-    def paint(figure: Any) -> None:
-        """Two lines over steps on a logarithmic axis."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
         for points, *style in (
             (concept, "on pictures of the concept", ORANGE, "-", "o"), (benign, "on benign pictures", BLUE, "--", "s"),
@@ -124,7 +120,7 @@ def relearn_plot(concept: Points, benign: Points) -> Any:
         axes.set(xlabel="steps of fine-tuning (logarithmic)", ylabel="pictures with the concept, %", ylim=(-4, 104))
         _legend(axes)
 
-    return draw(paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
+    return draw(_paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
 
 
 def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
@@ -136,15 +132,14 @@ def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
     if len(points) < 2:
         return None
 
-    def finish(axes: Any) -> None:
-        """Shares, so no axis goes beyond 100 %."""
+    def _finish(axes: Any) -> None:
         axes.set(xlabel="attacked pictures with the concept, % (less is better)", ylabel="mean of IRA and CRA, %")
         axes.set_xlim(-4, 104)
         axes.margins(y=0.15)
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
 
     percents = {name: (100 * rate, 100 * quality) for name, rate, quality in points}
-    return scatter(percents, "Quality against attack: the upper left is best", finish)
+    return scatter(percents, "Quality against attack: the upper left is best", _finish)
 
 
 def retraining_plot(points: Mapping[str, Points]) -> Any:
@@ -156,20 +151,18 @@ def retraining_plot(points: Mapping[str, Points]) -> Any:
     if len(points) < 2:
         return None
 
-    def finish(axes: Any) -> None:
-        """Distances and accuracies have no common end."""
+    def _finish(axes: Any) -> None:
         axes.set(xlabel="accuracy on what is forgotten, points from the retrained model's", ylabel="test accuracy, %")
         axes.margins(0.1, 0.15)
 
     means = {name: (fmean(x for x, _ in own), fmean(y for _, y in own)) for name, own in points.items()}
-    return scatter(means, "What is kept against how far forgetting is from retraining", finish)
+    return scatter(means, "What is kept against how far forgetting is from retraining", _finish)
 
 
 def scatter(points: Mapping[str, tuple[float, float]], alt: str, finish: Callable[[Any], None]) -> Any:
     """Named points, each with a marker and a colour of its own; `finish` labels and limits the axes."""
 
-    def paint(figure: Any) -> None:
-        """A marker each."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
         for place, (name, (x, y)) in enumerate(points.items()):
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
@@ -177,7 +170,7 @@ def scatter(points: Mapping[str, tuple[float, float]], alt: str, finish: Callabl
         finish(axes)
         _legend(axes, fontsize=8)
 
-    return draw(paint, alt, height=3.4 + 0.1 * len(points))
+    return draw(_paint, alt, height=3.4 + 0.1 * len(points))
 
 
 def by_block(layers: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
