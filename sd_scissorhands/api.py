@@ -136,7 +136,7 @@ def forget(
 
 
 def compare(
-    asked: Any,
+    comparison: Any,
     output_dir: Folder = RUNS / "compare",
     *,
     command: Sequence[str] = (),
@@ -145,13 +145,13 @@ def compare(
     """Every recipe on every target under every seed: one table, one page; see `comparison.compare`.
 
     Args:
-        asked: a `comparison.jobs.Comparison`.
+        comparison: a `comparison.jobs.Comparison`.
     """
     from .comparison.compare import compare as run_comparison
 
     folder = Path(output_dir)
-    with _at_work(asked.settings.model, progress) as (_, shown):
-        result = run_comparison(asked, folder, command=command, progress=shown)
+    with _at_work(comparison.settings.model, progress) as (_, shown):
+        result = run_comparison(comparison, folder, command=command, progress=shown)
     return dataclasses.replace(result, folder=folder, report=folder / "report.html")
 
 

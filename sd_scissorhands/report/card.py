@@ -1,4 +1,4 @@
-"""What a model card says by its pipeline's kind: the first lines, which the hub reads, and how the model is used."""
+"""What a model card has by its pipeline's kind: the first lines, which the hub reads, and how the model is used."""
 
 from __future__ import annotations
 

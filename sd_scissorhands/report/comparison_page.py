@@ -89,11 +89,8 @@ def _link(folder: Path, run: str) -> str:
 
 def _shared(table: Sequence[RecipeLine], names: Iterable[str]) -> dict[str, int | None]:
     """The n of a figure where all recipes have the same."""
-    shared: dict[str, int | None] = {}
-    for name in names:
-        counts = {spread.n for line in table if (spread := line.figures[name])}
-        shared[name] = counts.pop() if len(counts) == 1 else None
-    return shared
+    counts = {name: {spread.n for line in table if (spread := line.figures[name])} for name in names}
+    return {name: found.pop() if len(found) == 1 else None for name, found in counts.items()}
 
 
 def plot(result: ComparisonResult, group: str) -> Any:

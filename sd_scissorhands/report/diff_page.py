@@ -22,7 +22,7 @@ def difference_plot(difference: Difference) -> str | None:
         return None
     names = [row.name.removeprefix("unet.").removeprefix("model.diffusion_model.") for _, row in rows]
 
-    def paint(figure: Any) -> None:
+    def _paint(figure: Any) -> None:
         sizes, shares = figure.subplots(ncols=2, sharey=True)
         sizes.barh(names, [100 * relative for relative, _ in rows], color=BLUE)
         sizes.set(xlabel="relative L2 difference, %")
@@ -34,5 +34,5 @@ def difference_plot(difference: Difference) -> str | None:
             axes.tick_params(labelsize=7)
 
     alt = f"Difference by {difference.by}; most in {most[0][1].name}: {most[0][0]:.2%}"
-    drawn = draw(paint, alt, height=1 + 0.19 * len(rows))
+    drawn = draw(_paint, alt, height=1 + 0.19 * len(rows))
     return str(drawn).replace("<svg ", f"<svg {STANDALONE} ", 1)

@@ -43,7 +43,7 @@ def write_forgetting_report(run_dir: Path) -> Path:
     return write_page(run_dir / "report.html", page)
 
 
-def forgot(run_dir: Path) -> bool:
+def is_forgetting(run_dir: Path) -> bool:
     """Whether a run directory is that of a classifier; an unreadable one is not."""
     try:
         return "forget_class" in json.loads((run_dir / MANIFEST).read_text())["settings"]

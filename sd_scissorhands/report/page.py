@@ -94,8 +94,8 @@ def card_text(run_dir: Path, *, repo: str | None = None, file: str | None = None
 def _findings(run: RunRecord) -> dict[str, Any]:
     """The answers to the three questions, and what a template needs to put them into words."""
     return {
-        "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.gone(run, s) for s in run.evaluations.values()],
-        "whole": verdict.whole(run), "stays": verdict.stays(run), "broken": verdict.broken, "graded": graded,
+        "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.is_gone(run, s) for s in run.evaluations.values()],
+        "whole": verdict.is_whole(run), "stays": verdict.stays_gone(run), "broken": verdict.broken, "graded": graded,
         "returned": returned, "figure": figure, "headline": _headline, "retained_metrics": _retained_metrics(),
         "GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS,
     }  # fmt: skip
