@@ -103,24 +103,33 @@ def _attacks(models: Sequence[RunRecord]) -> list[Column]:
     for place in dict.fromkeys(place for one in models for place in one.attacks):
         owner = next(one for one in models if place in one.attacks)
         first, label = owner.attacks[place], owner.label(owner.attacks[place])
-        concept = label.removeprefix(attack_title(first))  # where the page knows several
-        for column in attack_columns(first)[: 1 if first.steps_back else None]:  # the other steps are in small print
-            header = column.header.format(label) if "{}" in column.header else column.header + concept
-            interval = between(first.original.interval_after) if column == ASR else ""
-            original = DASH if first.steps_back else (worded(column.original(first), column.unit), interval)
-            cells = [original, *(_attacked(one.attacks.get(place), column) for one in models)]
+        if first.steps_back:  # one column: the steps on other pictures are in small print
+            column = attack_columns(first)[0]
+            what = Figure(column.name.format(first.attack).replace("_", " "), column.meaning)
+            cells = [DASH, *(_steps_back(one.attacks.get(place)) for one in models)]
+            found.append(Column(what.title + label.removeprefix(attack_title(first)), _n(first.n), what, cells))
+            continue
+        for column in attack_columns(first):
             what = Figure(column.header.removesuffix(", {}"), column.meaning)
-            found.append(Column(header, _n(first.n), what, cells))
+            interval = between(first.original.interval_after) if column == ASR else ""
+            cells = [(worded(column.original(first), column.unit), interval)]
+            cells += [_attacked(one.attacks.get(place), column) for one in models]
+            found.append(Column(column.header.format(label), _n(first.n), what, cells))
     return found
 
 
 def _attacked(attack: AttackResult | None, column: AttackColumn) -> Cell:
     if attack is None:
         return DASH
-    if back := attack.steps_back:
-        return steps(back, "concept"), f"benign pictures: {steps(back, 'benign')}" if known(back.get("most")) else ""
     interval = between(attack.interval_after) if column == ASR else ""
     return worded(column.value(attack), column.unit), "attack broken" if broken(attack) else interval
+
+
+def _steps_back(attack: AttackResult | None) -> Cell:
+    if attack is None:
+        return DASH
+    back = attack.steps_back
+    return steps(back, "concept"), f"benign pictures: {steps(back, 'benign')}" if known(back.get("most")) else ""
 
 
 def steps(back: Mapping[str, int | None], which: str) -> str:
