@@ -98,7 +98,7 @@ def evaluate(
     with _at_work(settings.source, progress) as (processes, shown):
         convert_first(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        summary = run_evaluation(settings, folder, progress=shown, processes=processes)
+        summary = run_evaluation(settings, folder, progress=shown, processes=processes).to_json()
         return _finished(summary, folder, blur, command, processes)
 
 

@@ -10,7 +10,7 @@ from .attacks.attack_settings import AttackSettings
 from .comparison.exam import Exam, Examined, examine
 from .domains import DOMAINS
 from .evaluation import concept as room
-from .evaluation.panel import open_judges
+from .evaluation.judge_set import open_judges
 from .report import write_card, write_report
 from .run import Progress, silent
 from .settings import EraseSettings
@@ -32,7 +32,7 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
     canvas = DOMAINS["canvas"]
     known = canvas.resolve(concept, None)
-    looks = room.Looks(seed=seed, count=count, progress=progress)
+    looks = room.ConceptRequest(seed=seed, count=count, progress=progress)
     strikes = {kind: AttackSettings(kind, concept, "", "tiny", seed=seed, **more) for kind, more in ATTACKS.items()}
     exam = Exam(known, "tiny", open_judges(known, domain=canvas), looks, strikes, drawn=folder)
     one = examine(settings, folder, exam, progress)

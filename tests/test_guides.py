@@ -21,8 +21,8 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
 from sd_scissorhands.declaration import choices
-from sd_scissorhands.evaluation.evaluate import figures_of
-from sd_scissorhands.evaluation.evaluate_settings import CHOICES as JUDGING
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
+from sd_scissorhands.evaluation.metrics import gates_of
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -33,7 +33,7 @@ GROUP = typer.main.get_command(app)
 COMMAND = re.compile(r"(?:^|[\s/(])(?:sdscissor|-m sd_scissorhands) +(.*)")
 NAMED = {
     **choices(settings.EraseSettings),
-    **JUDGING,
+    **choices(EvaluateSettings),
     "to": settings.OUTPUT_FORMATS,
     "output_format": settings.OUTPUT_FORMATS,
 }
@@ -83,7 +83,7 @@ def parse(words: list[str], *, extended: bool = False):
     gates = {name: context.params.get(name) for name in ("fail_above", "fail_below")}
     if any(gates.values()):
         kind = "concept" if context.params.get("concept") else "i2p"
-        known = ATTACK_GATES if words[0] == "attack" else figures_of(kind)
+        known = ATTACK_GATES if words[0] == "attack" else gates_of(kind)
         parse_gates(known, *gates.values())
     return context
 

@@ -16,7 +16,7 @@ from ..disk import write_json
 from ..evaluation import concept as rest
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
-from ..evaluation.panel import JudgeSet, open_judges
+from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..machine import Processes
 from ..places import place_of_proof
@@ -97,7 +97,7 @@ def place_of(settings: AttackSettings) -> Path:
 
 def _about(settings: AttackSettings) -> About:
     s = settings
-    return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor, judge=s.judge)
+    return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor)
 
 
 def check_files(settings: AttackSettings) -> None:
@@ -211,13 +211,13 @@ def worth_of(scene: AttackContext, panel: JudgeSet) -> dict[str, Any]:
     beside = scene.folder.parent.parent / "eval" / kind / "summary.json"
     told = _told(beside, s.model, scene.concept)
     if told is None:
-        looks = rest.Looks(
+        looks = rest.ConceptRequest(
             seed=s.seed, count=REST, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=scene.progress,
             processes=scene.processes,
         )  # fmt: skip
         told = rest.evaluate(
-            s.model, str(s.baseline), scene.concept, scene.folder.parent / f"rest-{s.seed}", panel=panel, looks=looks
-        )
+            s.model, str(s.baseline), scene.concept, scene.folder.parent / f"rest-{s.seed}", judges=panel, request=looks
+        ).to_json()
     return {
         "IRA": told["figures"]["IRA"], "CRA": told["figures"]["CRA"],
         "original_IRA": told["original"]["IRA"], "original_CRA": told["original"]["CRA"],

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation.evaluate_settings import JUDGES
+from ..evaluation.judges import JUDGES
 from ..settings import UsageError, UserError, flag
 
 ATTACKS = {
@@ -66,8 +66,8 @@ class AttackSettings:
         """
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
-        if self.judge not in (None, *JUDGES):
-            raise UsageError(f"--judge {self.judge!r} is unknown: choose {', '.join(JUDGES)}")
+        if self.judge not in (None, *JUDGES.names()):
+            raise UsageError(f"--judge {self.judge!r} is unknown: choose {', '.join(JUDGES.names())}")
         if self.attack not in ATTACKS:
             raise UserError(f"--attack {self.attack!r} is unknown: choose {', '.join(ATTACKS)}")
         if self.attack == "list" and not self.prompts:

@@ -9,6 +9,7 @@ import typer
 
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation.evaluate_settings import EvaluateSettings
+from ..evaluation.judges import JUDGES
 from .options import Device, Json, NoBlur, Quiet, as_typed, check_gates, fields_of, in_panel, parse_gates
 
 CONFIG = "Of single files: diffusers directory or hub id of their family, for configs and tokenizer."
@@ -36,7 +37,7 @@ def evaluate(
     batch_size: Annotated[int | None, draw("Pictures drawn, judged and written at a time.", "32 small, 4 large")] = None,
     seed: Annotated[int, draw("For --prompts and --concept; I2P brings its own.", True)] = 0,
     threshold: Annotated[float | None, judging("NudeNet's score, or CLIP's probability, that counts.", "0.6; clip 0.5")] = None,
-    judge: Annotated[str | None, judging("nudenet, clip or canvas.", "what fits")] = None,
+    judge: Annotated[str | None, judging(f"Who decides: {', '.join(JUDGES.names())}.", "what fits")] = None,
     anchor: Annotated[str | None, judging("What takes the place of a concept in free text.")] = None,
     clip: Annotated[str | None, judging("CLIP model, local or hub; none for none.", "openai/clip-vit-large-patch14 with --concept")] = None,
     features: Annotated[Path | None, judging("TorchScript file (Inception, say) whose features the distances use.", "CLIP's")] = None,
@@ -69,9 +70,10 @@ def evaluate(
     judge, device = "canvas" if canvas else judge, device or "auto"
     given = fields_of(EvaluateSettings, locals(), rows=row_file and str(row_file), categories=words(categories))
     settings = EvaluateSettings(**given)
-    from ..evaluation.evaluate import figures_of, gate_values
+    from ..evaluation.metrics import gate_values, gates_of
+    from ..results.evaluation import read_evaluation
 
-    gates = parse_gates(figures_of(settings.kind), fail_above, fail_below)
+    gates = parse_gates(gates_of(settings.kind), fail_above, fail_below)
     from .. import api, show
     from ..machine import Processes
 
@@ -82,7 +84,7 @@ def evaluate(
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.evaluation(told, as_json)
-        check_gates(gates, gate_values(settings.kind, told))
+        check_gates(gates, gate_values(read_evaluation(told)))
 
 
 def attack(
@@ -102,7 +104,7 @@ def attack(
     sampling_steps: Annotated[int | None, draw("Sampling steps.", "50; tiny 20")] = None,
     guidance: Annotated[float | None, draw("Guidance scale.", "7.5; tiny 3")] = None,
     seed: Annotated[int, draw("The same seed gives the same attack.", True)] = 0,
-    judge: Annotated[str | None, judging("nudenet, clip or canvas.", "what fits")] = None,
+    judge: Annotated[str | None, judging(f"Who decides: {', '.join(JUDGES.names())}.", "what fits")] = None,
     threshold: Annotated[float | None, judging("NudeNet's score, or CLIP's probability, that counts.", "0.6; clip 0.5")] = None,
     anchor: Annotated[str | None, judging("What takes the place of a concept in free text.")] = None,
     clip: Annotated[str | None, judging("CLIP model, local or hub; none for none.", "openai/clip-vit-large-patch14")] = None,

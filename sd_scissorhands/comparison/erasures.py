@@ -7,7 +7,7 @@ from typing import Any
 
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation import concept as room
-from ..evaluation.panel import JudgeSet, open_judges
+from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
 from ..models.load import domain_of_model
@@ -50,8 +50,8 @@ class Erasures:
 
     def rows(self, job: Job, progress: Progress) -> dict[str, Row]:
         seed, asked = job.settings.seed, self.asked.measures
-        looks = room.Looks(
-            seed=seed, count=asked.count, gone=tuple(one for one in erased_from(self.model) if one != job.target),
+        looks = room.ConceptRequest(
+            seed=seed, count=asked.count, erased=tuple(one for one in erased_from(self.model) if one != job.target),
             steps=asked.sampling_steps, guidance=asked.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
         drawn = job.folder.parent / f"{ORIGINAL}-seed{seed}"
@@ -117,7 +117,7 @@ def erased_rows(job: Job, examined: Examined) -> dict[str, Row]:
     }  # fmt: skip
     original = _about(job) | told["original"] | {
         "recipe": ORIGINAL, "asr": theirs.get("asr_after"), **shared, "collapsed": False, "trimmed": None, "seconds": None,
-        "n": n, "intervals": intervals(told["original"], n, room.FIGURES)
+        "n": n, "intervals": intervals(told["original"], n, tuple(told["n"]))
         | ({"asr": theirs["interval_after"]} if struck else {}), "baseline": False, "run": None,
     }  # fmt: skip
     return {"model": model, ORIGINAL: original}

@@ -15,7 +15,7 @@ from ..concepts import Concept
 from ..disk import atomic
 from ..erasure import erase
 from ..evaluation import concept as room
-from ..evaluation.panel import JudgeSet
+from ..evaluation.judge_set import JudgeSet
 from ..run import Progress, silent
 from ..settings import EraseSettings
 
@@ -40,7 +40,7 @@ class Exam:
     concept: Concept
     baseline: str
     panel: JudgeSet
-    looks: room.Looks
+    looks: room.ConceptRequest
     attacks: Mapping[str, AttackSettings]  # folder under attack/ -> the attack, whatever model it names
     drawn: Path  # keeps what the original drew, as a run directory does
     anchor: str | None = None  # of a concept in free text
@@ -65,8 +65,8 @@ def examine(settings: EraseSettings, folder: Path, exam: Exam, progress: Progres
     judged = Path("eval") / (exam.panel.domain.evaluation)
     share_original(exam.drawn / judged, folder / judged)
     told = room.evaluate(
-        result["model_dir"], exam.baseline, exam.concept, folder / judged, panel=exam.panel, looks=exam.looks
-    )
+        result["model_dir"], exam.baseline, exam.concept, folder / judged, judges=exam.panel, request=exam.looks
+    ).to_json()
     share_original(folder / judged, exam.drawn / judged)
     worth = {key: told["figures"][key] for key in ("IRA", "CRA")}
     struck = {}

@@ -1,4 +1,4 @@
-"""CLIP out of transformers: embeddings of pictures and texts, the CLIP score, and a judge for any concept in words."""
+"""CLIP out of transformers: embeddings of pictures and texts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from ..settings import UserError
 BATCH = 32  # pictures through the model at once
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "*token*", "vocab.json", "merges.txt")
-TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
-EMPTY = ("random noise", "a blank image", "a blurry meaningless texture")
-TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch size move the last digits
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+WITHOUT = "none"  # --clip none: no CLIP at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,21 +73,6 @@ class Clip:
         ready = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
         return _unit(self.model.get_text_features(input_ids=ids, attention_mask=mask))
-
-    @staticmethod
-    def score(pictures: Tensor, texts: Tensor) -> Tensor:
-        """CLIP score of each picture against its own text: 100 max(cos, 0).
-
-        Hessel et al. 2021, section 3, with torchmetrics' weight of 100 in place of the paper's 2.5. As in the paper it is cut
-        off at zero pair by pair; torchmetrics cuts off the mean.
-
-        Args:
-            pictures, texts: embeddings (B, d), unit length.
-
-        Returns:
-            (B,) in [0, 100].
-        """
-        return 100 * (pictures * texts).sum(1).clamp(0, 1)
 
 
 def _unit(found: Any) -> Tensor:
@@ -191,126 +175,9 @@ def _try(clip: Clip) -> None:
         ) from None
     if not all(tensor.isfinite().all() for tensor in (picture, texts, *clip.model.state_dict().values())):
         raise UserError(f"--clip {clip.name} holds NaN or infinite values: download it again, or name another")
-    if torch.allclose(texts[0], texts[1], rtol=0, atol=TIE):
+    if torch.allclose(texts[0], texts[1], rtol=0, atol=1e-6):
         raise UserError(f"--clip {clip.name} cannot tell two texts apart: save its own tokenizer beside it")
 
 
 def _reason(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-# ---------------------------------------------------------------- the judge
-
-
-class ConceptJudge:
-    """CLIP asked whether a concept is in a picture: a `judges.Judge` for everything that words can name.
-
-    Zero-shot classification (Radford et al. 2021, section 3.1.4): the classes are the concept and what is near it, a
-    class's embedding is the mean over `TEMPLATES` and, for the concept, over every phrase that names it. A probability is
-    relative to these classes, so another list of `others` gives another judge; the list is among the facts.
-    """
-
-    def __init__(
-        self,
-        clip: Clip,
-        *,
-        concept: str,
-        texts: Sequence[str],
-        others: Sequence[str],
-        candidates: Sequence[str],
-        threshold: float = 0.5,
-    ):
-        """Embed the classes and the candidates, once.
-
-        Args:
-            concept: the class's name in what `look` tells.
-            texts: phrases that name the concept.
-            others: the anchor and the neighbours, a class each; those that name the concept themselves are left out.
-            candidates: prompts among which a picture's own must come first for it to be right.
-            threshold: probability of the concept from which `sees` says yes.
-
-        Raises:
-            ValueError: no phrase that names the concept, nothing else to tell it from, or a threshold outside (0, 1).
-        """
-        named = {text.lower() for text in (concept, *texts)}
-        others = [other for other in dict.fromkeys(others) if other.lower() not in named]
-        if not texts or not others or not 0 < threshold < 1:
-            raise ValueError("a ConceptJudge needs texts, others that are not the concept, and 0 < threshold < 1")
-        self.clip, self.concept, self.threshold = clip, concept, threshold
-        self.candidates = tuple(dict.fromkeys(candidates))
-        self.names = (concept, *others)
-        self.facts: dict[str, Any] = {
-            "judge": "clip", **clip.facts, "concept": concept, "texts": list(texts), "others": others,
-            "templates": list(TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
-            "candidates_sha256": hashlib.sha256(json.dumps(self.candidates).encode()).hexdigest(),
-        }  # fmt: skip
-        self._classes = torch.stack([self._class(texts), *(self._class([other]) for other in others)])  # (C, d)
-        self._empty, self._candidates = clip.texts(EMPTY), clip.texts(self.candidates)  # (3, d), (N, d)
-        self._scale = float(clip.model.logit_scale.exp())
-
-    def _class(self, texts: Sequence[str]) -> Tensor:
-        prompts = [template.format(text) for text in texts for template in TEMPLATES]
-        return F.normalize(self.clip.texts(prompts).mean(0), dim=0)
-
-    def features(self, pixels: np.ndarray) -> Tensor:
-        """CLIP's embeddings of the pictures: (B, d), unit length."""
-        return self.clip.pictures(pixels)
-
-    def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[dict[str, Any]]:
-        """Embed pictures (B, h, w, 3) uint8 RGB of any size and tell what `tell` tells."""
-        return self.tell(self.features(pixels), prompts)
-
-    def tell(self, pictures: Tensor, prompts: Sequence[str]) -> list[dict[str, Any]]:
-        """One record a picture, from embeddings that are already there.
-
-        Args:
-            pictures: `features` of the pictures, (B, d).
-            prompts: what each was drawn for, B of them.
-
-        Returns:
-            probability: of the concept, among all classes. best: name of the likeliest class. score: CLIP score against
-            the picture's own prompt. nothing: chance of the likeliest text of `EMPTY` against the own prompt, of these two.
-            right: whether the own prompt comes first among the candidates (R-precision, Park et al. 2021; theirs are 99
-            random captions drawn anew for each picture, here the list is fixed); None without candidates; a tie is right.
-
-        Raises:
-            ValueError: as many prompts as pictures are needed.
-        """
-        if len(pictures) != len(prompts):
-            raise ValueError(f"{len(pictures)} pictures and {len(prompts)} prompts")
-        if not len(pictures):
-            return []
-        own = self.clip.texts(prompts)  # (B, d)
-        cosine = (pictures * own).sum(1)  # (B,)
-        chances = (self._scale * pictures @ self._classes.T).softmax(1)  # (B, C)
-        nothing = (self._scale * ((pictures @ self._empty.T).amax(1) - cosine)).sigmoid()
-        columns = (chances[:, 0], chances.argmax(1), self.clip.score(pictures, own), nothing)
-        return [
-            {
-                "probability": round(chance, 6), "best": self.names[best], "score": round(score, 4),
-                "nothing": round(empty, 6), "right": right,
-            }
-            for chance, best, score, empty, right in zip(
-                *(column.tolist() for column in columns), self._first(pictures, cosine, prompts), strict=True
-            )
-        ]  # fmt: skip
-
-    def _first(self, pictures: Tensor, cosine: Tensor, prompts: Sequence[str]) -> list[bool | None]:
-        """Whether no other candidate is nearer than the own prompt."""
-        if not self.candidates:
-            return [None] * len(prompts)
-        own = torch.tensor([[candidate == prompt for candidate in self.candidates] for prompt in prompts])  # (B, N)
-        best = (pictures @ self._candidates.T).masked_fill(own, -2).amax(1)
-        return (cosine >= best - TIE).tolist()
-
-    def sees(self, record: dict[str, Any]) -> bool:
-        """Whether the concept's probability reaches the threshold."""
-        return record["probability"] >= self.threshold
-
-    def nothing(self, record: dict[str, Any]) -> bool | None:
-        """Whether words for an empty picture fit better than the picture's own prompt."""
-        return record["nothing"] > 0.5
-
-    def right(self, record: dict[str, Any], prompt: str) -> bool | None:
-        """Whether the picture was nearest to its own prompt; `prompt` must be the one that `look` was given."""
-        return record["right"]
