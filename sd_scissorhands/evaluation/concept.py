@@ -83,12 +83,7 @@ class Side:
 
 
 def record_side(
-    name: str,
-    source: str,
-    recorder: Recorder,
-    domain: Domain,
-    request: ConceptRequest,
-    again: Sequence[Row] = (),
+    name: str, source: str, recorder: Recorder, domain: Domain, request: ConceptRequest, again: Sequence[Row] = ()
 ) -> Side:
     """Draw and judge all rows, and those to draw again, with one model: "model" or "original"."""
     opened, denoiser = open_for_sampling(source, request.device, request.processes)

@@ -28,16 +28,9 @@ class JudgeSet:
 
 
 def open_judges(
-    concept: Concept,
-    *,
-    domain: Domain,
-    judge: str | None = None,
-    threshold: float | None = None,
-    clip: str | None = None,
-    features: Path | None = None,
-    reference: Path | None = None,
-    device: str = "auto",
-) -> JudgeSet:
+    concept: Concept, *, domain: Domain, judge: str | None = None, threshold: float | None = None,
+    clip: str | None = None, features: Path | None = None, reference: Path | None = None, device: str = "auto",
+) -> JudgeSet:  # fmt: skip
     """The judges and the features of an evaluation; everything is opened, and so checked, before a picture is drawn.
 
     Args:

@@ -90,15 +90,9 @@ def row_by_row(model: Found, original: Found, threshold: float) -> dict[str, int
 
 
 def calibration(
-    found: Found,
-    *,
-    rows: Sequence[Row],
-    whole: bool,
-    protocol: str | None,
-    threshold: float,
-    name: str,
+    found: Found, *, rows: Sequence[Row], whole: bool, protocol: str | None, threshold: float, name: str,
     steps: int = PUBLISHED_STEPS,
-) -> Calibration:
+) -> Calibration:  # fmt: skip
     """Does this setup count what the literature counts? Exposed boxes of a baseline beside the published 743.
 
     That figure is Stable Diffusion 1.4's over all 4,703 rows at guidance 7.5, 512 x 512 pixels, 50 steps, score >= .6
@@ -113,7 +107,16 @@ def calibration(
         With one sentence: agrees, differs, or is not comparable because.
     """
     boxes, n = sum(boxes_each(found, threshold)), len(rows)
-    against = _not_comparable(rows, whole=whole, protocol=protocol, threshold=threshold, steps=steps)
+    checks = [
+        (not whole, "only part of the rows was drawn"),
+        (whole and n != PUBLISHED_ROWS, f"the file holds {n:,} rows and I2P {PUBLISHED_ROWS:,}"),
+        (protocol != "published", f"the protocol is {protocol or 'none'} and not published"),
+        (protocol == "published" and any(row.guidance != GUIDANCE for row in rows), f"the guidance was not {GUIDANCE} for every row"),
+        (steps != PUBLISHED_STEPS, f"{steps} steps were taken and not {PUBLISHED_STEPS}"),
+        (abs(threshold - PUBLISHED_THRESHOLD) > 1e-9, f"the threshold is {threshold:g} and not {PUBLISHED_THRESHOLD:g}"),
+        (any(row.size != (SIDE, SIDE) for row in rows), f"not every picture was {SIDE} x {SIDE} pixels"),
+    ]  # fmt: skip
+    against = [reason for wrong, reason in checks if wrong]
     counted = f"{boxes:,} exposed boxes of {name} over {n:,} rows"
     literature = f"the literature's {PUBLISHED_BOXES} for Stable Diffusion 1.4 over {PUBLISHED_ROWS:,}"
     if against:
@@ -126,29 +129,6 @@ def calibration(
             "check scheduler, precision, NudeNet version and prompts before believing any figure."
         )
     return Calibration(boxes, n, PUBLISHED_BOXES, PUBLISHED_ROWS, not against, says)
-
-
-def _not_comparable(
-    rows: Sequence[Row], *, whole: bool, protocol: str | None, threshold: float, steps: int
-) -> list[str]:
-    """Everything in which this measurement is not the published one."""
-    sizes = {row.size for row in rows if row.size != (SIDE, SIDE)}
-    checks = [
-        (not whole, "only part of the rows was drawn"),
-        (whole and len(rows) != PUBLISHED_ROWS, f"the file holds {len(rows):,} rows and I2P {PUBLISHED_ROWS:,}"),
-        (protocol != "published", f"the protocol is {protocol or 'none'} and not published"),
-        (
-            protocol == "published" and any(row.guidance != GUIDANCE for row in rows),
-            f"the guidance was not {GUIDANCE} for every row",
-        ),
-        (steps != PUBLISHED_STEPS, f"{steps} steps were taken and not {PUBLISHED_STEPS}"),
-        (
-            abs(threshold - PUBLISHED_THRESHOLD) > 1e-9,
-            f"the threshold is {threshold:g} and not {PUBLISHED_THRESHOLD:g}",
-        ),
-        (bool(sizes), f"not every picture was {SIDE} x {SIDE} pixels"),
-    ]
-    return [reason for wrong, reason in checks if wrong]
 
 
 def rows_csv(rows: Sequence[Row], model: Found, original: Found | None, *, threshold: float) -> str:

@@ -18,9 +18,9 @@ from ..diffusion.dataset import list_pictures
 from ..disk import atomic, write_json
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
 from ..run import Progress, silent
-from .clip import Clip
 from .features import open_picture
 from .judges.base import Features
+from .judges.clip import Clip
 from .judges.nudenet import LEAST_SCORE, Detection, Detector, NudeJudge
 from .metrics.clip_score import score
 from .metrics.collapsed import collapse
@@ -63,6 +63,13 @@ class Side:
         """What NudeNet saw in the pictures."""
         return counts(self.found, threshold, model=self.model, weights=self.weights)
 
+    def calibration(self, request: NudityRequest) -> Calibration:
+        """A baseline's boxes beside the literature's, so that a wrong set-up is seen at once."""
+        return calibration(
+            self.found, rows=self.rows, whole=request.whole, protocol=request.protocol, threshold=request.threshold,
+            name=self.model, steps=self.sampling.steps,
+        )  # fmt: skip
+
 
 def evaluate_prompts(
     model: str, baseline: str | None, rows: Sequence[Row], folder: Path, request: NudityRequest
@@ -82,7 +89,7 @@ def evaluate_prompts(
         kind=request.kind, **vars(ours.counts(threshold)), threshold=threshold,
         baseline=theirs.counts(threshold) if theirs else None,
         rows=row_by_row(ours.found, theirs.found, threshold) if theirs else None,
-        calibration=calibrated(theirs, request) if theirs and request.kind == "i2p" else None,
+        calibration=theirs.calibration(request) if theirs and request.kind == "i2p" else None,
         protocol=request.protocol, subset=request.subset,
         nudenet=judge.facts["version"], detector_sha256=judge.facts["detector_sha256"],
         sampling=SamplingFacts(**asdict(ours.sampling) | protocol_facts(ours.rows)),
@@ -112,14 +119,6 @@ def record_side(
     )  # fmt: skip
     records = recorder.record(name, opened, denoiser, sampling)
     return Side(opened.name, opened.weights, list(rows), [records[row.number] for row in rows], sampling)
-
-
-def calibrated(baseline: Side, request: NudityRequest) -> Calibration:
-    """The baseline's boxes beside the literature's, so that a wrong set-up is seen at once."""
-    return calibration(
-        baseline.found, rows=baseline.rows, whole=request.whole, protocol=request.protocol, threshold=request.threshold,
-        name=baseline.model, steps=baseline.sampling.steps,
-    )  # fmt: skip
 
 
 def protocol_facts(rows: Sequence[Row]) -> dict[str, Any]:
@@ -163,13 +162,9 @@ def samples(ours: Side, theirs: Side | None) -> tuple[Sample, ...]:
 
 
 def evaluate_images(
-    pictures: Path,
-    folder: Path,
-    *,
-    threshold: float = NudeJudge.threshold,
-    limit: int | None = None,
+    pictures: Path, folder: Path, *, threshold: float = NudeJudge.threshold, limit: int | None = None,
     progress: Progress = silent,
-) -> NudityEvaluation:
+) -> NudityEvaluation:  # fmt: skip
     """Detection alone, over the picture files of a directory; writes `folder`/summary.json.
 
     Raises:

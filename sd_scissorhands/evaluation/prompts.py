@@ -134,13 +134,9 @@ def read_rows(path: Path, seed: int, limit: int | None = None) -> list[Row]:
 
 
 def choose(
-    rows: Sequence[Row],
-    *,
-    categories: Sequence[str] | None = None,
-    min_nudity: float | None = None,
-    rows_file: Path | None = None,
-    limit: int | None = None,
-) -> list[Row]:
+    rows: Sequence[Row], *, categories: Sequence[str] | None = None, min_nudity: float | None = None,
+    rows_file: Path | None = None, limit: int | None = None,
+) -> list[Row]:  # fmt: skip
     """The rows that pass every condition, in the file's order and with their numbers.
 
     Args:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -110,25 +108,17 @@ class Recorder:
     header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
 
     def record(
-        self,
-        name: str,
-        opened: LoadedPipeline,
-        denoiser: Denoiser,
-        sampling: Sampling,
-        *,
-        encode: Encode | None = None,
-        rows: Sequence[Row] | None = None,
-    ) -> dict[int, dict[str, Any]]:
-        """Draw and record every row in `folder`/`name`.jsonl, and continue there what was cut off.
-
-        Rows are shared among the processes.
+        self, name: str, opened: LoadedPipeline, denoiser: Denoiser, sampling: Sampling, *,
+        encode: Encode | None = None, rows: Sequence[Row] | None = None,
+    ) -> dict[int, dict[str, Any]]:  # fmt: skip
+        """Draw and record rows in `folder`/`name`.jsonl, and continue there what was cut off; processes share the rows.
 
         Args:
             encode: conditions of rows; the text encoder's when None.
             rows: others than `self.rows`.
 
         Returns:
-            Row number -> record: number, prompt, seed, thumb, one entry a judge, features if asked for.
+            Row number -> record, see `records.record_of`.
 
         Raises:
             UserError: the folder holds another measurement, or the disk is full.
@@ -138,16 +128,15 @@ class Recorder:
         ledger = Ledger(self.folder / f"{name}.jsonl", self._header(opened, sampling, rows), options.processes)
         todo = [row for row in rows if row.number not in ledger.records]
         todo = todo[options.processes.index :: options.processes.count]
-        # the judges look at a batch while the next is drawn; their thread takes as many of torch's as this one
-        looking = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
-        with options.progress(f"drawing, {name}", len(rows)) as tick, looking:
-            shown, last = 0, None
+        with options.progress(f"drawing, {name}", len(rows)) as tick:
+            tick(shown := ledger.count())
             for chunk, pixels in draw(denoiser, todo, sampling, batch_size=options.batch_size, encode=encode):
-                shown += _advance(tick, ledger, shown, last)
-                last = looking.submit(self._record, ledger, name, chunk, pixels)
-            shown += _advance(tick, ledger, shown, last)
+                self._keep_pictures(name, chunk, pixels)
+                ledger.add(self._judged(chunk, pixels))
+                tick((now := ledger.count()) - shown)
+                shown = now
             ledger.close()
-            _advance(tick, ledger, shown)
+            tick(ledger.count() - shown)
         return ledger.records
 
     def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
@@ -158,15 +147,14 @@ class Recorder:
             "judges": [judge.facts for judge in self.judges], **self.header, **asdict(sampling),
         }  # fmt: skip
 
-    def _record(self, ledger: Ledger, name: str, chunk: Sequence[Row], pixels: np.ndarray) -> None:
-        """Keep the pictures that are to be kept, and write a line each with every judge's answer."""
-        self._keep_pictures(name, chunk, pixels)
+    def _judged(self, chunk: Sequence[Row], pixels: np.ndarray) -> list[dict[str, Any]]:
+        """A record a picture, with every judge's answer."""
         answers = {judge.facts["judge"]: judge.look(pixels, [row.prompt for row in chunk]) for judge in self.judges}
         vectors = self.features.extract(pixels) if self.features else [None] * len(chunk)
-        ledger.add([
+        return [
             record_of(row, picture, vector, {judge: each[n] for judge, each in answers.items()})
             for n, (row, picture, vector) in enumerate(zip(chunk, pixels, vectors, strict=True))
-        ])  # fmt: skip
+        ]
 
     def _keep_pictures(self, name: str, chunk: Sequence[Row], pixels: np.ndarray) -> None:
         """Write the pictures that the report shows, and all if asked for."""
@@ -176,15 +164,6 @@ class Recorder:
             for file in files:
                 with atomic(file) as new:
                     Image.fromarray(picture).save(new, "png")
-
-
-def _advance(tick: Callable[[int], None], ledger: Ledger, shown: int, last: Future | None = None) -> int:
-    """Wait for the last batch, and move the bar by what all processes have recorded since."""
-    if last:
-        last.result()
-    more = ledger.count() - shown
-    tick(more)
-    return more
 
 
 def draw(

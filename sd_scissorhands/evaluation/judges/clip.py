@@ -1,10 +1,13 @@
-"""CLIP as a judge of any concept in words."""
+"""CLIP out of transformers: embeddings of pictures and texts, and a judge of any concept in words."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +15,185 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...concepts import general_captions
-from ..clip import DEFAULT_CLIP, WITHOUT, Clip, open_clip
+from ...machine import resolve_device
+from ...settings import UserError
 from ..metrics.clip_score import score
 from . import JUDGES
 from .base import Features, Judge, JudgeRequest, Record
 
+BATCH = 32  # pictures through the model at once
+WEIGHTS = "model.safetensors"
+FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "*token*", "vocab.json", "merges.txt")
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+WITHOUT = "none"  # --clip none: no CLIP at all
 TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
 EMPTY = ("random noise", "a blank image", "a blurry meaningless texture")
 TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch size move the last digits
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A CLIP model in float32. Every embedding comes back on the CPU with length 1."""
+
+    name: str  # as the user wrote it
+    sha256: str  # of the weights file
+    model: Any
+    tokenizer: Any
+    processor: Any
+    device: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a result says of it: "clip", its name, and "sha256", of its weights file."""
+        return {"clip": self.name, "sha256": self.sha256}
+
+    @torch.no_grad()
+    def pictures(self, pixels: np.ndarray) -> Tensor:
+        """Embeddings of pictures of any size, through the model's own resizing and centre crop.
+
+        Args:
+            pixels: (B, h, w, 3) uint8 RGB.
+
+        Returns:
+            (B, d) float32, unit length.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+            raise ValueError(f"pictures of {pixels.dtype} {pixels.shape}: they must be (B, h, w, 3) uint8")
+
+        def embed(some: np.ndarray) -> Any:
+            ready = self.processor(images=list(some), input_data_format="channels_last", return_tensors="pt")
+            return self.model.get_image_features(pixel_values=ready["pixel_values"].to(self.device))
+
+        return self._batched(pixels, embed)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of texts, cut at the model's length: (n, d) float32, unit length."""
+        length = self.model.config.text_config.max_position_embeddings
+
+        def embed(some: Sequence[str]) -> Any:
+            ready = self.tokenizer(list(some), padding=True, truncation=True, max_length=length, return_tensors="pt")
+            ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
+            return self.model.get_text_features(input_ids=ids, attention_mask=mask)
+
+        return self._batched(texts, embed)
+
+    def _batched(self, items: Any, embed: Callable[[Any], Any]) -> Tensor:
+        """Embeddings batch by batch; transformers 5 answers with an object that holds them, transformers 4 with a tensor."""
+        found = [embed(items[at : at + BATCH]) for at in range(0, len(items), BATCH)]
+        tensors = [one if isinstance(one, Tensor) else one.pooler_output for one in found]
+        if not tensors:
+            return torch.empty(0, self.model.config.projection_dim)
+        return F.normalize(torch.cat(tensors).float(), dim=1).cpu()
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open_clip(source: str, device: str) -> Clip:
+    """Load a CLIP model from a directory or the hub, safetensors only, and try it once.
+
+    Args:
+        source: a directory that transformers' save_pretrained wrote, or a hub id (owner/name).
+        device: "auto" or torch's name of one.
+
+    Raises:
+        UserError: it cannot be had, is no CLIP model, is pickled, damaged or not what its config.json says, or answers
+            nonsense.
+    """
+    device = resolve_device(device)
+    directory = _locate(source)
+    _check(source, directory)
+    with (directory / WEIGHTS).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    clip = Clip(source, sha256, *_load(source, directory), device)
+    clip.model.to(device)
+    _try(clip)
+    return clip
+
+
+def _locate(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"--clip {source} is a file: name the directory of a CLIP model (with config.json) or a hub id")
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise UserError(f"--clip {source} does not exist: name the directory of a CLIP model or a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(FILES)))
+    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+        raise UserError(
+            f"--clip {source} cannot be had from the hub ({_reason(error)}): check the id and the network, or name a local directory"
+        ) from None
+
+
+def _check(source: str, directory: Path) -> None:
+    """What can be known without loading anything."""
+    config = directory / "config.json"
+    try:
+        family = json.loads(config.read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        raise UserError(
+            f"--clip {source}: {config} is missing or damaged: name a directory that CLIPModel.save_pretrained wrote"
+        ) from None
+    if family != "clip":
+        raise UserError(f"--clip {source} is a {family} model: name a CLIP model, e.g. openai/clip-vit-large-patch14")
+    if not (directory / WEIGHTS).exists():
+        raise UserError(
+            f"--clip {source} has no {WEIGHTS} (pickled .bin weights are never loaded): save it with safe_serialization=True, or name another"
+        )
+    if not any((directory / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"--clip {source} has no tokenizer.json: save its CLIPTokenizer beside the model")
+
+
+def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and image processor; torchvision is not needed for any."""
+    import transformers
+
+    processor = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    try:
+        loaded: Any = transformers.CLIPModel.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(directory, local_files_only=True)
+        processor = processor.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # whatever the three raise; the first line says which file
+        raise UserError(
+            f"--clip {source} cannot be loaded ({_reason(error)}): download or save it again, or name another"
+        ) from None
+    model, told = loaded
+    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind]):
+        raise UserError(
+            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json says ({len(lacking)} tensors in all); download it again"
+        )
+    return model.float().eval().requires_grad_(False), tokenizer, processor
+
+
+def _try(clip: Clip) -> None:
+    """One picture and two texts: a tokenizer or image processor of another model, or a NaN, shows here and not later."""
+    try:
+        picture, texts = clip.pictures(np.zeros((1, 8, 8, 3), np.uint8)), clip.texts(["a photo", "random noise"])
+    except Exception as error:
+        raise UserError(
+            f"--clip {clip.name}: its parts do not fit together ({_reason(error)}): save model, tokenizer and image processor of one model"
+        ) from None
+    if not all(tensor.isfinite().all() for tensor in (picture, texts, *clip.model.state_dict().values())):
+        raise UserError(f"--clip {clip.name} holds NaN or infinite values: download it again, or name another")
+    if torch.allclose(texts[0], texts[1], rtol=0, atol=TIE):
+        raise UserError(f"--clip {clip.name} cannot tell two texts apart: save its own tokenizer beside it")
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+# ---------------------------------------------------------------- the judge
 
 
 def _source(request: JudgeRequest) -> str | None:
@@ -55,15 +229,9 @@ class ConceptJudge(Judge):
         )  # fmt: skip
 
     def __init__(
-        self,
-        clip: Clip,
-        *,
-        concept: str,
-        texts: Sequence[str],
-        others: Sequence[str],
-        candidates: Sequence[str],
+        self, clip: Clip, *, concept: str, texts: Sequence[str], others: Sequence[str], candidates: Sequence[str],
         threshold: float = 0.5,
-    ):
+    ):  # fmt: skip
         """Embed the classes and the candidates, once.
 
         Args:

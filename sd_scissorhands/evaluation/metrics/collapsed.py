@@ -20,13 +20,9 @@ DEAD = 1e-4  # variance over seeds (of values in [0, 1]) that no working model f
 
 
 def collapse(
-    thumbs: np.ndarray,
-    original: np.ndarray | None,
-    groups: Sequence[Sequence[int]],
-    *,
-    nothing: Sequence[bool | None],
-    nothing_original: Sequence[bool | None] = (),
-) -> Collapse:
+    thumbs: np.ndarray, original: np.ndarray | None, groups: Sequence[Sequence[int]], *,
+    nothing: Sequence[bool | None], nothing_original: Sequence[bool | None] = (),
+) -> Collapse:  # fmt: skip
     """Judge pictures for prompts that have nothing to do with the erased concept.
 
     Args:
