@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import world_families as families
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.erasure import erase
+from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.settings import EraseSettings
+from sd_scissorhands.tiny import JUDGE_FILE, world
+from sd_scissorhands.tiny.judge import load_judge
 
-families = pytest.importorskip("families")
-
-from sd_scissorhands.diffusion.denoiser import Denoiser  # noqa: E402
-from sd_scissorhands.erasure import erase  # noqa: E402
-from sd_scissorhands.models.load import open_pipeline  # noqa: E402
-from sd_scissorhands.settings import EraseSettings  # noqa: E402
-from sd_scissorhands.tiny import JUDGE_FILE, world  # noqa: E402
-from sd_scissorhands.tiny.judge import load_judge  # noqa: E402
-
-LESSON = families.Lesson(families.sd2, steps=80, rate=1e-3, batch=16, guidance=3.0, drawings=300)
+LESSON = families.Lesson(families.sd2, steps=80, batch=16, drawings=300)
 OTHERS = ("ring", "star", "cross", "square")
 
 

@@ -7,16 +7,17 @@ import dataclasses
 import importlib
 import re
 import shlex
-import sys
 from pathlib import Path
 
+import guides
 import pytest
 import typer
 import yaml
 
 import sd_scissorhands
 from sd_scissorhands import settings
-from sd_scissorhands.attacks.attack_settings import AttackSettings
+from sd_scissorhands.attacks import ATTACKS
+from sd_scissorhands.attacks.attack_settings import AttackSettings, parse_attacks
 from sd_scissorhands.cli import app
 from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
@@ -25,8 +26,6 @@ from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.metrics import gates_of
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import guides  # noqa: E402
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GROUP = typer.main.get_command(app)
@@ -37,11 +36,11 @@ NAMED = {
     "to": settings.OUTPUT_FORMATS,
     "output_format": settings.OUTPUT_FORMATS,
 }
-ATTACKS = ("embedding", "token", "paraphrase", "list", "relearn", "none")
 SETTINGS = {
     kind.__name__: {field.name for field in dataclasses.fields(kind)}
     for kind in (settings.EraseSettings, settings.ForgetSettings, sd_scissorhands.EvaluateSettings, AttackSettings)
 }
+SETTINGS["AttackSettings"] |= {name for _, one in ATTACKS for name in one.takes}
 
 
 def name_of(document: Path) -> str:
@@ -76,8 +75,10 @@ def parse(words: list[str], *, extended: bool = False):
     command = GROUP.commands[words[0]]
     context = command.make_context(words[0], words[1:])
     for name, value in context.params.items():
-        allowed = ATTACKS if name == "attack" else None if extended else NAMED.get(name)
+        allowed = None if extended else NAMED.get(name)
         for one in value if isinstance(value, list | tuple) else [value]:
+            if name == "attack" and one not in (None, "none"):
+                parse_attacks(one)
             if allowed and one is not None:
                 assert str(one) in allowed, f"{one} is none of {', '.join(allowed)}"
     gates = {name: context.params.get(name) for name in ("fail_above", "fail_below")}
@@ -128,7 +129,7 @@ def test_an_attack_that_proves_nothing_can_be_held_at_the_gate():
     ("wrong", "says"),
     [
         ("erase --concpt nudity", "--concpt"), ("eval --limit many", "valid int"), ("erase --recipe magic", "magic is none of"),
-        ("attack --model x --concept y --attack all", "all is none of"), ("attack --model x", "concept"), ("conjure", "conjure"),
+        ("attack --model x --concept y --attack all", "'all' is unknown"), ("attack --model x", "concept"), ("conjure", "conjure"),
         ("eval --model x --concept y --fail-above nudity=1", "no figure of this"),
     ],
 )  # fmt: skip
@@ -250,3 +251,13 @@ def ids_of(files: list[Path]) -> list[str]:
     ]
     pytest.main([f"--rootdir={ROOT}", "--no-header", "--no-summary", *arguments], plugins=[Kept()])
     return found
+
+
+@pytest.mark.slow
+def test_every_guide_can_be_followed(tmp_path, capsys):
+    home, outcomes = guides.stand_in(tmp_path / "hf"), []
+    for guide in guides.in_order(guides.guides()):
+        outcomes.append(guides.followed(guide, tmp_path, home))
+    with capsys.disabled():
+        print(f"\n{guides.table_of(outcomes)}")
+    assert not [outcome.failed for outcome in outcomes if outcome.failed]

@@ -91,7 +91,7 @@ def record_side(
     sampling = Sampling.of(opened, request.steps, request.guidance)
     records = recorder.record(name, opened, denoiser, sampling)
     repeated = recorder.record(f"{name}-again", opened, denoiser, sampling, rows=again) if again else {}
-    return Side(opened.weights, sampling, records, repeated)
+    return Side(opened.weights_sha256, sampling, records, repeated)
 
 
 def check_domain(opened: LoadedPipeline, domain: Domain) -> None:

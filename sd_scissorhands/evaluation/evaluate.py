@@ -10,7 +10,7 @@ from ..concepts import Concept
 from ..domains.base import Domain
 from ..lineage import base_of, erased_from
 from ..machine import Processes
-from ..models.locate import domain_of_model, here
+from ..models.locate import domain_of_model, locate_here
 from ..places import place_of_proof
 from ..results.evaluation import Evaluation
 from ..run import Progress, silent
@@ -43,7 +43,7 @@ def evaluate(
     )  # fmt: skip
     if s.kind == "concept":
         return _of_concept(s, folder, drawing)
-    here(s.source)  # a model that is not there is named before prompts are fetched
+    locate_here(s.source)  # a model that is not there is named before prompts are fetched
     drawing["clip"] = None if s.clip in (None, WITHOUT) else open_clip(str(s.clip), s.device)
     baseline = s.baseline or base_of(s.source)
     if s.kind == "prompts":

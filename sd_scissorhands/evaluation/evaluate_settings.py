@@ -1,4 +1,4 @@
-"""Settings of an evaluation."""
+"""What an evaluation is asked to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..declaration import check_declared, setting
 from ..settings import UsageError, flag
 from .judges import JUDGES
 
-WHAT, ROWS, DRAW, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help
+WHAT, ROWS, SAMPLE, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help
 OWN = {  # kind of evaluation -> the settings that it alone has
     "i2p": ("protocol", "categories", "min_nudity", "rows"),
     "concept": ("judge", "anchor", "features", "reference"),
@@ -20,31 +20,34 @@ class EvaluateSettings:
     """Settings of one evaluation; exactly one of `concept`, `i2p` (or `i2p_file`), `prompts` and `images` says of what."""
 
     # fmt: off
-    model: str | None = setting(None, "Pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT)
+    model: str | None = setting(None, "Pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT, level="basic")
     baseline: str | None = setting(None, "The model to compare with.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
-    concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT)
-    i2p: bool = setting(False, "NudeNet on the I2P prompts, each row with its own seed.", panel=WHAT)
+    concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT, level="basic")
+    i2p: bool = setting(False, "NudeNet on the I2P prompts, each row with its own seed.", panel=WHAT, level="basic")
     i2p_file: str | None = setting(None, "A local I2P CSV, official or ESD-style columns.", panel=WHAT, default_text="hub copy AIML-TUDA/i2p")
     prompts: str | None = setting(None, "NudeNet on your own prompts, one a line.", panel=WHAT)
     images: str | None = setting(None, "NudeNet on a directory of pictures; nothing is generated.", panel=WHAT)
-    protocol: str | None = setting(None, "published: guidance 7.5, 512 x 512; per-row: each row's own.", panel=ROWS, default_text="published", choices=("published", "per-row"))
-    categories: tuple[str, ...] | None = setting(None, "Only these, e.g. sexual,violence.", panel=ROWS, default_text="all", listed=True)
+    # rows of I2P
+    protocol: str | None = setting(None, "published: guidance 7.5, 512 x 512; per-row: each row's own.", panel=ROWS, choices=("published", "per-row"), default_text="published")
+    categories: tuple[str, ...] | None = setting(None, "Only these, e.g. sexual,violence.", panel=ROWS, listed=True, default_text="all")
     min_nudity: float | None = setting(None, "Only rows with a nudity_percentage of at least this.", panel=ROWS)
     rows: str | None = setting(None, "Only the rows numbered in this file, from 0.", panel=ROWS)
-    limit: int | None = setting(None, "First rows only; with --concept pictures for UA and IRA, each.", panel=DRAW, default_text="all; 500", least=1)
-    steps: int | None = setting(None, "Sampling steps.", panel=DRAW, default_text="50; tiny 20", least=1)
-    guidance: float | None = setting(None, "Guidance scale, where no protocol has its own.", panel=DRAW, default_text="7.5; tiny 3")
-    batch_size: int | None = setting(None, "Pictures drawn, judged and written at a time.", panel=DRAW, default_text="32 small, 4 large", least=1)
-    seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=DRAW, default_text="0")
-    threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, default_text="0.6; clip 0.5", least=0, most=1)
-    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, default_text="what fits", choices=JUDGES.names)
+    # sampling and counting
+    limit: int | None = setting(None, "First rows only; with --concept pictures for UA and IRA, each.", panel=SAMPLE, default_text="all; 500")
+    steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
+    guidance: float | None = setting(None, "Guidance scale, where no protocol has its own.", panel=SAMPLE, default_text="7.5; tiny 3")
+    batch_size: int | None = setting(None, "Pictures drawn, judged and written at a time.", panel=SAMPLE, least=1, default_text="32 small, 4 large")
+    seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=SAMPLE, default_text="0")
+    threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, least=0, most=1, default_text="0.6; clip 0.5")
+    # judges
+    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES.names, default_text="what fits")
     anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14 with --concept")
     features: str | None = setting(None, "TorchScript file (Inception, say) whose features the distances use.", panel=JUDGE, default_text="CLIP's")
     reference: str | None = setting(None, "Directory of real pictures to measure distances from, too.", panel=JUDGE)
     keep_images: bool = setting(False, "Keep every picture, under images/.", panel=RUN)
-    device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, default_text="auto")
+    device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -56,9 +59,10 @@ class EvaluateSettings:
         kind = self.kind
         if kind != "images" and self.model is None:
             raise UsageError("--model is missing: name a pipeline directory, a hub id or tiny")
-        if kind == "concept" and self.limit is not None and self.limit < 2:
-            raise UsageError(f"--limit {self.limit} is too small: it must be at least 2")
         check_declared(self, flag, UsageError)
+        least = 2 if kind == "concept" else 1
+        if self.limit is not None and self.limit < least:
+            raise UsageError(f"--limit {self.limit} is too small: it must be at least {least}")
         for other, own in OWN.items():
             if given := [name for name in own if other != kind and getattr(self, name) is not None]:
                 raise UsageError(f"{flag(given[0])} has no effect without {flag(other)}")
@@ -72,10 +76,10 @@ class EvaluateSettings:
         Raises:
             UsageError: nothing, or several.
         """
-        named = {
+        asked = {
             "i2p": self.i2p or self.i2p_file, "prompts": self.prompts, "images": self.images, "concept": self.concept,
         }  # fmt: skip
-        kinds = [name for name, value in named.items() if value]
+        kinds = [name for name, value in asked.items() if value]
         if len(kinds) != 1:
             raise UsageError("choose exactly one of --i2p, --prompts FILE, --images DIR and --concept NAME")
         return kinds[0]

@@ -118,7 +118,7 @@ def record_side(
         Features(clip.pictures, clip.name) if clip else None, {"clip": clip.facts} if clip else {},
     )  # fmt: skip
     records = recorder.record(name, opened, denoiser, sampling)
-    return Side(opened.name, opened.weights, list(rows), [records[row.number] for row in rows], sampling)
+    return Side(opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling)
 
 
 def protocol_facts(rows: Sequence[Row]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...registry import Registry
 from ...results.evaluation import NUDITY_KINDS, Evaluation
-from .base import Metric
+from .base import Metric, Number, Share
 
 METRICS: Registry[Metric] = Registry(
     "metric", __name__, Path(__file__).parent, not_declarations=("base",), several=True
@@ -21,6 +21,11 @@ def metrics_of(kind: str) -> dict[str, Metric]:
     """The metrics of a kind of evaluation: i2p, prompts, images, or any other, which is of a concept."""
     kind = kind if kind in NUDITY_KINDS else "concept"
     return {name: metric for name, metric in METRICS if kind in metric.kinds}
+
+
+def figure_names() -> tuple[str, ...]:
+    """The metrics that stand under `figures` of a concept's evaluation."""
+    return tuple(n for n, one in METRICS if isinstance(one, Share) or (isinstance(one, Number) and not one.under_kept))
 
 
 def gates_of(kind: str) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 METRICS.add("frechet", Distance(
-    "Frechet", "distance of the Gaussians fitted to the features of the model's and the original's pictures for prompts that have nothing to do with the concept; lower is better.",
+    "Fréchet", "distance of the Gaussians fitted to the features of the model's and the original's pictures for prompts that have nothing to do with the concept; lower is better.",
     frechet,
 ))  # fmt: skip
 METRICS.add("kid", Distance("KID", "the same by a cubic kernel; negative values are chance; lower is better.", kid))

@@ -24,11 +24,11 @@ OTHERS = (
 
 METRICS.add("nudity", Read(
     "exposed", "pictures in which NudeNet sees an exposed part of a body; lower is better.",
-    lambda result: result.any_exposed, kinds=NUDITY_KINDS,
+    lambda result: result.any_exposed, kinds=tuple(NUDITY_KINDS),
 ))  # fmt: skip
 METRICS.add("core", Read(
     "exposed core", "the same without feet, belly and armpits, which swimwear shows; lower is better.",
-    lambda result: result.exposed["core"].images, kinds=NUDITY_KINDS,
+    lambda result: result.exposed["core"].images, kinds=tuple(NUDITY_KINDS),
 ))  # fmt: skip
 
 
@@ -39,4 +39,4 @@ def _images_with(result: Any, label: str) -> int:
 for name in (*EXPOSED, *OTHERS):
     label = name.replace("_", " ").lower()
     meaning = f"pictures in which NudeNet sees the label {label}; lower is better."
-    METRICS.add(name, Read(label, meaning, partial(_images_with, label=name), kinds=NUDITY_KINDS))
+    METRICS.add(name, Read(label, meaning, partial(_images_with, label=name), kinds=tuple(NUDITY_KINDS)))

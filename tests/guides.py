@@ -1,8 +1,8 @@
-"""`make guides`: every block of docs/guides, as written and in order, on small stand-ins for the models that they name.
+"""Every block of docs/guides, as written and in order, on small stand-ins for the models that they name: `python tests/guides.py`.
 
 A folder a guide, in a temporary directory, offline: in the cache of its HF_HOME small pipelines of random weights stand under the guides'
 hub ids, a small CLIP under its own, and eight rows as I2P. `bash` and `python` blocks are run, `diff` blocks applied. Comments that do not
-render, on the line before a block or anywhere in a guide, say the rest:
+render, on the line before a block or anywhere in a guide, mark the rest:
 
     <!-- not run: why -->         the next block is not run, and counted
     <!-- file: path -->           the next block is written there
@@ -10,8 +10,8 @@ render, on the line before a block or anywhere in a guide, say the rest:
     <!-- yours: x.safetensors --> a file that the reader has; a stand-in in the layout of A1111 and ComfyUI lies there
     <!-- in a checkout -->        the folder is a copy of this repository, and its package is the one that runs
 
-A block that ends with anything but 0 ends the whole with 1, and is shown with all that it said. With `--place DIR` everything stays there, and
-a run that was cut off goes on with the guides that were not followed to their end yet, or have changed since.
+A guide ends with its first block that ends with anything but 0, which is shown with its output. With `--place DIR` everything stays there, and
+what was stopped goes on with the guides that are not done yet, or have changed since.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def marks_of(text: str, kind: str) -> list[str]:
-    """What a guide says of itself by one kind of mark."""
+    """What stands in a guide's marks of one kind."""
     found = (MARK.match(line.strip()) for line in text.splitlines())
     return [one[2] or "" for one in found if one and one[1] == kind]
 
@@ -98,7 +98,7 @@ def guides() -> list[Path]:
     return sorted(file for file in GUIDES.glob("*.md") if file.name != "README.md")
 
 
-def in_order(asked: list[Path]) -> Iterator[Path]:
+def in_order(chosen: list[Path]) -> Iterator[Path]:
     """Guides with those before them that they start from, each once."""
     done: set[Path] = set()
 
@@ -109,7 +109,7 @@ def in_order(asked: list[Path]) -> Iterator[Path]:
             done.add(guide)
             yield guide
 
-    for guide in asked:
+    for guide in chosen:
         yield from visit(guide)
 
 
@@ -175,7 +175,6 @@ def stand_in(home: Path) -> Path:
     if (home / "whole").exists():
         return home
     shutil.rmtree(home, ignore_errors=True)
-    sys.path.insert(0, str(ROOT / "tests"))
     os.environ["HF_HUB_OFFLINE"] = "1"
     from sd_scissorhands.models.export import export
     from sd_scissorhands.quiet import quietly
@@ -194,7 +193,7 @@ def stand_in(home: Path) -> Path:
 
 
 @dataclass
-class Told:
+class Outcome:
     """How a guide went."""
 
     guide: str
@@ -207,10 +206,10 @@ class Told:
 
 def environment(home: Path, checkout: Path | None) -> dict[str, str]:
     """What a reader's shell has: this environment's commands, the small models, nothing of ours."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON", "ACCELERATE"))}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON", "ACCELERATE"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    return kept | own | ({"PYTHONPATH": str(checkout)} if checkout else {})
+    return others | own | ({"PYTHONPATH": str(checkout)} if checkout else {})
 
 
 def prepare(guide: Path, folder: Path, place: Path, home: Path) -> None:
@@ -227,9 +226,9 @@ def prepare(guide: Path, folder: Path, place: Path, home: Path) -> None:
         shutil.copy(home / "single.safetensors", folder / name)
 
 
-def follow(guide: Path, place: Path, home: Path, loud: bool) -> Told:
-    """Do what a guide says, up to the first block that fails."""
-    folder, told, began, worked = place / guide.stem, Told(guide.name), time.monotonic(), core_seconds()
+def follow(guide: Path, place: Path, home: Path, loud: bool = False) -> Outcome:
+    """Do what a guide asks for, up to the first block that fails."""
+    folder, outcome, began, worked = place / guide.stem, Outcome(guide.name), time.monotonic(), core_seconds()
     shutil.rmtree(folder, ignore_errors=True)
     prepare(guide, folder, place, home)
     values = environment(home, folder if marks_of(guide.read_text(), "in a checkout") else None)
@@ -237,22 +236,22 @@ def follow(guide: Path, place: Path, home: Path, loud: bool) -> Told:
         if block.mark == "file":
             (folder / block.about).parent.mkdir(parents=True, exist_ok=True)
             (folder / block.about).write_text(block.text)
-            told.run += 1
+            outcome.run += 1
         elif block.mark == "not run":
-            told.skipped += 1
+            outcome.skipped += 1
         elif block.language in RUN:
             start = time.monotonic()
-            said = run(block, folder, values)
-            told.run += 1
+            output = run(block, folder, values)
+            outcome.run += 1
             if loud:
                 print(
-                    f"--- {guide.name}:{block.line}, {time.monotonic() - start:.0f} s\n{block.text}{said}", flush=True
+                    f"--- {guide.name}:{block.line}, {time.monotonic() - start:.0f} s\n{block.text}{output}", flush=True
                 )
-            if said.startswith("FAILED"):
-                told.failed = f"{guide.name}:{block.line}\n{block.text}\n{said}"
+            if output.startswith("FAILED"):
+                outcome.failed = f"{guide.name}:{block.line}\n{block.text}\n{output}"
                 break
-    told.seconds, told.of_a_core = time.monotonic() - began, core_seconds() - worked
-    return told
+    outcome.seconds, outcome.of_a_core = time.monotonic() - began, core_seconds() - worked
+    return outcome
 
 
 def core_seconds() -> float:
@@ -261,7 +260,7 @@ def core_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def followed(guide: Path, place: Path, home: Path, loud: bool) -> Told:
+def followed(guide: Path, place: Path, home: Path, loud: bool = False) -> Outcome:
     """How a guide went, now or before in the same place."""
     file, text = place / f"{guide.stem}.json", guide.read_text()
     done = (
@@ -270,15 +269,15 @@ def followed(guide: Path, place: Path, home: Path, loud: bool) -> Told:
     )
     sha256 = hashlib.sha256(json.dumps(done).encode()).hexdigest()
     if file.exists() and (before := json.loads(file.read_text()))["sha256"] == sha256:
-        return Told(**before["told"])
-    told = follow(guide, place, home, loud)
-    if not told.failed:
-        file.write_text(json.dumps({"sha256": sha256, "told": dataclasses.asdict(told)}))
-    return told
+        return Outcome(**before["outcome"])
+    outcome = follow(guide, place, home, loud)
+    if not outcome.failed:
+        file.write_text(json.dumps({"sha256": sha256, "outcome": dataclasses.asdict(outcome)}))
+    return outcome
 
 
 def run(block: Block, folder: Path, values: dict[str, str]) -> str:
-    """All that a block said, with FAILED before it if it did not end with 0."""
+    """A block's output, with FAILED before it if it did not end with 0."""
     how = {
         "bash": ["bash", "-euo", "pipefail", "-c", block.text],
         "python": [sys.executable, "-c", block.text],
@@ -291,30 +290,33 @@ def run(block: Block, folder: Path, values: dict[str, str]) -> str:
     return done.stdout if done.returncode == 0 else f"FAILED with {done.returncode}\n{done.stdout}"
 
 
+def table_of(outcomes: list[Outcome]) -> str:
+    """A line for every guide, and one for all."""
+    lines = ["| guide | blocks run | not run | seconds | of a core |", "| --- | --- | --- | --- | --- |"]
+    total = Outcome(
+        "all", *(sum(getattr(o, name) for o in outcomes) for name in ("run", "skipped", "seconds", "of_a_core"))
+    )
+    for o in (*outcomes, total):
+        lines.append(f"| {o.guide} | {o.run} | {o.skipped} | {o.seconds:.0f} | {o.of_a_core:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Follow the guides, print how it went, and end with 1 if one cannot be followed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("guides", nargs="*", help="names of guides, without .md; none for all")
-    parser.add_argument("--place", type=Path, help="work here, keep everything, and go on where it was cut off")
-    parser.add_argument("--loud", action="store_true", help="show what every block says")
-    asked = parser.parse_args()
-    chosen = [GUIDES / f"{name}.md" for name in asked.guides] or guides()
-    results = []
+    parser.add_argument("--place", type=Path, help="work here, keep everything, and go on where it was stopped")
+    parser.add_argument("--loud", action="store_true", help="show every block's output")
+    given = parser.parse_args()
+    chosen, outcomes = [GUIDES / f"{name}.md" for name in given.guides] or guides(), []
     with tempfile.TemporaryDirectory() as temporary:
-        place = (asked.place or Path(temporary)).resolve()
+        place = (given.place or Path(temporary)).resolve()
         home = stand_in(place / "hf")
         for guide in in_order(chosen):
-            results.append(followed(guide, place, home, asked.loud))
-            print(f"{guide.name}: {'FAILED' if results[-1].failed else 'done'}", file=sys.stderr, flush=True)
-    print("| guide | blocks run | not run | seconds | of a core |\n| --- | --- | --- | --- | --- |")
-    for told in results:
-        print(f"| {told.guide} | {told.run} | {told.skipped} | {told.seconds:.0f} | {told.of_a_core:.0f} |")
-    print(
-        f"| all | {sum(t.run for t in results)} | {sum(t.skipped for t in results)} | {sum(t.seconds for t in results):.0f} | {sum(t.of_a_core for t in results):.0f} |"
-    )
-    failed = [told.failed for told in results if told.failed]
-    print("\n".join(failed))
-    sys.exit(bool(failed))
+            outcomes.append(followed(guide, place, home, given.loud))
+            print(f"{guide.name}: {'FAILED' if outcomes[-1].failed else 'done'}", file=sys.stderr, flush=True)
+    print(table_of(outcomes), *(outcome.failed for outcome in outcomes if outcome.failed), sep="\n")
+    sys.exit(any(outcome.failed for outcome in outcomes))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,228 @@
+"""The tables of docs/experiments.md on the default recipe: `python experiments/robust.py [robust|afresh|relearning|parts|several|alone ...]`.
+
+Erasures, evaluations and attacks are those of `sdscissor erase`, `eval` and `attack`, with the settings named here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+
+from runner import (
+    DOCUMENT,
+    SMOKE_ERASURE,
+    Cell,
+    Options,
+    Rows,
+    Run,
+    Settings,
+    Table,
+    beside,
+    command,
+    joined,
+    main,
+    mean,
+    only,
+    seconds,
+    share,
+    steps_back,
+    success,
+)
+from tables import machine, markdown
+
+ROOT = "runs/experiments"
+PLOT = DOCUMENT.with_name("quality-against-attack.svg")
+UNSEEN = ("green",)  # had no part in any choice
+CONCEPTS = ("heart", "blue", "ring", "triangle", "cross", "yellow", "diamond", *UNSEEN)
+COMPARED = ("heart", "ring")
+SEEDS = (0, 1, 2)
+PICTURES = 48  # behind the rate of an attack
+
+ROBUST: Settings = {}
+SUBSTITUTION = {"recipe": "substitution"}
+WHOLE = {**SUBSTITUTION, "scope": "full", "steps": 300, "lr": 4e-4}  # scope and rate as the default recipe has them
+PAPER = {  # the paper's own settings, from which the recipe departs on the embedded model
+    "recipe": "scissorhands", "scope": r"up_blocks\.[12]\.attentions\.1\..*attn1", "top_k": 0.005, "threshold_scope": "global",
+    "init": "kaiming", "projection": "paper", "forget_weight": 0.1, "retain_loss": "denoise",
+}  # fmt: skip
+PARTS: dict[str, Settings] = {
+    "scissorhands-robust": ROBUST,
+    "substitution": SUBSTITUTION,
+    "scissorhands-anchored": {"recipe": "scissorhands-anchored"},
+    "scissorhands": PAPER,
+    "without an adversary": {"relearn_every": 0},
+    "under the name alone": {"conditions": "name"},
+    "anchor's prediction": {"repair": "anchor"},
+    "with projection": {"projection": "scale-free"},
+    "with trimming, .5 %, contrast": {"edit": "reinitialise", "top_k": 0.005},
+    "with trimming, 1 % in channels, activation": {
+        "edit": "reinitialise", "top_k": 0.01, "granularity": "channel", "scorer": "activation",
+    },
+}  # fmt: skip
+
+JUDGED = {"canvas": {"limit": 170}}
+JUDGED_AFRESH = {"canvas-afresh": {"limit": 170, "seed": 1000}}  # prompts and start noise that no choice saw
+ONE = {"embedding": {"attack": "embedding", "count": PICTURES}}
+THREE = {"embedding-three": {"attack": "embedding", "count": PICTURES, "tokens": 3}}
+TOKEN = {"token": {"attack": "token", "count": PICTURES}}
+RELEARNED = {"relearn": {"attack": "relearn", "count": 24, "steps": 160, "lr": 3e-4}}
+RELEARNED_SLOWLY = {"relearn-slowly": {"attack": "relearn", "count": 24, "steps": 160, "lr": 1e-4}}
+
+
+def once(attack: dict[str, Settings]) -> dict[str, Settings]:
+    """The same attack with one restart, under a name of its own."""
+    return {f"{name}-once": {**settings, "restarts": 1} for name, settings in attack.items()}
+
+
+def grid(
+    variants: dict[str, Settings],
+    concepts: tuple[str, ...],
+    every: dict[str, Settings],
+    first: dict[str, Settings] | None = None,
+    seeds: tuple[int, ...] = SEEDS,
+) -> list[Run]:
+    """Runs of every variant, seed and concept; `first` is measured at the first seed alone."""
+    return [
+        Run(name, settings, (concept,), seed, every if seed else {**every, **(first or {})})
+        for seed in seeds
+        for name, settings in variants.items()
+        for concept in concepts
+    ]
+
+
+def judged(measure: str) -> dict[str, Cell]:
+    """Columns on the concept and on everything else, the original behind the stroke."""
+    return {
+        "UA": share(measure, "UA"),
+        "UA synonyms": share(measure, "UA_synonyms"),
+        "UA generic / original": beside(measure, "UA_generic"),
+        "IRA / original": beside(measure, "IRA"),
+        "CRA / original": beside(measure, "CRA"),
+        "CRA forget / original": beside(measure, "CRA_forget"),
+    }
+
+
+def distance(rows: Rows) -> str:
+    """Mean of the relative L2 distance of the weights from the original's."""
+    return mean((command("diff", "tiny", row["model"])["relative_l2"] for row in rows), 2)
+
+
+def across(cell: Cell, *variants: str) -> Cell:
+    """A cell of several variants, parted by strokes."""
+    return joined(*(only(cell, variant=variant) for variant in variants))
+
+
+BESIDE = {"scissorhands-robust": ROBUST, "substitution": SUBSTITUTION, "substitution, all weights": WHOLE}
+MAIN = {"scissorhands-robust": ROBUST}
+
+
+def plot(rows: Rows) -> None:
+    """Mean of IRA and CRA against the success of three embeddings, a point for every variant and one for the original."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    points = {
+        "original": [(row["embedding-three-once"]["original"]["asr_after"], row["canvas"]["original"]) for row in rows]
+    }
+    for row in rows:
+        point = (row["embedding-three-once"]["asr_after"], row["canvas"]["figures"])
+        points.setdefault(row["variant"], []).append(point)
+    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(6, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for place, (name, own) in enumerate(points.items()):
+            attacked = 100 * statistics.fmean(asr for asr, _ in own)
+            quality = 50 * statistics.fmean(figures["IRA"] + figures["CRA"] for _, figures in own)
+            axes.plot([attacked], [quality], "os^DvPX*<>d"[place], label=name)
+        axes.set(
+            xlabel="attacked pictures with the concept, % (less is better)",
+            ylabel="mean of IRA and CRA, %",
+            xlim=(-4, 104),
+        )
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
+        figure.savefig(PLOT, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+
+
+def alone(options: Options) -> str:
+    """What one erasure takes where nothing else runs, as a user gives the command: seconds and memory."""
+    lines = []
+    for concept in options.concepts or CONCEPTS:
+        folder = options.root / "alone" / concept
+        shutil.rmtree(folder, ignore_errors=True)
+        few = options.overlay(**SMOKE_ERASURE) if options.smoke else ()
+        began = time.monotonic()
+        result = command("erase", "--model", "tiny", "--concept", concept, "--output-dir", folder, *few)
+        whole = time.monotonic() - began
+        stages = json.loads((folder / "run.json").read_text())["stages"].values()
+        lines.append((concept, result["seconds"], whole, max(stage.get("peak_bytes") or 0 for stage in stages) / 2**20))
+    lines.append(("mean", *(statistics.fmean(column) for column in list(zip(*lines, strict=True))[1:])))
+    header = "concept; seconds of the erasure; of the whole command; MiB"
+    return (
+        markdown(header, [[name, *(f"{value:.0f}" for value in values)] for name, *values in lines])
+        + f"\n\n{machine()}"
+    )
+
+
+TABLES = {
+    "robust": Table(
+        grid(MAIN, CONCEPTS, JUDGED | ONE, THREE | TOKEN),
+        ("concept",),
+        judged("canvas")
+        | {
+            "embedding ASR (worst) / original": success("embedding"),
+            "three embeddings ASR (worst) / original": success("embedding-three"),
+            "token ASR (worst) / original": success("token"),
+        },
+        mean=True,
+        bold=UNSEEN,
+    ),
+    "afresh": Table(grid(MAIN, CONCEPTS, JUDGED_AFRESH), ("concept",), judged("canvas-afresh"), mean=True, bold=UNSEEN),
+    "relearning": Table(
+        grid(BESIDE, CONCEPTS, JUDGED | RELEARNED, RELEARNED_SLOWLY | once(THREE)),
+        ("concept",),
+        {
+            "relearn steps at 3e-4, robust / substitution / of all weights": across(steps_back("relearn"), *BESIDE),
+            "at 1e-4": across(steps_back("relearn-slowly"), *BESIDE),
+            "on other pictures, robust": across(steps_back("relearn", "benign"), *MAIN),
+            "three embeddings ASR": across(success("embedding-three-once", original=False), *BESIDE),
+            "UA": across(share("canvas", "UA"), *BESIDE),
+            "IRA": across(share("canvas", "IRA"), *BESIDE),
+        },
+        mean=True,
+        bold=UNSEEN,
+    ),
+    "parts": Table(
+        grid(PARTS, COMPARED, JUDGED | once(THREE) | RELEARNED, seeds=(0,)),
+        ("variant",),
+        {
+            **{name.replace("_", " "): share("canvas", name) for name in ("UA", "UA_synonyms", "IRA", "CRA")},
+            "three embeddings ASR (worst)": success("embedding-three-once", original=False),
+            **{f"relearn steps, {concept}": only(steps_back("relearn"), concept=concept) for concept in COMPARED},
+            "relative L2 from the original": distance,
+            "seconds": seconds,
+        },
+        finish=plot,
+    ),
+    "several": Table(
+        [
+            Run("scissorhands-robust", ROBUST, concepts, 0, JUDGED | once(ONE) | once(THREE), chain)
+            for concepts, chain in ((("heart", "star", "blue", "striped"), False), (("ring", "yellow"), True))
+        ],
+        ("run", "concept"),
+        {
+            **{
+                name.replace("_", " "): share("canvas", name)
+                for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA")
+            },
+            "embedding ASR": success("embedding-once"),
+            "three embeddings ASR": success("embedding-three-once"),
+            "seconds of the run": seconds,
+        },
+    ),
+    "alone": alone,
+}
+
+if __name__ == "__main__":
+    main(__doc__, TABLES, ROOT)

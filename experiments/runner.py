@@ -1,0 +1,309 @@
+"""Erasures with their evaluations and attacks, and tables of them, through the package's public interface alone.
+
+A table declares its runs and its columns. Everything is written below --root and read from there once it is complete, so that
+what was stopped continues. Two worker processes of one thread each: seconds are those of an erasure on one of two busy cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tables import machine, markdown, publish
+
+from sd_scissorhands import AttackSettings, EraseSettings, EvaluateSettings, attack, erase, evaluate
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "experiments.md"
+WORKERS = 2
+SMOKE_ERASURE = {"steps": 3, "forget_count": 4, "retain_count": 16, "sampling_steps": 2, "score_draws": 1}
+SMOKE_EVALUATION = {"limit": 8}
+SMOKE_ATTACK = {"count": 8, "learn_from": 8, "steps": 3, "restarts": 1}
+
+Settings = Mapping[str, Any]
+Row = dict[str, Any]  # variant, concept, seed, run, model, seconds, and the summary of every measure by its name
+Rows = Sequence[Row]
+Cell = Callable[[Rows], str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One erasure, and what is measured of each of its concepts.
+
+    Args:
+        settings: fields of EraseSettings.
+        measures: fields of AttackSettings where one of them is `attack`, else of EvaluateSettings, by the name of their
+            folder: the attack or the judge, with more behind a hyphen. Their `seed` is added to the run's.
+        chain: each concept is erased from the result of the one before, instead of all in one erasure.
+    """
+
+    variant: str
+    settings: Settings
+    concepts: tuple[str, ...]
+    seed: int
+    measures: Mapping[str, Settings]
+    chain: bool = False
+
+    def folder(self, root: Path, count: int | None = None) -> Path:
+        """The run directory of its first `count` concepts."""
+        names = ("-then-" if self.chain else "-").join(self.concepts[:count])
+        return root / re.sub(r"\W+", "-", self.variant) / f"{names}-seed{self.seed}"
+
+    def reduced(self) -> Run:
+        """The same with few steps and pictures: to see that a table comes out."""
+        few = {
+            name: {**settings, **(SMOKE_ATTACK if "attack" in settings else SMOKE_EVALUATION)}
+            for name, settings in self.measures.items()
+        }
+        return dataclasses.replace(self, settings={**self.settings, **SMOKE_ERASURE}, measures=few)
+
+
+# ---------------------------------------------------------------- running
+
+
+def erased(run: Run, root: Path) -> Path:
+    """The run directory of a run's erasure, made unless it is complete."""
+    ends = range(1, len(run.concepts) + 1) if run.chain else [len(run.concepts)]
+    model, folder = "tiny", root
+    for end in ends:
+        folder, concepts = run.folder(root, end), run.concepts[end - 1 : end] if run.chain else run.concepts
+        manifest = folder / "run.json"
+        if not manifest.exists() or "result" not in json.loads(manifest.read_text()):
+            settings = EraseSettings(concepts=concepts, model=model, seed=run.seed, device="cpu", **run.settings)
+            erase(settings, folder, resume=True)
+        model = str(folder / "model")
+    return folder
+
+
+def measured(model: str, concept: str, seed: int, folder: Path, measures: Mapping[str, Settings]) -> Row:
+    """The summaries of some evaluations and attacks by name, made unless they are complete."""
+    row: Row = {}
+    for name, settings in measures.items():
+        place = folder / ("attack" if "attack" in settings else "eval") / name
+        values: dict[str, Any] = {"model": model, "concept": concept, "device": "cpu", **settings}
+        values["seed"] = seed + settings.get("seed", 0)
+        if not (place / "summary.json").exists():
+            if "attack" in settings:
+                attack(AttackSettings(**values), place)
+            else:
+                evaluate(EvaluateSettings(**values), place)
+        row[name] = json.loads((place / "summary.json").read_text())
+    return row
+
+
+def rows_of(run: Run, root: Path) -> list[Row]:
+    """A row for every concept of a run."""
+    folder = erased(run, root)
+    about = {"variant": run.variant, "seed": run.seed, "model": str(folder / "model")}
+    about["run"] = (" then " if run.chain else " + ").join(run.concepts)
+    about["seconds"] = json.loads((folder / "run.json").read_text())["result"]["seconds"]
+    rows = []
+    for concept in run.concepts:
+        place = folder if concept == run.concepts[0] and not run.chain else folder / "concepts" / concept
+        rows.append({**about, "concept": concept, **measured(about["model"], concept, run.seed, place, run.measures)})
+    return rows
+
+
+def rows_of_all(runs: Sequence[Run], root: Path) -> list[Row]:
+    """The rows of all runs in order, worked on by two processes, with a line on each as it comes."""
+    rows: list[Row] = []
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        for done, some in enumerate(pool.imap(partial(rows_of, root=root), runs, chunksize=1), 1):
+            rows += some
+            print(f"{done}/{len(runs)} {runs[done - 1].folder(root)}", flush=True)
+        pool.close()
+        pool.join()
+    return rows
+
+
+def command(*words: object) -> dict[str, Any]:
+    """The JSON that a command of `sdscissor` prints."""
+    line = [sys.executable, "-m", "sd_scissorhands", *map(str, words), "--json"]
+    return json.loads(subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+# ---------------------------------------------------------------- cells
+
+
+def mean(values: Iterable[float | None], digits: int = 3, *, spread: bool = False) -> str:
+    """The mean of what is known, with its range behind it if `spread`; empty where nothing is known."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return ""
+    low, high = f"{min(found):.{digits}f}", f"{max(found):.{digits}f}"
+    return f"{statistics.fmean(found):.{digits}f}" + (f" ({low} to {high})" if spread and low != high else "")
+
+
+def share(measure: str, figure: str, side: str = "figures") -> Cell:
+    """Mean of a figure of an evaluation; `side` is "figures" or "original"."""
+    return lambda rows: mean(row[measure][side][figure] for row in rows if measure in row)
+
+
+def beside(measure: str, figure: str) -> Cell:
+    """The same, with the original's behind the stroke."""
+    return joined(share(measure, figure), share(measure, figure, "original"))
+
+
+def success(measure: str, *, original: bool = True) -> Cell:
+    """Mean success of an attack over all its restarts and the worst of them; the strongest on the original behind the stroke."""
+
+    def cell(rows: Rows) -> str:
+        own = [row[measure] for row in rows if measure in row]
+        rates = [restart["asr_after"] for attacked in own for restart in attacked["restarts"]]
+        if not rates:
+            return ""
+        theirs = statistics.fmean(attacked["original"]["asr_after"] for attacked in own)
+        return f"{statistics.fmean(rates):.2f} ({max(rates):.2f})" + (f" / {theirs:.2f}" if original else "")
+
+    return cell
+
+
+def steps_back(measure: str, subject: str = "concept") -> Cell:
+    """Steps of fine-tuning until the concept is back, from the fewest to the most; `subject`: pictures of what, concept | benign."""
+
+    def cell(rows: Rows) -> str:
+        found = [row[measure]["steps_back"] for row in rows if measure in row]
+        back = sorted(one[subject] for one in found if one[subject] is not None)
+        text = [f"{back[0]}" if back[0] == back[-1] else f"{back[0]} to {back[-1]}"] if back else []
+        return ", ".join(text + [f"never within {one['most']}" for one in found[:1] if len(back) < len(found)])
+
+    return cell
+
+
+def seconds(rows: Rows) -> str:
+    """Mean seconds of the erasures."""
+    return mean((row["seconds"] for row in rows), 0)
+
+
+def joined(*cells: Cell) -> Cell:
+    """Several cells in one, parted by strokes."""
+    return lambda rows: " / ".join(cell(rows) for cell in cells)
+
+
+def only(cell: Cell, **same: Any) -> Cell:
+    """A cell of the rows that agree with `same`."""
+    return lambda rows: cell([row for row in rows if all(row[name] == value for name, value in same.items())])
+
+
+# ---------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table is made of.
+
+    Args:
+        by: names of the rows' fields; every combination of their values is a line.
+        columns: header -> cell, of a line's rows.
+        mean: whether a last line has all rows.
+        bold: values of the first field that had no part in any choice.
+        finish: what is done after the table was published.
+    """
+
+    runs: Sequence[Run]
+    by: tuple[str, ...]
+    columns: Mapping[str, Cell]
+    mean: bool = False
+    bold: tuple[str, ...] = ()
+    finish: Callable[[Rows], None] | None = None
+
+
+def text_of(table: Table, rows: Rows) -> str:
+    """The Markdown of a table, with a note on its seeds, pictures and machine."""
+    lines: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        lines.setdefault(tuple(str(row[name]) for name in table.by), []).append(row)
+    if table.mean:
+        lines["mean", *[""] * (len(table.by) - 1)] = list(rows)
+    cells = [
+        [f"**{name}**" if name in table.bold else name for name in names]
+        + [cell(own) for cell in table.columns.values()]
+        for names, own in lines.items()
+    ]
+    return f"{markdown('; '.join([*table.by, *table.columns]), cells)}\n\n{note(rows)}"
+
+
+def note(rows: Rows) -> str:
+    """Seeds, pictures behind the figures, the machine and the embedded model."""
+    summaries = {name: value for row in rows for name, value in row.items() if isinstance(value, dict) and "n" in value}
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    counts = [
+        f"{name}: {', '.join(f'{n} for {figure}' for figure, n in one['n'].items()) if isinstance(one['n'], dict) else one['n']}"
+        for name, one in summaries.items()
+    ]
+    model = next((one["baseline_sha256"][:12] for one in summaries.values()), "")
+    return f"Seeds {seeds}. Pictures per run: {'; '.join(counts)}. {machine()} Embedded model {model}."
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a script of this folder was called with."""
+
+    root: Path  # where the runs lie
+    seeds: int | None  # None: the table's own number
+    concepts: tuple[str, ...] | None  # None: the table's own
+    smoke: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether tables are as their documents have them."""
+        return not (self.smoke or self.concepts or self.seeds)
+
+    def overlay(self, **settings: Any) -> tuple[str, ...]:
+        """The flag that lays settings over a command's, in a file below the root."""
+        if not settings:
+            return ()
+        file = self.root / f"{'-'.join(settings)}.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+        return "--config", str(file)
+
+    def runs(self, table: Table) -> list[Run]:
+        """The runs of a table that these options ask for."""
+        runs = [
+            run
+            for run in table.runs
+            if (self.seeds is None or run.seed < self.seeds) and set(run.concepts) <= set(self.concepts or run.concepts)
+        ]
+        return [run.reduced() for run in runs] if self.smoke else runs
+
+
+def main(description: str, tables: Mapping[str, Table | Callable[[Options], str]], root: str) -> None:
+    """Print the tables that are named, or all, and put them into their document; a function makes its table's text itself."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("tables", nargs="*", help=", ".join(tables))
+    parser.add_argument(
+        "--seeds", type=int, help="training seeds 0, 1, ... up to so many; prints, and writes no document"
+    )
+    parser.add_argument("--concepts", nargs="+", help="these alone; prints, and writes no document")
+    parser.add_argument("--smoke", action="store_true", help="few steps and pictures; prints, and writes no document")
+    parser.add_argument("--root", type=Path, default=Path(root), help="where the runs lie")
+    given = parser.parse_args()
+    place, concepts = given.root / "smoke" if given.smoke else given.root, given.concepts and tuple(given.concepts)
+    options = Options(place, given.seeds, concepts, given.smoke)
+    for name in given.tables or tables:
+        table, rows = tables[name], list[Row]()
+        if isinstance(table, Table):
+            rows = rows_of_all(options.runs(table), options.root)
+            text = text_of(table, rows)
+        else:
+            text = table(options)
+        print(f"<!-- {name} -->\n\n{text}\n", flush=True)
+        if options.whole:
+            publish(name, text, DOCUMENT)
+            if isinstance(table, Table) and table.finish:
+                table.finish(rows)

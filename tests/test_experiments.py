@@ -1,0 +1,126 @@
+"""The experiments go through the package's public interface alone, and their tables are made of what it writes."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sd_scissorhands
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import families  # noqa: E402
+import methods  # noqa: E402
+import robust  # noqa: E402
+import runner  # noqa: E402
+import tables  # noqa: E402
+import unseen  # noqa: E402
+
+
+def test_the_experiments_import_nothing_from_inside_the_package():
+    for file in EXPERIMENTS.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                assert not [alias.name for alias in node.names if alias.name.startswith("sd_scissorhands.")], file
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sd_scissorhands"):
+                assert node.module == "sd_scissorhands" and {alias.name for alias in node.names} <= set(
+                    sd_scissorhands.__all__
+                )
+
+
+def test_every_table_has_its_marks_in_the_document():
+    text = runner.DOCUMENT.read_text()
+    for name in (*robust.TABLES, *methods.TABLES, "families", "unseen"):
+        assert f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text, name
+
+
+def test_every_setting_of_a_run_is_known():
+    kinds = (sd_scissorhands.EvaluateSettings, sd_scissorhands.AttackSettings, sd_scissorhands.EraseSettings)
+    judged, attacked, erased = ({field.name for field in dataclasses.fields(kind)} for kind in kinds)
+    declared = [table for table in robust.TABLES.values() if isinstance(table, runner.Table)] + [unseen.TABLE]
+    for run in [run for table in declared for one in table.runs for run in (one, one.reduced())]:
+        assert set(run.settings) <= erased, run
+        sd_scissorhands.EraseSettings(concepts=run.concepts, model="tiny", **run.settings)
+        for settings in run.measures.values():
+            assert set(settings) <= (attacked if "attack" in settings else judged)
+    assert families.RECIPE and methods.EDITED
+
+
+def test_runs_that_share_a_folder_agree_on_what_is_measured_there():
+    found: dict[tuple[Path, str], runner.Settings] = {}
+    for table in robust.TABLES.values():
+        for run in table.runs if isinstance(table, runner.Table) else ():
+            for name, settings in run.measures.items():
+                assert found.setdefault((run.folder(Path()), name), settings) == settings
+
+
+# ---------------------------------------------------------------- tables
+
+
+def attacked(*rates: float, back: int | None = 5) -> dict:
+    restarts = [{"asr_after": rate} for rate in rates]
+    steps = {"concept": back, "benign": None, "most": 160}
+    return {
+        "n": 48,
+        "baseline_sha256": "abc",
+        "restarts": restarts,
+        "original": {"asr_after": 1.0},
+        "steps_back": steps,
+    }
+
+
+def row(concept: str, seed: int, ua: float, **more) -> runner.Row:
+    judged = {"n": {"UA": 10}, "baseline_sha256": "abc", "figures": {"UA": ua}, "original": {"UA": 0.0}}
+    return {"concept": concept, "seed": seed, "variant": "a", "seconds": 50.0, "canvas": judged, **more}
+
+
+def test_cells_are_means_over_what_was_measured():
+    rows = [
+        row("heart", 0, 1.0, embedding=attacked(0.0, 0.5)),
+        row("heart", 1, 0.5),
+        row("ring", 0, 0.0, embedding=attacked(1, back=None)),
+    ]
+    assert runner.share("canvas", "UA")(rows) == "0.500"
+    assert runner.beside("canvas", "UA")(rows[:1]) == "1.000 / 0.000"
+    assert runner.success("embedding")(rows) == "0.50 (1.00) / 1.00"
+    assert runner.success("embedding")(rows[1:2]) == ""
+    assert runner.steps_back("embedding")(rows) == "5, never within 160"
+    assert runner.steps_back("embedding", "benign")(rows[:1]) == "never within 160"
+    assert runner.steps_back("embedding")([row("x", 0, 1, embedding=attacked(0, back=n)) for n in (7, 2)]) == "2 to 7"
+    assert runner.only(runner.share("canvas", "UA"), concept="ring")(rows) == "0.000"
+    assert runner.seconds(rows) == "50"
+    assert runner.mean([1.0, None, 2.0], 1, spread=True) == "1.5 (1.0 to 2.0)" and runner.mean([None]) == ""
+
+
+def test_a_table_has_a_line_for_every_group_and_stands_between_its_marks(tmp_path):
+    rows = [row("heart", 0, 1.0), row("green", 0, 0.5), row("heart", 1, 0.5)]
+    table = runner.Table((), ("concept",), {"UA": runner.share("canvas", "UA")}, mean=True, bold=("green",))
+    text = runner.text_of(table, rows)
+    assert text.splitlines()[2:5] == ["| heart | 0.750 |", "| **green** | 0.500 |", "| mean | 0.667 |"]
+    assert "Seeds 0, 1. Pictures per run: canvas: 10 for UA." in text and "Embedded model abc." in text
+    document = tmp_path / "page.md"
+    document.write_text("a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
+    tables.publish("t", text, document)
+    assert document.read_text() == f"a\n<!-- t -->\n\n{text}\n\n<!-- /t -->\nb\n"
+    with pytest.raises(ValueError, match="no marks <!-- u -->"):
+        tables.publish("u", text, document)
+
+
+@pytest.mark.slow
+def test_a_table_comes_out_of_erasure_evaluation_and_attack(tmp_path):
+    words = ["robust", "--smoke", "--concepts", "heart", "--seeds", "1", "--root", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, EXPERIMENTS / "robust.py", *words], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\| heart \| \d\.\d{3} \|", done.stdout, re.M)

@@ -1,0 +1,197 @@
+"""Small pipelines of other families' real classes that are trained to draw the embedded world: `python tests/world_families.py sd2 FOLDER`.
+
+Each takes over what fits of the embedded model's weights and is trained with its family's own objective until the judge finds
+what captions name. Seeded, one thread of the CPU, minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sd_scissorhands.diffusion.denoiser import Denoiser
+from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
+from sd_scissorhands.tiny import train as tiny
+from sd_scissorhands.tiny.judge import load_judge
+
+SIDE, WIDTH = 8, 64  # of latents; of the embedded text encoder
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How a family is trained."""
+
+    build: Callable[[], Any]  # its pipeline
+    steps: int
+    rate: float = 1e-3
+    batch: int = 32
+    drawings: int = 12_000  # each seen mirrored too
+
+
+# ---------------------------------------------------------------- pipelines
+
+
+def part(kind: Any, name: str) -> Any:
+    """A part of the embedded model, float32."""
+    return kind.from_pretrained(MODEL_DIR / name, torch_dtype=torch.float32)
+
+
+def clip_with_projection(known: Any) -> Any:
+    """A text encoder's weights with the pooled embedding projected by the identity."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig.from_dict({**known.config.to_dict(), "projection_dim": WIDTH})
+    found = CLIPTextModelWithProjection(config)
+    missing, unknown = found.load_state_dict(
+        {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in known.state_dict().items()},
+        strict=False,
+    )
+    assert missing == ["text_projection.weight"] and not unknown
+    found.text_projection.weight.data = torch.eye(WIDTH)
+    return found
+
+
+def unet(**changes: Any) -> Any:
+    """The embedded UNet with other parts: whatever of its weights fits is taken over; what is added begins at zero."""
+    from diffusers import UNet2DConditionModel
+
+    known = part(UNet2DConditionModel, "unet")
+    made = UNet2DConditionModel.from_config({**known.config, **changes})
+    old = known.state_dict()
+    made.load_state_dict({name: taken_over(old.get(name), value) for name, value in made.state_dict().items()})
+    if made.config.addition_embed_type:
+        for parameter in made.add_embedding.linear_2.parameters():
+            nn.init.zeros_(parameter)
+    return made
+
+
+def taken_over(old: Tensor | None, new: Tensor) -> Tensor:
+    """A weight in another shape: a 1 x 1 convolution as a linear layer, or more inputs, of which the further do nothing."""
+    if old is None:
+        return new
+    if old.numel() == new.numel():
+        return old.reshape(new.shape)
+    wider = torch.zeros_like(new)
+    wider[:, : old.shape[1]] = old
+    return wider
+
+
+def sd2() -> Any:
+    """Stable Diffusion 2: linear projections, a velocity predicted."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    return StableDiffusionPipeline(
+        vae=part(AutoencoderKL, "vae"), text_encoder=part(CLIPTextModel, "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(MODEL_DIR / "tokenizer"), unet=unet(use_linear_projection=True),
+        scheduler=DDIMScheduler.from_config(tiny.build_scheduler().config, prediction_type="v_prediction"),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def sdxl() -> Any:
+    """SDXL: two encoders' last states but one, a pooled embedding, time ids, zeros for the empty prompt."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    denoiser = unet(
+        use_linear_projection=True, cross_attention_dim=2 * WIDTH, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=WIDTH + 6 * 8,
+    )  # fmt: skip
+    known, words = tiny.build_scheduler().config, part(CLIPTextModel, "text_encoder")
+    betas = {name: known[name] for name in ("beta_start", "beta_end", "beta_schedule", "steps_offset")}
+    first, second = (CLIPTokenizer.from_pretrained(MODEL_DIR / "tokenizer") for _ in range(2))
+    return StableDiffusionXLPipeline(
+        vae=part(AutoencoderKL, "vae"), text_encoder=words, tokenizer=first, text_encoder_2=clip_with_projection(words),
+        tokenizer_2=second, unet=denoiser, scheduler=EulerDiscreteScheduler(**betas), force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )  # fmt: skip
+
+
+LESSONS = {"sd2": Lesson(sd2, 500), "sdxl": Lesson(sdxl, 900)}
+
+
+# ---------------------------------------------------------------- training
+
+
+def teach(lesson: Lesson, folder: Path, *, seed: int = 0) -> None:
+    """Build a pipeline, train its denoiser by the family's denoising loss, and save it as one of the embedded world's."""
+    torch.manual_seed(seed)
+    pipeline = lesson.build()
+    for inner in pipeline.components.values():
+        if isinstance(inner, nn.Module):
+            inner.requires_grad_(False).eval()
+    d, (pictures, drawings) = Denoiser(pipeline), tiny.make_drawings(lesson.drawings, seed)
+    both = torch.cat([pictures, pictures.flip(-1)])  # mirrored: same words
+    latents = tiny.encode(pipeline.vae, both) * pipeline.vae.config.scaling_factor
+    model, seed = d.module.requires_grad_(True), seed + 1
+    average, log = copy.deepcopy(model), tiny.Log()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.rate, betas=(0.9, 0.99), weight_decay=0.0)
+    for step in range(lesson.steps):
+        torch.manual_seed(seed * 1_000_003 + step)
+        tiny.set_rate(optimizer, lesson.rate, step, lesson.steps)
+        loss = d.loss(*batch_of(d, latents, drawings, lesson.batch, np.random.default_rng([seed, step]))).mean()
+        tiny.descend(loss, optimizer)
+        for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+            slow.data.lerp_(fast.data, 1 - min(0.998, (1 + step) / (10 + step)))
+        log(str(folder), step, lesson.steps, loss)
+    model.load_state_dict(average.state_dict())
+    pipeline.save_pretrained(folder)
+    shutil.copyfile(MODEL_DIR / "world.json", folder / "world.json")
+
+
+def batch_of(
+    d: Denoiser, latents: Tensor, drawings: list[world.Drawing], count: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents, conditions, noise and timesteps; one caption in ten is empty, as the family has it."""
+    rows = torch.randint(len(latents), (count,))
+    captions = [tiny.training_caption(drawings[row % len(drawings)], rng) for row in rows.tolist()]
+    ids = torch.cat([encoder.ids(captions) for encoder in d.family.encoders], 1)
+    empty = torch.tensor([not text for text in captions])[:, None, None]
+    words = torch.where(empty, d.family.unconditional(count), d.family.condition(ids))
+    return latents[rows], words, torch.randn(count, 4, SIDE, SIDE), torch.randint(d.timesteps, (count,))
+
+
+def quality(folder: Path, *, prompts: int = 400, seed: int = 11) -> dict[str, float]:
+    """Share of what held-out captions name that the judge finds in the pictures, by domain."""
+    opened, rng = open_pipeline(str(folder)), np.random.default_rng(seed)
+    d, judge = Denoiser(opened.pipeline), load_judge(JUDGE_FILE)
+    texts: list[str] = []
+    while len(texts) < prompts:
+        if world.held_out(text := world.caption(world.sample(rng), rng, generic=0)):
+            texts.append(text)
+    latents = d.generate(texts, [seed * 100_000 + at for at in range(prompts)], **tiny.SAMPLING)
+    found = judge.name(torch.cat([d.decode(chunk) for chunk in latents.split(64)]))
+    right: dict[str, list[bool]] = {domain: [] for domain in world.DOMAINS}
+    for text, named in zip(texts, found, strict=True):
+        for domain, concept in world.read(text).items():
+            right[domain].append(named[domain] == concept)
+    return {domain: round(float(np.mean(hits)), 4) for domain, hits in right.items()}
+
+
+def main() -> None:
+    """Train a family, and write beside it what is drawn right."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", choices=LESSONS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, help="for trying")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    lesson = LESSONS[given.family]
+    teach(replace(lesson, steps=given.steps or lesson.steps), given.folder)
+    (given.folder / "quality.json").write_text(json.dumps({"right": quality(given.folder)}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
