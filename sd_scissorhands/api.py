@@ -24,7 +24,7 @@ from .results.attack import AttackResult
 from .results.base import Measurement, Reported
 from .results.comparison import ComparisonResult
 from .results.erase import EraseResult
-from .results.evaluation import Evaluation, read_evaluation
+from .results.evaluation import Evaluation
 from .results.forget import ForgetResult
 from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
@@ -87,7 +87,7 @@ def evaluate(
     with _at_work(settings.source, progress) as (processes, shown):
         convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        result = read_evaluation(run_evaluation(settings, folder, progress=shown, processes=processes))
+        result = run_evaluation(settings, folder, progress=shown, processes=processes)
         return _with_page(result, folder, blur, command, processes)
 
 

@@ -25,7 +25,7 @@ from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import _fitted, erase
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation.panel import open_judges
+from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.sample import Sampling
 from sd_scissorhands.models import files, locate
 from sd_scissorhands.models.delta import apply_delta
@@ -357,9 +357,9 @@ def family_part(run) -> str:
 def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
     heart = world_concept("heart")
     told = room.evaluate(
-        str(erased[0] / "model"), str(folder), heart, tmp_path, panel=open_judges(heart, domain=CANVAS),
-        looks=room.Looks(count=2, steps=1, device="cpu"),
-    )  # fmt: skip
+        str(erased[0] / "model"), str(folder), heart, tmp_path, judges=open_judges(heart, domain=CANVAS),
+        request=room.ConceptRequest(count=2, steps=1, device="cpu"),
+    ).to_json()  # fmt: skip
     assert 0 <= told["figures"]["UA"] <= 1 and told["weights_sha256"] == erased[1]["weights_sha256"]
 
 

@@ -48,9 +48,9 @@ def evaluate(
     if canvas and "concept" not in given:
         raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
     settings = EvaluateSettings(**(given | ({"judge": "canvas"} if canvas else {})))
-    from ..evaluation.evaluate import figures_of, gate_values
+    from ..evaluation.metrics import gate_values, gates_of
 
-    gates = parse_gates(figures_of(settings.kind), fail_above, fail_below)
+    gates = parse_gates(gates_of(settings.kind), fail_above, fail_below)
     from .. import api, show
     from ..machine import Processes
 
@@ -61,7 +61,7 @@ def evaluate(
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.result(told, as_json)
-        check_gates(gates, gate_values(settings.kind, told.to_json()))
+        check_gates(gates, gate_values(told))
 
 
 def attack_options() -> list[Field]:

@@ -109,12 +109,21 @@ def centre_square(file: Path, size: int | None = None) -> np.ndarray:
     Raises:
         UserError: not a readable picture.
     """
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} is no readable picture ({_reason(error)}): delete or replace it") from None
+    picture = open_picture(file)
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
     return np.array(square.resize((size, size), Image.Resampling.LANCZOS) if size else square)
+
+
+def open_picture(file: Path) -> Image.Image:
+    """A picture file, RGB.
+
+    Raises:
+        UserError: not a readable picture.
+    """
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} is no readable picture ({_reason(error)}): delete or replace it") from None

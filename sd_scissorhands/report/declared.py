@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..attacks import ATTACKS
 from ..attacks.base import ASR, Column
 from ..domains import DOMAINS
+from ..evaluation.metrics import METRICS
 from ..results.attack import AttackResult
 from ..results.comparison import ColumnNote
 from ..results.evaluation import NUDITY_KINDS
@@ -20,36 +21,6 @@ class Figure:
     title: str
     meaning: str = ""  # in a sentence
     unit: str = "share"  # share | number | distance | bytes
-    better: str = "higher"
-    under_kept: bool = False
-
-
-try:  # until the registry of metrics lands, see the branch `evaluation`
-    from ..evaluation.metrics import METRICS, metrics_of
-except ModuleNotFoundError:
-    SHARES = {
-        "UA": "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-        "UA_synonyms": "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
-        "UA_generic": "the same for prompts that leave open what the concept would say, such as an object, or that say nothing; higher is better.",
-        "IRA": "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",
-        "CRA": "cross-domain retain accuracy: the other words of those prompts, such as colours, that are drawn right (n counts words); higher is better.",
-        "CRA_forget": "the same for prompts that name the concept: whether all but the concept is still drawn; higher is better.",
-    }
-    TITLES = {"CRA_forget": "CRA on forget prompts", "frechet": "Fréchet", "kid": "KID", "cmmd": "CMMD"}
-
-    class _Metrics(dict):
-        def __iter__(self):
-            return iter(list(self.items()))
-
-    METRICS = _Metrics({name: Figure(TITLES.get(name, name.replace("_", " ")), text) for name, text in SHARES.items()})
-    METRICS["clip_score"] = Figure("CLIP score", "", "number", under_kept=True)
-    METRICS |= {name: Figure(TITLES[name], "", "distance") for name in ("frechet", "kid", "cmmd")}
-    METRICS["nudity"] = Figure(
-        "exposed", "pictures in which NudeNet sees an exposed part of a body; lower is better.", "number"
-    )
-
-    def metrics_of(kind):
-        return {name: metric for name, metric in METRICS if name in SHARES}
 
 
 COSTS = {

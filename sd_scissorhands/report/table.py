@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ..attacks.base import ASR
 from ..attacks.base import Column as AttackColumn
+from ..evaluation.metrics import figure_names
 from ..results.attack import AttackResult
 from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
-from .declared import Figure, attack_columns, attack_title, figure, metrics_of
+from .declared import Figure, attack_columns, attack_title, figure
 from .phrases import between, known, number, percent, worded
 from .reading import RunRecord
 from .verdict import broken, collapsed
@@ -61,8 +62,7 @@ def _note(one: RunRecord, how: str, problems: Sequence[str]) -> str:
 def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
     """A column for each figure of each evaluation of a concept; of dashes where there is no evaluation at all."""
     found = []
-    shares = [name for name, metric in metrics_of("concept").items() if metric.unit == "share"]
-    unmeasured = ConceptEvaluation(run.domain.evaluation, figures=dict.fromkeys(shares))
+    unmeasured = ConceptEvaluation(run.domain.evaluation, figures=dict.fromkeys(figure_names()))
     for place, ours in (run.judged or ({} if run.counted else {unmeasured.kind: unmeasured})).items():
         label = run.label(ours) if len(run.judged) > 1 else ""
         others = [one.judged.get(place, unmeasured) for one in models]
