@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from .concepts import Concept
+from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, is_small, silenced
 from .recipes import CLASSIFIERS, DENOISERS, Recipe
 from .report.comparison_page import PLAIN, figures, grouped, remarks
-from .report.declared import METRICS, figure
+from .report.declared import figure
 from .report.phrases import known, percent, worded
 from .results.attack import AttackResult
 from .results.base import Record
@@ -140,8 +141,10 @@ def _judged(result: ConceptEvaluation) -> None:
             table.add_row(name + by, *cells, " to ".join(ends), str(result.n.get(name, "")))
     retained = result.kept or {}
     for name, _ in METRICS:
-        if known(distance := retained.get(name)):
-            table.add_row(name, f"{retained['floor'][name]:.3g} (seeds)", f"{distance:.3g}", "", str(retained["n"]))
+        if known(value := retained.get(name)):
+            table.add_row(name, f"{retained['floor'][name]:.3g} (seeds)", f"{value:.3g}", "", str(retained["n"]))
+        elif isinstance(value, Mapping):
+            table.add_row(name, *(f"{value[side]:.3g}" for side in ("original", "model")), "", str(retained["n"]))
     console.print(table)
     _conclude(result, result.collapse.says)
 
