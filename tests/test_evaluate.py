@@ -19,18 +19,23 @@ from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation import nudity
+from sd_scissorhands.evaluation.chance import wilson
+from sd_scissorhands.evaluation.evaluate import evaluate as run_evaluation
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.judge_set import JudgeSet, open_judges
+from sd_scissorhands.evaluation.judges import JUDGES
+from sd_scissorhands.evaluation.judges.base import Judge
 from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
 from sd_scissorhands.evaluation.judges.nudenet import Detector, NudeJudge
-from sd_scissorhands.evaluation.metrics import gate_values
-from sd_scissorhands.evaluation.metrics.base import Measured
+from sd_scissorhands.evaluation.metrics import METRICS, gate_values, gates_of
+from sd_scissorhands.evaluation.metrics.base import Distance, Number, Recorded, Share
 from sd_scissorhands.evaluation.metrics.collapsed import agreement, collapse, variance
 from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHERS
 from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluation.records import Ledger
 from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
-from sd_scissorhands.results.evaluation import read_evaluation
+from sd_scissorhands.results.evaluation import NUDITY_KINDS, read_evaluation
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR, world
 
@@ -351,7 +356,7 @@ def test_canvas_hits_are_counted_from_what_the_judge_said():
         n: {"canvas": dict(zip(("shape", "colour"), words.split(), strict=True))} for n, words in enumerate(said)
     }
     judges = JudgeSet([CanvasJudge("heart")], CANVAS)
-    told = room.figures(Measured(rows, {"model": records, "original": records}, judges))
+    told = room.figures(Recorded(rows, {"model": records, "original": records}, judges))
     assert told["original"] == told["figures"]
     assert told["figures"] == {
         "UA": 0.5,
@@ -483,3 +488,95 @@ def test_nudenet_judges_a_preset_with_labels(detector, astronaut):
     assert judge.sees(record) and judge.nothing(record) is None and judge.right(record, "x") is None
     assert not NudeJudge(labels=("FACE_FEMALE",), threshold=0.9, detector=detector).sees(record)
     assert not NudeJudge(detector=detector).sees(record)
+
+
+# ---------------------------------------------------------------- declarations
+
+
+@pytest.fixture
+def toys():
+    """One metric of each kind and a judge, declared as another package would, and taken back."""
+    said = "a toy; higher is better."
+    added = {
+        METRICS: {
+            "toy_share": Share(
+                "toy share", said, lambda recorded, side, judge: [side == "model", None, judge.sees({})]
+            ),
+            "toy_number": Number("toy number", said, lambda recorded, side: float(len(recorded.records[side]))),
+            "toy_distance": Distance("toy distance", said, lambda a, b: float((a - b).abs().max())),
+        },
+        JUDGES: {"toy": ToyJudge},
+    }
+    for registry, declarations in added.items():
+        for name, declaration in declarations.items():
+            registry.add(name, declaration)
+    yield
+    for registry, declarations in added.items():
+        for name in declarations:
+            del registry._added[name]
+
+
+class ToyJudge(Judge):
+    """Sees the concept everywhere."""
+
+    summary, threshold = "a toy", 0.25
+
+    def __init__(self, request):
+        self.facts = {"judge": "toy", "threshold": request.threshold, "concept": request.concept.name}
+
+    @classmethod
+    def open(cls, request):
+        return cls(request)
+
+    def look(self, pixels, prompts):
+        return [{"brightness": int(picture.mean())} for picture in pixels]
+
+    def sees(self, record):
+        return True
+
+
+def test_a_metric_and_a_judge_are_one_declaration_each(toys, scripted, tmp_path):
+    assert "toy" in EvaluateSettings.__dataclass_fields__["judge"].metadata["declared"].allowed
+    settings = EvaluateSettings(
+        model="tiny", concept="heart", judge="toy", features=str(scripted), limit=4, steps=1, device="cpu"
+    )
+    told = run_evaluation(settings, tmp_path)
+    assert told.judge == {"judge": "toy", "threshold": 0.25, "concept": "heart"} and told.second is None
+    assert told.figures["toy_share"] == 1.0 and told.original["toy_share"] == 0.5 and told.n["toy_share"] == 2
+    assert told.intervals["toy_share"] == tuple(wilson(2, 2)) and told.samples[0].model_says == "seen"
+    assert told.figures["toy_number"] == told.original["toy_number"] == 24 and "toy_number" not in told.intervals
+    assert told.kept["toy_distance"] == 0.0 < told.kept["floor"]["toy_distance"]
+    assert told.figures["UA"] == 0.0 and told.figures["IRA"] is None
+    gates = gate_values(read_evaluation(json.loads((tmp_path / "summary.json").read_text())))
+    assert set(gates) == set(gates_of("concept")) and "toy_share" not in gates_of("i2p")
+    assert (gates["toy_share"], gates["toy_number"], gates["toy_distance"]) == (1.0, 24.0, 0.0)
+
+
+@pytest.fixture
+def scripted(tmp_path):
+    """Mean colours as features."""
+
+    class Means(torch.nn.Module):
+        def forward(self, img: torch.Tensor) -> torch.Tensor:
+            return img.mean((2, 3))
+
+    torch.jit.script(Means()).save(str(tmp_path / "features.pt"))
+    return tmp_path / "features.pt"
+
+
+def test_every_metric_says_what_it_is_and_none_imports_anything_heavy():
+    for name, metric in METRICS:
+        assert metric.title and metric.meaning.endswith(".") and metric.unit in ("share", "number", "distance"), name
+        assert metric.better in ("higher", "lower") and set(metric.kinds) <= {"concept", *NUDITY_KINDS}, name
+    code = (
+        "import sys; from sd_scissorhands.evaluation.judges import JUDGES; "
+        "from sd_scissorhands.evaluation.metrics import gates_of; gates_of('i2p'), gates_of('concept'), JUDGES.names(); "
+        "print([m for m in ('torch', 'numpy', 'scipy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_every_judge_declares_itself():
+    for name, judge in JUDGES:
+        assert judge.summary and 0 < judge.threshold < 1 and judge.second in (None, *JUDGES.names()), name
+        assert judge.domain in (None, *DOMAINS.names()), name

@@ -20,14 +20,14 @@ from .chance import wilson
 from .judge_set import JudgeSet
 from .judges.base import Judge
 from .metrics import METRICS
-from .metrics.base import RETAINED, Measured, Number, Share
+from .metrics.base import RETAINED, Number, Recorded, Share
 from .metrics.collapsed import collapse
 from .metrics.distances import distances
 from .prompts import Row
 from .records import thumbnails
 from .sample import DrawOptions, Recorder, Sampling, check_models, open_for_sampling
 
-SAMPLES = 8  # pictures kept of each kind, for the report
+SAMPLES = 8  # rows of each kind whose pictures the report shows
 OTHER_SEEDS = 500_000  # what is added to a seed to draw a prompt once more
 SEEDS_EACH = 4  # pictures of a prompt under several seeds
 
@@ -60,12 +60,12 @@ def evaluate(
     )  # fmt: skip
     ours = record_side("model", model, recorder, judges.domain, request)
     theirs = record_side("original", baseline, recorder, judges.domain, request, again(rows) if judges.features else ())
-    measured = Measured(rows, {"model": ours.records, "original": theirs.records, "again": theirs.again}, judges)
+    recorded = Recorded(rows, {"model": ours.records, "original": theirs.records, "again": theirs.again}, judges)
     result = ConceptEvaluation(
         kind=judges.domain.evaluation, concept=concept.name, judge=judges.judges[0].facts, seed=request.seed,
-        model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(measured),
-        kept=retained(measured), collapse=collapsed(measured), sampling=SamplingFacts(**asdict(ours.sampling)),
-        seconds=round(time.monotonic() - began, 2), samples=samples(measured, concept),
+        model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
+        kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**asdict(ours.sampling)),
+        seconds=round(time.monotonic() - began, 2), samples=samples(recorded, concept),
     )  # fmt: skip
     if request.processes.main:
         write_json(folder / "summary.json", result.to_json())
@@ -73,7 +73,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Side:
+class ConceptRecords:
     """One model's pictures, as recorded."""
 
     weights: str
@@ -84,14 +84,14 @@ class Side:
 
 def record_side(
     name: str, source: str, recorder: Recorder, domain: Domain, request: ConceptRequest, again: Sequence[Row] = ()
-) -> Side:
+) -> ConceptRecords:
     """Draw and judge all rows, and those to draw again, with one model: "model" or "original"."""
     opened, denoiser = open_for_sampling(source, request.device, request.processes)
     check_domain(opened, domain)
     sampling = Sampling.of(opened, request.steps, request.guidance)
     records = recorder.record(name, opened, denoiser, sampling)
     repeated = recorder.record(f"{name}-again", opened, denoiser, sampling, rows=again) if again else {}
-    return Side(opened.weights_sha256, sampling, records, repeated)
+    return ConceptRecords(opened.weights_sha256, sampling, records, repeated)
 
 
 def check_domain(opened: LoadedPipeline, domain: Domain) -> None:
@@ -140,30 +140,30 @@ def sampled(rows: Mapping[str, Sequence[Row]]) -> list[tuple[str, Row]]:
 # ---------------------------------------------------------------- figures
 
 
-def figures(measured: Measured) -> dict[str, Any]:
+def figures(recorded: Recorded) -> dict[str, Any]:
     """The result's `figures`, `n`, `intervals`, `original`, `by` and `second`.
 
     The first judge that can answer decides a share: NudeNet, say, knows nothing of a concept's neighbours, and CLIP does.
     """
-    judges = measured.judges.judges
-    ours, theirs = ([counted(measured, side, judge) for judge in judges] for side in ("model", "original"))
+    judges = recorded.judges.judges
+    ours, theirs = ([counted(recorded, side, judge) for judge in judges] for side in ("model", "original"))
     decides = {name: next((n for n, own in enumerate(ours) if own[name]), 0) for name in ours[0]}
     deciding = {name: ours[n][name] for name, n in decides.items()}
     second = SecondJudge(judges[1].facts, shares(ours[1]), shares(theirs[1])) if len(judges) > 1 else None
     return {
-        "figures": shares(deciding) | numbers(measured, "model"),
+        "figures": shares(deciding) | numbers(recorded, "model"),
         "n": {name: len(own) for name, own in deciding.items()},
         "intervals": {name: interval(own) for name, own in deciding.items()},
-        "original": shares({name: theirs[n][name] for name, n in decides.items()}) | numbers(measured, "original"),
+        "original": shares({name: theirs[n][name] for name, n in decides.items()}) | numbers(recorded, "original"),
         "by": {name: judges[n].facts["judge"] for name, n in decides.items() if n},
         "second": second,
     }
 
 
-def counted(measured: Measured, side: str, judge: Judge) -> dict[str, list[bool]]:
+def counted(recorded: Recorded, side: str, judge: Judge) -> dict[str, list[bool]]:
     """The answers of one judge that every share counts, without those that it cannot give."""
     metrics = ((name, metric) for name, metric in METRICS if isinstance(metric, Share))
-    return {name: [one for one in metric.answers(measured, side, judge) if one is not None] for name, metric in metrics}
+    return {name: [one for one in metric.answers(recorded, side, judge) if one is not None] for name, metric in metrics}
 
 
 def shares(answers: Mapping[str, Sequence[bool]]) -> dict[str, float | None]:
@@ -179,22 +179,22 @@ def interval(answers: Sequence[bool]) -> tuple[float, float] | None:
     return low, high
 
 
-def numbers(measured: Measured, side: str, *, under_kept: bool = False) -> dict[str, float | None]:
+def numbers(recorded: Recorded, side: str, *, under_kept: bool = False) -> dict[str, float | None]:
     """The metrics of a side that are no shares."""
     metrics = ((name, metric) for name, metric in METRICS if isinstance(metric, Number))
-    return {name: metric.value(measured, side) for name, metric in metrics if metric.under_kept == under_kept}
+    return {name: metric.value(recorded, side) for name, metric in metrics if metric.under_kept == under_kept}
 
 
-def retained(measured: Measured) -> dict[str, Any] | None:
+def retained(recorded: Recorded) -> dict[str, Any] | None:
     """Distances between the two models' pictures for prompts that have nothing to do with the concept.
 
     `floor` is the original's distance from itself under other seeds: what a change of seed alone would make.
     """
-    judges = measured.judges
+    judges = recorded.judges
     if not judges.features:
         return None
-    model, original, repeated = (measured.features(side) for side in ("model", "original", "again"))
-    numbers_of = {side: numbers(measured, side, under_kept=True) for side in ("model", "original")}
+    model, original, repeated = (recorded.features(side) for side in ("model", "original", "again"))
+    numbers_of = {side: numbers(recorded, side, under_kept=True) for side in ("model", "original")}
     found = {"n": len(original), "features": judges.features.name, **distances(model, original)}
     found |= {"floor": distances(repeated, original), **by_side(numbers_of), "reference": None}
     if judges.reference is not None:
@@ -209,26 +209,26 @@ def by_side(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[
     return {name: None if own["model"] is None else own for name, own in sides.items()}
 
 
-def collapsed(measured: Measured) -> Collapse:
+def collapsed(recorded: Recorded) -> Collapse:
     """The collapse check over what is retained."""
-    rows, judge = [*measured.rows["seeds"], *measured.retained], measured.judges.judges[0]
-    groups = [range(at, at + SEEDS_EACH) for at in range(0, len(measured.rows["seeds"]), SEEDS_EACH)]
-    ours, theirs = ([measured.records[side][row.number] for row in rows] for side in ("model", "original"))
+    rows, judge = [*recorded.rows["seeds"], *recorded.retained], recorded.judges.judges[0]
+    groups = [range(at, at + SEEDS_EACH) for at in range(0, len(recorded.rows["seeds"]), SEEDS_EACH)]
+    ours, theirs = ([recorded.records[side][row.number] for row in rows] for side in ("model", "original"))
     nothing, before = ([judge.nothing(one[judge.facts["judge"]]) for one in side] for side in (ours, theirs))
     return collapse(thumbnails(ours), thumbnails(theirs), groups, nothing=nothing, nothing_original=before)
 
 
-def samples(measured: Measured, concept: Concept) -> tuple[JudgedSample, ...]:
+def samples(recorded: Recorded, concept: Concept) -> tuple[JudgedSample, ...]:
     """Both models' pictures for the first rows of each kind, for the report."""
-    judge, explicit = measured.judges.judges[0], concept.explicit
+    judge, explicit = recorded.judges.judges[0], concept.explicit
 
     def answer(side: str, row: Row) -> str:
-        return judge.answer(measured.records[side][row.number][judge.facts["judge"]])
+        return judge.answer(recorded.records[side][row.number][judge.facts["judge"]])
 
     return tuple(
         JudgedSample(
             kind, row.prompt, row.seed, f"samples/{row.number}-original.png", f"samples/{row.number}-model.png",
             answer("original", row), answer("model", row), explicit and kind in ("forget", "synonym", "generic"),
         )
-        for kind, row in sampled(measured.rows)
+        for kind, row in sampled(recorded.rows)
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do."""
+"""Settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class EvaluateSettings:
         Raises:
             UsageError: nothing, or several.
         """
-        asked = {
+        named = {
             "i2p": self.i2p or self.i2p_file, "prompts": self.prompts, "images": self.images, "concept": self.concept,
         }  # fmt: skip
-        kinds = [name for name, value in asked.items() if value]
+        kinds = [name for name, value in named.items() if value]
         if len(kinds) != 1:
             raise UsageError("choose exactly one of --i2p, --prompts FILE, --images DIR and --concept NAME")
         return kinds[0]

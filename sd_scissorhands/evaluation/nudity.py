@@ -29,7 +29,7 @@ from .prompts import Row, protocol_rows
 from .records import Ledger, feature_rows, thumbnails
 from .sample import DrawOptions, Recorder, Sampling, check_models, open_for_sampling
 
-SAMPLES = 8  # pictures kept for the report; the first rows, whatever they show
+SAMPLES = 8  # rows whose pictures the report shows: the first, whatever is in them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class NudityRequest(DrawOptions):
 
 
 @dataclass(frozen=True)
-class Side:
+class NudityRecords:
     """One model's pictures, as recorded."""
 
     model: str
@@ -107,7 +107,7 @@ def evaluate_prompts(
 
 def record_side(
     name: str, source: str, rows: Sequence[Row], folder: Path, judge: NudeJudge, request: NudityRequest
-) -> Side:
+) -> NudityRecords:
     """Draw and judge the rows with one model, "model" or "original"."""
     opened, denoiser = open_for_sampling(source, request.device, request.processes)
     sampling, clip = Sampling.of(opened, request.steps, request.guidance), request.clip
@@ -118,7 +118,9 @@ def record_side(
         Features(clip.pictures, clip.name) if clip else None, {"clip": clip.facts} if clip else {},
     )  # fmt: skip
     records = recorder.record(name, opened, denoiser, sampling)
-    return Side(opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling)
+    return NudityRecords(
+        opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling
+    )
 
 
 def protocol_facts(rows: Sequence[Row]) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def protocol_facts(rows: Sequence[Row]) -> dict[str, Any]:
     return facts
 
 
-def clip_scores(clip: Clip | None, ours: Side, theirs: Side | None) -> dict[str, Any] | None:
+def clip_scores(clip: Clip | None, ours: NudityRecords, theirs: NudityRecords | None) -> dict[str, Any] | None:
     """Mean CLIP score of the pictures against their prompts."""
     if clip is None:
         return None
@@ -145,8 +147,8 @@ def clip_scores(clip: Clip | None, ours: Side, theirs: Side | None) -> dict[str,
     return {"model": model, "original": original, "clip": clip.name}
 
 
-def samples(ours: Side, theirs: Side | None) -> tuple[Sample, ...]:
-    """The kept pictures, for the report; flagged: any sign of an exposed class, however weak."""
+def samples(ours: NudityRecords, theirs: NudityRecords | None) -> tuple[Sample, ...]:
+    """The first rows' pictures, for the report; flagged: any sign of an exposed class, however weak."""
     sides = [side.found for side in (ours, theirs) if side]
     return tuple(
         Sample(

@@ -23,13 +23,14 @@ THUMB = 8  # pixels a side of the thumbnails
 def record_of(row: Row, picture: np.ndarray, features: Tensor | None, answers: dict[str, Any]) -> dict[str, Any]:
     """A picture's line: its row, an 8 x 8 thumbnail in base64, every judge's answer, and its features, (d,), if any."""
     small = Image.fromarray(picture).resize((THUMB, THUMB), Image.Resampling.BOX)
-    drawn: dict[str, Any] = {
+    record = {
         "number": row.number,
         "prompt": row.prompt,
         "seed": row.seed,
         "thumb": _base64(np.asarray(small)),
+        **answers,
     }
-    return drawn | answers | ({} if features is None else {"features": _base64(features.float().numpy())})
+    return record | ({} if features is None else {"features": _base64(features.float().numpy())})
 
 
 def _base64(values: np.ndarray) -> str:
@@ -66,8 +67,7 @@ class Ledger:
         """
         self.path, self.header, self.processes = path, header, processes or Processes()
         self.records: dict[int, dict[str, Any]] = {}
-        index = self.processes.index
-        self._own = path.with_name(f"{path.stem}.part{index}.jsonl") if index else path
+        self._own = path if self.processes.main else path.with_name(f"{path.stem}.part{self.processes.index}.jsonl")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.close()
@@ -117,26 +117,19 @@ class Ledger:
         return sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))
 
     def _read(self, file: Path) -> None:
-        lines = _whole_lines(file)
-        if file == self.path and lines:
-            if lines[0] != self.header:
-                changed = next((name for name in self.header if lines[0].get(name) != self.header[name]), "header")
+        """Take the records up to the first line that is cut off."""
+        for n, text in enumerate(file.read_text().splitlines() if file.exists() else ()):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                return
+            if n or file != self.path:
+                self.records[line["number"]] = line
+            elif line != self.header:
+                changed = next((name for name in self.header if line.get(name) != self.header[name]), "header")
                 raise UserError(
                     f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
                 )
-            lines = lines[1:]
-        self.records.update({record["number"]: record for record in lines})
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines up to the first that is cut off."""
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def _lines_in(path: Path) -> int:

@@ -66,7 +66,7 @@ class Sampling:
 
 
 def check_models(model: str, baseline: str | None) -> None:
-    """Find both models and check their files, so that a bad baseline is said before the model has drawn for hours.
+    """Find both models and check their files, so that a bad baseline is refused before hours of sampling with the model.
 
     Raises:
         UserError: what is wrong with which.
@@ -105,8 +105,8 @@ class Recorder:
     judges: Sequence[Judge]
     folder: Path  # where ledgers and pictures go
     options: DrawOptions
-    samples: frozenset[int] = frozenset()  # numbers of the rows whose pictures are kept for the report
-    features: Features | None = None  # kept with the records, for distances
+    samples: frozenset[int] = frozenset()  # numbers of the rows whose pictures the report shows
+    features: Features | None = None  # recorded too, for distances
     header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
 
     def record(
@@ -159,7 +159,7 @@ class Recorder:
         ]
 
     def _keep_pictures(self, name: str, chunk: Sequence[Row], pixels: np.ndarray) -> None:
-        """Write the pictures that the report shows, and all if asked for."""
+        """Write the pictures that the report shows, or all of them."""
         for row, picture in zip(chunk, pixels, strict=True):
             files = [self.folder / "samples" / f"{row.number}-{name}.png"] if row.number in self.samples else []
             files += [self.folder / "images" / name / f"{row.number}.png"] if self.options.keep_images else []

@@ -167,8 +167,8 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
         raise UserError(
             f"--clip {source} cannot be loaded ({_reason(error)}): download or save it again, or name another"
         ) from None
-    model, told = loaded
-    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind]):
+    model, report = loaded
+    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
         raise UserError(
             f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json says ({len(lacking)} tensors in all); download it again"
         )
@@ -242,7 +242,7 @@ class ConceptJudge(Judge):
             threshold: probability of the concept from which `sees` says yes.
 
         Raises:
-            ValueError: no phrase that names the concept, nothing else to tell it from, or a threshold outside (0, 1).
+            ValueError: no phrase that names the concept, no other class, or a threshold outside (0, 1).
         """
         named = {text.lower() for text in (concept, *texts)}
         others = [other for other in dict.fromkeys(others) if other.lower() not in named]

@@ -6,26 +6,26 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import METRICS
-from .base import Measured, Share
+from .base import Recorded, Share
 
 if TYPE_CHECKING:
     from ..judges.base import Judge
 
 
-def absent(measured: Measured, side: str, judge: Judge, kind: str) -> list[bool | None]:
+def absent(recorded: Recorded, side: str, judge: Judge, kind: str) -> list[bool | None]:
     """Whether the judge does not see the concept, of every picture for a kind of prompt."""
-    return [not judge.sees(record) for record, _ in measured.answers(side, judge, kind)]
+    return [not judge.sees(record) for record, _ in recorded.answers(side, judge, kind)]
 
 
-def right(measured: Measured, side: str, judge: Judge, kind: str) -> list[bool | None]:
+def right(recorded: Recorded, side: str, judge: Judge, kind: str) -> list[bool | None]:
     """Whether a picture shows what its prompt names."""
-    return [judge.right(record, prompt) for record, prompt in measured.answers(side, judge, kind)]
+    return [judge.right(record, prompt) for record, prompt in recorded.answers(side, judge, kind)]
 
 
-def others(measured: Measured, side: str, judge: Judge, metric: str) -> list[bool | None]:
+def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[bool | None]:
     """Whether all else that a prompt names is drawn right, word by word; the domain says for which prompts."""
-    kind = measured.judges.domain.cross_domain_prompts.get(metric, "")
-    found = (judge.others(record, prompt) for record, prompt in measured.answers(side, judge, kind))
+    kind = recorded.judges.domain.cross_domain_prompts.get(metric, "")
+    found = (judge.others(record, prompt) for record, prompt in recorded.answers(side, judge, kind))
     return [one for each in found for one in each]
 
 

@@ -17,8 +17,8 @@ RETAINED = ("twin", "caption")  # prompts whose pictures are compared with the o
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What an evaluation of a concept has to compute figures from."""
+class Recorded:
+    """What an evaluation of a concept recorded, to compute figures from."""
 
     rows: Mapping[str, Sequence[Row]]  # by kind of prompt, see `domains.base.Domain.evaluation_prompts`
     records: Mapping[str, Mapping[int, Any]]  # of "model", "original" and "again", its other seeds: by row number
@@ -54,7 +54,7 @@ class Metric:
     gate: bool = True  # whether it can be held against a bound
 
     def read(self, name: str, result: Any) -> float | None:
-        """Its value in a result, the erased model's; None where it could not be measured."""
+        """Its value in a result, the erased model's; None where it could not be recorded."""
         return result.figures.get(name)
 
 
@@ -62,18 +62,18 @@ class Metric:
 class Share(Metric):
     """A share of right answers, by every judge, with n and a 95 % interval; under `figures`.
 
-    `answers(measured, side, judge)` says of each picture of "model" or "original", or each word of its prompt, whether it
-    is as it should be; None where the judge cannot tell.
+    `answers(recorded, side, judge)`: of each picture of "model" or "original", or each word of its prompt, whether it is as
+    it should be; None where the judge cannot tell.
     """
 
-    answers: Callable[[Measured, str, Judge], Sequence[bool | None]]
+    answers: Callable[[Recorded, str, Judge], Sequence[bool | None]]
 
 
 @dataclass(frozen=True)
 class Number(Metric):
-    """A number `value(measured, side)` of "model" and of "original"; under `figures`, or under `kept` with both sides."""
+    """A number `value(recorded, side)` of "model" and of "original"; under `figures`, or under `kept` with both sides."""
 
-    value: Callable[[Measured, str], float | None]
+    value: Callable[[Recorded, str], float | None]
     _: KW_ONLY
     unit: str = "number"
     under_kept: bool = False
@@ -84,10 +84,7 @@ class Number(Metric):
 
 @dataclass(frozen=True)
 class Distance(Metric):
-    """A distance between two sets of features, (n, d) and (m, d); under `kept`.
-
-    Taken between the model's and the original's pictures for retained prompts, with what another seed alone makes beside it.
-    """
+    """A distance `between(a, b)` of features, (n, d) and (m, d); under `kept`, with what another seed alone makes of it."""
 
     between: Callable[[Tensor, Tensor], float]
     _: KW_ONLY

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import METRICS
-from .base import Measured, Number
+from .base import Number, Recorded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,13 +26,13 @@ def score(pictures: Tensor, texts: Tensor) -> Tensor:
     return 100 * (pictures * texts).sum(1).clamp(0, 1)
 
 
-def clip_score(measured: Measured, side: str) -> float | None:
+def clip_score(recorded: Recorded, side: str) -> float | None:
     """The mean over the retained rows; None without CLIP's features."""
-    features = measured.judges.features
+    features = recorded.judges.features
     if features is None or features.texts is None:
         return None
-    texts = features.texts([row.prompt for row in measured.retained])
-    return round(float(score(measured.features(side), texts).mean()), 3)
+    texts = features.texts([row.prompt for row in recorded.retained])
+    return round(float(score(recorded.features(side), texts).mean()), 3)
 
 
 METRICS.add("clip_score", Number(
