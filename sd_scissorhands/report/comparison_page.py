@@ -20,9 +20,6 @@ ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
 PLAIN = {ORIGINAL: "the model as it was", RETRAIN: "trained anew without what is to be forgotten"}
 
-CLASSIFIER = (  # until the classifier's metrics are declared
-    "forget_accuracy", "test_forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "relearn", "gap",
-)  # fmt: skip
 Grouped = TypeVar("Grouped", ComparisonRow, RecipeLine)
 
 
