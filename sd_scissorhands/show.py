@@ -6,8 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from .concepts import Concept
 from .evaluation.metrics import METRICS
-from .quiet import LIBRARIES, is_small, silenced
+from .quiet import LIBRARIES, bars, is_small, silenced
 from .recipes import CLASSIFIERS, DENOISERS, Recipe
 from .report.comparison_page import PLAIN, figures, grouped, remarks
 from .report.declared import figure
@@ -58,26 +57,7 @@ def one_thread_if_small(model: str) -> None:
 
 def progress(quiet: bool) -> Progress:
     """Bars with time left on a terminal; nothing elsewhere."""
-    return _bar if console.is_terminal and not quiet else silent
-
-
-@contextmanager
-def _bar(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    import rich.progress as parts
-
-    class Speed(parts.ProgressColumn):
-        """Pictures, steps or batches a second."""
-
-        def render(self, task: parts.Task) -> str:
-            return f"{task.speed:.1f}/s" if task.speed else ""
-
-    columns = (
-        parts.TextColumn("{task.description:>28}"), parts.BarColumn(), parts.MofNCompleteColumn(), Speed(),
-        parts.TimeElapsedColumn(), parts.TextColumn("left"), parts.TimeRemainingColumn(),
-    )  # fmt: skip
-    with parts.Progress(*columns, console=console) as bars:
-        task = bars.add_task(stage, total=total)
-        yield lambda count: bars.advance(task, count)
+    return bars if console.is_terminal and not quiet else silent
 
 
 def values(values: Mapping[str, Any], as_json: bool) -> None:

@@ -95,7 +95,7 @@ def diff(
     found = difference(a, b, by=by, progress=show.progress(quiet))
     if plot is not None:
         from ..disk import write_text
-        from ..report.diff_page import difference_plot
+        from ..report.plots import difference_plot
 
         if drawn := difference_plot(found):
             write_text(plot, drawn)

@@ -13,6 +13,7 @@ from ..attacks import ATTACKS
 from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
 from ..lineage import MANIFEST
+from ..models.tensor_files import TensorFile
 from ..results.attack import AttackResult
 from ..results.comparison import ComparisonResult
 from ..results.erase import EraseResult
@@ -196,23 +197,15 @@ def _json(run: RunRecord, file: Path, kind: type[T]) -> T:
 
 
 def _layers(run: RunRecord) -> dict[str, list[int]]:
-    from safetensors import safe_open
-
-    def read() -> dict[str, list[int]]:
-        with safe_open(file, "pt") as tensors:
-            return json.loads(tensors.metadata()["facts"])["layers"]
-
     file = run.path / "selection.safetensors"
-    return _read(run, file, read, {})
+    return _read(run, file, lambda: json.loads(TensorFile.open(file).metadata["facts"])["layers"], {})
 
 
 def _read(run: RunRecord, file: Path, read: Callable[[], T], empty: T) -> T:
     """What a file holds; `empty` where there is none, or where it is damaged, which is one of the run's problems."""
-    from safetensors import SafetensorError
-
     try:
         return read() if file.exists() else empty
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, ValueError, KeyError, TypeError):
         run.problems.append(f"{file.relative_to(run.path).as_posix()} is damaged and was left out")
         return empty
 
