@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..concepts import Concept
 from ..disk import write_json
 from ..domains.base import Domain
@@ -168,7 +166,7 @@ def counted(recorded: Recorded, side: str, judge: Judge) -> dict[str, list[bool]
 
 def shares(answers: Mapping[str, Sequence[bool]]) -> dict[str, float | None]:
     """Shares of yes, rounded to 4 places; None for no answers."""
-    return {name: round(float(np.mean(own)), 4) if own else None for name, own in answers.items()}
+    return {name: round(sum(own) / len(own), 4) if own else None for name, own in answers.items()}
 
 
 def interval(answers: Sequence[bool]) -> tuple[float, float] | None:
