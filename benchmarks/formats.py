@@ -20,13 +20,12 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import rows
 import sd14
 import torch
-from rows import MIB, Row, probe
+from rows import MIB, Row, markdown, probe, publish
 from safetensors.torch import load_file, save_file
 
-from experiments import markdown, publish
-from sd_scissorhands.models.export import export
-from sd_scissorhands.models.source import Source
-from sd_scissorhands.show import still_libraries
+from sd_scissorhands import export
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
+from sd_scissorhands.quiet import quietly
 
 SHARES = (0.001, 0.005)
 UNET = Path("unet/diffusion_pytorch_model.safetensors")
@@ -37,7 +36,7 @@ FORMATS = (
 
 
 def changed_run(base: Path, folder: Path, share: float) -> Path:
-    """A finished run whose UNet differs from the base's in a share of the weights, drawn by lot."""
+    """A finished run whose UNet differs from the base's in a share of the weights, drawn at random."""
     shutil.copytree(base, folder / "model")
     tensors, generator = load_file(base / UNET), torch.Generator().manual_seed(0)
     for tensor in tensors.values():
@@ -45,42 +44,48 @@ def changed_run(base: Path, folder: Path, share: float) -> Path:
         tensor.view(-1)[torch.randint(tensor.numel(), (count,), generator=generator)] += 0.01
     save_file(tensors, folder / "model" / UNET, {"format": "pt"})
     del tensors
-    hashes = [Source(where, None).denoiser.sha256() for where in (base, folder / "model")]
-    result = {"concepts": ["nothing"], "recipe": "none", "seed": 0, "weights_sha256": hashes[1]}
-    told = {
+    hashes = [PipelineDirectory(where).denoiser.sha256() for where in (base, folder / "model")]
+    manifest = {
         "settings": {"concepts": ["nothing"], "model": str(base)}, "source": {"model": str(base), "weights_sha256": hashes[0]},
-        "stages": {"model": {"file": "model"}}, "result": result,
+        "stages": {"model": {"file": "model"}},
+        "result": {"concepts": ["nothing"], "recipe": "none", "seed": 0, "weights_sha256": hashes[1]},
     }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(told))
+    (folder / "run.json").write_text(json.dumps(manifest))
     return folder
 
 
 def measured(name: str, run: Path, to: str, dtype: str | None, weights: int) -> Row:
     """One export, written, read back and removed."""
     output = run.parent / ("out" if to == "diffusers" else "out.safetensors")
-    before, began, told = probe(), time.process_time(), {}
-    taken = rows.turn(lambda: told.update(export(run, to, output=output, dtype=dtype)))
-    seconds = time.process_time() - began
+    before, began = probe(), time.process_time()
+    turn = rows.turn(lambda: export(run, to, output=output, dtype=dtype))
+    cpu = time.process_time() - began
+    files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
+    bytes_ = sum(file.stat().st_size for file in files)
     shutil.rmtree(output) if output.is_dir() else output.unlink()
-    kept = rows.row(
-        f"formats: {name}", [taken], None, [before], table="formats", machine=rows.machine(), weights=weights
-    )
-    return kept | {"file_bytes": told["bytes"], "cpu": round(seconds, 2)}
+    row = rows.row(f"formats: {name}", [turn], [], [before], weights=weights)
+    return row | {"file_bytes": bytes_, "cpu": round(cpu, 2)}
 
 
 def line(one: Row) -> list[str]:
     """A row's cells."""
-    told = (one["file_bytes"] / MIB, one["extra_bytes"] / MIB)
-    name, probes = one["name"].removeprefix("formats: "), one["rounds"]["probe_ms"]
-    return [name, f"{told[0]:,.1f}", f"{one['cpu']:.1f}", f"{one['ours']:.1f}", f"{told[1]:,.0f}", f"{probes[0]:.0f}"]
+    size, extra = (f"{one['file_bytes'] / MIB:,.1f}", f"{one['extra_bytes'] / MIB:,.0f}")
+    return [
+        rows.short(one),
+        size,
+        f"{one['cpu']:.1f}",
+        f"{one['ours']:.1f}",
+        extra,
+        f"{one['rounds']['probe_ms'][0]:.0f}",
+    ]
 
 
 def tabulate(document: Path) -> str:
-    """Write the table out of the rows in the JSON list."""
+    """Write the table of the rows in the JSON list."""
     found = [one for one in rows.record([], document) if one["table"] == "formats"]
     header = "format; MiB on disk; CPU, s; wall clock, s; memory beyond the start, MiB; speed probe, ms"
-    told = f"One round each, {found[0]['weights']:,} weights in the UNet, on one core with other work beside it. {found[0]['machine']}"
-    text = f"{markdown(header, [line(one) for one in found])}\n\n{told}"
+    note = f"One round each, {found[0]['weights']:,} weights in the UNet, on one core with other work beside it. {found[0]['machine']}"
+    text = f"{markdown(header, [line(one) for one in found])}\n\n{note}"
     publish("formats", text, document)
     return text
 
@@ -91,23 +96,19 @@ def main() -> None:
     parser.add_argument("--divisor", type=int, default=1, help="of the widths, for trying")
     parser.add_argument("--document", type=Path, default=rows.DOCUMENT, help="with the table's marks")
     parser.add_argument("--scratch", type=Path, help="a directory with 20 GiB free; the system's own by default")
-    asked = parser.parse_args()
-    still_libraries()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
+    given = parser.parse_args()
+    with quietly(threads=1), tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         base = Path(scratch) / "base"
-        sd14.save_pipeline(base, asked.divisor)
-        unet = Source(base, None).denoiser
+        sd14.save_pipeline(base, given.divisor)
+        unet = PipelineDirectory(base).denoiser
         weights = sum(torch.Size(unet.shape(name)).numel() for name in unet.keys)
         for share in SHARES:
             run = changed_run(base, Path(scratch) / f"run-{share}", share)
-            asked_of = [(f"delta of {share:.1%}", "delta", None)]
-            if share == SHARES[0]:
-                asked_of = [(f"{to}, {dtype}", to, dtype) for to, dtype in FORMATS] + asked_of
-            for name, to, dtype in asked_of:
-                rows.record([measured(name, run, to, dtype, weights)], asked.document)
+            exports = [(f"{to}, {dtype}", to, dtype) for to, dtype in FORMATS] if share == SHARES[0] else []
+            for name, to, dtype in [*exports, (f"delta of {share:.1%}", "delta", None)]:
+                rows.record([measured(name, run, to, dtype, weights)], given.document)
             shutil.rmtree(run)
-    print(tabulate(asked.document))
+    print(tabulate(given.document))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ PARTS = ("encoding", "forward", "backward", "projection", "optimizer")
 
 @dataclass(frozen=True)
 class Batch:
-    """What the reference is given of one side."""
+    """One side's samples, as the reference takes them."""
 
     pictures: Tensor  # (B, 3, h, w) in [-1, 1]
     ids: Tensor  # (B, tokens)
@@ -53,9 +53,9 @@ class Clock:
     def timed(self, name: str, function: Callable) -> Callable:
         """A function whose calls count to a part."""
 
-        def call(*given, **named):
+        def call(*args, **kwargs):
             with self.part(name):
-                return function(*given, **named)
+                return function(*args, **kwargs)
 
         return call
 
@@ -64,41 +64,30 @@ class Reference:
     """Scores and repair as in the scripts published with Scissorhands, with the projection of their classification code.
 
     Every step encodes pictures and words anew, those to be forgotten a second time under the anchor's words; passes forget,
-    anchor and retain samples through the model each by itself, the anchor's with a graph that nobody uses; and goes back once
-    through the sum. Kinder than the scripts, unless `everything`, in one point: weights outside the scope get no gradient.
+    anchor and retain samples through the model each by itself, the anchor's with a graph that nobody uses; and goes backward once
+    through the sum. Kinder than the scripts in one point: weights outside the scope get no gradient.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        vae: nn.Module,
-        words: nn.Module,
-        parameters: dict[str, nn.Parameter],
-        *,
-        everything=False,
-    ):
+    def __init__(self, denoiser: Denoiser, vae: nn.Module, words: nn.Module, parameters: dict[str, nn.Parameter]):
         self.denoiser, self.vae, self.words, self.parameters = denoiser, vae, words, parameters
-        self.others = [p for p in denoiser.module.parameters() if everything and not p.requires_grad]
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.clock, self.conflict = Clock(), True  # whether the memory was in the last step's way
+        self.clock, self.conflict = Clock(), True  # whether the memories opposed the last step
 
     @torch.no_grad()
-    def encoded(self, batch: Batch, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x_t of a batch, and its words' conditions."""
+    def encoded(self, batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t of a batch, and the conditions of some words."""
         with self.clock.part("encoding"):
             latents = self.vae.encode(batch.pictures).latent_dist.mode() * self.vae.config.scaling_factor
-            words = self.words(batch.ids if ids is None else ids)[0]
-            return self.denoiser.noised(latents, batch.noise, batch.t), words
+            return self.denoiser.noised(latents, batch.noise, batch.t), self.words(ids)[0]
 
-    def said(self, batch: Batch, ids: Tensor | None = None) -> Tensor:
-        """The model's output for a batch, under its own words or others."""
+    def predicted(self, batch: Batch, ids: Tensor) -> Tensor:
+        """The model's output for a batch under some words."""
         noisy, words = self.encoded(batch, ids)
         with self.clock.part("forward"):
             return self.denoiser.module(noisy, batch.t, words).sample
 
     def loss(self, batch: Batch) -> Tensor:
         """The denoising loss."""
-        return nn.functional.mse_loss(self.said(batch), batch.noise)
+        return nn.functional.mse_loss(self.predicted(batch, batch.ids), batch.noise)
 
     def scores(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """|theta| * sum of |gradient|, over the sum of all (SNIP's)."""
@@ -114,38 +103,36 @@ class Reference:
         parts = everything.split([s.numel() for s in saliences])
         return {name: part.view_as(sums[name]) for (name, part) in zip(sums, parts, strict=True)}
 
-    def prepare(self, lr: float, memories: Sequence[Sequence[Tensor]], rule: Rule, forget_weight: float) -> Reference:
+    def prepare(self, lr: float, memories: Sequence[Sequence[Tensor]], rule: Rule, forget_weight: float) -> None:
         """What the steps need."""
         self.memories, self.rule, self.forget_weight = memories, rule, forget_weight
         self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=lr, foreach=False, fused=False)
-        return self
 
     def step(self, forget: Batch, anchor: Tensor, retain: Batch) -> None:
         """One step of the repair; `anchor`: ids of the words that take the concept's place (B, tokens)."""
-        assert self.optimizer
         self.clear()
-        for parameter in self.others:
-            parameter.requires_grad_(True)
         loss = self.loss(retain)
-        out = self.said(forget)
-        wanted = self.said(forget, anchor).detach()
-        loss = loss + self.forget_weight * nn.functional.mse_loss(out, wanted)
+        out = self.predicted(forget, forget.ids)
+        target = self.predicted(forget, anchor).detach()
+        loss = loss + self.forget_weight * nn.functional.mse_loss(out, target)
         with self.clock.part("backward"):
             loss.backward()
-        gradients = [p.grad for p in self.parameters.values()]
-        first = gradients[0].clone()
         with self.clock.part("projection"):
+            gradients = [p.grad for p in self.parameters.values()]
             moved = [g.cpu() for g in gradients]
-            plain_projection(moved, self.memories, self.rule)
+            self.conflict = plain_projection(moved, self.memories, self.rule)
             for gradient, own in zip(gradients, moved, strict=True):
                 gradient.copy_(own)
-        self.conflict = not torch.equal(first, gradients[0])
         with self.clock.part("optimizer"):
             self.optimizer.step()
 
+    def settle(self, forget: Batch, anchor: Tensor, retain: Batch) -> None:
+        """A first step, which makes the optimiser's moments; afterwards the memories oppose the gradient, so that it is projected."""
+        self.step(forget, anchor, retain)
+        if not self.conflict:
+            torch._foreach_neg_([f for memory in self.memories for f in memory])
+
     def clear(self) -> None:
-        """Forget the gradients, and ask for none outside the scope."""
-        for parameter in (*self.parameters.values(), *self.others):
+        """Drop the gradients."""
+        for parameter in self.parameters.values():
             parameter.grad = None
-        for parameter in self.others:
-            parameter.requires_grad_(False)

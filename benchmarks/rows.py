@@ -9,35 +9,43 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from experiments import markdown, publish
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "experiments"))
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+from tables import machine, markdown, publish  # noqa: E402
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
 MIB = 1 << 20
+COMPARED = "what; weights; plain, s; ours, s; ratio; plain, MiB; ours, MiB; speed probe, ms"
 
 Row = dict[str, Any]
+Ways = dict[str, Callable[[], object]]
+
+
+# ---------------------------------------------------------------- measuring
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One call of one way: its time, and the most memory the process had beyond what it had before."""
+    """One call of one way: its time, and the most memory that the process had beyond what it had before."""
 
     seconds: float
     extra_bytes: int
 
 
 def probe() -> float:
-    """Milliseconds of a fixed piece of work: how fast the machine is at the moment."""
+    """Milliseconds of a fixed matrix product: how fast the machine is at the moment."""
     a, began = np.ones((600, 600), np.float32), time.perf_counter()
     for _ in range(10):
         a @ a
@@ -47,9 +55,7 @@ def probe() -> float:
 def turn(way: Callable[[], object]) -> Turn:
     """Call once; what the call returns counts as memory of the call and is dropped."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # so that memory freed earlier and kept by the allocator does not hide what is used
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that the allocator did not give back hides what is used
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     before, began = _status("VmRSS"), time.perf_counter()
     result = way()
@@ -59,8 +65,14 @@ def turn(way: Callable[[], object]) -> Turn:
     return Turn(seconds, max(0, extra))
 
 
+def _status(key: str) -> int:
+    """A line of the process's status, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(key)).split()[1]) * 1024
+
+
 def interleave(
-    ways: dict[str, Callable[[], object]], rounds: int, *, prepare: Callable[[], object] = lambda: None
+    ways: Ways, rounds: int, *, prepare: Callable[[], object] = lambda: None
 ) -> tuple[dict[str, list[Turn]], list[float]]:
     """The turns of every way, A B A B, and a probe per round; `prepare` runs before each turn, untimed."""
     turns: dict[str, list[Turn]] = {name: [] for name in ways}
@@ -70,50 +82,59 @@ def interleave(
         for name, way in ways.items():
             prepare()
             turns[name].append(turn(way))
+            print(f"{name}: {turns[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return turns, probes
+
+
+def beyond(turns: Sequence[Turn], held: int) -> list[Turn]:
+    """Turns with what is held between them added."""
+    return [Turn(turn.seconds, turn.extra_bytes + held) for turn in turns]
+
+
+def numel(tensors: Iterable[Tensor]) -> int:
+    """Weights in tensors."""
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# ---------------------------------------------------------------- recording
 
 
 def row(
     name: str,
     ours: Sequence[Turn],
-    baseline: Sequence[Turn] | None,
+    baseline: Sequence[Turn],
     probes: Sequence[float],
     *,
-    table: str,
-    machine: str,
     weights: int | None = None,
     memory: bool = True,
+    where: str = "",
 ) -> Row:
-    """What is kept of a row: medians, and under `rounds` every round.
+    """A row: medians, and under `rounds` every round. A name begins with its table's and a colon.
 
     Args:
-        memory: whether the extra bytes say anything; else they are null.
+        memory: whether the extra bytes mean anything; else they are null.
+        where: the machine in words; this one if empty.
     """
-    ratios = [b.seconds / o.seconds for o, b in zip(ours, baseline or (), strict=False)]
-    sides = {"ours": ours, "baseline": baseline or ()}
+    ratios = [b.seconds / o.seconds for o, b in zip(ours, baseline, strict=False)]
+    sides = {"ours": ours, "baseline": baseline}
     rounds: Row = {side: [round(turn.seconds, 4) for turn in turns] for side, turns in sides.items()}
     rounds |= {f"{side}_bytes": [turn.extra_bytes for turn in turns if memory] for side, turns in sides.items()}
     return {
         "name": name,
-        "table": table,
+        "table": name.partition(":")[0],
         "ours": statistics.median(rounds["ours"]),
         "baseline": statistics.median(rounds["baseline"]) if baseline else None,
         "ratio": round(statistics.median(ratios), 2) if baseline else None,
         "extra_bytes": max(rounds["ours_bytes"]) if memory else None,
         "weights": weights,
-        "machine": machine,
+        "machine": where or machine(),
         "rounds": rounds | {"probe_ms": [round(ms, 1) for ms in probes]},
     }
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median (least to most)."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def mib(values: Sequence[int]) -> str:
-    """The most of some bytes, in MiB."""
-    return f"{max(values) / MIB:,.0f}" if values else ""
 
 
 def record(rows: Sequence[Row], document: Path = DOCUMENT) -> list[Row]:
@@ -129,51 +150,55 @@ def record(rows: Sequence[Row], document: Path = DOCUMENT) -> list[Row]:
     return list(merged.values())
 
 
+# ---------------------------------------------------------------- tables
+
+
 def tabulate(
-    table: str, header: str, line: Callable[[Row], list[str]], *, told: str = "", document: Path = DOCUMENT
+    table: str, header: str, line: Callable[[Row], list[str]], *, note: str = "", document: Path = DOCUMENT
 ) -> str:
-    """Write a table out of all its rows in the JSON list into the document, between its marks, and hand it back.
+    """Write a table of all its rows in the JSON list into the document, between its marks, and return it.
 
     Args:
         header: cells parted by semicolons.
         line: the cells of a row.
-        told: follows the table, before the rounds and the machine.
+        note: follows the table, before the rounds and the machine.
     """
     rows = [one for one in record([], document) if one["table"] == table]
     counts = sorted({len(one["rounds"]["ours"]) for one in rows})
     rounds = f"Medians (least to most) of {' or '.join(map(str, counts))} interleaved rounds."
     machines = " ".join(sorted({one["machine"] for one in rows}))
     text = markdown(header, [line(one) for one in rows])
-    publish(table, f"{text}\n\n{f'{told} {rounds} {machines}'.strip()}", document)
+    publish(table, f"{text}\n\n{f'{note} {rounds} {machines}'.strip()}", document)
     return text
 
 
+def short(one: Row) -> str:
+    """A row's name without its table's."""
+    return one["name"].removeprefix(f"{one['table']}: ")
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median (least to most); empty of nothing."""
+    if not values:
+        return ""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def mib(values: Sequence[int]) -> str:
+    """The most of some bytes, in MiB; empty of nothing."""
+    return f"{max(values) / MIB:,.0f}" if values else ""
+
+
 def compared(one: Row) -> list[str]:
-    """The cells of a row with a baseline, in seconds: see `COMPARED`. A name begins with its table's."""
+    """The cells of `COMPARED`."""
     rounds = one["rounds"]
     return [
-        one["name"].removeprefix(f"{one['table']}: "),
+        short(one),
         f"{one['weights']:,}",
-        spread(rounds["baseline"], 2) if rounds["baseline"] else "",
+        spread(rounds["baseline"], 2),
         spread(rounds["ours"], 2),
-        f"{one['ratio']:.1f}",
+        f"{one['ratio'] or 0:.1f}",
         mib(rounds["baseline_bytes"]),
         mib(rounds["ours_bytes"]),
         spread(rounds["probe_ms"]),
     ]
-
-
-COMPARED = "what; weights; plain, s; ours, s; ratio; plain, MiB; ours, MiB; speed probe, ms"
-
-
-def machine() -> str:
-    """The machine and the versions, for under a table."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown processor")
-    return f"Machine: {name}, {os.cpu_count()} cores; torch {torch.__version__}."
-
-
-def _status(what: str) -> int:
-    """A line of the process's status, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) * 1024

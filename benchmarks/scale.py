@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
 import rows
 import torch
-from rows import Row, Turn, interleave
+from rows import Row, Turn, Ways, interleave, numel
 from scipy.optimize import minimize, nnls
 from sd14 import narrowed
 from torch import Tensor
@@ -43,15 +42,11 @@ def shapes(divisor: int) -> list[torch.Size]:
     return [parameter.shape for parameter in unet.parameters()]
 
 
-def size(tensors: Iterable[Tensor]) -> int:
-    """Weights in some tensors."""
-    return sum(t.numel() for t in tensors)
-
-
-def keep(where: Path, name: str, ours: Sequence[Turn], plain: Sequence[Turn] | None, probes: list[float], weights: int):
-    """Record a row; its name begins with its table's."""
-    table = name.partition(":")[0]
-    rows.record([rows.row(name, ours, plain, probes, table=table, machine=rows.machine(), weights=weights)], where)
+def record(
+    where: Path, name: str, ours: Sequence[Turn], plain: Sequence[Turn], probes: list[float], weights: int
+) -> None:
+    """Record a row."""
+    rows.record([rows.row(name, ours, plain, probes, weights=weights)], where)
 
 
 # ---------------------------------------------------------------- selection
@@ -79,7 +74,7 @@ def selection(divisor: int, where: Path) -> str:
     for share in SHARES:
         ways = {"plain": lambda k=share: plain_selection(scores, k), "ours": lambda k=share: select_top(scores, k)}
         turns, probes = interleave(ways, ROUNDS)
-        keep(where, f"selection: k = {share:.1%}", turns["ours"], turns["plain"], probes, size(scores.values()))
+        record(where, f"selection: k = {share:.1%}", turns["ours"], turns["plain"], probes, numel(scores.values()))
     return rows.tabulate("selection", rows.COMPARED, rows.compared, document=where)
 
 
@@ -109,8 +104,12 @@ class Problem:
             g.copy_(start)
 
 
-def plain_projection(gradient: Gradient, memories: Sequence[Gradient], rule: Rule) -> None:
-    """The usual code: flat vectors in double precision, a general solver for the dual problem, and back into tensors."""
+def plain_projection(gradient: Gradient, memories: Sequence[Gradient], rule: Rule) -> bool:
+    """The usual code: flat vectors in double precision, a general solver for the dual problem, and back into tensors.
+
+    Returns:
+        Whether a memory opposed the gradient, which is then changed in place.
+    """
 
     def flat(tensors: Gradient) -> np.ndarray:
         return torch.cat([t.flatten() for t in tensors]).double().numpy()
@@ -121,7 +120,7 @@ def plain_projection(gradient: Gradient, memories: Sequence[Gradient], rule: Rul
         row_of_m[:] = flat(memory)
     k, b = m @ m.T + rule.eps * np.eye(len(m)), m @ g
     if (b >= 0).all():
-        return
+        return False
     v = minimize(
         lambda v: 0.5 * v @ k @ v + b @ v, np.full(len(m), rule.margin), jac=lambda v: k @ v + b,
         bounds=[(rule.margin, None)] * len(m), method="SLSQP", options={"ftol": 1e-14},
@@ -129,6 +128,7 @@ def plain_projection(gradient: Gradient, memories: Sequence[Gradient], rule: Rul
     moved = torch.from_numpy(g + v @ m).float()
     for tensor, part in zip(gradient, moved.split([t.numel() for t in gradient]), strict=True):
         tensor.copy_(part.view_as(tensor))
+    return True
 
 
 def oracle(problem: Problem, rule: Rule) -> np.ndarray:
@@ -154,11 +154,11 @@ def relative_error(problem: Problem, rule: Rule) -> tuple[float, bool]:
     project(problem.gradient, problem.memories, rule)
     apart, length = 0.0, 0.0
     for found, start, *memories in zip(problem.gradient, problem.start, *problem.memories, strict=True):
-        wanted = start.double()
+        expected = start.double()
         for weight, memory in zip(v, memories, strict=True):
-            wanted += weight * memory.double()
-        apart += float((found - wanted).square().sum())
-        length += float(wanted.square().sum())
+            expected += weight * memory.double()
+        apart += float((found - expected).square().sum())
+        length += float(expected.square().sum())
     return math.sqrt(apart / length), bool((v <= rule.margin).any())
 
 
@@ -167,27 +167,27 @@ def projection(divisor: int, where: Path) -> str:
     errors = []
     for m in (1, 4):
         problem = Problem(shapes(divisor * HALVED), m)
-        kept = Memories(problem.memories)
+        known = Memories(problem.memories)
         ways = {
             "plain": lambda p=problem: plain_projection(p.gradient, p.memories, PAPER),
             "ours": lambda p=problem: project(p.gradient, p.memories, PAPER),
-            "kept": lambda p=problem, kept=kept: project(p.gradient, kept, PAPER),
+            "known": lambda p=problem, known=known: project(p.gradient, known, PAPER),
         }
         turns, probes = interleave(ways, ROUNDS, prepare=problem.restart)
         memories = f"{m} {'memory' if m == 1 else 'memories'}"
-        for way, told in (("ours", memories), ("kept", f"{memories} with known products")):
-            keep(where, f"projection: {told}", turns[way], turns["plain"], probes, size(problem.gradient))
+        for way, name in (("ours", memories), ("known", f"{memories} with known products")):
+            record(where, f"projection: {name}", turns[way], turns["plain"], probes, numel(problem.gradient))
         errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
         for memory in problem.memories:  # three times as long: the multipliers fall to their bound
             torch._foreach_mul_(memory, 3)
         errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
-        del problem, kept, ways
-    told = "; ".join(
+        del problem, known, ways
+    worst = "; ".join(
         f"{max(e for e, bound in errors if bound == side):.0e} with {name}"
         for side, name in ((False, "all multipliers inside"), (True, "some on their bound"))
     )
-    told = f"Greatest relative error against float64, over both rules: {told}."
-    return rows.tabulate("projection", rows.COMPARED, rows.compared, told=told, document=where)
+    note = f"Greatest relative error against float64, over both rules: {worst}."
+    return rows.tabulate("projection", rows.COMPARED, rows.compared, note=note, document=where)
 
 
 # ---------------------------------------------------------------- growth
@@ -197,9 +197,8 @@ def growth(divisor: int, where: Path) -> str:
     """Time and memory of ours from a sixty-fourth of the UNet's weights to all of them."""
     sizes = {f"1/{d * d}" if d > 1 else "all": shapes(d * divisor) for d in WIDTHS}
     scores = {name: random_scores(d * divisor) for name, d in zip(sizes, WIDTHS, strict=True)}
-    ways = {name: lambda own=own: select_top(own, SHARES[0]) for name, own in scores.items()}
-    grow("selection", ways, sizes, where)
-    del scores, ways
+    grow("selection", {name: lambda own=own: select_top(own, SHARES[0]) for name, own in scores.items()}, sizes, where)
+    del scores
     memories = {name: [torch.randn(shape) for shape in some] for name, some in sizes.items()}
     gradients = {name: [f.neg() for f in memory] for name, memory in memories.items()}
 
@@ -208,23 +207,25 @@ def growth(divisor: int, where: Path) -> str:
             for g, f in zip(gradient, memory, strict=True):
                 torch.neg(f, out=g)
 
-    ways = {name: lambda g=gradients[name], f=memories[name]: project(g, [f], PAPER) for name in sizes}
-    grow("projection, 1 memory", ways, sizes, where, prepare=restart)
+    ways: Ways = {name: lambda g=gradients[name], f=memories[name]: project(g, [f], PAPER) for name in sizes}
+    grow("projection, 1 memory", ways, sizes, where, restart)
     header = "what, share of the UNet's weights; weights; s; ns a weight; extra MiB; speed probe, ms"
     return rows.tabulate("growth", header, grown, document=where)
 
 
-def grow(what: str, ways: dict, sizes: dict[str, list[torch.Size]], where: Path, **how: Any) -> None:
+def grow(
+    what: str, ways: Ways, sizes: dict[str, list[torch.Size]], where: Path, prepare: Callable[[], None] = lambda: None
+) -> None:
     """The rows of one of the two, over all sizes."""
-    turns, probes = interleave(ways, ROUNDS, **how)
+    turns, probes = interleave(ways, ROUNDS, prepare=prepare)
     for name, some in sizes.items():
-        keep(where, f"growth: {what}, {name}", turns[name], None, probes, sum(shape.numel() for shape in some))
+        record(where, f"growth: {what}, {name}", turns[name], [], probes, sum(shape.numel() for shape in some))
 
 
 def grown(one: Row) -> list[str]:
     """The cells of a row of the growth table."""
-    told = rows.compared(one | {"ratio": 0.0})
-    return [told[0], told[1], told[3], f"{1e9 * one['ours'] / one['weights']:.1f}", told[6], told[7]]
+    cells = rows.compared(one)
+    return [cells[0], cells[1], cells[3], f"{1e9 * one['ours'] / one['weights']:.1f}", cells[6], cells[7]]
 
 
 TABLES = {"selection": selection, "projection": projection, "growth": growth}
@@ -238,10 +239,10 @@ def main() -> None:
     parser.add_argument(
         "--document", type=Path, default=rows.DOCUMENT, help="with the tables' marks; JSON goes beside it"
     )
-    asked = parser.parse_args()
+    given = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    for name in asked.tables:
-        print(TABLES[name](asked.divisor, asked.document))
+    for name in given.tables:
+        print(TABLES[name](given.divisor, given.document))
 
 
 if __name__ == "__main__":

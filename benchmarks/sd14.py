@@ -1,35 +1,19 @@
 """Stable Diffusion 1.4's published configuration with random weights, whole or with its widths divided.
 
-Time and memory do not depend on the weights' values. `python benchmarks/sd14.py` takes it through score, selection, edit and two
-repair steps on the CPU, and prints each stage's time and the process's peak memory as one JSON object.
+Time and memory do not depend on the weights' values.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor, nn
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
-from sd_scissorhands.machine import PeakMemory
-from sd_scissorhands.methods.edits import EDITS
-from sd_scissorhands.methods.method import Options, edit, options_for, score
-from sd_scissorhands.methods.project import RULES
-from sd_scissorhands.methods.repair import Repair
-from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -49,7 +33,7 @@ SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear
 
 
 class StableDiffusionPipeline(SimpleNamespace):
-    """What a denoiser needs of one that is told no words."""
+    """What a denoiser needs of one that encodes no prompts."""
 
 
 def narrowed(divisor: int) -> dict[str, Any]:
@@ -113,7 +97,7 @@ def save_pipeline(folder: Path, divisor: int = 1, sample_size: int = 64) -> None
 
 
 def random_data(denoiser: Denoiser) -> dict[str, Tensor]:
-    """What `diffusion.data.gather` would have cached, random: ROWS of each kind."""
+    """Random latents and conditions in the place of the cached ones: ROWS of each kind."""
     config = denoiser.module.config
     shape, width = (ROWS, config.in_channels, config.sample_size, config.sample_size), config.cross_attention_dim
     sides = ("forget", "anchor", "retain")
@@ -123,7 +107,7 @@ def random_data(denoiser: Denoiser) -> dict[str, Tensor]:
 
 
 def erasure(denoiser: Denoiser, **settings: Any) -> tuple[ErasureTask, dict[str, nn.Parameter], EraseSettings]:
-    """A task on random data, its trainable scope, and the settings: a recipe's, as Stable Diffusion's profile has them."""
+    """A task on random data, its trainable scope, and a recipe's settings as Stable Diffusion's profile has them."""
     resolved = EraseSettings(**{"scope": "attn", "threshold_scope": "scope", **settings}).resolved("sd")
     parameters = denoiser.scope(resolved.scope)
     for parameter in parameters.values():
@@ -131,46 +115,3 @@ def erasure(denoiser: Denoiser, **settings: Any) -> tuple[ErasureTask, dict[str,
     task = ErasureTask(denoiser, random_data(denoiser), resolved)
     task.teacher = denoiser.teacher(parameters)
     return task, parameters, resolved
-
-
-@contextmanager
-def stage(name: str, stages: list[dict[str, Any]]) -> Iterator[None]:
-    """Time a stage and note its peak memory."""
-    began, peak = time.monotonic(), PeakMemory()
-    yield
-    gib = (peak.total() or 0) / 2**30
-    stages.append({"stage": name, "seconds": round(time.monotonic() - began, 2), "peak_gib": round(gib, 2)})
-    print(stages[-1], file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    """Run the stages of the anchored recipe and print them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scope", default="attn")
-    parser.add_argument("--divisor", type=int, default=1, help="of the widths, for trying")
-    asked = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
-    torch.manual_seed(0)
-    stages: list[dict[str, Any]] = []
-    with stage("build", stages):
-        denoiser = build(asked.divisor)
-        task, parameters, settings = erasure(denoiser, recipe="scissorhands-anchored", scope=asked.scope, batch_size=1)
-    task.teacher = None
-    with stage("scores (1 forget and 1 retain draws)", stages):
-        scores = score(task, parameters, settings.scorer, Options(draws=1))
-    with stage("selection", stages):
-        selection = select_top(scores, settings.top_k)
-    del scores
-    with stage("teacher", stages):
-        task.teacher = denoiser.teacher(parameters)
-    with stage("edit", stages):
-        edit(task, parameters, selection, settings.edit, options_for(EDITS[settings.edit], Options(), settings.options))
-    with stage("repair (2 steps, projected)", stages):
-        Repair(task, parameters, 2, settings.lr, settings.forget_weight, RULES[settings.projection]).run()
-    weights, scope = (sum(p.numel() for p in some) for some in (denoiser.module.parameters(), parameters.values()))
-    sizes = {"weights": weights, "scope_size": scope, "trimmed": len(selection)}
-    print(json.dumps({"scope": asked.scope, **sizes, "stages": stages}))
-
-
-if __name__ == "__main__":
-    main()

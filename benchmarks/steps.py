@@ -1,9 +1,8 @@
 """Scores, repair steps and whole runs at Stable Diffusion 1.4's size, on the CPU: `python benchmarks/steps.py [TABLE ...]`.
 
 Each table goes to docs/benchmarks.md and its rows to docs/benchmarks.json. The published configuration with random weights.
-At full size `scores` needs about 19 GiB of memory, `published` 18 and the others at most 14; a round of a repair step takes three
-minutes on two cores, and `--rounds 1 --add` takes one more, for machines that are lent for minutes; `--divisor 4` and a
-`--document` of one's own are for trying.
+At full size `scores` needs about 19 GiB of memory and the others at most 14; a round of a repair step takes three minutes on two
+cores. `--divisor 4` and a `--document` of one's own are for trying.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from threading import Semaphore, Thread
 from typing import Any
 from unittest import mock
 
@@ -30,22 +28,22 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import rows
 import torch
 from reference import PARTS, Batch, Clock, Reference
-from rows import MIB, Row, Turn, interleave
+from rows import MIB, Row, Turn, beyond, interleave, numel, size
 from scale import plain_selection
 from sd14 import TOKENS, build, build_encoders, erasure, save_pipeline
 from torch import Tensor
 
 from sd_scissorhands.erasure import parts_of
-from sd_scissorhands.methods import repair as repair_room
+from sd_scissorhands.methods import repair as repair_module
 from sd_scissorhands.methods.method import Options, score
-from sd_scissorhands.methods.project import RULES, Memories
+from sd_scissorhands.methods.project import RULES
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.recipes import ON_CPU
 
-ROUNDS, SLOW = 3, 40.0  # rounds, and seconds of a turn from which two are enough
 WIDTHS = (8, 4, 2, 1)  # growth: divisors of the width
 MODES = ("low", "balanced", "fast")
+ENDLESS = 1 << 20  # steps
 SHORT = dict(  # of the forecast's runs: every stage, few pictures and steps
     recipe="scissorhands-anchored", device="cpu", forget_count=2, retain_count=2, sampling_steps=2,
     score_draws=1, steps=2, batch_size=2,
@@ -55,198 +53,173 @@ SHORT = dict(  # of the forecast's runs: every stage, few pictures and steps
 # ---------------------------------------------------------------- ours
 
 
-class Ours:
-    """The package's repair, a step at a time."""
+class Steps:
+    """The package's repair, in a thread of its own that waits after every step, so that others take turns with it.
 
-    def __init__(self, repair: Repair):
-        self.repair, self.clock, self.conflict = repair, Clock(), True
-        count = repair.memories if repair.rule else 0  # random, which takes no pass
-        self.memories = Memories([[torch.randn_like(p) for p in repair.parameters.values()] for _ in range(count)])
+    The first step also makes the optimiser's moments and the memory gradients, which all others share.
+    """
+
+    def __init__(self, task: Any, parameters: dict[str, Tensor], settings: Any):
+        self.task, self.module, self.clock = task, task.denoiser.module, Clock()
+        self.repair = Repair(
+            task, parameters, ENDLESS, settings.lr, settings.forget_weight, RULES[settings.projection],
+            settings.memories, ENDLESS, settings.relearn_every, parts=parts_of(settings, 1),
+        )  # fmt: skip
+        self.memories: list[list[Tensor]] = []
+        self._error: BaseException | None = None
+        self._go, self._done = Semaphore(0), Semaphore(0)
+        Thread(target=self._run, args=(torch.get_num_threads(),), daemon=True).start()
 
     def step(self) -> None:
-        """What `Repair.run` does in a step without fresh memories, its parts timed; always the same draw."""
-        timed, repair = self.clock.timed, self.repair
-        wrapped = [
-            (repair.task, "repair", "forward"),
-            (repair, "_back", "backward"),
-            (repair_room, "project", "projection"),
-            (repair.optimizer, "step", "optimizer"),
-        ]
+        """One step, its parts timed."""
+        timed = self.clock.timed
         with ExitStack() as stack:
-            for owner, name, part in wrapped:
+            for owner, name, part in (
+                (self.module, "forward", "forward"),
+                (torch.autograd, "backward", "backward"),
+                (type(self.repair.optimizer), "step", "optimizer"),
+            ):
                 stack.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
-            repair._descend(self.memories, None)
-        self.conflict = repair._unsettled[-1][1].conflict
+            stack.enter_context(mock.patch.object(repair_module, "project", self._noted(repair_module.project)))
+            self._go.release()
+            self._done.acquire()
+        if self._error:
+            raise self._error
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self.repair.steps = self.repair.step
+        self._go.release()
 
     @property
     def held(self) -> int:
-        """Bytes kept from step to step beyond the model: moments, memories, the teacher's copies."""
-        memories = [tensor for memory in self.memories.gradients for tensor in memory]
-        return size(memories) + size(self.repair.task.teacher.values()) + moments(self.repair.optimizer)
+        """Bytes between two steps, beyond the model: moments, memories, the teacher's copies."""
+        memories = [tensor for memory in self.memories for tensor in memory]
+        return size(memories) + size(self.task.teacher.values()) + moments(self.repair.optimizer)
+
+    def _run(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._go.acquire()
+        try:
+            self.repair.run(self._wait)
+        except BaseException as error:
+            self._error = error
+        self._done.release()
+
+    def _wait(self, repair: Repair) -> None:
+        self._done.release()
+        self._go.acquire()
+
+    def _noted(self, project: Callable) -> Callable:
+        def call(gradients, memories, rule):
+            oppose(memories.gradients, gradients)
+            with self.clock.part("projection"):
+                done = project(gradients, memories, rule)
+            self.memories = memories.gradients
+            assert done.conflict
+            return done
+
+        return call
 
 
-def of_settings(task, parameters, settings, steps: int = 1 << 20) -> Repair:
-    """A repair as `stages.unlearn` makes it."""
-    return Repair(
-        task, parameters, steps, settings.lr, settings.forget_weight, RULES[settings.projection], settings.memories,
-        settings.memory_every, settings.relearn_every, parts=parts_of(settings, 1),
-    )  # fmt: skip
+def oppose(memories: list[list[Tensor]], gradient: list[Tensor]) -> None:
+    """Turn a memory against the gradient, so that it is projected: with random weights a matter of chance."""
+    for memory in memories:
+        if sum(float(g.flatten() @ f.flatten()) for g, f in zip(gradient, memory, strict=True)) >= 0:
+            torch._foreach_neg_(memory)
 
 
-def settle(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
-    """Let an optimiser make its moments, by a step that changes nothing."""
-    for parameter in parameters.values():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for parameter in parameters.values():
-        parameter.grad = None
-
-
-def size(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors."""
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def moments(optimizer: torch.optim.Optimizer | None) -> int:
+def moments(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of an optimiser's state."""
-    states = optimizer.state.values() if optimizer else ()
-    return size(t for state in states for t in state.values() if isinstance(t, Tensor))
-
-
-def numel(tensors: Iterable[Tensor]) -> int:
-    """Weights in tensors."""
-    return sum(t.numel() for t in tensors)
+    return size(t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor))
 
 
 # ---------------------------------------------------------------- tables
 
 
 @dataclass(frozen=True)
-class How:
+class Bench:
     """The size of a measurement, and where it goes."""
 
-    divisor: int
-    latents: int
-    document: Path
-    rounds: int = 0  # 0: ROUNDS, or two where a turn is `SLOW`
-    add: bool = False  # to the rounds that are recorded already
+    divisor: int = 1
+    latents: int = 64
+    document: Path = rows.DOCUMENT
+    rounds: int = 2
     modes: tuple[str, ...] = MODES
 
-    def by_turns(self, ways: dict[str, Callable[[], object]], **how: Any) -> tuple[dict[str, list[Turn]], list[float]]:
-        """The turns of every way, each told as it ends, and the probes, see `interleave`."""
-        ways = {name: aloud(name, way) for name, way in ways.items()}
-        turns, probes = interleave(ways, 1, **how)
-        slow = max(one.seconds for some in turns.values() for one in some) > SLOW
-        more, others = interleave(ways, (self.rounds or (2 if slow else ROUNDS)) - 1, **how)
-        return {name: turns[name] + more[name] for name in ways}, probes + others
+    def record(
+        self,
+        name: str,
+        turns: dict[str, list[Turn]],
+        probes: list[float],
+        weights: int,
+        plain: str = "reference",
+        **more: Any,
+    ) -> None:
+        """Record a row; its name begins with its table's."""
+        row = rows.row(name, turns["ours"], turns.get(plain, []), probes, weights=weights)
+        rows.record([row | more], self.document)
 
-    def keep(self, name: str, turns, probes, weights: int, plain="reference", parts=(), **more: Any) -> None:
-        """Record a row of the table that its name begins with; `turns` by way, `plain` the baseline's, if it is there."""
-        ours, baseline, parts = turns["ours"], turns.get(plain, []), list(parts)
-        known = next((one["rounds"] for one in rows.record([], self.document) if one["name"] == name), None)
-        if self.add and known:
-            ours, baseline = again(known, "ours") + ours, again(known, "baseline") + baseline
-            probes, parts = known["probe_ms"] + probes, known.get("parts", []) + parts
-        row = rows.row(
-            name, ours, baseline, probes, table=name.partition(":")[0], machine=rows.machine(), weights=weights
-        ) | more  # fmt: skip
-        if parts:
-            row["rounds"]["parts"] = parts
-        rows.record([row], self.document)
-
-    def tabulate(self, table: str, header: str, line: Callable[[Row], list[str]], told: str = "") -> str:
-        """A table out of its rows."""
-        return rows.tabulate(table, header, line, told=told, document=self.document)
+    def tabulate(self, table: str, header: str, line: Callable[[Row], list[str]], note: str = "") -> str:
+        """A table of its rows."""
+        return rows.tabulate(table, header, line, note=note, document=self.document)
 
 
-def aloud(name: str, way: Callable[[], object]) -> Callable[[], object]:
-    """A way that says how long it took."""
-
-    def call() -> object:
-        began = time.perf_counter()
-        result = way()
-        print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
-        return result
-
-    return call
-
-
-def again(rounds: dict[str, list], side: str) -> list[Turn]:
-    """The recorded turns of a side."""
-    return [Turn(*both) for both in zip(rounds[side], rounds[f"{side}_bytes"], strict=True)]
-
-
-def beyond(turns: Sequence[Turn], held: int) -> list[Turn]:
-    """Turns with what is held between them."""
-    return [Turn(turn.seconds, turn.extra_bytes + held) for turn in turns]
-
-
-def repair(how: How, everything: bool = False) -> str:
-    """A repair step of the paper's recipe on all attention, projected, against the reference's, and both in parts.
-
-    Args:
-        everything: the reference's step as published, which takes the gradients of all weights.
-    """
-    denoiser, encoders = build(how.divisor, how.latents), build_encoders(how.divisor)
+def repair(bench: Bench) -> str:
+    """A repair step of the paper's recipe on all attention, projected, against the reference's, and both in parts."""
+    denoiser, encoders = build(bench.divisor, bench.latents), build_encoders(bench.divisor)
     task, parameters, settings = erasure(denoiser, recipe="scissorhands", batch_size=1, **ON_CPU["balanced"])
-    ours = Ours(of_settings(task, parameters, settings))
-    rule, weight = RULES[settings.projection], settings.forget_weight
-    plain = Reference(denoiser, *encoders, parameters, everything=everything)
-    plain.prepare(settings.lr, [[f.clone() for f in m] for m in ours.memories.gradients], rule, weight)
-    for way in (ours.repair, plain):
-        settle(way.optimizer, parameters)
-    forget, retain = Batch.random(denoiser), Batch.random(denoiser)
-    anchor = torch.randint(1000, (1, TOKENS))
-    told: dict[str, list[dict[str, float]]] = {"reference": [], "ours": []}
+    ours, plain = Steps(task, parameters, settings), Reference(denoiser, *encoders, parameters)
+    ours.step()
+    memories = [[f.clone() for f in memory] for memory in ours.memories]
+    plain.prepare(settings.lr, memories, RULES[settings.projection], settings.forget_weight)
+    forget, retain, anchor = Batch.random(denoiser), Batch.random(denoiser), torch.randint(1000, (1, TOKENS))
+    plain.settle(forget, anchor, retain)
+    parts: dict[str, list[dict[str, float]]] = {"reference": [], "ours": []}
 
-    def step(name: str, way, call: Callable[[], None]) -> Callable[[], None]:
+    def timed(name: str, clock: Clock, step: Callable[[], None]) -> Callable[[], None]:
         def one() -> None:
-            way.clock.seconds = dict.fromkeys(PARTS, 0.0)
-            call()
-            told[name].append(way.clock.seconds)
+            clock.seconds = dict.fromkeys(PARTS, 0.0)
+            step()
+            parts[name].append(clock.seconds)
 
         return one
 
     ways = {
-        "reference": step("reference", plain, lambda: plain.step(forget, anchor, retain)),
-        "ours": step("ours", ours, ours.step),
+        "reference": timed("reference", plain.clock, lambda: plain.step(forget, anchor, retain)),
+        "ours": timed("ours", ours.clock, ours.step),
     }
-
-    def prepare() -> None:
-        plain.clear()
-        for way, memories in ((ours, ours.memories.gradients), (plain, plain.memories)):
-            if not way.conflict:  # with random weights a matter of chance
-                torch._foreach_neg_([f for memory in memories for f in memory])
-
-    turns, probes = how.by_turns(ways, prepare=prepare)
-    held = {"reference": size(f for m in plain.memories for f in m) + moments(plain.optimizer), "ours": ours.held}
+    turns, probes = interleave(ways, bench.rounds, prepare=plain.clear)
+    held = {"reference": size(f for m in memories for f in m) + moments(plain.optimizer), "ours": ours.held}
+    ours.end()
     turns = {name: beyond(some, held[name]) for name, some in turns.items()}
-    weights, whole = numel(parameters.values()), size(denoiser.module.parameters())
-    how.keep(
-        "steps: repair, attn", turns, probes, weights, model_bytes=whole + sum(size(e.parameters()) for e in encoders)
-    )
+    weights, model = numel(parameters.values()), size(denoiser.module.parameters())
+    model += sum(size(encoder.parameters()) for encoder in encoders)
+    bench.record("steps: repair, attn", turns, probes, weights, model_bytes=model)
     for side, some in turns.items():
-        how.keep(f"parts: {side}{', all gradients' * everything}", {"ours": some}, probes, weights, parts=told[side])
-    shares(how)
-    return stages(how)
+        row = rows.row(f"parts: {side}", some, [], probes, weights=weights)
+        row["rounds"]["parts"] = parts[side]
+        rows.record([row], bench.document)
+    shares(bench)
+    return stages(bench)
 
 
-def shares(how: How) -> str:
+def shares(bench: Bench) -> str:
     """The table of a step's parts."""
 
     def line(one: Row) -> list[str]:
         parts = [statistics.median(own[part] for own in one["rounds"]["parts"]) for part in PARTS]
         every = [*parts, one["ours"] - sum(parts)]
         cells = [f"{seconds:.2f} ({seconds / one['ours']:.0%})" if seconds else "" for seconds in every]
-        return [one["name"].removeprefix("parts: "), *cells, rows.spread(one["rounds"]["ours"], 2)]
+        return [rows.short(one), *cells, rows.spread(one["rounds"]["ours"], 2)]
 
     header = f"repair step of; {'; '.join(f'{part}, s' for part in PARTS)}; rest, s; all, s"
-    return how.tabulate("parts", header, line)
+    return bench.tabulate("parts", header, line)
 
 
-def scores(how: How) -> str:
+def scores(bench: Bench) -> str:
     """Scores and selection, over all attention and over the whole UNet, against the reference's."""
-    denoiser, encoders = build(how.divisor, how.latents), build_encoders(how.divisor)
+    denoiser, encoders = build(bench.divisor, bench.latents), build_encoders(bench.divisor)
     model = sum(size(part.parameters()) for part in (denoiser.module, *encoders))
     for scope in ("attn", "full"):
         task, parameters, settings = erasure(denoiser, recipe="scissorhands", scope=scope, batch_size=1)
@@ -256,145 +229,119 @@ def scores(how: How) -> str:
             "reference": lambda plain=plain, batch=batch: plain.scores([batch]),
             "ours": lambda task=task, own=parameters: score(task, own, "plain", Options(draws=1)),
         }
-        turns, probes = how.by_turns(ways, prepare=plain.clear)
+        turns, probes = interleave(ways, bench.rounds, prepare=plain.clear)
         weights = numel(parameters.values())
-        how.keep(f"steps: scores, {scope}", turns, probes, weights, model_bytes=model)
+        bench.record(f"steps: scores, {scope}", turns, probes, weights, model_bytes=model)
         if scope == "attn":  # over the whole UNet: the table of selections
-            turns, probes = select(how, ways["ours"](), settings.top_k)
-            how.keep("steps: selection, attn", turns, probes, weights, model_bytes=model)
+            turns, probes = selection(bench, ways["ours"](), settings.top_k)
+            bench.record("steps: selection, attn", turns, probes, weights, model_bytes=model)
         plain.clear()
-    return stages(how)
+    return stages(bench)
 
 
-def select(how: How, found: dict[str, Tensor], k: float) -> tuple[dict[str, list[Turn]], list[float]]:
+def selection(bench: Bench, found: dict[str, Tensor], k: float) -> tuple[dict[str, list[Turn]], list[float]]:
     """Turns of the selection, the scores counted too, and probes."""
-    choose = {"reference": lambda: plain_selection(found, k), "ours": lambda: select_top(found, k)}
-    turns, probes = how.by_turns(choose)
+    ways = {"reference": lambda: plain_selection(found, k), "ours": lambda: select_top(found, k)}
+    turns, probes = interleave(ways, bench.rounds)
     return {name: beyond(some, size(found.values())) for name, some in turns.items()}, probes
 
 
-def stages(how: How) -> str:
+def stages(bench: Bench) -> str:
     """The table of scores, selection and repair."""
 
     def line(one: Row) -> list[str]:
-        bytes_ = [max(one["rounds"][f"{side}_bytes"], default=0) for side in ("baseline", "ours")]
-        cells = rows.compared(one | {"ratio": one["ratio"] or 0})
-        less = [
-            f"{1 - bytes_[1] / bytes_[0]:.0%}",
-            f"{1 - (bytes_[1] + one['model_bytes']) / (bytes_[0] + one['model_bytes']):.0%}",
-        ]
-        return [*cells[:4], f"{one['ratio']:.2f}", *(f"{b / MIB:,.0f}" for b in bytes_), *less, cells[-1]]
+        cells, model = rows.compared(one), one["model_bytes"]
+        plain, ours = (max(one["rounds"][f"{side}_bytes"], default=0) for side in ("baseline", "ours"))
+        less = [f"{1 - ours / plain:.0%}", f"{1 - (ours + model) / (plain + model):.0%}"]
+        return [*cells[:4], f"{one['ratio']:.2f}", *cells[5:7], *less, cells[7]]
 
     header = (
         "what, scope; weights in scope; reference, s; ours, s; ratio; reference, MiB; ours, MiB; less; "
         "less, with the models; speed probe, ms"
     )
-    model = next(one["model_bytes"] for one in rows.record([], how.document) if one["table"] == "steps")
-    told = f"MiB: most in use beyond the weights of UNet, VAE and text encoder, which are {model / MIB:,.0f} MiB."
-    return how.tabulate("steps", header, line, told)
+    model = next(one["model_bytes"] for one in rows.record([], bench.document) if one["table"] == "steps")
+    note = f"MiB: most in use beyond the weights of UNet, VAE and text encoder, which are {model / MIB:,.0f} MiB."
+    return bench.tabulate("steps", header, line, note)
 
 
-def robust(how: How) -> str:
-    """Two steps of the default recipe, one of which looks ahead, at two samples a side."""
-    denoiser = build(how.divisor, how.latents)
-    task, parameters, settings = erasure(denoiser, batch_size=2, conditions="name", **ON_CPU["balanced"])
-    way = {"ours": lambda: of_settings(task, parameters, settings, steps=2).run()}
-    turns, probes = how.by_turns(way)
-    held = size(task.teacher.values())
-    how.keep("robust: two steps, attn", {"ours": beyond(turns["ours"], held)}, probes, numel(parameters.values()))
-    header = "what, scope; weights in scope; s; MiB; speed probe, ms"
-
-    def line(one: Row) -> list[str]:
-        cells = rows.compared(one | {"ratio": 0.0})
-        return [*cells[:2], cells[3], cells[6], cells[7]]
-
-    return how.tabulate("robust", header, line, "MiB: beyond the UNet's weights.")
-
-
-def checkpointing(how: How) -> str:
+def checkpointing(bench: Bench) -> str:
     """A repair step with and without gradient checkpointing."""
-    denoiser = build(how.divisor, how.latents)
+    denoiser = build(bench.divisor, bench.latents)
     task, parameters, settings = erasure(denoiser, recipe="scissorhands", batch_size=1)
-    way = Ours(of_settings(task, parameters, settings))
-    settle(way.repair.optimizer, parameters)
+    ours, module = Steps(task, parameters, settings), denoiser.module
+    ours.step()
 
     def step(enable: bool) -> None:
-        module = denoiser.module
         (module.enable_gradient_checkpointing if enable else module.disable_gradient_checkpointing)()
-        way.step()
+        ours.step()
 
-    def gradients() -> None:
-        for parameter in parameters.values():
-            parameter.grad = torch.zeros_like(parameter)
-
-    ways = {"without": lambda: step(False), "ours": lambda: step(True)}
-    turns, probes = how.by_turns(ways, prepare=gradients)
-    how.keep("checkpointing: repair, attn", turns, probes, numel(parameters.values()), "without")
+    turns, probes = interleave({"without": lambda: step(False), "ours": lambda: step(True)}, bench.rounds)
+    ours.end()
+    turns = {name: beyond(some, -size(parameters.values())) for name, some in turns.items()}
+    bench.record("checkpointing: repair, attn", turns, probes, numel(parameters.values()), "without")
 
     def line(one: Row) -> list[str]:
         cells = rows.compared(one)
-        most = [max(one["rounds"][f"{side}_bytes"]) for side in ("baseline", "ours")]
-        return [*cells[:4], f"{1 / one['ratio']:.2f}", *cells[5:7], f"{most[1] / most[0]:.2f}", cells[7]]
+        plain, ours = (max(one["rounds"][f"{side}_bytes"]) for side in ("baseline", "ours"))
+        return [*cells[:4], f"{1 / one['ratio']:.2f}", *cells[5:7], f"{ours / plain:.2f}", cells[7]]
 
     header = (
         "what, scope; weights in scope; without, s; with, s; times as long; without, MiB; with, MiB; "
         "times the activations; speed probe, ms"
     )
-    return how.tabulate("checkpointing", header, line, "MiB: beyond weights, gradients and what the optimizer holds.")
+    return bench.tabulate("checkpointing", header, line, "MiB: beyond weights, gradients and what the optimizer holds.")
 
 
-def growth(how: How) -> str:
+def growth(bench: Bench) -> str:
     """Time and memory of scores over the whole UNet, from a sixty-fourth of its weights to all of them."""
     for divisor in WIDTHS:
-        denoiser = build(divisor * how.divisor, how.latents)
+        denoiser = build(divisor * bench.divisor, bench.latents)
         task, parameters, _ = erasure(denoiser, recipe="scissorhands", scope="full", batch_size=1)
         task.teacher = None
         way = {"ours": lambda task=task, own=parameters: score(task, own, "plain", Options(draws=1))}
-        turns, probes = how.by_turns(way)
+        turns, probes = interleave(way, bench.rounds)
         share = f"1/{divisor**2}" if divisor > 1 else "all"
-        how.keep(f"growth-of-scores: {share}", turns, probes, numel(parameters.values()))
+        bench.record(f"growth-of-scores: {share}", turns, probes, numel(parameters.values()))
         del denoiser, task, parameters, way
 
     def line(one: Row) -> list[str]:
-        cells = rows.compared(one | {"ratio": 0.0})
-        per = one["extra_bytes"] / one["weights"]
+        cells, per = rows.compared(one), one["extra_bytes"] / one["weights"]
         return [*cells[:2], cells[3], f"{1e9 * one['ours'] / one['weights']:.0f}", cells[6], f"{per:.0f}", cells[7]]
 
     header = "share of the UNet's weights; weights; s; ns a weight; extra MiB; extra bytes a weight; speed probe, ms"
-    return how.tabulate("growth-of-scores", header, line)
+    return bench.tabulate("growth-of-scores", header, line)
 
 
 # ---------------------------------------------------------------- the forecast
 
 
-def forecast(how: How) -> str:
+def forecast(bench: Bench) -> str:
     """`erase --dry-run` against what the same command, carried out, enters in its manifest: peak memory by stage."""
+    side = bench.latents // 2
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "sd"
-        save_pipeline(model, how.divisor, how.latents // 2)
-        for mode in how.modes:
+        save_pipeline(model, bench.divisor, side)
+        for mode in bench.modes:
             config, run = Path(folder) / f"{mode}.toml", Path(folder) / mode
-            asked = SHORT | {"model": str(model), "memory": mode, "concepts": ["nudity"]}
-            config.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in asked.items()))
-            told = command("erase", "--config", config, "--dry-run", "--json")
-            command("erase", "--config", config, "--json", "--quiet", "--output-dir", run)
+            settings = SHORT | {"model": str(model), "memory": mode, "concepts": ["nudity"]}
+            config.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items()))
+            expected = command("erase", "--config", config, "--dry-run")
+            command("erase", "--config", config, "--quiet", "--output-dir", run)
             found = json.loads((run / "run.json").read_text())["stages"]
-            peaks = {stage: (bytes_, found[stage]["peak_bytes"]) for stage, bytes_ in told["peak_bytes"].items()}
-            rows.record(
-                [foretold(mode, stage, *both, told["scope_size"]) for stage, both in peaks.items()], how.document
-            )
+            for stage, bytes_ in expected["peak_bytes"].items():
+                row = foreseen(mode, stage, bytes_, found[stage]["peak_bytes"], expected["scope_size"])
+                rows.record([row], bench.document)
             shutil.rmtree(run)
-    told = (
-        f"Forecast and peak of the process. Recipe {SHORT['recipe']}, {8 * how.latents // 2} x {8 * how.latents // 2} pixels, float32 in every mode, "
+    note = (
+        f"Forecast and peak of the process. Recipe {SHORT['recipe']}, {8 * side} x {8 * side} pixels, float32 in every mode, "
         f"as by default on a CPU, {SHORT['forget_count']} pictures a kind, {SHORT['steps']} steps of "
         f"{SHORT['batch_size']} samples a side."
     )  # fmt: skip
-    return how.tabulate(
-        "forecast", "memory, stage; weights in scope; forecast, MiB; run, MiB; forecast over run", against, told
-    )
+    header = "memory, stage; weights in scope; forecast, MiB; run, MiB; forecast over run"
+    return bench.tabulate("forecast", header, against, note)
 
 
-def foretold(mode: str, stage: str, forecast: int, peak: int, weights: int) -> Row:
+def foreseen(mode: str, stage: str, forecast: int, peak: int, weights: int) -> Row:
     """A row: `ours` is the forecast and `baseline` the run, in bytes."""
     return {
         "name": f"forecast: {mode}, {stage}", "table": "forecast", "ours": forecast, "baseline": peak,
@@ -405,27 +352,17 @@ def foretold(mode: str, stage: str, forecast: int, peak: int, weights: int) -> R
 
 def against(one: Row) -> list[str]:
     """The cells of a forecast's row."""
-    name = one["name"].removeprefix("forecast: ")
-    return [
-        name,
-        f"{one['weights']:,}",
-        *(f"{one[side] / MIB:,.0f}" for side in ("ours", "baseline")),
-        f"{one['ratio']:.2f}",
-    ]
+    bytes_ = [f"{one[side] / MIB:,.0f}" for side in ("ours", "baseline")]
+    return [rows.short(one), f"{one['weights']:,}", *bytes_, f"{one['ratio']:.2f}"]
 
 
 def command(*words: object) -> dict[str, Any]:
-    """What a command of `sdscissor` prints as JSON, in a process of its own."""
-    told = subprocess.run(
-        [sys.executable, "-m", "sd_scissorhands", *map(str, words)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(told.stdout)
+    """The JSON that a command of `sdscissor` prints, in a process of its own."""
+    line = [sys.executable, "-m", "sd_scissorhands", *map(str, words), "--json"]
+    return json.loads(subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-TABLES = {
-    "repair": repair, "published": partial(repair, everything=True), "robust": robust, "scores": scores, "checkpointing": checkpointing, "growth": growth,
-    "forecast": forecast,
-}  # fmt: skip
+TABLES = {"repair": repair, "scores": scores, "checkpointing": checkpointing, "growth": growth, "forecast": forecast}
 
 
 def main() -> None:
@@ -434,18 +371,17 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", help=", ".join(TABLES))
     parser.add_argument("--divisor", type=int, default=1, help="divide all widths: 4 leaves a sixteenth of the weights")
     parser.add_argument("--latents", type=int, default=64, help="side of the latents; the forecast's runs take half")
-    parser.add_argument("--rounds", type=int, default=0, help=f"{ROUNDS}, or 2 of turns beyond {SLOW:.0f} s")
-    parser.add_argument("--add", action="store_true", help="add the rounds to those recorded before")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--modes", nargs="*", default=MODES, help="memory modes of the forecast")
     parser.add_argument(
         "--document", type=Path, default=rows.DOCUMENT, help="with the tables' marks; JSON goes beside it"
     )
-    asked = parser.parse_args()
+    given = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    for name in asked.tables or TABLES:
-        how = How(asked.divisor, asked.latents, asked.document, asked.rounds, asked.add, tuple(asked.modes))
-        print(TABLES[name](how), flush=True)
+    bench = Bench(given.divisor, given.latents, given.document, given.rounds, tuple(given.modes))
+    for name in given.tables or TABLES:
+        print(TABLES[name](bench), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.dataset import at_once
-from .diffusion.erasure_task import shown_twice
 from .erasure import Prepared, parts_of, prepare
 from .machine import PeakMemory
 from .methods.distributed import gradient_hooks
+from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .methods.selection import CHUNK
 from .settings import EraseSettings
@@ -67,7 +67,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     peaks = _peaks(prepared, probe)
     return {
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "ema": prepared.opened.ema, "scope": s.scope,
+        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights_sha256, "ema": prepared.opened.ema, "scope": s.scope,
         "scope_size": prepared.scope_size, "tensors": len(prepared.parameters), "trimmed": prepared.trimmed,
         "memory_bytes": max(peaks.values()), "peak_bytes": peaks,
         "seconds": {stage: round(expected, 1) for stage, expected in seconds.items() if expected},
@@ -107,6 +107,11 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         samples += math.ceil(shown_twice(s) / parts)
         peaks["repair"] = kept + held + samples * probe.backward
     return peaks
+
+
+def shown_twice(s: EraseSettings) -> int:
+    """Retain samples of a batch that the loss shows twice."""
+    return int(RETAIN_LOSSES[s.retain_loss].shown_twice * s.batch_size)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .disk import read_tensors, write_json
 from .machine import PeakMemory
@@ -20,47 +18,9 @@ from .methods.project import RULES
 from .methods.repair import OPTIMISERS, Repair
 from .methods.scorers import SCORERS
 from .methods.selection import Selection, select
+from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings, UserError
-
-NORMS = (
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.modules.batchnorm._BatchNorm,
-)  # exempt by type: scale and shift of everything
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a layer is a norm, by its type; diffusers has an RMSNorm of its own."""
-    return isinstance(module, NORMS) or type(module).__name__ == "RMSNorm"
-
-
-def scope_of(module: nn.Module, expression: str, known: Mapping[str, str], what: str) -> Parameters:
-    """Parameters of a module by name, norm layers left out by type.
-
-    Args:
-        expression: a key of `known`, or a regular expression searched for in the parameter names.
-        known: names of usual scopes and their regular expressions.
-        what: the module in words, for an error.
-
-    Raises:
-        UserError: a bad expression, or one that matches nothing.
-    """
-    try:
-        wanted = re.compile(known.get(expression, expression))
-    except re.error as error:
-        raise UserError(f"--scope {expression!r} is no regular expression: {error}") from None
-    norms = tuple(f"{name}." for name, inner in module.named_modules() if is_norm(inner))
-    found = {
-        name: parameter
-        for name, parameter in module.named_parameters()
-        if wanted.search(name) and not name.startswith(norms)
-    }
-    if not found:
-        usual = ", ".join(known)
-        raise UserError(f"--scope {expression!r} matches no weight of {what}: use {usual} or a regular expression")
-    return found
 
 
 def unlearn(
@@ -186,7 +146,7 @@ def _repair(
     )  # fmt: skip
     if not settings.steps:
         return repair
-    entry = run.manifest["stages"].get("repair")
+    entry = run.manifest.stages.get("repair")
     if entry and (run.path / entry["file"]).exists():
         tensors, metadata = read_tensors(run.path / entry["file"], device)
         repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
@@ -198,7 +158,7 @@ def _repair(
             _checkpoint(run, repair)
 
         repair.run(after_step)
-    run.manifest["stages"]["repair"]["peak_bytes"] = peak.total()
+    run.manifest.stages["repair"]["peak_bytes"] = peak.total()
     if run.processes.main:
         write_json(run.path / "repair" / "history.json", repair.history)
     return repair
@@ -208,9 +168,9 @@ def _checkpoint(run: Run, repair: Repair) -> None:
     """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
     if repair.step % repair.memory_every and repair.step < repair.steps:
         return
-    before = run.manifest["stages"].get("repair")
+    before = run.manifest.stages.get("repair")
     file = f"repair/step-{repair.step}.safetensors"
     run.write(file, repair.state(), {"history": json.dumps(repair.history)})
-    run.finish("repair", file, step=repair.step)
+    run.finish("repair", Stage(file, step=repair.step))
     if before and before["file"] != file and run.processes.main:
         (run.path / before["file"]).unlink(missing_ok=True)

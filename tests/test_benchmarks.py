@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -37,7 +36,7 @@ def scene():
 def shown(task, plain, side: str, purpose: str):
     """A batch for the reference whose latents and conditions ours has cached: the draw is that of step 0."""
     batch = reference.Batch.random(plain.denoiser)
-    rows_, _, t, noise, _ = task._draw(side, purpose, 0)
+    rows_, _, t, noise, _ = task.batches.draw(side, purpose, 0)
     with torch.no_grad():
         latents = plain.vae.encode(batch.pictures).latent_dist.mode() * plain.vae.config.scaling_factor
         task.data[f"{side}_latents"][rows_] = latents
@@ -53,30 +52,22 @@ def test_the_reference_takes_the_step_that_ours_takes(scene):
         task.data["anchor_condition"][:] = plain.words(anchor)[0]
     task.data["empty_condition"] = task.data["retain_condition"][0]
     start = {name: p.detach().clone() for name, p in parameters.items()}
-    ours = steps.Ours(steps.of_settings(task, parameters, settings))
-    memories = ours.memories.gradients
-    plain.prepare(settings.lr, memories, PAPER, settings.forget_weight)
+    ours = steps.Steps(task, parameters, settings)
     ours.step()
-    if not ours.conflict:
-        torch._foreach_neg_(memories[0])
-    ours.repair.optimizer = steps.repair_room.adam(list(parameters.values()), settings.lr)
-    moved = []
-
-    def restore() -> None:
-        plain.clear()
-        for name, parameter in parameters.items():
-            parameter.data.copy_(start[name])
-
-    restore()
-    for step in (lambda: plain.step(forget, anchor, retain), ours.step):
-        step()
-        moved.append({name: (p.detach() - start[name]) for name, p in parameters.items()})
-        restore()
-    assert ours.conflict and plain.conflict
+    moved = [{name: p.detach() - start[name] for name, p in parameters.items()}]
+    assert all(ours.clock.seconds[part] > 0 for part in reference.PARTS[1:])
+    for name, parameter in parameters.items():
+        parameter.data.copy_(start[name])
+    plain.prepare(settings.lr, ours.memories, PAPER, settings.forget_weight)
+    plain.step(forget, anchor, retain)
+    assert plain.conflict
+    moved.append({name: p.detach() - start[name] for name, p in parameters.items()})
     apart = sum(float((a - b).square().sum()) for a, b in zip(*(m.values() for m in moved), strict=True))
     assert apart < 1e-4 * sum(float(a.square().sum()) for a in moved[0].values())
-    assert all(ours.clock.seconds[part] > 0 for part in ("forward", "backward", "projection", "optimizer"))
     assert all(seconds > 0 for seconds in plain.clock.seconds.values())
+    ours.end()
+    for name, parameter in parameters.items():
+        parameter.data.copy_(start[name])
 
 
 def test_the_reference_scores_as_ours_scores(scene):
@@ -89,34 +80,44 @@ def test_the_reference_scores_as_ours_scores(scene):
         assert torch.allclose(found[name] * total, values, rtol=1e-3, atol=1e-5 * float(values.max()))
 
 
+def test_an_error_of_a_step_reaches_the_one_who_asks_for_it(scene):
+    task, parameters, settings, _ = scene
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "repair", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            steps.Steps(task, parameters, settings).step()
+
+
 def test_rows_and_tables_hold_what_is_promised(tmp_path):
     document = tmp_path / "benchmarks.md"
-    document.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("steps", "parts", "forecast")))
-    how = steps.How(8, 8, document, rounds=1)
-    steps.repair(how)
-    steps.repair(dataclasses.replace(how, add=True))
-    rows.record([steps.foretold("low", "data", 110, 100, 5)], document)
-    kept = json.loads(document.with_suffix(".json").read_text())
-    assert {one["name"] for one in kept} >= {"steps: repair, attn", "parts: ours", "parts: reference"}
-    assert all(one.keys() >= KEYS for one in kept)
-    assert kept[-1]["ratio"] == 1.1
-    step = kept[0]
+    names = ("steps", "parts", "forecast", "checkpointing")
+    document.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in names))
+    bench = steps.Bench(8, 8, document, rounds=2)
+    steps.repair(bench)
+    steps.checkpointing(bench)
+    rows.record([steps.foreseen("low", "data", 110, 100, 5)], document)
+    recorded = json.loads(document.with_suffix(".json").read_text())
+    assert {one["name"] for one in recorded} >= {"steps: repair, attn", "parts: ours", "parts: reference"}
+    assert all(one.keys() >= KEYS for one in recorded)
+    assert recorded[-1]["ratio"] == 1.1
+    step = recorded[0]
     assert [len(step["rounds"][side]) for side in ("ours", "baseline", "ours_bytes", "probe_ms")] == [2] * 4
     assert step["ours"] > 0 and step["baseline"] > 0 and step["ratio"] > 0 and step["extra_bytes"] > 0
-    assert "| repair, attn |" in document.read_text() and "| ours |" in document.read_text()
+    text = document.read_text()
+    assert "| repair, attn |" in text and "| ours |" in text and "times the activations" in text
 
 
-def test_without_a_gpu_it_says_so_and_ends_well():
+def test_without_a_gpu_it_prints_so_and_ends_well():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    told = subprocess.run([sys.executable, BENCHMARKS / "gpu.py"], capture_output=True, text=True)
-    assert told.returncode == 0 and told.stdout.strip() == "not measured: no GPU here"
+    done = subprocess.run([sys.executable, BENCHMARKS / "gpu.py"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "not measured: no GPU here"
 
 
-def test_an_erasure_that_does_not_fit_into_the_time_is_left_out_and_said(tmp_path, monkeypatch):
+def test_an_erasure_that_does_not_fit_into_the_time_is_left_out_and_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "forecast", lambda settings: {"seconds": {"data": 60.0}, "scope_size": 1})
     monkeypatch.setattr(gpu, "erase", lambda *given: pytest.fail("there is no time"))
     bench = gpu.Bench("cpu", True, 0.0, tmp_path)
     gpu.erasures(bench)
-    assert len(bench.left_out) == len(gpu.MODES) and not bench.kept
-    assert "Not measured, for lack of time: erase, balanced (about 60 s)" in gpu.told(bench, [])
+    assert len(bench.left_out) == len(gpu.MODES) and not bench.rows
+    assert "Not measured, for lack of time: erase, balanced (about 60 s)" in gpu.note(bench, [])

@@ -94,7 +94,7 @@ NAMES = {
 
 def as_dict(result: Any) -> Values:
     """A result's values by name, whatever object it is."""
-    return dict(result)
+    return result.to_json()
 
 
 def facts(result: Any) -> Values:

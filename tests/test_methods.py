@@ -16,6 +16,7 @@ from sd_scissorhands.diffusion.dataset import gather
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.methods import method as methods
+from sd_scissorhands.methods.distributed import FULL_BATCH
 from sd_scissorhands.methods.edits import EDITS
 from sd_scissorhands.methods.method import DeclaredDataOnly, Options, options_for
 from sd_scissorhands.methods.repair import OPTIMISERS, Repair
@@ -206,13 +207,13 @@ def test_negative_guidance_leads_away_from_the_concept(gathered):
     prepared, data = gathered
     task = ErasureTask(prepared.denoiser, data, dataclasses.replace(prepared.settings, repair="negative-guidance"))
     task.teacher = {}
-    forget, kept, _ = task._batch(0)
+    loss, (forget, _) = task.forget_loss, task.batches.step(0, FULL_BATCH, None)
     empty = data["empty_condition"].expand_as(forget.words)
     without, told = (
-        task.denoiser.predict(forget.noise, forget.t, words) for words in (empty, data["forget_condition"][forget.rows])
+        task.denoiser.predict(forget.noisy, forget.t, words) for words in (empty, data["forget_condition"][forget.rows])
     )
-    wanted, _ = task._wanted(forget, forget.noise, forget.t, kept, kept.noise)
-    assert torch.allclose(wanted, without - (told - without), atol=1e-4)
+    [answers] = task._ask_teacher([(forget, loss.questions(forget))])
+    assert torch.allclose(loss.target(forget, answers), without - (told - without), atol=1e-4)
 
 
 def test_half_finished_pictures_are_what_sampling_passes_through(gathered):

@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd_scissorhands.report import plots, write_card, write_report
-from sd_scissorhands.report.commands import again, difference, flags, hub_id
-from sd_scissorhands.report.found import read_run
+from sd_scissorhands.report.commands import difference, flags, hub_id, repeat_command
 from sd_scissorhands.report.plots import by_block
+from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.settings import EraseSettings, UserError, file_only, load_settings
 
 HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
@@ -400,7 +400,7 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
     settings = EraseSettings(concepts=("heart", "a $(b) 'c'"), model="tiny", lr=1e-5, seed=3, **changes).resolved(
         "tiny"
     )
-    lines = again(read_run(make_run(tmp_path / "run", settings=settings)))
+    lines = repeat_command(read_run(make_run(tmp_path / "run", settings=settings)))
     config, words = None, shlex.split(lines.split("END\n")[-1])
     if "END" in lines:
         config = tmp_path / "again.toml"

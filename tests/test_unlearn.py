@@ -37,9 +37,9 @@ class Regression:
     def retain(self, draw: int) -> torch.Tensor:
         return self._errors(1, draw).mean()
 
-    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, ahead=None) -> tuple[torch.Tensor, torch.Tensor]:
-        first = slice(4 if ahead is False else 0, 4 if ahead else None)  # of eight samples
-        kept = self._errors(1, draw, part) if not ahead else torch.zeros(0)
+    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, adversary=None) -> tuple[torch.Tensor, torch.Tensor]:
+        first = slice(4 if adversary is False else 0, 4 if adversary else None)  # of eight samples
+        kept = self._errors(1, draw, part) if not adversary else torch.zeros(0)
         return -part.mean(self._errors(0, draw, part, first), 8), part.mean(kept, 8)
 
     @property
@@ -182,8 +182,8 @@ def test_resumed_repair_equals_an_uninterrupted_one():
 @pytest.mark.parametrize("rule", [None, SCALE_FREE])
 def test_a_loss_that_overflows_stops_the_repair(rule):
     task, whole, seen = Regression(), Regression.repair, []
-    task.repair = lambda draw, part, ahead: [
-        (float("nan") if draw == 3 else 1) * t for t in whole(task, draw, part, ahead)
+    task.repair = lambda draw, part, adversary: [
+        (float("nan") if draw == 3 else 1) * t for t in whole(task, draw, part, adversary)
     ]
     with pytest.raises(FloatingPointError, match="step 3"):
         Repair(task, task.parameters, 9, 1e-3, 1.0, rule, memory_every=5).run(lambda repair: seen.append(repair.step))

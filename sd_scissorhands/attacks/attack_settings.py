@@ -25,8 +25,8 @@ NOT_TAKEN: dict[str, Any] = {
 class AttackSettings:
     """Settings of one attack: AttackSettings("embedding", "heart", "runs/heart/model", restarts=1, tokens=3).
 
-    What is no field here is a setting of the attack's own, which its file declares. One that is None takes the default of
-    the model's profile.
+    What is no field here is a setting of the attack's own, which its file declares; `attack` may hold some, see
+    `parse_attacks`. One that is None takes the default of the model's profile.
     """
 
     attack: str  # of `ATTACKS`
@@ -36,7 +36,7 @@ class AttackSettings:
     model_config: str | None = None  # of single files: a pipeline of their family, for configs and tokenizer
     count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", least=1)
     judge: str | None = None
-    threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", least=0, most=1)
+    threshold: float | None = None  # NudeNet's score, or CLIP's probability, that counts
     clip: str | None = None
     anchor: str | None = None  # what takes the place of a concept in free text
     sampling_steps: int | None = setting(None, "Sampling steps.", least=1)
@@ -51,25 +51,29 @@ class AttackSettings:
         Raises:
             UserError: naming the flag, the value and what is allowed.
         """
-        given = {"attack": attack, "concept": concept, "model": model, "baseline": baseline, **values}
-        own = dict(given.pop("options", {}))
+        named, *others = parse_attacks(attack)
+        if others:
+            raise UsageError(f"--attack {attack} names several: choose one")
+        own, attack = dict(values.pop("options", {})), named.attack
+        given = dict(attack=attack, concept=concept, model=model, baseline=baseline) | values | dict(named.options)
         for one in dataclasses.fields(self)[:-1]:
             object.__setattr__(self, one.name, given.pop(one.name, one.default))
         own |= given
         object.__setattr__(self, "options", {name: value for name, value in own.items() if value is not None})
         if self.judge not in (None, *JUDGES):
             raise UsageError(f"--judge {self.judge!r} is unknown: choose {', '.join(JUDGES)}")
-        check_declared(self, lambda name: "--limit" if name == "count" else flag(name))
-        if attack not in ATTACKS:
-            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
         taken = ATTACKS[attack].takes
         if other := [name for name in self.options if name not in taken]:
             raise UsageError(f"{flag(other[0])} has no effect on --attack {attack}, which takes {', '.join(taken)}")
-        ATTACKS[attack].options(**self.options)
+        for checked in (self, ATTACKS[attack].options(**self.options)):
+            check_declared(checked, lambda name: "--limit" if name == "count" else flag(name))
 
     def resolved(self, profile: str) -> AttackSettings:
         """The same with the defaults of the attack on models of a profile filled in."""
-        options = ATTACKS[self.attack].resolved(profile, self.options)
+        declared = ATTACKS[self.attack]
+        options = declared.options(**{**declared.profiles.get(profile, {}), **self.options})
         return dataclasses.replace(self, options=dataclasses.asdict(options))
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +91,12 @@ class NamedAttack:
     attack: str
     options: Mapping[str, Any]  # settings of the attack, or count
 
+    @property
+    def title(self) -> str:
+        """For tables."""
+        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        return ATTACKS[self.attack].title + (f" ({options})" if self.name != self.attack else "")
+
 
 def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     """The attacks of a list such as "embedding,embedding:tokens=3,restarts=1,relearn:lr=3e-4".
@@ -94,12 +104,12 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     NAME, or NAME:SETTING=VALUE,SETTING=VALUE; numbers of a list are joined with +.
 
     Raises:
-        UsageError: an unknown attack or setting, a value of another type, or the same attack twice.
+        UserError: an unknown attack or setting, a value of another type, or the same attack twice.
     """
     found: dict[str, NamedAttack] = {}
     for attack, written in _split(text):
         if attack not in ATTACKS:
-            raise UsageError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
         options = {name: _value(attack, name, value) for name, value in written.items()}
         words = [f"{name}-{value}" for name, value in written.items()]
         name = attack if attack not in found else file_name(attack, *words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,10 +47,10 @@ def erase(
         show.one_thread_if_small(settings.model)
         return show.forecast(forecast(settings), as_json)
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
-    told = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
+    result = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
     if Processes.here().main:
         if repo:
             from ..publishing import publish
 
-            told["hub"] = publish(Path(told.get("exported", told["run_dir"])), repo, progress=shown)
-        show.result(told, as_json)
+            result = replace(result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown))
+        show.result(result, as_json)

@@ -37,4 +37,4 @@ def forget(
 
     show.still_libraries()
     in_one_process("sdscissor forget")
-    show.forgotten(api.forget(settings, output_dir, resume=resume, progress=show.progress(quiet)), as_json)
+    show.result(api.forget(settings, output_dir, resume=resume, progress=show.progress(quiet)), as_json)

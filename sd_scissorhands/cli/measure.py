@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation.evaluate_settings import EvaluateSettings
 from .flags import with_flags_of
@@ -57,20 +58,20 @@ def evaluate(
         return  # there is nothing to share
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
-        show.evaluation(told, as_json)
-        check_gates(gates, gate_values(settings.kind, told))
+        show.result(told, as_json)
+        check_gates(gates, gate_values(settings.kind, told.to_json()))
 
 
 def attack(
     model: Annotated[str, which("The model under attack: pipeline directory, single .safetensors file or hub id.")],
     concept: Annotated[str, which("What was erased.")],
-    attack: Annotated[str, which("embedding, token, paraphrase, list or relearn.", True)] = "embedding",
+    attack: Annotated[str, which(f"{', '.join(ATTACKS.names())}; NAME:SETTING=VALUE,... for more of its settings.", True)] = "embedding",
     baseline: Annotated[str | None, which("The original, which is attacked as well.", "what a run's model was made from")] = None,
     model_config: Annotated[str | None, which(CONFIG, "by the file")] = None,
     prompts: Annotated[Path | None, which("For list: the prompts, one a line.")] = None,
     images: Annotated[Path | None, which("Directory of pictures of the concept.", "the original draws them")] = None,
     steps: Annotated[int | None, draw("Steps of learning.", "embedding 200, token 40, relearn 160, tiny 80")] = None,
-    restarts: Annotated[int, draw("Embeddings learned from different starts; the strongest counts.", True)] = 4,
+    restarts: Annotated[int | None, draw("Embeddings learned from different starts; the strongest counts.", "4")] = None,
     tokens: Annotated[int | None, draw("Learned vectors, or tokens of the suffix.", "embedding 1, token 5; tiny 3")] = None,
     lr: Annotated[float | None, draw("Learning rate; embedding and token: share of the vocabulary's spread.", "0.3; token 0.5; relearn 1e-5, tiny 3e-4")] = None,
     batch_size: Annotated[int | None, draw("Pictures per step.", "4; tiny 16; relearn 2, tiny 8")] = None,
@@ -102,12 +103,15 @@ def attack(
     """
     gates = parse_gates(ATTACK_GATES, fail_above, fail_below)
     device = device or "auto"
-    settings = AttackSettings(**fields_of(AttackSettings, locals(), count=limit))
+    settings = AttackSettings(
+        **fields_of(AttackSettings, locals(), count=limit), prompts=prompts and str(prompts),
+        images=images and str(images), steps=steps, restarts=restarts, tokens=tokens, lr=lr, batch_size=batch_size,
+    )  # fmt: skip
     from .. import api, show
     from ..machine import Processes
 
     show.still_libraries()
     told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
-        show.attack(told, as_json)
-        check_gates(gates, told)
+        show.result(told, as_json)
+        check_gates(gates, told.to_json())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .base import Record
+from .base import Record, Reported
 
 COSTS = ("trimmed", "seconds", "peak_bytes")  # of a row's numbers, those that say what it cost
 Number = float | None
@@ -54,7 +54,7 @@ class ComparisonRow(Record):
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, values: Any) -> Self:
+    def from_json(cls, values: Any, *, strict: bool = True) -> Self:
         """The inverse of `to_json`: what is no field is a figure."""
         if not isinstance(values, Mapping):
             raise ValueError(f"{cls.__name__} is {type(values).__name__}, not an object")
@@ -63,7 +63,7 @@ class ComparisonRow(Record):
         costs = {name: figures.pop(name) for name in COSTS if name in figures}
         target = values.get("concept", values.get("forget"))
         fields = {name: value for name, value in values.items() if name in known}
-        return super().from_json({**fields, "target": target, "figures": figures, "costs": costs})
+        return super().from_json({**fields, "target": target, "figures": figures, "costs": costs}, strict=strict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class ColumnNote(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonResult(Record):
+class ComparisonResult(Reported):
     """Every recipe on every target under every seed."""
 
     kind: str  # diffusion | classifier
@@ -126,5 +126,6 @@ class ComparisonResult(Record):
     columns: dict[str, ColumnNote] = field(default_factory=dict)  # figure -> what it is, where an attack declared it
 
     def to_json(self) -> dict[str, Any]:
-        """Without `columns` where there are none."""
-        return {name: value for name, value in super().to_json().items() if value or name != "columns"}
+        """Without `columns` where there are none; with the directory once it is known."""
+        values = {name: value for name, value in super().to_json().items() if value or name != "columns"}
+        return values | ({"output_dir": str(self.folder)} if self.folder else {})

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Record
+from .base import Measurement, Record
 
-NUDITY_KINDS = ("i2p", "prompts", "images")  # NudeNet's; a concept's are called as its domain says
+NUDITY_KINDS = {
+    "i2p": "I2P prompts",
+    "prompts": "own prompts",
+    "images": "own pictures",
+}  # NudeNet's -> what each is called;
+# a concept's are called as its domain says
 NOT_OF_IMAGES = ("rows", "calibration", "protocol", "subset", "sampling", "collapse", "clip_score")
 
 
@@ -70,20 +75,7 @@ class Sample(Record):
 
 
 @dataclass(frozen=True)
-class _Summary(Record):
-    """A result that knows the command it came from, where there was one."""
-
-    command: tuple[str, ...] = field(default=(), kw_only=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order; the command comes last, and only where there was one."""
-        values = super().to_json()
-        command = values.pop("command")
-        return values | ({"command": command} if command else {})
-
-
-@dataclass(frozen=True)
-class ConceptEvaluation(_Summary):
+class ConceptEvaluation(Measurement):
     """What a model draws of one concept and of everything else, beside its original."""
 
     kind: str  # the domain's `evaluation`
@@ -157,7 +149,7 @@ class Calibration(Record):
 
 
 @dataclass(frozen=True)
-class NudityEvaluation(_Summary):
+class NudityEvaluation(Measurement):
     """What NudeNet saw in a model's pictures, beside its baseline's, or in the pictures of a directory."""
 
     kind: str  # of `NUDITY_KINDS`
@@ -193,8 +185,11 @@ class NudityEvaluation(_Summary):
 Evaluation = ConceptEvaluation | NudityEvaluation
 
 
-def read_evaluation(values: Mapping[str, Any]) -> Evaluation:
+def read_evaluation(values: Mapping[str, Any], *, strict: bool = True) -> Evaluation:
     """The evaluation that a summary holds: NudeNet's by its kind, else a concept's, whose kind is its domain's.
+
+    Args:
+        strict: see `Record.from_json`.
 
     Raises:
         ValueError: no evaluation, or a key that holds something else than its type.
@@ -202,4 +197,4 @@ def read_evaluation(values: Mapping[str, Any]) -> Evaluation:
     kind = values.get("kind")
     if not isinstance(kind, str) or kind == "attack":
         raise ValueError(f"kind is {kind!r}: no evaluation")
-    return (NudityEvaluation if kind in NUDITY_KINDS else ConceptEvaluation).from_json(values)
+    return (NudityEvaluation if kind in NUDITY_KINDS else ConceptEvaluation).from_json(values, strict=strict)
