@@ -15,7 +15,7 @@ from torch import Tensor
 from .adversary import EPISODE, PACE, Adversary
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, gradient_hooks, swapped_weights
 from .interface import Parameters, Task
-from .project import Memories, Projection, Rule, project
+from .project import Memory, Projection, Rule, project
 from .selection import Selection
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
@@ -95,16 +95,16 @@ class Repair:
         Raises:
             FloatingPointError: a loss is not finite; told within `SETTLE` steps, and before the end of an epoch is.
         """
-        memories: Memories | None = None
+        memory: Memory | None = None
         moved = {name: self.parameters[name] for name in self.trained}
         relearner = Adversary(moved, self.lr * PACE) if self.relearn_every else None
         while self.step < self.steps:
-            if self.rule is not None and (memories is None or self.step % self.memory_every == 0):
-                memories = Memories([self._memory()])
+            if self.rule is not None and (memory is None or self.step % self.memory_every == 0):
+                memory = Memory(self._memory())
             if relearner and (self.step % self.memory_every == 0 or relearner.step == EPISODE):
                 relearner = Adversary(moved, self.lr * PACE)
             looks = relearner and self.step % self.relearn_every == 0
-            self._descend(memories, relearner if looks else None)
+            self._descend(memory, relearner if looks else None)
             self.step += 1
             if self.step % SETTLE == 0 or self.step % self.memory_every == 0 or self.step == self.steps:
                 self._settle()
@@ -122,7 +122,7 @@ class Repair:
             tensor.grad = None
         return memory
 
-    def _descend(self, memories: Memories | None, relearner: Adversary | None) -> None:
+    def _descend(self, memory: Memory | None, relearner: Adversary | None) -> None:
         terms = torch.zeros(2, device=next(iter(self.parameters.values())).device)
         shares = self._shares()
         ahead = relearner.advance(self.task, self.step, shares, self.group) if relearner else None
@@ -135,9 +135,9 @@ class Repair:
         gradients = self._gradients()
         self.group.average([*gradients, terms])
         done = Projection(False, 0.0)
-        if memories and self.rule:  # which reads numbers anyway, and cannot take others
+        if memory and self.rule:  # which reads numbers anyway, and cannot take others
             self._check(self.step, terms.tolist())
-            done = project(gradients, memories, self.rule)
+            done = project(gradients, memory, self.rule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rate(self.step, self.steps)
         self.optimizer.step()
