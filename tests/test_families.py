@@ -27,11 +27,12 @@ from sd_scissorhands.erasure import _fitted, erase
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.panel import open_judges
 from sd_scissorhands.evaluation.sample import Sampling
-from sd_scissorhands.models import files, locate
+from sd_scissorhands.models import locate
 from sd_scissorhands.models.delta import apply_delta
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
 from sd_scissorhands.run import Run
@@ -405,7 +406,7 @@ def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, opened
 def test_only_what_is_needed_is_fetched_and_the_index_first(family, folder, monkeypatch):
     asked = []
     monkeypatch.setattr(locate, "fetch", lambda model, revision, wanted: asked.append(wanted) or folder)
-    assert locate.locate("somebody/something@main") == (folder, None)
+    assert locate.locate("somebody/something@main") == PipelineDirectory(folder)
 
     def comes(name, wanted):
         return any(fnmatch.fnmatch(name, pattern) for pattern in wanted)
@@ -417,7 +418,7 @@ def test_only_what_is_needed_is_fetched_and_the_index_first(family, folder, monk
     ]
     assert all(comes(name, asked[1]) for name in here)
     assert not any(comes(name, asked[0]) for name in here if name.endswith(".safetensors"))
-    part = files.check_configs(folder).part
+    part = PipelineDirectory(folder).family.part
     shard = f"{part}/diffusion_pytorch_model-00001-of-00002"
     assert comes(f"{shard}.safetensors", asked[1]) and comes(
         f"{part}/diffusion_pytorch_model.safetensors.index.json", asked[1]

@@ -93,14 +93,14 @@ def check_request(to: str, *, dtype: str | None = None, base: Path | None = None
         raise UserError("--dtype is not for --to delta, which holds float32: leave it out")
 
 
-def check_exportable(directory: Path, to: str) -> None:
+def check_exportable(model: PipelineDirectory, to: str) -> None:
     """Check that a model can be written in a format, as far as its configs and names tell; cheap.
 
     Raises:
         UserError: it cannot.
     """
     if to == "single-file":
-        locate_components(PipelineDirectory(directory))
+        locate_components(model)
 
 
 def default_output(model: PipelineDirectory, to: str, dtype: str | None = None) -> Path:
@@ -251,10 +251,10 @@ def base_weights(model: PipelineDirectory) -> dict[str, torch.Tensor]:
     run, name = model.directory.parent, str(started_from(model.manifest))
     try:
         with model_flag():
-            location = locate(name)
+            base = locate(name)
     except UserError as error:
         raise UserError(f"the base of {run} cannot be had: {error}") from None
-    tensors = PipelineDirectory(*location).denoiser.float_tensors()
+    tensors = base.denoiser.float_tensors()
     if hash_tensors(tensors.items()) != model.manifest.source.weights_sha256:
         raise UserError(f"{name} is not the model any more that {run} was made from: put it back")
     return tensors

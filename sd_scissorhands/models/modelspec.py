@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .files import read_config
 from .pipeline_directory import PipelineDirectory
 
 SPEC, OWN = "modelspec.", "sdscissor."
@@ -37,7 +36,7 @@ def metadata(
 
 
 def _spec(model: PipelineDirectory, ldm: bool) -> dict[str, str]:
-    denoiser, vae, scheduler = (read_config(model.directory, one) for one in (model.family.part, "vae", "scheduler"))
+    denoiser, vae, scheduler = (model.config(one) for one in (model.family.part, "vae", "scheduler"))
     prediction = PREDICTIONS.get(scheduler.get("prediction_type", "epsilon"), "epsilon")
     base = (model.manifest.source.model if model.manifest else None) or ""
     result = (model.manifest.result if model.manifest else None) or {}

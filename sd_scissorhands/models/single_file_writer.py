@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from ..settings import UserError
-from .files import read_config
 from .keys import EMA, OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, KeyLocation, canonical, ldm_locations
 from .pipeline_directory import Component, PipelineDirectory
 from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
@@ -51,8 +50,8 @@ def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> l
     locations = ldm_locations(
         {name: component.keys for name, component in chosen.items()},
         xl="text_encoder_2" in model.components,
-        open_clip=read_config(model.directory, "text_encoder").get("hidden_act") != "quick_gelu",  # which OpenAI's has
-        blocks=Blocks.of_config(read_config(model.directory, "unet")),
+        open_clip=model.config("text_encoder").get("hidden_act") != "quick_gelu",  # which OpenAI's has
+        blocks=Blocks.of_config(model.config("unet")),
     )
     return [LocatedComponent(chosen[name], found) for name, found in locations.items()]
 
@@ -119,7 +118,7 @@ def check_written(
     written = TensorFile.open(path)
     tensors = {key: written.tensor(key) for key in written.entries}
     for one in located:
-        name, config = one.component.name, read_config(model.directory, one.component.name)
+        name, config = one.component.name, model.config(one.component.name)
         back = {canonical(name, key): tensor for key, tensor in _converted_back(one, config, tensors).items()}
         wrong = sorted(back.keys() ^ one.locations.keys(), key=str) or [
             own

@@ -50,8 +50,7 @@ class RunUnderTest:
     @cached_property
     def base(self) -> PipelineDirectory | None:
         """The model that the run started from, if it is on this machine; nothing is fetched."""
-        location = locate_without_work(str(started_from(self.manifest)))
-        return PipelineDirectory(*location) if location else None
+        return locate_without_work(str(started_from(self.manifest)))
 
     @cached_property
     def base_weights(self) -> dict[str, Tensor] | None:
