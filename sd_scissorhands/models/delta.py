@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -118,20 +118,13 @@ def _bits(values: Tensor) -> Tensor:
 
 def set_weights(tensors: Mapping[str, Tensor], positions: Tensor, values: Tensor) -> None:
     """Put values, (n,), at ascending positions, (n,), on the line of `tensors`, in place."""
-    with torch.no_grad():
-        for name, start, (first, last) in _ranges(tensors, positions):
-            flat = tensors[name].view(-1)
-            flat[(positions[first:last] - start).to(flat.device)] = values[first:last].to(flat.device)
-
-
-def _ranges(tensors: Mapping[str, Tensor], positions: Tensor) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """(name, start, the range of `positions` that lies in it) of every tensor that any lies in."""
     begin = offsets(tensors)
     ends = torch.tensor([start + tensors[name].numel() for name, start in begin.items()])
-    bounds = [0, *torch.searchsorted(positions, ends).tolist()]
-    for (name, start), found in zip(begin.items(), pairwise(bounds), strict=True):
-        if found[0] < found[1]:
-            yield name, start, found
+    bounds = pairwise([0, *torch.searchsorted(positions, ends).tolist()])
+    with torch.no_grad():
+        for (name, start), (first, last) in zip(begin.items(), bounds, strict=True):
+            flat = tensors[name].view(-1)
+            flat[(positions[first:last] - start).to(flat.device)] = values[first:last].to(flat.device)
 
 
 # ---------------------------------------------------------------- the file

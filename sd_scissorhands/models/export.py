@@ -21,7 +21,7 @@ from .delta import Origin, write_delta
 from .locate import find_pipeline, locate
 from .modelspec import HASH, OWN, metadata
 from .pipeline_directory import Component, PipelineDirectory
-from .single_file_writer import check_written, ldm_tensors, locate_components, open_base
+from .single_file_writer import check_written, locate_components, open_base, tensors_to_write, under_own_names
 from .tensor_files import DTYPES, TensorFile, TensorToWrite, cast, check_no_pickle, hash_tensors, write_tensor_file
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
@@ -138,7 +138,7 @@ def _single_file(
     base = open_base(base_path, located[0], model.directory) if base_path else None
     tensors = {key: base.copied(key) for key in base.entries} if base else {}
     for component in located:
-        tensors |= ldm_tensors(component, dtype, base)
+        tensors |= tensors_to_write(component, dtype, base)
     about = metadata(model, weights=weights, ldm=True, base=base.metadata if base else PT)
     return _write(output, tensors, about, progress, lambda new: check_written(new, model, located, base))
 
@@ -146,7 +146,7 @@ def _single_file(
 def _unet_only(
     model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
 ) -> int:
-    tensors = _plain_tensors(model.denoiser, dtype)
+    tensors = tensors_to_write(under_own_names(model.denoiser), dtype)
     about = metadata(model, weights=weights, ldm=False, base=PT)
     return _write(output, tensors, about, progress, lambda new: _check_plain(new, model.denoiser))
 
@@ -163,18 +163,6 @@ def _write(
         check(new)
         check_output(output, "single-file")  # again, after what may have been minutes
     return len(tensors)
-
-
-def _plain_tensors(component: Component, dtype: torch.dtype | None) -> dict[str, TensorToWrite]:
-    """A component under its own names, in another precision."""
-
-    def one(name: str) -> TensorToWrite:
-        if not component.tensor(name).is_floating_point():
-            return component.file.copied(component.keys[name])
-        precision = dtype or component.dtype(name)
-        return TensorToWrite.of(component.shape(name), precision, lambda: component.cast(name, precision))
-
-    return {component.keys[name]: one(name) for name in component.keys}
 
 
 def _check_plain(path: Path, component: Component) -> None:
@@ -209,7 +197,7 @@ def _diffusers(
             if component is model.denoiser:
                 about, key = metadata(model, weights=weights, ldm=False, base=PT), HASH
             new = folder / component.file.path.relative_to(model.directory)
-            write_tensor_file(new, _plain_tensors(component, dtype), about, hash_key=key, tick=tick)
+            write_tensor_file(new, tensors_to_write(under_own_names(component), dtype), about, hash_key=key, tick=tick)
             _check_plain(new, component)
             if dtype and name in model.family.texts:
                 _write_dtype(folder / name / "config.json", dtype)

@@ -34,7 +34,18 @@ class Repo:
         Raises:
             UserError: no such name, no network, no token or one that may not write, somebody else's, or another visibility.
         """
-        check_name(self.name)
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(self.name)
+            sound = self.name.count("/") == 1
+        except HFValidationError:
+            sound = False
+        if not sound:
+            raise UserError(f"{FLAG} {self.name} is no repository's name: say owner/name")
+        if is_offline():
+            raise UserError(f"{FLAG} {self.name} needs the network, and HF_HUB_OFFLINE is set: unset it")
         self._check_user()
         self._check_visibility()
 
@@ -100,26 +111,6 @@ class Repo:
         return UserError(
             f"{FLAG} {self.name}: the hub does not answer as it should ({first_line(error)}): check the network, repeat later"
         )
-
-
-def check_name(name: str) -> None:
-    """Check a repository's name, and that network access is allowed.
-
-    Raises:
-        UserError: no such name can be, or HF_HUB_OFFLINE is set.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-        sound = name.count("/") == 1
-    except HFValidationError:
-        sound = False
-    if not sound:
-        raise UserError(f"{FLAG} {name} is no repository's name: say owner/name")
-    if is_offline():
-        raise UserError(f"{FLAG} {name} needs the network, and HF_HUB_OFFLINE is set: unset it")
 
 
 def first_line(error: Exception) -> str:

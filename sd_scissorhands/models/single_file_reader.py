@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +62,7 @@ def convert(path: Path, config: PipelineDirectory | None = None, config_name: st
     file, folder = TensorFile.open(path), _cache_directory(path)
     pipeline_class, config_name = pipeline_class_of(file), config_name or _usual_config(file)
     config = config or _fetch_config(path, config_name)
-    with _locked(folder):
+    with _lock(folder):
         if not converted_directory(path, config):  # else another process has converted it, meanwhile
             _convert(file, pipeline_class, config, config_name, folder)
     return PipelineDirectory(folder)
@@ -285,18 +284,12 @@ def _read_sha256(path: Path, size: int, changed: int) -> str:
     return hash_file(path)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> AbstractContextManager[Any]:
     """Within it no other process converts the same file."""
     from filelock import FileLock
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-        lock.acquire()
+        return FileLock(folder.with_name(f".{folder.name}.lock")).acquire()
     except OSError as error:
         raise UserError(f"cannot write {folder.parent}: {error.strerror}; name another cache in HF_HOME") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -18,7 +18,7 @@ from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
 
 @dataclass(frozen=True)
 class LocatedComponent:
-    """A component of a pipeline and where its tensors go in an LDM file."""
+    """A component of a pipeline and where its tensors go in a file."""
 
     component: Component
     locations: dict[str, KeyLocation]  # by canonical name
@@ -56,18 +56,25 @@ def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> l
     return [LocatedComponent(chosen[name], found) for name, found in locations.items()]
 
 
-def ldm_tensors(
+def under_own_names(component: Component) -> LocatedComponent:
+    """A component whose tensors keep the names that they have in its file."""
+    return LocatedComponent(component, {name: KeyLocation(key) for name, key in component.keys.items()})
+
+
+def tensors_to_write(
     located: LocatedComponent, dtype: torch.dtype | None, base: TensorFile | None = None
 ) -> dict[str, TensorToWrite]:
     """The tensors of one component by key: in `dtype`, else as in the base, else as in the component's file."""
+    component = located.component
 
     def one(key: str, names: list[str]) -> TensorToWrite:
-        component, shape = located.component, located.shape(names)
+        if not component.tensor(names[0]).is_floating_point():
+            return component.file.copied(component.keys[names[0]])
+        shape, transposed = located.shape(names), located.locations[names[0]].transposed
         precision = dtype or (FLOATS[base.entries[key]["dtype"]] if base else component.dtype(names[0]))
 
         def make() -> torch.Tensor:
-            tensors = [component.cast(name, precision) for name in names]
-            transposed = located.locations[names[0]].transposed
+            tensors = (component.cast(name, precision) for name in names)
             return torch.cat([tensor.T if transposed else tensor for tensor in tensors]).reshape(shape)
 
         return TensorToWrite.of(shape, precision, make)
