@@ -42,7 +42,7 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
         name: {"asr_after": one.asr_after, "original": one.original.asr_after} for name, one in first.attacks.items()
     }
     original = {
-        "figures": first.evaluation["original"],
+        "figures": first.evaluation.original,
         "trimmed": 0,
         "seconds": 0.0,
         "asr": rates["embedding"]["original"],
@@ -59,4 +59,4 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
 
 def _row(name: str, one: Measured) -> dict[str, Any]:
     costs = {cost: one.erasure[cost] for cost in ("trimmed", "seconds")}
-    return {"name": name, "figures": one.evaluation["figures"], **costs, "asr": one.attacks["embedding"].asr_after}
+    return {"name": name, "figures": one.evaluation.figures, **costs, "asr": one.attacks["embedding"].asr_after}

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.dataset import at_once
-from .diffusion.erasure_task import shown_twice
 from .erasure import Prepared, parts_of, prepare
 from .machine import PeakMemory
-from .methods import registry as methods
 from .methods.distributed import gradient_hooks
+from .methods.retain_losses import RETAIN_LOSSES
+from .methods.scorers import SCORERS
 from .methods.selection import CHUNK
 from .settings import EraseSettings
 
@@ -61,7 +61,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     )
     seconds = {
         "data": steps * 2 * probe.among,
-        "scores": chooses * methods.passes(s.scorer) * s.score_draws * s.batch_size * both * probe.among,
+        "scores": chooses * SCORERS[s.scorer].passes * s.score_draws * s.batch_size * both * probe.among,
         "repair": repair * (probe.alone if s.micro_batch == 1 else probe.among),
     }
     peaks = _peaks(prepared, probe)
@@ -91,7 +91,7 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     selected = scope
     if s.edit != "none" or s.train == "selection":
         scores = 4 * sum(p.numel() for p in scored.values())
-        passes = methods.passes(s.scorer)
+        passes = SCORERS[s.scorer].passes
         peaks["scores"] = kept + passes * scores + s.batch_size * probe.backward
         peaks["selection"] = kept + scores + min(SCRATCH, 2 * scores) + int(2 * s.top_k * scores)
     if s.train == "selection":
@@ -107,6 +107,11 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         samples += math.ceil(shown_twice(s) / parts)
         peaks["repair"] = kept + held + samples * probe.backward
     return peaks
+
+
+def shown_twice(s: EraseSettings) -> int:
+    """Retain samples of a batch that the loss shows twice."""
+    return int(RETAIN_LOSSES[s.retain_loss].shown_twice * s.batch_size)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

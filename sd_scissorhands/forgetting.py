@@ -20,13 +20,13 @@ from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import retrain
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
+from .methods.objectives import loss_of
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import unlearn
 
 PARTS = 4  # of a measurement, for its progress
-TARGETS = {"none": "ascent", "retain": "retain", "ascent": "ascent", "random-label": "random-label"}
 
 
 @dataclass
@@ -111,8 +111,7 @@ def prepare(
     if len(wanted) != 1:
         raise UserError("say what to forget with one of --forget-class, --forget-indices and --forget-random")
     settings = settings.resolved("classifier")
-    if settings.repair not in TARGETS:
-        raise UserError(f"--repair {settings.repair} is for diffusion models: choose {', '.join(TARGETS)}")
+    loss_of(settings.repair, "classifier")
     if settings.relearn_every:
         raise UserError("--relearn-every is for diffusion models: leave it out")
     if own is not None:
@@ -138,7 +137,7 @@ def prepare(
             f"random {settings.forget_random:.3g}",
         )
     task = ClassifierTask(
-        opened.model, split, batch_size=settings.batch_size, seed=settings.seed, repair=TARGETS[settings.repair]
+        opened.model, split, batch_size=settings.batch_size, seed=settings.seed, repair=settings.repair
     )
     return Prepared(settings, opened, split, task, task.scope(settings.scope), says or f"{len(split.forget)} samples")
 

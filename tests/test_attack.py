@@ -10,15 +10,18 @@ import pytest
 import torch
 
 from sd_scissorhands.attacks import ATTACKS, learn
-from sd_scissorhands.attacks.attack import Utility, attack, verdict
+from sd_scissorhands.attacks.attack import attack, verdict
 from sd_scissorhands.attacks.attack_settings import AttackSettings
+from sd_scissorhands.attacks.base import Attack, Outcome
 from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from sd_scissorhands.attacks.relearn import steps_back
 from sd_scissorhands.concepts import filled
+from sd_scissorhands.declaration import setting
 from sd_scissorhands.diffusion.slots import SLOT, encode, slotted, spelled, vocabulary
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation.sample import open_for_sampling
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE
 from sd_scissorhands.tiny.judge import load_judge
@@ -205,7 +208,9 @@ def untimed(result):
 def test_an_attack_on_the_original_itself_treats_both_alike(name, tmp_path):
     """Model and original are the same, so everything measured of them must be."""
     settings = AttackSettings(name, "heart", "tiny", "tiny", **QUICK, **OWN[name])
-    told = attack(settings, tmp_path / name, utility=Utility(1.0, 1.0)).to_json()
+    told = attack(
+        settings, tmp_path / name, evaluation=ConceptEvaluation("canvas", figures=dict(IRA=1.0, CRA=1.0))
+    ).to_json()
     assert {"attack", "concept", "n", "asr_before", "asr_after", "original", "IRA", "CRA", "seed", "seconds"} <= set(
         told
     )
@@ -225,7 +230,7 @@ def test_an_attack_on_the_original_itself_treats_both_alike(name, tmp_path):
 
 def test_a_killed_attack_continues(tmp_path, monkeypatch):
     settings = AttackSettings("embedding", "heart", "tiny", "tiny", **QUICK, **OWN["embedding"] | {"steps": 3})
-    whole = attack(settings, tmp_path / "whole", utility=Utility())
+    whole = attack(settings, tmp_path / "whole", evaluation=ConceptEvaluation("canvas"))
     real, calls = learn.Target.loss, []
 
     def die(self, *arguments, **options):
@@ -237,18 +242,18 @@ def test_a_killed_attack_continues(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(learn.Target, "loss", die)
         with pytest.raises(KeyboardInterrupt):
-            attack(settings, tmp_path / "cut", utility=Utility())
+            attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
     assert (tmp_path / "cut" / "original-embedding-0.safetensors").exists()
-    cut = attack(settings, tmp_path / "cut", utility=Utility())
+    cut = attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
     assert untimed(cut) == untimed(whole)
     other = AttackSettings("embedding", "heart", "tiny", "tiny", **QUICK, **OWN["embedding"] | {"steps": 4})
     with pytest.raises(UserError, match=r"holds another attack \(steps differs\)"):
-        attack(other, tmp_path / "cut", utility=Utility())
+        attack(other, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
 
 
 def test_a_killed_relearning_continues_after_its_last_look(tmp_path, monkeypatch):
     settings = AttackSettings("relearn", "heart", "tiny", "tiny", **QUICK, **OWN["relearn"] | {"steps": 8})
-    whole = attack(settings, tmp_path / "whole", utility=Utility())
+    whole = attack(settings, tmp_path / "whole", evaluation=ConceptEvaluation("canvas"))
     real, steps = Relearning.run, []
 
     def die(self, until, callback=lambda count: None):
@@ -260,11 +265,11 @@ def test_a_killed_relearning_continues_after_its_last_look(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Relearning, "run", die)
         with pytest.raises(KeyboardInterrupt):
-            attack(settings, tmp_path / "cut", utility=Utility())
+            attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
     assert (tmp_path / "cut" / "model-concept.safetensors").exists()
-    cut = attack(settings, tmp_path / "cut", utility=Utility())
+    cut = attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
     assert untimed(cut) == untimed(whole)
-    again = attack(settings, tmp_path / "cut", utility=Utility())
+    again = attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
     assert untimed(again) == untimed(whole)
 
 
@@ -273,7 +278,7 @@ def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):
     settings = AttackSettings(
         "list", "heart", "tiny", "tiny", prompts=str(tmp_path / "list.txt"), count=4, device="cpu"
     )
-    found = attack(settings, tmp_path / "out", utility=Utility())
+    found = attack(settings, tmp_path / "out", evaluation=ConceptEvaluation("canvas"))
     assert found.n == 2 and found.asr_before >= 0.75 and found.asr_after == 0.0
     assert found.broken and "broken" in found.verdict
 
@@ -301,6 +306,38 @@ def test_settings_that_no_attack_can_use():
     for name in ATTACKS.names():
         own = {"prompts": "x"} if name == "list" else {}
         assert AttackSettings(name, "heart", "tiny", "tiny", **own).resolved("sd").count == 60
+
+
+def test_settings_may_be_written_behind_the_name():
+    written = AttackSettings("relearn:lr=3e-4,stops=1+2,count=24", "heart", "tiny", "tiny", steps=9)
+    assert written == AttackSettings("relearn", "heart", "tiny", "tiny", lr=3e-4, stops=(1, 2), count=24, steps=9)
+    with pytest.raises(UserError, match="names several"):
+        AttackSettings("embedding:steps=2,token", "heart", "tiny", "tiny")
+
+
+def test_an_attack_is_one_declaration(tmp_path, monkeypatch):
+    """Its settings, its numbers and its verdict are in the result, though nothing else knows its name."""
+    monkeypatch.setattr(ATTACKS, "_added", dict(ATTACKS._added))
+
+    @dataclasses.dataclass(frozen=True)
+    class ShoutOptions:
+        marks: int = setting(2, "Exclamation marks behind every prompt.", least=1)
+
+    def shout(context, side, data):
+        rows = [dataclasses.replace(row, prompt=row.prompt + "!" * context.options.marks) for row in context.rows]
+        figures, texts = {"loudness": float(context.options.marks)}, [row.prompt for row in rows]
+        return Outcome(context.hits(side, "after", rows=rows), texts, "after", figures=figures)
+
+    ATTACKS.add(
+        "shout", Attack("say it louder", "shouting", shout, options=ShoutOptions, profiles={"tiny": {"marks": 3}})
+    )
+    assert "shout" in ATTACKS.names()
+    settings = AttackSettings("shout", "heart", "tiny", "tiny", **QUICK)
+    told = attack(settings, tmp_path, evaluation=ConceptEvaluation("canvas")).to_json()
+    assert told["settings"]["marks"] == 3 and told["figures"] == {"loudness": 3.0} and told["n"] == 4
+    assert all(sample["attacked_prompt"].endswith("!!!") for sample in told["samples"])
+    with pytest.raises(UserError, match="--marks 0 is too small"):
+        AttackSettings("shout:marks=0", "heart", "tiny", "tiny")
 
 
 def test_nothing_is_drawn_before_the_files_were_read(tmp_path):

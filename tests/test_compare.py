@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sd_scissorhands import compare
+from sd_scissorhands import compare as compare_recipes
 from sd_scissorhands import demo as demonstration
 from sd_scissorhands.cli import app
 from sd_scissorhands.comparison import erasures, forgettings
@@ -26,6 +26,7 @@ from sd_scissorhands.report import write_comparison
 from sd_scissorhands.report.comparison_page import ROWS
 from sd_scissorhands.results.attack import AttackResult, OriginalRates
 from sd_scissorhands.results.comparison import ComparisonResult, ComparisonRow
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
 
 runner = CliRunner()
@@ -35,6 +36,11 @@ SHORT = dict(
 )  # fmt: skip
 QUICK = Measures(count=2, sampling_steps=1, attacking={"restarts": 1, "steps": 1, "learn_from": 2, "batch_size": 2})
 PAIR = ("scissorhands-anchored", "retain-only")
+
+
+def compare(comparison: Comparison, folder: Path, **more: Any) -> dict[str, Any]:
+    """The JSON of a comparison."""
+    return compare_recipes(comparison, folder, **more).to_json()
 
 
 def hearts(**changes: Any) -> Comparison:
@@ -190,6 +196,44 @@ def test_the_command_line_prints_json_alone_and_a_table(whole, tmp_path, monkeyp
     assert done.stdout == "" and "retain-only" in done.stderr and "report.html" in done.stderr
 
 
+def test_several_attacks_each_have_columns_of_their_own(tmp_path):
+    listed = "relearn:few=2,batch_size=2,stops=1+3,steps=4,embedding,paraphrase:count=1,embedding:tokens=2"
+    measures = Measures(**{**vars(QUICK), "attack": listed, "attacking": QUICK.attacking | {"steps": 1}})
+    told = compare(hearts(recipes=PAIR[:1], measures=measures), tmp_path / "out")
+    original, own = told["rows"]
+    further = ("asr_paraphrase", "asr_embedding-tokens-2", "relearn_steps", "relearn_benign_steps")
+    assert set(told["columns"]) == set(further) and told["measures"]["attack"] == listed
+    run = tmp_path / "out" / own["run"] / "attack"
+    for name, folder in {"asr": "embedding", "asr_paraphrase": "paraphrase", further[1]: "embedding-tokens-2"}.items():
+        found = json.loads((run / folder / "summary.json").read_text())
+        assert (own[name], original[name]) == (found["asr_after"], found["original"]["asr_after"])
+        assert own["intervals"][name] == found["interval_after"] and own["n"][name] == found["n"]
+    assert own["n"]["asr_paraphrase"] == 1 and original["relearn_steps"] == 0
+    curve = json.loads((run / "relearn" / "summary.json").read_text())
+    assert [point["step"] for point in curve["curve"]] == [0, 1, 3, 4]
+    assert own["relearn_steps"] == (curve["steps_back"]["concept"] or 4) and "relearn_steps" not in own["n"]
+    page = Path(told["report"]).read_text()
+    for column in told["columns"].values():
+        assert column["header"] in page and column["meaning"][:60] in page
+    assert "ASR, learned embedding (tokens 2)" in page and "relearning, steps" in page
+    assert told["table"][1]["figures"]["relearn_steps"]["mean"] == own["relearn_steps"]
+    held = compare(hearts(recipes=PAIR[:1], measures=measures), tmp_path / "out")
+    assert held["rows"] == told["rows"]
+
+
+@pytest.mark.parametrize(("listed", "words"), [
+    ("magic", "'magic' is unknown: choose embedding, list"),
+    ("embedding,embedding", "names embedding twice"),
+    ("token:restarts=2", "'restarts' is none of its settings: choose count, images, steps, lr, tokens"),
+    ("relearn:lr=fast", "lr=fast is no number"),
+    ("paraphrase", "--restarts has no effect on --attack paraphrase"),
+    ("embedding:steps=0", "--steps 0 is too small: it must be at least 1"),
+])  # fmt: skip
+def test_attacks_that_nobody_can_run_are_refused(listed, words):
+    with pytest.raises(UserError, match=words):
+        hearts(measures=Measures(attack=listed, attacking={"restarts": 1}))
+
+
 def test_any_text_on_any_model(foreign, clip_dir, tmp_path):
     asked = hearts(
         settings=EraseSettings(model=str(foreign), anchor="a grey cat", **SHORT),
@@ -217,7 +261,7 @@ def test_what_the_original_drew_is_handed_on_whole_and_never_over_something(tmp_
 
 
 def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
-    evaluation = {"figures": {"UA": 1.0}, "original": {"UA": 0.0}}
+    evaluation = ConceptEvaluation("canvas", figures={"UA": 1.0}, original={"UA": 0.0})
     seen = []
 
     def fake(settings, folder, what, progress):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, SIDE, build
 
-from sd_scissorhands.attacks.attack import Utility, attack
+from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
@@ -35,6 +35,7 @@ from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 
@@ -368,7 +369,11 @@ def test_an_erased_model_is_attacked(folder, erased, tmp_path, name):
     own = {"embedding": dict(learn_from=2, steps=2, restarts=1, batch_size=2), "token": dict(steps=2)}[name]
     model = str(erased[0] / "model")
     asked = AttackSettings(name, "heart", model, str(folder), count=2, sampling_steps=1, device="cpu", **own)
-    found = attack(asked, tmp_path, utility=Utility(1.0, 1.0, 1.0, 1.0))
+    found = attack(
+        asked,
+        tmp_path,
+        evaluation=ConceptEvaluation("canvas", figures=dict(IRA=1.0, CRA=1.0), original=dict(IRA=1.0, CRA=1.0)),
+    )
     assert found.n == 2 and 0 <= found.asr_after <= 1 and found.restarts[0].loss > 0
 
 
@@ -377,7 +382,7 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
     few = dataclasses.replace(settings, steps=1, memory_every=1, score_draws=1, repair=None, conditions=None)
     changes = {
         "esd": {"recipe": "esd", "scope": "xattn"},
-        "l-codec": {"recipe": "l-codec", "rounds": 1, "score_draws": 8},
+        "l-codec": {"recipe": "l-codec", "options": {"rounds": 1}, "score_draws": 8},
         "low": {"recipe": "scissorhands", "memory": "low", "mixed_precision": "bf16", "train": "selection"},
         "lra-npp": {"recipe": "lra-npp", "scorer": None},
     }

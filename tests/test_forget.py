@@ -77,7 +77,9 @@ def test_the_same_seed_gives_the_same_weights_and_a_killed_run_continues(shared,
 
 @pytest.mark.parametrize("recipe", recipes_for("classifier"))
 def test_every_recipe_forgets_random_pictures(recipe, shared, tmp_path):
-    settings = ForgetSettings(forget_random=0.1, recipe=recipe, score_draws=2, rounds=1, steps=4, memory_every=2)
+    settings = ForgetSettings(
+        forget_random=0.1, recipe=recipe, score_draws=2, options={"rounds": 1}, steps=4, memory_every=2
+    )
     prepared = prepare(settings, shared)
     assert len(prepared.split.forget) == 126 and prepared.says == "random 0.1"
     assert all(getattr(prepared.settings, name) is not None for name in ("scorer", "edit", "repair", "optimiser"))

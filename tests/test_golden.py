@@ -48,7 +48,7 @@ SHORT: Values = dict(
     score_draws=2, top_k=0.01, steps=6, memory_every=4, batch_size=4, device="cpu",
 )  # fmt: skip
 QUICK: Values = dict(
-    forget_class="3", seed=0, score_draws=2, rounds=2, steps=6, memory_every=4, batch_size=16, device="cpu"
+    forget_class="3", seed=0, score_draws=2, options={"rounds": 2}, steps=6, memory_every=4, batch_size=16, device="cpu"
 )
 FACTS = ("weights_sha256", "scope_size", "trimmed", "steps", "conflict_rate", "mean_correction")
 
@@ -94,7 +94,7 @@ NAMES = {
 
 def as_dict(result: Any) -> Values:
     """A result's values by name, whatever object it is."""
-    return dict(result)
+    return result.to_json()
 
 
 def facts(result: Any) -> Values:

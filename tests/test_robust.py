@@ -21,7 +21,7 @@ from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
-from sd_scissorhands.methods.registry import Options
+from sd_scissorhands.methods.method import Options, declared_settings
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
@@ -94,7 +94,7 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share):
     task = task_of(either, short, conditions="name", anchor_share=share)
-    rows, _, t, noise, _ = task._draw("forget", "repair", 11)
+    rows, _, t, noise, _ = task.batches.draw("forget", "repair", 11)
     alpha = either.process.alphas[t].view(-1, 1, 1, 1).double()
     pair, start = task.data["anchor_latents"][rows].double(), task.data["forget_latents"][rows].double()
     start = pair if share else start
@@ -133,7 +133,7 @@ def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, sh
     with torch.no_grad():
         whole = torch.stack(task.repair(2))
         parts = torch.stack([torch.stack(task.repair(2, BatchSlice(n, 3))) for n in range(3)])
-        halves = torch.stack([torch.stack(task.repair(2, ahead=ahead)) for ahead in (True, False)])
+        halves = torch.stack([torch.stack(task.repair(2, adversary=ahead)) for ahead in (True, False)])
         thin = [torch.stack(task.repair(2, BatchSlice(n, 4), ahead)) for n in range(4) for ahead in (True, False)]
         attack = torch.stack([task.relearn(2, BatchSlice(n, 2)) for n in range(2)]).mean()
     torch.testing.assert_close(parts.mean(0), whole, rtol=1e-4, atol=1e-6)
@@ -146,8 +146,8 @@ def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, sh
 def test_at_the_adversarys_weights_half_of_the_forget_term_is_taken_under_the_concepts_name(denoiser, short):
     named, mixed = (task_of(denoiser, short, conditions=which) for which in ("name", "mixture"))
     with torch.no_grad():
-        ahead, rest = (torch.stack(mixed.repair(0, ahead=which)) for which in (True, False))
-        under_the_name, whole = named.repair(0, ahead=True)[0], torch.stack(mixed.repair(0))
+        ahead, rest = (torch.stack(mixed.repair(0, adversary=which)) for which in (True, False))
+        under_the_name, whole = named.repair(0, adversary=True)[0], torch.stack(mixed.repair(0))
     assert ahead[1] == 0
     torch.testing.assert_close(ahead[0], under_the_name, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(rest[1], whole[1], rtol=1e-4, atol=1e-6)
@@ -163,7 +163,7 @@ def test_what_is_kept_is_asked_for_under_its_own_words_but_for_the_share_of_othe
         task = task_of(denoiser, short, conditions="name", other_words=share, retain_loss=loss)
         task.data["retain_condition"] = torch.arange(1.0, 5).view(4, 1, 1)  # a row's words are its number
         task.data["empty_condition"] = torch.zeros(1, 1)
-        told[loss] = task._kept_condition(rows, torch.Generator().manual_seed(0)).view(-1)
+        told[loss] = task.batches._retain_words(rows, torch.Generator().manual_seed(0)).view(-1)
     empty, own = told["distil"] == 0, told["distil"] == rows + 1
     assert 0.05 < float(empty.double().mean()) < 0.15
     assert seen[0] < float(own.double().mean()) < seen[1]  # of four rows, another is the same at times
@@ -176,22 +176,22 @@ def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoi
     guided.teacher = plain.teacher = {
         name: 1.1 * weight for name, weight in plain.teacher.items()
     }  # so that they differ
-    _, kept, _ = guided._batch(3)
+    _, kept = guided.batches.step(3, FULL_BATCH, None)
     first = kept.take(torch.arange(2))  # half of the batch of five
     x_t, empty = denoiser.noised(first.latents, first.noise, first.t), guided.data["empty_condition"].expand(2, -1, -1)
     with torch.no_grad():
         sampled = []
         for weights in (None, guided.teacher):
             told, without = (denoiser.predict(x_t, first.t, words, weights) for words in (first.words, empty))
-            sampled.append(without + guided.settings.guidance * (told - without))
-        expected = ((sampled[0] - sampled[1]) / guided.settings.guidance).square().mean()
+            sampled.append(without + guided.batches.settings.guidance * (told - without))
+        expected = ((sampled[0] - sampled[1]) / guided.batches.settings.guidance).square().mean()
         everything = denoiser.noised(kept.latents, kept.noise, kept.t)
         own = [denoiser.predict(everything, kept.t, kept.words, weights) for weights in (None, guided.teacher)]
         distilled = (own[0] - own[1]).square().mean()
         (forget, retain), (same, _) = guided.repair(3), plain.repair(3)
         parts = torch.stack([torch.stack(guided.repair(3, BatchSlice(n, 4))) for n in range(4)])
-        halves = [guided.repair(3, ahead=which)[1] for which in (True, False)]
-    assert float(expected) > 0.1 * float(distilled) and guided.settings.guidance == 3
+        halves = [guided.repair(3, adversary=which)[1] for which in (True, False)]
+    assert float(expected) > 0.1 * float(distilled) and guided.batches.settings.guidance == 3
     torch.testing.assert_close(retain - distilled, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(forget, same)
     torch.testing.assert_close(parts.mean(0), torch.stack([forget, retain]), rtol=1e-4, atol=1e-6)
@@ -368,8 +368,8 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
             parameter.copy_(ahead[name])
     before = {name: p.detach().clone() for name, p in task.parameters.items()}
     repair._descend(None, Adversary(task.parameters, 0.1))
-    (0.7 * there.repair(0, ahead=True)[0]).backward()
-    loss = here.repair(0, ahead=False)
+    (0.7 * there.repair(0, adversary=True)[0]).backward()
+    loss = here.repair(0, adversary=False)
     (0.7 * loss[0] + loss[1]).backward()
     for name, parameter in task.parameters.items():
         wanted = before[name] - 1e-2 * (there.parameters[name].grad + here.parameters[name].grad)
@@ -467,7 +467,9 @@ def test_every_recipe_leaves_nothing_open(name, profile):
     settings = EraseSettings(recipe=name).resolved(profile)
     assert all(getattr(settings, field) is not None for field in LEFT_OPEN)
     recipe = RECIPES[name]
-    assert {f for values in (recipe.values, *recipe.profiles.values()) for f in values} <= LEFT_OPEN
+    assert {f for values in (recipe.values, *recipe.profiles.values()) for f in values} <= LEFT_OPEN | set(
+        declared_settings()
+    )
 
 
 def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():

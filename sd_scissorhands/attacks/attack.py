@@ -1,4 +1,4 @@
-"""An attack from beginning to end: the same one on the original and on the model, and the model's utility beside it."""
+"""An attack from beginning to end: the same one on the original and on the model, and what the model retains beside it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..concepts import Concept
+from ..concepts import read_prompts
+from ..diffusion.dataset import list_pictures
 from ..disk import write_json
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.panel import JudgeSet, open_judges
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
+from ..lineage import MANIFEST
 from ..machine import Processes
 from ..places import place_of_proof
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
+from ..results.evaluation import ConceptEvaluation
 from ..run import NOT_IDENTITY, Progress, silent
 from ..settings import UserError
 from . import ATTACKS
@@ -28,26 +30,16 @@ from .context import SAMPLES, AttackContext, Side
 
 STATE = "attack.json"  # what identifies the attack in a folder
 GONE, NEARLY = 0.05, 0.2  # success up to which a concept stays gone, or mostly does
-UTILITY_COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
-
-
-@dataclass(frozen=True)
-class Utility:
-    """What the model retains of everything else; None: not measured."""
-
-    IRA: float | None = None
-    CRA: float | None = None
-    original_IRA: float | None = None
-    original_CRA: float | None = None
+COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
 
 
 def attack(
-    settings: AttackSettings, folder: Path, *, utility: Utility | None = None, progress: Progress = silent
+    settings: AttackSettings, folder: Path, *, evaluation: ConceptEvaluation | None = None, progress: Progress = silent
 ) -> AttackResult:
     """Attack a model and its original alike, and write `folder`/summary.json. Repeated, a killed attack continues.
 
     Args:
-        utility: of the model; measured when None.
+        evaluation: of the model, for its IRA and CRA; looked up or made when None.
 
     Raises:
         UserError: bad input, before any work; or a folder that holds another attack.
@@ -55,7 +47,7 @@ def attack(
     began, processes, found = time.monotonic(), Processes.here(), _about(settings)
     settings = dataclasses.replace(settings, concept=found.concept.name, baseline=found.baseline)
     settings = settings.resolved(found.domain.profile)
-    ATTACKS[settings.attack].options(**settings.options).check_files()
+    check_files(settings)
     check_models(settings.model, found.baseline)
     panel = open_judges(
         found.concept, domain=found.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
@@ -64,10 +56,11 @@ def attack(
     context = AttackContext(settings, found.concept, panel.judges, folder, found.domain, progress, processes)
     claim(folder, settings, processes)
     weights = {name: run_on(context, name) for name in ("original", "model")}
-    utility = measured_utility(context, panel) if utility is None else utility
+    evaluation = evaluation or evaluation_beside(context) or evaluated(context, panel)
     result = dataclasses.replace(
-        result_of(context),
-        weights_sha256=weights["model"], baseline_sha256=weights["original"], **vars(utility),
+        result_of(context), weights_sha256=weights["model"], baseline_sha256=weights["original"],
+        IRA=evaluation.figures.get("IRA"), CRA=evaluation.figures.get("CRA"),
+        original_IRA=evaluation.original.get("IRA"), original_CRA=evaluation.original.get("CRA"),
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
     if processes.main:
@@ -87,6 +80,18 @@ def place_of(settings: AttackSettings) -> Path:
 def _about(settings: AttackSettings) -> About:
     s = settings
     return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor, judge=s.judge)
+
+
+def check_files(settings: AttackSettings) -> None:
+    """Read what the user named, before any model is opened.
+
+    Raises:
+        UserError: it is not there, or not what it should be.
+    """
+    if prompts := settings.options.get("prompts"):
+        read_prompts(Path(prompts), "--prompts")
+    if images := settings.options.get("images"):
+        list_pictures(Path(images))
 
 
 def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
@@ -137,8 +142,9 @@ def result_of(context: AttackContext) -> AttackResult:
         judge=context.judges[0].facts, second=second_rates(context), n=len(model.hits), asr_before=share(before["model"]),
         asr_after=after, interval_before=interval(before["model"]), interval_after=interval(model.hits),
         original=OriginalRates(share(before["original"]), theirs, interval_after=interval(original.hits)),
-        broken=theirs < BACK, verdict=model.verdict or verdict(after, theirs), **vars(model.details),
-        settings=s.to_json(), seed=s.seed, samples=samples(context),
+        broken=theirs < BACK, verdict=model.verdict or verdict(after, theirs), restarts=model.restarts, kinds=model.kinds,
+        steps_back=model.steps_back, curve=model.curve, figures=model.figures, settings=s.to_json(), seed=s.seed,
+        samples=samples(context),
     )  # fmt: skip
 
 
@@ -182,37 +188,28 @@ def samples(context: AttackContext) -> list[AttackSample]:
     ]  # fmt: skip
 
 
-# ---------------------------------------------------------------- utility
+# ---------------------------------------------------------------- everything else
 
 
-def measured_utility(context: AttackContext, panel: JudgeSet) -> Utility:
-    """IRA and CRA of the model and its original: from an evaluation of these very weights beside the attack, or measured."""
-    s, kind = context.settings, context.domain.evaluation
-    found = utility_beside(context.folder.parent.parent / "eval" / kind / "summary.json", s.model, context.concept)
-    if found is not None:
-        return found
-    looks = concept_evaluation.Looks(
-        seed=s.seed, count=UTILITY_COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device,
-        progress=context.progress, processes=context.processes,
-    )  # fmt: skip
-    folder = context.folder.parent / f"rest-{s.seed}"
-    told = concept_evaluation.evaluate(s.model, str(s.baseline), context.concept, folder, panel=panel, looks=looks)
-    return utility_of(told["figures"], told["original"])
-
-
-def utility_of(figures: dict[str, float | None], original: dict[str, float | None]) -> Utility:
-    """IRA and CRA out of the figures of an evaluation."""
-    return Utility(figures["IRA"], figures["CRA"], original["IRA"], original["CRA"])
-
-
-def utility_beside(file: Path, model: str, concept: Concept) -> Utility | None:
-    """Of the evaluation beside a run's attack, if it measured this concept on this model as it is on disk."""
-    run = file.parent.parent.parent / "run.json"
+def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
+    """The evaluation beside a run's attack, if it measured this concept on this model as it is on disk."""
+    run, model = context.folder.parent.parent, Path(context.settings.model)
     try:
-        found, made = json.loads(file.read_text()), json.loads(run.read_text())["result"]["weights_sha256"]
+        values = json.loads((run / "eval" / context.domain.evaluation / "summary.json").read_text())
+        found, manifest = ConceptEvaluation.from_json(values, strict=False), json.loads((run / MANIFEST).read_text())
+        same = (found.weights_sha256, found.concept) == (manifest["result"]["weights_sha256"], context.concept.name)
     except (OSError, ValueError, KeyError):
         return None
-    same = found.get("weights_sha256") == made and found.get("concept") == concept.name
-    if not same or Path(model).parent != run.parent or "IRA" not in found.get("figures", {}):
-        return None
-    return utility_of(found["figures"], found["original"])
+    return found if same and model.parent == run and "IRA" in found.figures else None
+
+
+def evaluated(context: AttackContext, panel: JudgeSet) -> ConceptEvaluation:
+    """A short evaluation of the model, made in a folder beside the attack's."""
+    s = context.settings
+    looks = concept_evaluation.Looks(
+        seed=s.seed, count=COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
+        processes=context.processes,
+    )  # fmt: skip
+    folder = context.folder.parent / f"rest-{s.seed}"
+    found = concept_evaluation.evaluate(s.model, str(s.baseline), context.concept, folder, panel=panel, looks=looks)
+    return ConceptEvaluation.from_json(found)

@@ -14,6 +14,7 @@ from ..places import file_name
 from ..settings import UsageError, UserError, flag
 from . import ATTACKS
 
+WHAT, SAMPLE, JUDGE, RUN = "What", "Drawing and counting", "Judges", "Run"  # panels of --help
 # What the JSON holds of an attack that has no such setting, as it always did: folders of former versions continue.
 NOT_TAKEN: dict[str, Any] = {
     "prompts": None, "images": None, "learn_from": 48, "few": 8, "steps": None, "restarts": 4, "lr": None, "tokens": None,
@@ -29,20 +30,22 @@ class AttackSettings:
     `parse_attacks`. One that is None takes the default of the model's profile.
     """
 
-    attack: str  # of `ATTACKS`
-    concept: str
-    model: str
-    baseline: str | None = None  # the original; None: what a run's model was made from
-    model_config: str | None = None  # of single files: a pipeline of their family, for configs and tokenizer
-    count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", least=1)
-    judge: str | None = None
-    threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", least=0, most=1)
-    clip: str | None = None
-    anchor: str | None = None  # what takes the place of a concept in free text
-    sampling_steps: int | None = setting(None, "Sampling steps.", least=1)
-    guidance: float | None = None
-    seed: int = 0
-    device: str = "auto"
+    # fmt: off
+    attack: str = setting("embedding", "How to bring it back{choices}; or NAME:SETTING=VALUE,... for more of its settings.", panel=WHAT, level="basic", examples=ATTACKS.names, default_text="embedding")
+    concept: str = setting(dataclasses.MISSING, "What was erased.", panel=WHAT, level="basic")
+    model: str = setting(dataclasses.MISSING, "The model under attack: pipeline directory, single .safetensors file or hub id.", panel=WHAT, level="basic")
+    baseline: str | None = setting(None, "The original, which is attacked as well.", panel=WHAT, default_text="what a run's model was made from")
+    model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
+    count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", panel=SAMPLE, least=1, flag="--limit", default_text="60")
+    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES, default_text="what fits")
+    threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, default_text="0.6; clip 0.5")
+    clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14")
+    anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
+    sampling_steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
+    guidance: float | None = setting(None, "Guidance scale.", panel=SAMPLE, default_text="7.5; tiny 3")
+    seed: int = setting(0, "The same seed gives the same attack.", panel=SAMPLE, default_text="0")
+    device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
+    # fmt: on
     options: Mapping[str, Any] = field(default_factory=dict)  # the attack's own settings, as far as they are given
 
     def __init__(self, attack: str, concept: str, model: str, baseline: str | None = None, **values: Any) -> None:
@@ -51,28 +54,29 @@ class AttackSettings:
         Raises:
             UserError: naming the flag, the value and what is allowed.
         """
-        own = dict(values.pop("options", {}))
-        if ":" in attack:
-            attack, written = parse_attack(attack)
-            values |= written
-        given = {"attack": attack, "concept": concept, "model": model, "baseline": baseline, **values}
+        named, *others = parse_attacks(attack)
+        if others:
+            raise UsageError(f"--attack {attack} names several: choose one")
+        own, attack = dict(values.pop("options", {})), named.attack
+        given = dict(attack=attack, concept=concept, model=model, baseline=baseline) | values | dict(named.options)
         for one in dataclasses.fields(self)[:-1]:
             object.__setattr__(self, one.name, given.pop(one.name, one.default))
         own |= given
         object.__setattr__(self, "options", {name: value for name, value in own.items() if value is not None})
         if self.judge not in (None, *JUDGES):
             raise UsageError(f"--judge {self.judge!r} is unknown: choose {', '.join(JUDGES)}")
-        check_declared(self, lambda name: "--limit" if name == "count" else flag(name))
-        if attack not in ATTACKS:
-            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
         taken = ATTACKS[attack].takes
         if other := [name for name in self.options if name not in taken]:
             raise UsageError(f"{flag(other[0])} has no effect on --attack {attack}, which takes {', '.join(taken)}")
-        ATTACKS[attack].options(**self.options)
+        for checked in (self, ATTACKS[attack].options(**self.options)):
+            check_declared(checked, lambda name: "--limit" if name == "count" else flag(name))
 
     def resolved(self, profile: str) -> AttackSettings:
         """The same with the defaults of the attack on models of a profile filled in."""
-        options = ATTACKS[self.attack].resolved(profile, self.options)
+        declared = ATTACKS[self.attack]
+        options = declared.options(**{**declared.profiles.get(profile, {}), **self.options})
         return dataclasses.replace(self, options=dataclasses.asdict(options))
 
     def to_json(self) -> dict[str, Any]:
@@ -103,12 +107,12 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     NAME, or NAME:SETTING=VALUE,SETTING=VALUE; numbers of a list are joined with +.
 
     Raises:
-        UsageError: an unknown attack or setting, a value of another type, or the same attack twice.
+        UserError: an unknown attack or setting, a value of another type, or the same attack twice.
     """
     found: dict[str, NamedAttack] = {}
     for attack, written in _split(text):
         if attack not in ATTACKS:
-            raise UsageError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
         options = {name: _value(attack, name, value) for name, value in written.items()}
         words = [f"{name}-{value}" for name, value in written.items()]
         name = attack if attack not in found else file_name(attack, *words)
@@ -116,18 +120,6 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
             raise UsageError(f"--attack {text} names {name} twice")
         found[name] = NamedAttack(name, attack, options)
     return tuple(found.values())
-
-
-def parse_attack(text: str) -> tuple[str, Mapping[str, Any]]:
-    """The one attack of a text, and its settings.
-
-    Raises:
-        UsageError: as `parse_attacks`, or it names several.
-    """
-    first, *others = parse_attacks(text)
-    if others:
-        raise UsageError(f"--attack {text} names several: choose one")
-    return first.attack, first.options
 
 
 def _split(text: str) -> list[tuple[str, dict[str, str]]]:

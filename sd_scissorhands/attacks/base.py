@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..declaration import check_declared, setting
+from ..declaration import setting
 from ..results.attack import AttackResult, CurvePoint, KindRate, Restart
-from ..settings import flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,61 +23,29 @@ if TYPE_CHECKING:
 BACK = 0.5  # share of pictures with the concept from which it counts as back
 
 
-@dataclass(frozen=True)
-class Options:
-    """The settings that an attack has for itself, each declared with `setting`.
-
-    Raises:
-        UsageError: a value outside its bounds.
-    """
-
-    def __post_init__(self) -> None:
-        check_declared(self, flag)
-
-    def check_files(self) -> None:
-        """Read what the user named, before any model is opened.
-
-        Raises:
-            UserError: it is not there, or not what it should be.
-        """
+def images_setting() -> Any:
+    """The setting of an attack that learns from pictures of the concept, which may be the user's."""
+    return setting(None, "Directory of pictures of the concept.", default_text="the original draws them", panel="What")
 
 
 @dataclass(frozen=True)
-class PictureOptions(Options):
-    """Settings of an attack that learns from pictures of the concept."""
-
-    images: str | None = setting(
-        None, "Directory of pictures of the concept.", default_text="the original draws them", panel="What"
-    )
-
-    def check_files(self) -> None:
-        """There are pictures in the directory."""
-        from ..diffusion.dataset import list_pictures
-
-        if self.images:
-            list_pictures(Path(self.images))
+class NoOptions:
+    """An attack without settings of its own."""
 
 
 @dataclass(frozen=True)
-class Details:
-    """What an attack found beside its rate; the fields of `AttackResult` that bear these names."""
+class Outcome:
+    """What an attack did to one model. From `restarts` on it is what some attacks find beside, see `AttackResult`."""
 
+    hits: list[bool]  # per picture, whether the concept is there
+    prompts: list[str]  # what the attacked pictures were drawn for, as text
+    records: str  # name of the records that `hits` come from
+    verdict: str | None = None  # None: by the share of hits
     restarts: list[Restart] = field(default_factory=list)
     kinds: dict[str, KindRate] = field(default_factory=dict)
     steps_back: dict[str, int | None] = field(default_factory=dict)
     curve: list[CurvePoint] = field(default_factory=list)
     figures: dict[str, float | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an attack did to one model."""
-
-    hits: list[bool]  # per picture, whether the concept is there
-    prompts: list[str]  # what the attacked pictures were drawn for, as text
-    records: str  # name of the records that `hits` come from
-    details: Details = Details()
-    verdict: str | None = None  # None: by the share of hits
 
 
 @dataclass(frozen=True)
@@ -109,7 +75,7 @@ class Attack:
     summary: str  # what it does, for --help
     title: str  # for tables and pages
     run: Callable[[AttackContext, Side, Data], Outcome]  # on one model, with what was prepared
-    options: type[Options] = Options
+    options: type[Any] = NoOptions  # a frozen dataclass: the attack's own settings, each declared with `setting`
     profiles: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # profile -> defaults other than `options`' own
@@ -121,7 +87,3 @@ class Attack:
     def takes(self) -> tuple[str, ...]:
         """Names of its own settings."""
         return tuple(option.name for option in dataclasses.fields(self.options))
-
-    def resolved(self, profile: str, given: Mapping[str, Any]) -> Options:
-        """Its settings, with a profile's defaults for what is not given."""
-        return self.options(**{**self.profiles.get(profile, {}), **given})

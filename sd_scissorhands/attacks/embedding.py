@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..declaration import setting
 from ..results.attack import Restart
 from . import ATTACKS
-from .base import Attack, Details, Outcome, PictureOptions
+from .base import Attack, Outcome, images_setting
 
 if TYPE_CHECKING:
     from .base import Data
@@ -20,9 +20,10 @@ CHECK_EVERY = 50  # steps between checkpoints
 
 
 @dataclass(frozen=True)
-class EmbeddingOptions(PictureOptions):
+class EmbeddingOptions:
     """How an embedding is learned."""
 
+    images: str | None = images_setting()
     learn_from: int = setting(48, "Pictures of the concept that are learned from.", least=1)
     steps: int = setting(200, "Steps of learning.", least=1)
     restarts: int = setting(4, "Embeddings learned from different starts; the strongest counts.", least=1)
@@ -52,7 +53,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
         restarts.append(Restart(sum(hits[-1]) / len(hits[-1]), round(float(learned["loss"]), 5)))
     best = max(range(o.restarts), key=lambda n: sum(hits[n]))
     texts = [text.replace(slots.SLOT, "<learned>") for text, _ in context.named]
-    return Outcome(hits[best], texts, f"after-{best}", Details(restarts=restarts))
+    return Outcome(hits[best], texts, f"after-{best}", restarts=restarts)
 
 
 def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> Data:

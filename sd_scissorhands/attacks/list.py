@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..declaration import setting
 from ..settings import UserError
 from . import ATTACKS
-from .base import Attack, Options, Outcome
+from .base import Attack, Outcome
 
 if TYPE_CHECKING:
     from .base import Data
@@ -17,35 +17,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ListOptions(Options):
+class ListOptions:
     """Which prompts.
 
     Raises:
         UserError: none.
     """
 
-    prompts: str | None = setting(None, "For list: the prompts, one a line.", panel="What")
+    prompts: str | None = setting(None, "The prompts, one a line.", panel="What")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.prompts:
             raise UserError("--attack list needs --prompts FILE, one prompt a line")
-
-    def check_files(self) -> None:
-        """The file can be read and holds a prompt."""
-        self.read()
-
-    def read(self) -> list[str]:
-        """The prompts."""
-        from ..concepts import read_prompts
-
-        return read_prompts(Path(str(self.prompts)), "--prompts")
 
 
 def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     """Draw every prompt of the file, however many there are."""
-    texts = context.options.read()
-    first = context.rows[0]
+    from ..concepts import read_prompts
+
+    first, texts = context.rows[0], read_prompts(Path(context.options.prompts), "--prompts")
     rows = [replace(first, number=n, prompt=text, seed=first.seed + n) for n, text in enumerate(texts)]
     return Outcome(context.hits(side, "after", rows=rows), texts, "after")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..results.attack import KindRate
 from . import ATTACKS
-from .base import Attack, Details, Outcome
+from .base import Attack, Outcome
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,12 +27,12 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     prompts = paraphrases(context.concept, count=context.settings.count, seed=context.settings.seed)
     rows = [replace(row, prompt=text) for row, (_, text) in zip(context.rows, prompts, strict=True)]
     after = context.hits(side, "after", rows=rows)
-    theirs = context.outcomes["original"].details.kinds if side.name == "model" else {}
+    theirs = context.outcomes["original"].kinds if side.name == "model" else {}
     kinds = {}
     for kind in KINDS:
         if own := [hit for hit, (of, _) in zip(after, prompts, strict=True) if of == kind]:
             kinds[kind] = KindRate(len(own), sum(own) / len(own), theirs[kind].asr if theirs else None)
-    return Outcome(after, [text for _, text in prompts], "after", Details(kinds=kinds))
+    return Outcome(after, [text for _, text in prompts], "after", kinds=kinds)
 
 
 def paraphrases(concept: Concept, *, count: int, seed: int) -> list[tuple[str, str]]:

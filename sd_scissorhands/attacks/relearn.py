@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..declaration import setting
 from ..results.attack import AttackResult, CurvePoint
 from . import ATTACKS
-from .base import BACK, Attack, Column, Details, Outcome, PictureOptions
+from .base import BACK, Attack, Column, Outcome, images_setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +22,10 @@ Rates = dict[int, float]  # step -> share of pictures that show the concept
 
 
 @dataclass(frozen=True)
-class RelearnOptions(PictureOptions):
+class RelearnOptions:
     """How the weights are fine-tuned."""
 
+    images: str | None = images_setting()
     few: int = setting(8, "Pictures of the concept, and of anything else.", least=1)
     steps: int = setting(160, "Steps of fine-tuning.", least=1)
     lr: float = setting(1e-5, "Adam's learning rate.", least=0, open_ends=True)
@@ -59,14 +60,10 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     """
     import torch
 
-    most = context.options.steps
-    stops = [step for step in context.options.stops or STOPS if step < most] + [most]
+    most, model, parameters = context.options.steps, side.name == "model", side.denoiser.scope("full")
+    stops = [step for step in context.options.stops or STOPS if step < most and model] + [most]
     subjects = {"concept": [plain for _, plain in context.training(context.options.few)]}
-    if side.name == "model":
-        subjects["benign"] = _benign(context)
-    else:
-        stops = [most]
-    parameters = side.denoiser.scope("full")
+    subjects |= {"benign": _benign(context)} if model else {}
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     found: dict[str, dict[int, list[bool]]] = {}
     for subject, prompts in subjects.items():
@@ -75,20 +72,17 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
             for name, parameter in parameters.items():
                 parameter.copy_(before[name]).requires_grad_(False)
     after, texts = found["concept"][most], [row.prompt for row in context.rows]
-    if side.name == "original":
+    if not model:
         return Outcome(after, texts, f"concept-{most}")
     rates = {what: {step: sum(own) / len(own) for step, own in hits.items()} for what, hits in found.items()}
-    return Outcome(after, texts, f"concept-{most}", *_curve(rates, context.before[side.name], most))
-
-
-def _curve(rates: dict[str, Rates], before: list[bool], most: int) -> tuple[Details, str]:
-    """The rates as a curve with the steps at which the concept was back, and the verdict."""
-    first = round(sum(before) / len(before), 4)
+    first = round(sum(context.before["model"]) / len(after), 4)
     back = {what: steps_back(own) for what, own in rates.items()}
-    points = [CurvePoint(step, rate, rates["benign"][step]) for step, rate in rates["concept"].items()]
-    details = Details(steps_back={**back, "most": most}, curve=[CurvePoint(0, first, first), *points])
-    verdict = f"back after {back['concept']} steps" if back["concept"] else f"not back within {most} steps"
-    return details, verdict
+    return Outcome(
+        after, texts, f"concept-{most}",
+        f"back after {back['concept']} steps" if back["concept"] else f"not back within {most} steps",
+        steps_back={**back, "most": most},
+        curve=[CurvePoint(0, first, first), *(CurvePoint(n, r, rates["benign"][n]) for n, r in rates["concept"].items())],
+    )  # fmt: skip
 
 
 def _fine_tune(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..declaration import setting
 from ..results.attack import Restart
 from . import ATTACKS
-from .base import Attack, Details, Outcome, PictureOptions
+from .base import Attack, Outcome, images_setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +22,10 @@ TOGETHER = 32  # prompts whose suffixes are learned at a time
 
 
 @dataclass(frozen=True)
-class TokenOptions(PictureOptions):
+class TokenOptions:
     """How the suffixes are learned."""
 
+    images: str | None = images_setting()
     steps: int = setting(40, "Steps of learning.", least=1)
     lr: float = setting(0.5, "Learning rate, as a share of the vocabulary's spread.", least=0, open_ends=True)
     tokens: int = setting(5, "Tokens of a suffix.", least=1)
@@ -56,7 +57,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     after = context.hits(side, "after", encode=encoder(d, prompts, known[suffixes.to(known.device)]))
     texts = [f"{row.prompt} {slots.spelled(d, own)}" for row, own in zip(rows, suffixes.tolist(), strict=True)]
     loss = round(float(torch.cat([one["losses"] for one in learned]).mean()), 5)
-    return Outcome(after, texts, "after", Details(restarts=[Restart(sum(after) / len(after), loss)]))
+    return Outcome(after, texts, "after", restarts=[Restart(sum(after) / len(after), loss)])
 
 
 def _suffixes(context: AttackContext, side: Side, target: Target, rows: Tensor) -> Data:

@@ -10,7 +10,7 @@ import typer
 
 from ..evaluation.evaluate_settings import JUDGES
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
-from ..settings import DIGITS, EraseSettings, ForgetSettings, MethodSettings, UsageError, UserError, load_settings
+from ..settings import DIGITS, EraseSettings, ForgetSettings, MethodSettings, UserError, load_settings
 from .options import Device, Json, Quiet, as_typed, check_choice, check_numbers, in_one_process, in_panel, refuse
 
 what, denoisers, classifiers, how = map(in_panel, ("What", "Diffusion: judging and attacking", "Classifiers", "Run"))
@@ -99,7 +99,7 @@ def compare(
     )  # fmt: skip
     asked = Comparison(settings, tuple(targets), named, seeds, measures)
     told = api.compare(asked, output_dir, command=as_typed(), progress=show.progress(quiet))
-    show.comparison(told, as_json)
+    show.result(told, as_json)
 
 
 def attacks_of(listed: list[str] | None) -> str | None:
@@ -115,7 +115,7 @@ def attacks_of(listed: list[str] | None) -> str | None:
 
     try:
         parse_attacks(text)
-    except UsageError as error:
+    except UserError as error:
         raise typer.BadParameter(str(error).removeprefix("--attack "), param_hint="--attack") from None
     return text
 

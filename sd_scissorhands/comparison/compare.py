@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,9 +22,10 @@ from ..run import Progress, check_free, silent
 from ..settings import ADDED, EraseSettings, UserError, spelled
 from .erasures import Erasures
 from .forgettings import Forgettings
-from .jobs import Comparison, Job, Subject
+from .jobs import Comparison, Job
 from .table import summarise
 
+Subject = Erasures | Forgettings
 ROW = "row.json"  # of a run that is complete: its row, the original's beside it, and what they were made by
 
 
@@ -52,7 +52,8 @@ def compare(
         subject.check()
     for number, job in enumerate(jobs, 1):
         if found[job.folder] is None:
-            found[job.folder] = make(job, subject, partial(_prefixed, progress, f"{number}/{len(jobs)} {job.name}"))
+            prefix = f"{number}/{len(jobs)} {job.name}"
+            found[job.folder] = make(job, subject, partial(_prefixed, progress, prefix))
     rows = in_order(jobs, [found[job.folder] or {} for job in jobs])
     recipes = {job.settings.recipe: RECIPES[job.settings.recipe] for job in jobs}
     result = ComparisonResult(
@@ -123,7 +124,8 @@ def make(job: Job, subject: Subject, progress: Progress) -> dict[str, Comparison
         if not isinstance(error.__context__, FloatingPointError):
             raise UserError(f"{job.name}: {error}") from None
         rows = {"model": subject.nothing(job, str(error))}
-    made = {name: _finite(row.to_json()) for name, row in rows.items()}
+    text = json.dumps({name: row.to_json() for name, row in rows.items()})
+    made = json.loads(text, parse_constant=lambda constant: None)  # JSON knows neither NaN nor infinity
     write_json(job.folder / ROW, {"made_by": job.made_by, "rows": made})
     return {name: ComparisonRow.from_json(row) for name, row in made.items()}
 
@@ -145,15 +147,6 @@ def in_order(jobs: Sequence[Job], found: Sequence[Mapping[str, ComparisonRow]]) 
 
 def _prefixed(progress: Progress, prefix: str, stage: str, total: int) -> Any:
     return progress(f"{prefix}: {stage}", total)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they become None."""
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_csv(path: Path, rows: Sequence[ComparisonRow]) -> None:

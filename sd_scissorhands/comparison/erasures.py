@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,8 @@ class Erasures:
 
     def __init__(self, asked: Comparison):
         settings: Any = asked.settings
-        self.asked, self.model, self.anchor = asked, settings.model, settings.anchor
+        self.asked, self.measures, self.model, self.anchor = asked, asked.measures, settings.model, settings.anchor
         self.domain = domain_of_model(self.model, settings.model_config)
-        self.profile = self.domain.profile
         named = [text for target in asked.targets for text in target["concepts"]]
         found = [self.domain.resolve(text, self.anchor) for text in named]
         self.concepts = {concept.name: concept for concept in found}
@@ -45,66 +44,67 @@ class Erasures:
     @property
     def columns(self) -> dict[str, ColumnNote]:
         """What the figures are that the attacks bring beside the first one's ASR."""
-        figures = attack_columns(self.asked.measures.attacks)
         return {
             name: ColumnNote(column.header.format(one.title), column.meaning, column.unit)
-            for name, (one, column) in figures.items()
-            if name != "asr"
-        }
+            for name, (one, column) in attack_columns(self.measures.attacks).items() if name != "asr"
+        }  # fmt: skip
 
     def jobs(self, root: Path) -> list[Job]:
-        each = (
-            jobs_of(self.asked, self.profile, root, one, {"concepts": (one,)}, self._measures) for one in self.concepts
-        )
+        """All rows to be made, those of a target and a seed together; cheap."""
+        profile, depends_on = self.domain.profile, self._depends_on
+        each = [jobs_of(self.asked, profile, root, one, {"concepts": (one,)}, depends_on) for one in self.concepts]
         return [job for jobs in each for job in jobs]
 
     def check(self) -> None:
+        """Open the judges, and look at the model's files, before work starts."""
         check_models(self.model, None)
         for name in self.concepts:
-            self._panel(name)
+            self._judges(name)
 
     def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
-        seed, measures = job.settings.seed, self.asked.measures
+        """Erase, evaluate and attack: "model" -> its row, "original" -> the original's."""
+        seed, measures = job.settings.seed, self.measures
         looks = concept_evaluation.Looks(
             seed=seed, count=measures.count, gone=tuple(one for one in erased_from(self.model) if one != job.target),
             steps=measures.sampling_steps, guidance=measures.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
         what = Measurements(
-            self.concepts[job.target], self.model, self._panel(job.target), looks, self._attacks(job.settings),
+            self.concepts[job.target], self.model, self._judges(job.target), looks, self._attacks(job.settings),
             job.folder.parent / f"{ORIGINAL}-seed{seed}", self.anchor,
         )  # fmt: skip
         measured = measure(job.settings, job.folder, what, progress)
         write_card(job.folder)
         write_report(job.folder)
-        return erased_rows(job, measured, self.asked.measures.attacks)
+        return erased_rows(job, measured, measures.attacks)
 
     def nothing(self, job: Job, why: str) -> ComparisonRow:
-        figures = dict.fromkeys((*concept_evaluation.FIGURES, "asr", *attack_columns(self.asked.measures.attacks)))
-        return job.row(figures=figures, costs=dict.fromkeys(COSTS), failed=why)
+        """The row of a run that diverged."""
+        names = (*concept_evaluation.FIGURES, "asr", *attack_columns(self.measures.attacks))
+        return job.row(figures=dict.fromkeys(names), costs=dict.fromkeys(COSTS), failed=why)
 
-    def _panel(self, name: str) -> JudgeSet:
+    def _judges(self, name: str) -> JudgeSet:
         """The judges of a concept; one concept's at a time, for their models are large."""
         if self._opened is None or self._opened[0] != name:
-            measures = self.asked.measures
             self._opened = None
             self._opened = name, open_judges(
-                self.concepts[name], domain=self.domain, judge=measures.judge, threshold=measures.threshold,
-                clip=measures.clip, device=self.asked.settings.device,
+                self.concepts[name], domain=self.domain, judge=self.measures.judge, threshold=self.measures.threshold,
+                clip=self.measures.clip, device=self.asked.settings.device,
             )  # fmt: skip
         return self._opened[1]
 
     def _attacks(self, settings: EraseSettings) -> dict[str, AttackSettings]:
-        found = self.asked.measures.attack_settings(settings.concepts[0], self.model, settings.seed, settings.device)
-        return {name: one.resolved(self.profile) for name, one in found.items()}
+        seed, device = settings.seed, settings.device
+        found = self.measures.attack_settings(settings.concepts[0], self.model, seed=seed, device=device)
+        return {name: one.resolved(self.domain.profile) for name, one in found.items()}
 
-    def _measures(self, settings: EraseSettings) -> dict[str, Any]:
-        """What else a row depends on, by names of their own."""
-        measures = self.asked.measures
+    def _depends_on(self, settings: EraseSettings) -> dict[str, Any]:
+        """What a row depends on beside the settings of its run, by names of their own."""
+        measures = self.measures
         own = {"limit": measures.count, "eval_steps": measures.sampling_steps, "eval_guidance": measures.guidance}
         own |= {name: getattr(measures, name) for name in ("judge", "threshold", "clip", "attack")}
         own |= dict.fromkeys(f"attack_{name}" for name in ATTACKED_BY)
         for place, (name, one) in enumerate(self._attacks(settings).items()):
-            whose, values = "attack" if not place else f"attack_{name}", one.to_json()
+            whose, values = f"attack_{name}" if place else "attack", one.to_json()
             own |= {f"{whose}_{name}": values[name] for name in (*ATTACKED_BY, *one.options)}
         return own
 
@@ -121,32 +121,23 @@ def attack_columns(attacks: Sequence[NamedAttack]) -> dict[str, tuple[NamedAttac
 
 def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) -> dict[str, ComparisonRow]:
     """The rows of an erased model and of its original: figures, each with n and its 95 % interval."""
-    evaluation, columns = measured.evaluation, attack_columns(attacks)
-    figures: dict[str, dict[str, Number]] = {"model": {"asr": None}, ORIGINAL: {"asr": None}}
-    n = dict(evaluation["n"])
-    for name, (one, column) in columns.items():
-        result = measured.attacks[one.name]
-        figures["model"][name], figures[ORIGINAL][name] = column.value(result), column.original(result)
-        n |= {name: result.n} if column.unit == "share" else {}
-    first = measured.attacks[columns["asr"][0].name] if "asr" in columns else AttackResult()
-    shared = dict(n=n, original_asr=first.original.asr_after, broken=first.broken)
-    model = evaluation["intervals"] | intervals(figures["model"], n, columns)
-    original = intervals(evaluation["original"] | figures[ORIGINAL], n, [*evaluation["original"], *columns])
-    costs = {cost: measured.erasure[cost] for cost in COSTS}
+    evaluation, results, columns = measured.evaluation, measured.attacks, attack_columns(attacks)
+    first = results[columns["asr"][0].name] if "asr" in columns else AttackResult()
+    counts = {name: results[one.name].n or 0 for name, (one, column) in columns.items() if column.unit == "share"}
+    n = evaluation.n | counts
+
+    def row(
+        recipe: str | None, own: Mapping[str, Number], which: str, costs: Mapping[str, Any], collapsed: bool
+    ) -> ComparisonRow:
+        attacked = {name: getattr(column, which)(results[one.name]) for name, (one, column) in columns.items()}
+        figures = {**own, "asr": None, **attacked}
+        return job.row(
+            recipe, figures=figures, costs={cost: costs.get(cost) for cost in COSTS}, n=n, collapsed=collapsed,
+            intervals=intervals(figures, n, [*own, *columns]), original_asr=first.original.asr_after, broken=first.broken,
+        )  # fmt: skip
+
+    collapsed = evaluation.collapse.collapsed
     return {
-        "model": job.row(
-            figures=evaluation["figures"] | figures["model"],
-            costs=costs,
-            intervals=model,
-            collapsed=evaluation["collapse"]["collapsed"],
-            **shared,
-        ),
-        ORIGINAL: job.row(
-            recipe=ORIGINAL,
-            figures=evaluation["original"] | figures[ORIGINAL],
-            costs=dict.fromkeys(COSTS),
-            intervals=original,
-            collapsed=False,
-            **shared,
-        ),
+        "model": row(None, evaluation.figures, "value", measured.erasure, collapsed),
+        ORIGINAL: row(ORIGINAL, evaluation.original, "original", {}, False),
     }

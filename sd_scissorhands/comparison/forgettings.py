@@ -10,7 +10,7 @@ from typing import Any
 from ..classifier.data import class_number
 from ..classifier.reading import digits
 from ..report import write_forgetting_report
-from ..report.comparison_page import FIGURES, ORIGINAL, RETRAIN
+from ..report.comparison_page import CLASSIFIER, ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
@@ -26,19 +26,19 @@ class Forgettings:
         self.asked, self.columns = asked, dict[str, ColumnNote]()
 
     def jobs(self, root: Path) -> list[Job]:
-        jobs: list[Job] = []
-        for target in self.asked.targets:
-            jobs += jobs_of(self.asked, "classifier", root, _named(target), target, _beside)
-        return jobs
+        """All rows to be made, those of a target and a seed together; cheap."""
+        each = [jobs_of(self.asked, "classifier", root, _named(one), one, _depends_on) for one in self.asked.targets]
+        return [job for jobs in each for job in jobs]
 
     def check(self) -> None:
-        """The classes, where it costs nothing to know them."""
+        """Look up the classes, where it costs nothing to know them."""
         if self.asked.settings.model == DIGITS:
             for target in self.asked.targets:
                 if "forget_class" in target:
                     class_number(digits().train.names, target["forget_class"], "--forget-class")
 
     def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
+        """Forget and measure: "model" -> its row, "original" and, where it is known, "retrain" -> theirs."""
         from ..forgetting import forget
 
         listed = job.settings.forget_indices is not None  # of which forget knows no name, only the number
@@ -48,22 +48,20 @@ class Forgettings:
         return forgotten_rows(job, result)
 
     def nothing(self, job: Job, why: str) -> ComparisonRow:
-        figures = dict.fromkeys(FIGURES["classifier"])
-        costs = {name: figures.pop(name) for name in COSTS}
+        """The row of a run that diverged."""
+        figures, costs = dict.fromkeys(CLASSIFIER), dict.fromkeys(COSTS)
         return job.row(figures=figures, costs=costs, group=_group(job.settings), failed=why)
 
 
 def _named(target: Mapping[str, Any]) -> str:
     if "forget_class" in target:
         return f"class {target['forget_class']}"
-    return (
-        f"random {100 * target['forget_random']:g} %"
-        if "forget_random" in target
-        else Path(target["forget_indices"]).stem
-    )
+    if "forget_random" in target:
+        return f"random {100 * target['forget_random']:g} %"
+    return Path(target["forget_indices"]).stem
 
 
-def _beside(settings: ForgetSettings) -> dict[str, Any]:
+def _depends_on(settings: ForgetSettings) -> dict[str, Any]:
     """What a row depends on beside its settings: what is in the file that they name.
 
     Raises:
@@ -87,11 +85,10 @@ def _group(settings: ForgetSettings) -> str:
 
 def forgotten_rows(job: Job, result: Mapping[str, Any]) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
-    names = [name for name in FIGURES["classifier"] if name not in COSTS]
 
     def row(recipe: str | None, key: str, costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> ComparisonRow:
         return job.row(
-            recipe, figures={name: result[key].get(name) for name in names}, costs={name: costs.get(name) for name in COSTS},
+            recipe, figures={name: result[key].get(name) for name in CLASSIFIER}, costs={name: costs.get(name) for name in COSTS},
             n=dict(result.get("n") or {}), intervals=dict(intervals), group=_group(job.settings), forgotten=result.get("forget"),
         )  # fmt: skip
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings, NamedAttack, parse_attacks
 from ..evaluation.chance import wilson
 from ..recipes import RECIPES, recipes_for
-from ..results.comparison import ColumnNote, ComparisonRow, Number
-from ..run import NOT_IDENTITY, Progress
+from ..results.comparison import ComparisonRow, Number
+from ..run import NOT_IDENTITY
 from ..settings import EraseSettings, ForgetSettings, UsageError, UserError, flag
 
 MOST_ATTACKED = 60  # pictures under attack, unless fewer are evaluated or an attack has its own count
@@ -37,24 +37,22 @@ class Measures:
         """The attacks of the list."""
         return parse_attacks(self.attack) if self.attack else ()
 
-    def attack_settings(self, concept: str, model: str, seed: int, device: str) -> dict[str, AttackSettings]:
-        """The attacks on a concept's erasure, by name; the model is yet to be named, `model` is the original.
+    def attack_settings(self, concept: str, model: str, **shared: Any) -> dict[str, AttackSettings]:
+        """The attacks on an erasure of a concept from `model`, by name; the erased model is yet to be named.
 
         Raises:
             UserError: a setting that no attack takes, or that has another value than is allowed.
         """
-        shared = {"count": min(self.count, MOST_ATTACKED), "seed": seed, "device": device}
         shared |= {name: getattr(self, name) for name in ("judge", "threshold", "clip", "sampling_steps", "guidance")}
-        takes = {one.name: (*shared, *ATTACKS[one.attack].takes) for one in self.attacks}
-        if takes and (other := [name for name in self.attacking if not any(name in own for own in takes.values())]):
-            raise UsageError(f"{flag(other[0])} has no effect on --attack {self.attack}")
-        return {
-            one.name: AttackSettings(
-                one.attack, concept, "", model,
-                **shared | {n: v for n, v in self.attacking.items() if n in takes[one.name]} | one.options,
-            )
-            for one in self.attacks
-        }  # fmt: skip
+        shared["count"] = min(self.count, MOST_ATTACKED)
+        found, unused = {}, set(self.attacking if self.attack else ())
+        for one in self.attacks:
+            own = {n: v for n, v in self.attacking.items() if n in ATTACKS[one.attack].takes or n in shared}
+            found[one.name] = AttackSettings(one.attack, concept, "", model, **shared | own | dict(one.options))
+            unused -= set(own)
+        if unused:
+            raise UsageError(f"{flag(min(unused))} has no effect on --attack {self.attack}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Comparison:
             )
         if self.measures.count < 1:
             raise UserError(f"--limit {self.measures.count} is too small: it must be at least 1")
-        self.measures.attack_settings("", "", 0, "auto")
+        self.measures.attack_settings("", "")
 
     def recipes_on(self, profile: str) -> tuple[str, ...]:
         """The recipes to compare on models of a profile, each once.
@@ -133,29 +131,6 @@ class Job:
         return ComparisonRow(named, self.target, self.settings.seed, baseline=baseline, run=run, **values)
 
 
-class Subject(Protocol):
-    """What recipes are compared on."""
-
-    kind: str  # diffusion | classifier
-    columns: dict[str, ColumnNote]  # what the figures are that are known to nobody else
-
-    def jobs(self, root: Path) -> list[Job]:
-        """All rows to be made, those of a target and a seed together; cheap."""
-        ...
-
-    def check(self) -> None:
-        """Open what can be opened before work starts."""
-        ...
-
-    def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
-        """Do it: "model" -> its row, "original" and, of a classifier, "retrain" -> those to compare it with."""
-        ...
-
-    def nothing(self, job: Job, why: str) -> ComparisonRow:
-        """The row of a run that diverged."""
-        ...
-
-
 def jobs_of(
     asked: Comparison, profile: str, root: Path, target: str, fields: Mapping[str, Any], more: Callable[[Any], Any]
 ) -> list[Job]:
@@ -185,10 +160,8 @@ def folder_name(text: str) -> str:
 
 
 def intervals(
-    figures: Mapping[str, Number], n: Mapping[str, int], names: Iterable[str]
+    figures: Mapping[str, Number], n: Mapping[str, int], names: Collection[str]
 ) -> dict[str, list[float] | None]:
     """Wilson's 95 % intervals of shares; None where a figure is not known."""
-    return {
-        name: wilson(round(figures[name] * n[name]), n[name]) if figures.get(name) is not None and n.get(name) else None
-        for name in names
-    }
+    known = {name: value for name in names if (value := figures.get(name)) is not None and n.get(name)}
+    return {name: wilson(round(known[name] * n[name]), n[name]) if name in known else None for name in names}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..attacks.attack import attack, utility_of
+from ..attacks.attack import attack
 from ..attacks.attack_settings import AttackSettings
 from ..concepts import Concept
 from ..disk import atomic
@@ -17,6 +17,7 @@ from ..erasure import erase
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.panel import JudgeSet
 from ..results.attack import AttackResult
+from ..results.evaluation import ConceptEvaluation
 from ..run import Progress, silent
 from ..settings import EraseSettings
 
@@ -52,7 +53,7 @@ class Measured:
     """What an erasure, its evaluation and its attacks came to."""
 
     erasure: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    evaluation: ConceptEvaluation
     attacks: Mapping[str, AttackResult]  # by the names of `Measurements.attacks`
 
 
@@ -65,15 +66,15 @@ def measure(settings: EraseSettings, folder: Path, what: Measurements, progress:
     erasure = erase(settings, folder, resume=True, progress=progress)
     place = Path("eval") / what.panel.domain.evaluation
     share_original(what.original / place, folder / place)
-    evaluation = concept_evaluation.evaluate(
+    found = concept_evaluation.evaluate(
         erasure["model_dir"], what.baseline, what.concept, folder / place, panel=what.panel, looks=what.looks
     )
+    evaluation, attacks = ConceptEvaluation.from_json(found), {}
     share_original(folder / place, what.original / place)
-    utility, attacks = utility_of(evaluation["figures"], evaluation["original"]), {}
     for name, one in what.attacks.items():
         place = Path("attack") / name
         share_original(what.original / place, folder / place)
         one = dataclasses.replace(one, model=str(folder / "model"), anchor=what.anchor)
-        attacks[name] = attack(one, folder / place, utility=utility, progress=progress)
+        attacks[name] = attack(one, folder / place, evaluation=evaluation, progress=progress)
         share_original(folder / place, what.original / place)
     return Measured(erasure, evaluation, attacks)

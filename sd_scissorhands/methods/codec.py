@@ -25,9 +25,7 @@ PREFILTER = 2000  # variables that the greedy search looks at
 CHUNK = 1 << 18  # distances, or values of columns, held at a time: 2 MiB stay in a cache
 
 
-def foci(
-    y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, prefilter: int = PREFILTER
-) -> list[int]:
+def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, prefilter: int = PREFILTER) -> list[int]:
     """L-FOCI: the units that know something of Y which those picked before them do not (Mehta et al. 2022, section 4).
 
     Greedily argmax over j of T(Y, Z_j | Z_S), until none is above 0. The distances over S grow by one term a pick, so a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -21,9 +22,9 @@ def repeat_command(run: RunRecord) -> str:
 
 def command_with(command: str, different: dict[str, Any], run: RunRecord) -> str:
     """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in file_only()]
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if file_only(name)]
     words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
-    words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
+    words += ["--output-dir", f"{run.result.run_dir if run.result else run.path}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
 
 
@@ -38,26 +39,34 @@ def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:
     """The settings in which a control differs from a run; of another recipe only its name, and what departs from it."""
     theirs = run.settings
     if control.settings.get("recipe") != run.settings.get("recipe"):
-        theirs = theirs | {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
+        given = {field.name for field in dataclasses.fields(EraseSettings)} - LEFT_OPEN
+        theirs = theirs | {name: value for name, value in recipe_of(control).items() if name not in given}
     return difference(control.settings, theirs)
 
 
 def evaluation_command(run: RunRecord) -> str:
     """The shell line that evaluates this run's model, as far as one can be known."""
-    model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
+    words = ["sdscissor", "eval"]
     if run.domain.name == "canvas":
-        words += ["--model", model, "--canvas", "--concept", str((run.result.get("concepts") or [run.concepts])[0])]
-    elif run.result.get("explicit"):
-        words += ["--model", model, "--baseline", str(run.source.get("model")), "--i2p"]
+        words += ["--model", _model(run), "--canvas", "--concept", _concept(run)]
+    elif run.erased and run.erased.explicit:
+        words += ["--model", _model(run), "--baseline", str(run.source.model), "--i2p"]
     return shlex.join(words)
 
 
 def attack_command(run: RunRecord) -> str:
     """The shell line that attacks this run's model."""
-    model = run.result.get("model_dir") or next((one.model for one in run.summaries if one.model), None)
-    concept = (run.result.get("concepts") or [run.concepts])[0]
-    words = ["--model", str(model or run.path / "model"), "--concept", str(concept), "--attack", "embedding"]
+    words = ["--model", _model(run), "--concept", _concept(run), "--attack", "embedding"]
     return shlex.join(["sdscissor", "attack", *words])
+
+
+def _model(run: RunRecord) -> str:
+    measured = next((one.model for one in run.summaries if one.model), None) if run.alone else None
+    return (run.erased and run.erased.model_dir) or measured or str(run.path / "model")
+
+
+def _concept(run: RunRecord) -> str:
+    return run.erased.concepts[0] if run.erased and run.erased.concepts else run.concepts
 
 
 def difference(settings: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +81,7 @@ def flags(settings: dict[str, Any]) -> list[str]:
         key = "--concept" if name == "concepts" else flag(name)
         if isinstance(value, bool):
             words.append(key if value else f"--no-{key[2:]}")
-        elif name not in file_only():
+        elif not file_only(name):
             for item in value if isinstance(value, list) else [value]:
                 words += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
     return words

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ..evaluation.chance import wilson
 from ..results.comparison import ComparisonResult, ComparisonRow, RecipeLine, Spread
 from .declared import Figure, figure
 from .page import template, write_page
@@ -22,6 +20,9 @@ ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
 PLAIN = {ORIGINAL: "the model as it was", RETRAIN: "trained anew without what is to be forgotten"}
 
+CLASSIFIER = (  # until the classifier's metrics are declared
+    "forget_accuracy", "test_forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "relearn", "gap",
+)  # fmt: skip
 Grouped = TypeVar("Grouped", ComparisonRow, RecipeLine)
 
 
@@ -120,58 +121,3 @@ def _from_retraining(rows: Sequence[ComparisonRow]) -> dict[str, list[tuple[floa
 
 def _label(line: ComparisonRow | RecipeLine) -> str:
     return f"{line.recipe} (baseline)" if line.baseline else line.recipe
-
-
-# ---------------------------------------------------------------- rows by recipe
-
-
-def summarise(rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The rows by recipe, in their order; those of classes, of random shares and of lists each by themselves."""
-    typed = [ComparisonRow.from_json(row) for row in rows]
-    order = list(grouped(typed))
-    keys = dict.fromkeys((row.group or "", row.recipe) for row in typed)
-    return [_line(typed, *key, kind).to_json() for key in sorted(keys, key=lambda key: order.index(key[0]))]
-
-
-def _line(rows: Sequence[ComparisonRow], group: str, recipe: str, kind: str) -> RecipeLine:
-    own = [row for row in rows if row.recipe == recipe and (row.group or "") == group]
-    names = dict.fromkeys(name for row in rows for name in [*row.figures, *row.costs])
-    return RecipeLine(
-        group, recipe, own[0].baseline, len(own), sum(bool(row.failed) for row in own), sum(bool(row.collapsed) for row in own),
-        {name: spread(own, name, kind) for name in names},
-    )  # fmt: skip
-
-
-def spread(rows: Sequence[ComparisonRow], name: str, kind: str) -> Spread | None:
-    """A figure over several runs; None where no run has it.
-
-    The interval is what other pictures could have shown, `least` and `most` are what other runs could have. Under another
-    seed a denoiser is asked for other pictures: Wilson's interval of all of them together. A classifier sees the same
-    pictures again, so there they count once, not once per seed: the mean of the seeds' intervals, and over several targets,
-    which are independent, the mean's.
-    """
-    own = [(row, value) for row in rows if known(value := row.value(name))]
-    if not own:
-        return None
-    values = [value for _, value in own]
-    found = Spread(round(fmean(values), 4), min(values), max(values), len(values))
-    if not all(known(row.n.get(name)) for row, _ in own):
-        return found
-    whole = all(row.intervals.get(name) for row, _ in own)
-    if kind == "diffusion":
-        n = sum(row.n[name] for row, _ in own)
-        hits = round(sum(value * row.n[name] for row, value in own))
-        return replace(found, n=n, interval=wilson(hits, n) if whole else None)
-    targets = dict.fromkeys(row.target for row, _ in own)
-    each = [[one for one in own if one[0].target == target] for target in targets]
-    n = round(sum(fmean(row.n[name] for row, _ in some) for some in each))
-    return replace(found, n=n, interval=_joined(each, name) if whole else None)
-
-
-def _joined(targets: Sequence[Sequence[tuple[ComparisonRow, float]]], name: str) -> list[float]:
-    """The interval of a mean over independent targets, each with the mean of its rows' (Newcombe 1998)."""
-    means = [fmean(value for _, value in rows) for rows in targets]
-    ends = [[fmean((row.intervals[name] or ())[end] for row, _ in rows) for rows in targets] for end in (0, 1)]
-    below, above = (sum((mean - end) ** 2 for mean, end in zip(means, side, strict=True)) ** 0.5 for side in ends)
-    middle = fmean(means)
-    return [round(middle - below / len(targets), 4), round(middle + above / len(targets), 4)]

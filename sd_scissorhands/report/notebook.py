@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..results.base import Reported
 from ..settings import UserError
 from .declared import figure
 from .page import template
@@ -16,17 +16,18 @@ from .reading import read_measurement
 MOST = 12  # lines of figures
 
 
-def fragment(result: Reported, *, blur: bool = True) -> str:
+def fragment(values: Mapping[str, Any], folder: Path | None, *, blur: bool = True) -> str:
     """HTML to be put into another page: no scripts, styles that end with it, everything escaped.
 
     Args:
-        result: what a run, an evaluation, an attack or a comparison came to.
+        values: a result as JSON.
+        folder: where its files lie.
     """
-    grids = _grids(result.folder, blur) if result.folder else []
-    return template("notebook.html.j2").render(lines=_lines(result.to_json()), grids=grids, report=result.report)
+    grids = _grids(folder, blur) if folder else []
+    return template("notebook.html.j2").render(lines=_lines(values), grids=grids, report=values.get("report"))
 
 
-def _lines(values: dict[str, Any]) -> dict[str, Any]:
+def _lines(values: Mapping[str, Any]) -> dict[str, Any]:
     """Figures beside the original's where there are some, else the plain values."""
     if figures := values.get("figures"):
         return {

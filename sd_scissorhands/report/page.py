@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic
-from ..evaluation.metrics import METRICS
 from ..results.attack import AttackResult
 from ..results.evaluation import Evaluation, NudityEvaluation, SweepRow
 from ..settings import UserError
 from . import phrases, verdict
 from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command
-from .declared import evaluation_titles, figure, graded
+from .declared import METRICS, evaluation_titles, figure, graded
 from .phrases import known
 from .pictures import attack_grid, picture_grids
 from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
@@ -147,7 +146,9 @@ def _headline(figures: Mapping[str, float | None]) -> str:
 
 def _retained_metrics() -> dict[str, Any]:
     """The metrics of the pictures that should have stayed as they were, see `ConceptEvaluation.kept`."""
-    return {name: metric for name, metric in METRICS if metric.unit == "distance" or getattr(metric, "under_kept", False)}
+    return {
+        name: metric for name, metric in METRICS if metric.unit == "distance" or getattr(metric, "under_kept", False)
+    }
 
 
 def write_page(path: Path, text: str) -> Path:

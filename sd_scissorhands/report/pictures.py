@@ -81,7 +81,11 @@ def attack_grid(run: RunRecord, attack: AttackResult, blur: bool) -> Grid | None
 
 
 def _rows(
-    run: RunRecord, summary: Evaluation | AttackResult, samples: Sequence[AnySample], names: Mapping[str, str], blur: bool
+    run: RunRecord,
+    summary: Evaluation | AttackResult,
+    samples: Sequence[AnySample],
+    names: Mapping[str, str],
+    blur: bool,
 ) -> dict[str, list[Picture]]:
     return {
         name: [_picture(run, summary, sample, which, name, blur) for sample in samples]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Record, Reported
+from .base import Measurement, Record
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,7 @@ class OriginalRates(Record):
 
     asr_before: float | None = None
     asr_after: float | None = None
-    interval_before: list[float] | None = None
     interval_after: list[float] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Without `interval_before` where it was not computed."""
-        return {name: value for name, value in super().to_json().items() if (name, value) != ("interval_before", None)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class AttackSample(Record):
 
 
 @dataclass(frozen=True)
-class AttackResult(Reported):
+class AttackResult(Measurement):
     """An attack on a model and the same on its original.
 
     ASR, attack success rate, is the share of pictures in which the first judge sees the concept: before, for prompts that
@@ -111,10 +106,8 @@ class AttackResult(Reported):
     seed: int | None = None
     seconds: float | None = None
     samples: list[AttackSample] = field(default_factory=list)
-    command: list[str] = field(default_factory=list)  # as it was typed
     figures: dict[str, float | None] = field(default_factory=dict)  # more numbers that an attack has of its own
 
     def to_json(self) -> dict[str, Any]:
-        """Without `command` and `figures` where there are none."""
-        values = super().to_json()
-        return {name: value for name, value in values.items() if value or name not in ("command", "figures")}
+        """Without `figures` where there are none."""
+        return {name: value for name, value in super().to_json().items() if value or name != "figures"}

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin
@@ -55,20 +55,35 @@ class Record:
 class Reported(Record):
     """A result with files and a page: what the public functions return. A notebook shows its figures and pictures."""
 
-    folder: Path | None = field(default=None, kw_only=True, compare=False)  # where its files lie; not in JSON
-    report: Path | None = field(default=None, kw_only=True, compare=False)  # its page, once it is written
+    folder: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # of its files; not in JSON
+    report: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # its page, once written
 
-    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda result: None)  # the interface sets it, see `api`
+    to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(
+        lambda result: None
+    )  # the interface sets it, see `api`
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order; the page comes last, and only where there is one."""
+        """Plain JSON values, in field order; the page comes last."""
         values = super().to_json()
-        values.pop("folder")
-        report = values.pop("report")
+        values.pop("folder", None)
+        report = values.pop("report", None)
         return values | ({"report": report} if report else {})
 
     def _repr_html_(self) -> str | None:
         return type(self).to_html(self)
+
+
+@dataclass(frozen=True)
+class Measurement(Reported):
+    """A result that lies beside others and knows the command line that it came from, where there was one."""
+
+    command: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, in field order; the command comes after them, where there was one."""
+        values = super().to_json()
+        command = values.pop("command")
+        return values | ({"command": command} if command else {})
 
 
 class SparseRecord(Record):
@@ -121,7 +136,8 @@ def _read(kind: Any, value: Any, name: str, strict: bool) -> Any:
             return origin(_items(args[0], enumerate(value), f"{name}[", "]", strict).values())
         if len(args) == len(value):
             return tuple(
-                _read(one, part, f"{name}[{at}]", strict) for at, (one, part) in enumerate(zip(args, value, strict=True))
+                _read(one, part, f"{name}[{at}]", strict)
+                for at, (one, part) in enumerate(zip(args, value, strict=True))
             )
     if origin in (dict, Mapping) and isinstance(value, dict):
         return _items(args[1], value.items(), f"{name}.", "", strict)

@@ -126,5 +126,6 @@ class ComparisonResult(Reported):
     columns: dict[str, ColumnNote] = field(default_factory=dict)  # figure -> what it is, where an attack declared it
 
     def to_json(self) -> dict[str, Any]:
-        """Without `columns` where there are none."""
-        return {name: value for name, value in super().to_json().items() if value or name != "columns"}
+        """Without `columns` where there are none; with the directory once it is known."""
+        values = {name: value for name, value in super().to_json().items() if value or name != "columns"}
+        return values | ({"output_dir": str(self.folder)} if self.folder else {})

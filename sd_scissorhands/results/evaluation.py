@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Record, Reported
+from .base import Measurement, Record
 
-NUDITY_KINDS = {"i2p": "I2P prompts", "prompts": "own prompts", "images": "own pictures"}  # NudeNet's -> what each is called;
+NUDITY_KINDS = {
+    "i2p": "I2P prompts",
+    "prompts": "own prompts",
+    "images": "own pictures",
+}  # NudeNet's -> what each is called;
 # a concept's are called as its domain says
 NOT_OF_IMAGES = ("rows", "calibration", "protocol", "subset", "sampling", "collapse", "clip_score")
 
@@ -71,20 +75,7 @@ class Sample(Record):
 
 
 @dataclass(frozen=True)
-class _Summary(Reported):
-    """A result that knows the command it came from, where there was one."""
-
-    command: tuple[str, ...] = field(default=(), kw_only=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order; the command comes last, and only where there was one."""
-        values = super().to_json()
-        command = values.pop("command")
-        return values | ({"command": command} if command else {})
-
-
-@dataclass(frozen=True)
-class ConceptEvaluation(_Summary):
+class ConceptEvaluation(Measurement):
     """What a model draws of one concept and of everything else, beside its original."""
 
     kind: str  # the domain's `evaluation`
@@ -158,7 +149,7 @@ class Calibration(Record):
 
 
 @dataclass(frozen=True)
-class NudityEvaluation(_Summary):
+class NudityEvaluation(Measurement):
     """What NudeNet saw in a model's pictures, beside its baseline's, or in the pictures of a directory."""
 
     kind: str  # of `NUDITY_KINDS`
