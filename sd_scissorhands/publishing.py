@@ -48,7 +48,8 @@ def run_behind(path: Path, source: Path) -> Path | None:
     run = next((one for one in (source, source.parent) if (one / MANIFEST).exists()), None)
     if run is None or path in (run, run / "model"):
         return run
-    return run if weights_in_header(path) == (Manifest.read(run).result or {}).get("weights_sha256") else None
+    erased = Manifest.read(run).erased
+    return run if erased and erased.weights_sha256 == weights_in_header(path) else None
 
 
 def weights_in_header(path: Path) -> str | None:
@@ -88,8 +89,7 @@ def format_of(path: Path) -> str:
 
 def commit_message(run: Path | None, path: Path) -> str:
     """Recipe, concept and seed."""
-    result = Manifest.read(run).result if run else None
-    if not result:
+    erased = Manifest.read(run).erased if run else None
+    if not erased:
         return f"{path.name}, by sd_scissorhands"
-    concepts = ", ".join(map(str, result.get("concepts") or ()))
-    return f"{concepts} erased by sd_scissorhands ({result.get('recipe')}, seed {result.get('seed')})"
+    return f"{', '.join(erased.concepts)} erased by sd_scissorhands ({erased.recipe}, seed {erased.seed})"

@@ -201,16 +201,14 @@ def left_open(settings: Any) -> frozenset[str]:
 
 
 LEFT_OPEN = left_open(EraseSettings)
+FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
 ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
 
 
 def read_former(values: dict[str, Any]) -> dict[str, Any]:
     """An erasure's settings as any version wrote them: what it lacked is added, what is gone is left out."""
-    from .methods.method import declared_settings
-
-    known = {*(field.name for field in dataclasses.fields(EraseSettings)), *declared_settings()}
-    found = ADDED | {name: value for name, value in values.items() if name in known}
+    found = ADDED | {name: value for name, value in values.items() if name not in FORMER}
     return found | ({"conditions": "mixture"} if found.get("conditions") == "longer" else {})
 
 

@@ -217,11 +217,11 @@ def _write_dtype(config: Path, dtype: torch.dtype) -> None:
 
 def _delta(model: PipelineDirectory, output: Path, weights: str, progress: Progress) -> int:
     """Returns how many weights changed."""
-    if not (model.manifest and model.manifest.result):
+    if not (model.manifest and model.manifest.erased):
         raise UserError(f"{model.directory} was made by no run here, so its base is unknown: name a run directory")
-    source, result, base = model.manifest.source, model.manifest.result, base_weights(model)
+    source, erased, base = model.manifest.source, model.manifest.erased, base_weights(model)
     origin = Origin(
-        str(source.model), str(source.weights_sha256), weights, result["recipe"], tuple(result["concepts"]), result["seed"]
+        str(source.model), str(source.weights_sha256), weights, erased.recipe, erased.concepts, erased.seed
     )  # fmt: skip
     with progress("export", 1) as tick:
         written = write_delta(output, model.denoiser.float_tensors(), base=base, origin=origin)

@@ -210,9 +210,8 @@ class PipelineDirectory:
 
     def check_weights(self) -> str:
         """The denoiser's hash, which must be the one that the run's manifest names: else its recipe is not this model's."""
-        found = self.denoiser.sha256()
-        result = (self.manifest and self.manifest.result) or {}
-        if (named := result.get("weights_sha256", found)) != found:
+        found, erased = self.denoiser.sha256(), self.manifest and self.manifest.erased
+        if erased and (named := erased.weights_sha256) not in ("", found):
             raise UserError(
                 f"{self.directory} has other weights (sha256 {found[:12]}) than its run.json names ({named[:12]}): "
                 "they were changed after the erasure; name the model alone, in a directory without run.json"

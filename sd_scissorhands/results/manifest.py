@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ..errors import UserError
 from .base import SparseRecord
+from .erase import EraseResult
 
 MANIFEST = "run.json"
 
@@ -55,6 +56,11 @@ class Manifest(SparseRecord):
             raise UserError(f"{folder} is not a run directory: it has no {MANIFEST}") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / MANIFEST} is damaged ({error}): choose another --output-dir") from None
+
+    @property
+    def erased(self) -> EraseResult | None:
+        """The result of an erasure that has ended, as far as it can be read."""
+        return EraseResult.from_json(self.result, strict=False) if self.result else None
 
     @property
     def of_erasure(self) -> bool:
