@@ -33,15 +33,14 @@ def atomic(path: Path) -> Iterator[Path]:
         _replace(temporary, path)
     except (OSError, SafetensorError) as error:
         _remove(temporary)
-        raise UserError(
-            f"cannot write {path}: {_reason(error)}; free some space or choose another directory"
-        ) from error
+        raise UserError(f"cannot write {path}: {reason(error)}; free some space or choose another directory") from error
     except BaseException:
         _remove(temporary)
         raise
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, in one line."""
     return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
@@ -100,4 +99,4 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
         with safe_open(path, "pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is missing or damaged ({_reason(error)}): delete it and run again") from None
+        raise UserError(f"{path} is missing or damaged ({reason(error)}): delete it and run again") from None

@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..disk import write_tensors
+from ..disk import reason, write_tensors
 from ..machine import resolve_device
 from ..naming import model_flag
 from ..results.base import Record
@@ -186,8 +186,7 @@ def read_delta(path: Path) -> Delta:
                 raise UserError(f"{path} holds other tensors than its header says: {REMEDY}")
             gaps, values = file.get_tensor("gaps"), file.get_tensor("values")
     except (OSError, SafetensorError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}): {REMEDY}") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): {REMEDY}") from None
     positions = decode(gaps.view(-1))
     if positions.numel() != weights or (weights and int(positions[-1]) >= size):
         raise UserError(f"{path} has indices that do not fit its values or its model: {REMEDY}")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from .locate import find_pipeline, locate
 from .modelspec import HASH, OWN, metadata
 from .pipeline_directory import Component, PipelineDirectory
 from .single_file_writer import check_written, locate_components, open_base, tensors_to_write, under_own_names
-from .tensor_files import DTYPES, TensorFile, TensorToWrite, cast, check_no_pickle, hash_tensors, write_tensor_file
+from .tensor_files import DTYPES, TensorFile, cast, check_no_pickle, hash_tensors, write_tensor_file
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
 ENDINGS = {"single-file": ".safetensors", "unet-only": "-unet.safetensors", "diffusers": "-diffusers"}
@@ -58,14 +57,12 @@ def export(
     if base:
         check_no_pickle(base)
     weights, precision, delta_weights = model.check_weights(), DTYPES.get(dtype or ""), None
-    if to == "single-file":
-        tensors = _single_file(model, output, weights, precision, base, progress)
-    elif to == "unet-only":
-        tensors = _unet_only(model, output, weights, precision, progress)
-    elif to == "diffusers":
-        tensors = _diffusers(model, output, weights, precision, progress)
-    else:
+    if to == "delta":
         tensors, delta_weights = 2, _delta(model, output, weights, progress)
+    elif to == "diffusers":
+        tensors = _directory(model, output, weights, precision, progress)
+    else:
+        tensors = _file(model, to, output, weights, precision, base, progress)
     files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
     return Export(
         output=str(output), format=to, dtype=dtype, bytes=sum(file.stat().st_size for file in files), tensors=tensors,
@@ -122,46 +119,33 @@ def check_output(output: Path, to: str) -> None:
         raise UserError(f"--output {output} is no name for a {to}: end it with .safetensors")
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- formats
 
 
-def _single_file(
+def _file(
     model: PipelineDirectory,
+    to: str,
     output: Path,
     weights: str,
     dtype: torch.dtype | None,
     base_path: Path | None,
     progress: Progress,
 ) -> int:
-    """Returns how many tensors were written, as do all formats."""
-    located = locate_components(model, unet_only=base_path is not None)
+    """A single file, or the denoiser alone; returns how many tensors were written."""
+    ldm = to == "single-file"
+    located = locate_components(model, unet_only=base_path is not None) if ldm else [under_own_names(model.denoiser)]
     base = open_base(base_path, located[0], model.directory) if base_path else None
     tensors = {key: base.copied(key) for key in base.entries} if base else {}
     for component in located:
         tensors |= tensors_to_write(component, dtype, base)
-    about = metadata(model, weights=weights, ldm=True, base=base.metadata if base else PT)
-    return _write(output, tensors, about, progress, lambda new: check_written(new, model, located, base))
-
-
-def _unet_only(
-    model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
-) -> int:
-    tensors = tensors_to_write(under_own_names(model.denoiser), dtype)
-    about = metadata(model, weights=weights, ldm=False, base=PT)
-    return _write(output, tensors, about, progress, lambda new: _check_plain(new, model.denoiser))
-
-
-def _write(
-    output: Path,
-    tensors: dict[str, TensorToWrite],
-    about: dict[str, str],
-    progress: Progress,
-    check: Callable[[Path], None],
-) -> int:
+    about = metadata(model, weights=weights, ldm=ldm, base=base.metadata if base else PT)
     with progress("export", len(tensors)) as tick, atomic(output) as new:
         write_tensor_file(new, tensors, about, hash_key=HASH, tick=tick)
-        check(new)
-        check_output(output, "single-file")  # again, after what may have been minutes
+        if ldm:
+            check_written(new, model, located, base)
+        else:
+            _check_plain(new, model.denoiser)
+        check_output(output, to)  # again, after what may have been minutes
     return len(tensors)
 
 
@@ -178,12 +162,11 @@ def _check_plain(path: Path, component: Component) -> None:
             raise UserError(f"{path} does not read back as it should ({key}): check the disk")
 
 
-# ---------------------------------------------------------------- a directory
-
-
-def _diffusers(
+def _directory(
     model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
 ) -> int:
+    """A diffusers directory; returns how many tensors were written."""
+
     def left_out(folder: str, names: list[str]) -> set[str]:
         """Pickles, and all weights in the folders whose weights are written anew."""
         endings = (".bin", ".ckpt", ".pt", ".pth", *[".safetensors"] * (Path(folder).name in model.components))
@@ -210,9 +193,6 @@ def _write_dtype(config: Path, dtype: torch.dtype) -> None:
     values = json.loads(config.read_text())
     values |= {name: str(dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype") if name in values}
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-# ---------------------------------------------------------------- a delta
 
 
 def _delta(model: PipelineDirectory, output: Path, weights: str, progress: Progress) -> int:

@@ -17,7 +17,7 @@ from ..domains.base import Domain
 from ..results.manifest import BaseModel
 from ..settings import UserError
 from .locate import locate
-from .pipeline_directory import SAFETY, UNUSED, PipelineDirectory, read_json
+from .pipeline_directory import ONE_FILE, SAFETY, UNUSED, PipelineDirectory, read_json
 from .tensor_files import hash_tensors
 
 STEPS = 50  # of sampling, as is published for SD 1
@@ -135,7 +135,7 @@ def restore_weights(loaded: LoadedPipeline, names: set[str]) -> None:
 def save_pipeline(loaded: LoadedPipeline, directory: Path) -> None:
     """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
     with atomic(directory) as folder:
-        loaded.pipeline.save_pretrained(folder, safe_serialization=True)
+        loaded.pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=ONE_FILE)
         if marker := loaded.domain.marker:
             shutil.copyfile(loaded.directory / marker, folder / marker)
         share(folder)

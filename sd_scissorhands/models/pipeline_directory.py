@@ -23,6 +23,7 @@ from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_ten
 
 CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
 NON_EMA = "non_ema"  # the variant that stands beside a moving average
+ONE_FILE = 1 << 40  # bytes of a shard: diffusers else splits what is larger than 10 GB, as SDXL in float32 is
 # Components that a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
 UNUSED: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
 SAFETY: dict[str, Any] = dict(safety_checker=None, requires_safety_checker=False)

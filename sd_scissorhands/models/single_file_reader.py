@@ -20,7 +20,7 @@ from ..naming import model_flag
 from ..settings import UserError
 from .hub import fetch
 from .keys import EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
-from .pipeline_directory import CONVERTED, SAFETY, UNUSED, Component, PipelineDirectory
+from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory
 from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -189,7 +189,7 @@ def _convert(
     _check_config(file, pipeline_class, config)
     pipeline = _load(file, pipeline_class, config.directory)
     with atomic(folder) as new:
-        pipeline.save_pretrained(new, safe_serialization=True)
+        pipeline.save_pretrained(new, safe_serialization=True, max_shard_size=ONE_FILE)
         del pipeline
         _check_converted(file, new, pipeline_class)
         if marker := domain_of(config.directory).marker:
@@ -239,7 +239,8 @@ def _check_converted(file: TensorFile, folder: Path, pipeline_class: str) -> Non
     open_clip = any(key.startswith(OPEN_CLIP) for key in file.entries)
     keys = {name: component.keys for name, component in components.items()}
     for name, locations in ldm_locations(keys, xl=pipeline_class == SDXL, open_clip=open_clip).items():
-        wrong = _differing(file, components[name], locations)
+        tensor = components[name].tensor
+        wrong = {one.key for own, one in locations.items() if not _same(file, one, tensor(own))}
         if name == "unet" and not wrong:
             wrong = {key for key in file.entries if key.startswith(UNET)} - {one.key for one in locations.values()}
         if wrong:
@@ -248,16 +249,10 @@ def _check_converted(file: TensorFile, folder: Path, pipeline_class: str) -> Non
             )
 
 
-def _differing(file: TensorFile, component: Component, locations: dict[str, KeyLocation]) -> set[str]:
-    """The keys whose tensors are not in the file as they are in a component."""
-    wrong = set()
-    for name, location in locations.items():
-        tensor = component.tensor(name)
-        if location.key not in file.entries or not torch.equal(
-            location.read(file.tensor(location.key)).to(tensor.dtype), tensor
-        ):
-            wrong.add(location.key)
-    return wrong
+def _same(file: TensorFile, location: KeyLocation, tensor: torch.Tensor) -> bool:
+    """Whether a file holds a tensor."""
+    key = location.key
+    return key in file.entries and torch.equal(location.read(file.tensor(key)).to(tensor.dtype), tensor)
 
 
 # ---------------------------------------------------------------- the cache
