@@ -74,14 +74,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors atomically, readable as the user's umask says (save_file alone makes mode 0600)."""
+    """Write safetensors atomically, readable by the user's umask (save_file alone makes mode 0600)."""
     with atomic(path) as new:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
         share(new)
 
 
 def share(path: Path) -> None:
-    """Give files the mode that the user's umask says."""
+    """Give files the mode of the user's umask."""
     umask = os.umask(0)
     os.umask(umask)
     for file in path.rglob("*") if path.is_dir() else [path]:

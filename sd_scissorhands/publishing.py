@@ -29,7 +29,7 @@ def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Pro
         The repository's address.
 
     Raises:
-        UserError: not whole, or the upload failed; says where the model is and how to repeat.
+        UserError: not whole, or the upload failed; the message names the model and how to repeat.
     """
     run, files = run_behind(path, source or path), files_of(path)
     if run:
@@ -44,7 +44,7 @@ def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Pro
 
 
 def run_behind(path: Path, source: Path) -> Path | None:
-    """The run that a model comes from: `source`, or the directory around it; of an export, if its header says so."""
+    """The run that a model comes from: `source`, or the directory around it; of an export, if its header names that run's weights."""
     run = next((one for one in (source, source.parent) if (one / MANIFEST).exists()), None)
     if run is None or path in (run, run / "model"):
         return run

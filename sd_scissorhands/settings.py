@@ -189,9 +189,9 @@ def model_named(model: str, revision: str | None, variant: str | None = None) ->
     for flag_, given, said in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
         if given and said not in (None, given):
             raise UserError(f"--model {model} names {said!r} already: leave out {flag_} {given}")
-    if revision and is_path(name.place):
+    if revision and is_path(name.location):
         raise UserError(f"--model {model} lies on this machine and has no revisions: leave out --revision {revision}")
-    return str(Name(name.place, revision or name.revision, variant or name.variant))
+    return str(Name(name.location, revision or name.revision, variant or name.variant))
 
 
 def left_open(settings: Any) -> frozenset[str]:

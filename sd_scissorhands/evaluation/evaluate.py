@@ -12,7 +12,7 @@ from ..domains.base import Domain
 from ..lineage import base_of, erased_from
 from ..machine import Processes
 from ..models.locate import domain_of_model, locate_here
-from ..places import place_of_proof
+from ..places import measurement_directory
 from ..run import Progress, silent
 from ..settings import UserError
 from . import concept as room
@@ -63,9 +63,9 @@ def place_of(settings: EvaluateSettings) -> Path:
         UserError: see `about`.
     """
     if settings.kind != "concept":
-        return place_of_proof("eval", settings.source, settings.kind)
+        return measurement_directory("eval", settings.source, settings.kind)
     asked = _about(settings)
-    return place_of_proof("eval", settings.source, asked.domain.evaluation, asked.concept.name)
+    return measurement_directory("eval", settings.source, asked.domain.evaluation, asked.concept.name)
 
 
 def figures_of(kind: str) -> tuple[str, ...]:

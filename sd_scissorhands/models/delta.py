@@ -1,14 +1,14 @@
 """A sparse delta: the weights that an erasure changed as one small file, and the model that it gives back bit for bit.
 
 The UNet's tensors, laid end to end in the order of their names (that of `hash_tensors`), make one line of weights. A
-delta is a safetensors file that says what stands at some places of this line:
+delta is a safetensors file with the values at some positions of this line:
 
-    values  (n,) float32: the changed weights as they are now, in the order of their places
+    values  (n,) float32: the changed weights as they are now, in the order of their positions
     gaps    (m,) int16, read as unsigned: how many weights are passed over before the next changed one; `LEAP` passes
             over `LEAP` weights and changes none
 
 These are six bytes a weight, and two more for every 65,535 weights passed over. .5 % of Stable Diffusion 1's weights
-take 25.8 MB wherever they lie. Values and not differences are kept, because a sum would round: the result has every
+take 25.8 MB wherever they lie. It holds values and not differences, because a sum would round: the result has every
 bit, the sign of a zero included. A base in half precision is loaded, and so changed and saved, in float32.
 
 The header names the base and the result by hash, and `apply_delta` checks both: a delta is not applied to another
@@ -47,7 +47,7 @@ REMEDY = "it is no delta or a damaged one: get it again"
 
 @dataclass(frozen=True)
 class Origin(Record):
-    """Where a delta comes from, as its header says."""
+    """Where a delta comes from."""
 
     base: str  # the model it was made from, as the user named it
     base_sha256: str  # of that model's denoiser, see `hash_tensors`

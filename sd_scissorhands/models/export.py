@@ -91,7 +91,7 @@ def check_request(to: str, *, dtype: str | None = None, base: Path | None = None
 
 
 def check_exportable(model: PipelineDirectory, to: str) -> None:
-    """Check that a model can be written in a format, as far as its configs and names tell; cheap.
+    """Check that a model can be written in a format, by its configs and names alone; cheap.
 
     Raises:
         UserError: it cannot.

@@ -70,7 +70,7 @@ class Repo:
             self._api.create_commit(self.name, added, commit_message=message)
         except UserError:
             raise
-        except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+        except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
             raise UserError(first_line(error)) from None
         return str(made)
 
@@ -132,7 +132,7 @@ def fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
         named = f"{model}@{revision}" if revision else model
         if is_offline():
             raise UserError(f"--model {named} cannot be had from the hub: {not_cached(model)}") from None

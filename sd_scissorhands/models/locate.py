@@ -35,7 +35,7 @@ def locate_here(model: str, config: str | None = None) -> PipelineDirectory | No
         UserError: a path that does not exist, or a single file that cannot be read.
     """
     name = Name.parse(model)
-    path = MODEL_DIR if name.place == "tiny" else Path(name.place).expanduser()
+    path = MODEL_DIR if name.location == "tiny" else Path(name.location).expanduser()
     if path.exists() and name.revision:
         raise UserError(f"--model {model} lies on this machine and has no revisions: leave out @{name.revision}")
     if path.is_file():
@@ -46,7 +46,7 @@ def locate_here(model: str, config: str | None = None) -> PipelineDirectory | No
         raise UserError(f"--model-config {config} is for a single file, and --model {model} is none: leave it out")
     if path.exists():
         return PipelineDirectory(path, name.variant)
-    if model.startswith((".", "/", "~")) or name.place.count("/") != 1:
+    if model.startswith((".", "/", "~")) or name.location.count("/") != 1:
         raise UserError(
             f"--model {model} does not exist: name a diffusers directory, a .safetensors file, a hub id (owner/name), or tiny"
         )
@@ -59,11 +59,11 @@ def locate_without_work(model: str) -> PipelineDirectory | None:
 
     name = Name.parse(model)
     try:
-        if (file := Path(name.place).expanduser()).is_file():
+        if (file := Path(name.location).expanduser()).is_file():
             return converted_directory(file)
         if found := locate_here(model):
             return found
-        cached = Path(snapshot_download(name.place, revision=name.revision, local_files_only=True))
+        cached = Path(snapshot_download(name.location, revision=name.revision, local_files_only=True))
         files = PipelineDirectory(cached, name.variant)
         files.check()  # the cache may hold a part of it
     except Exception:  # of a dozen kinds, all of which mean that it is not here
@@ -117,10 +117,10 @@ def find_pipeline(name: str | Path) -> PipelineDirectory:
 def _config_directory(config: str) -> PipelineDirectory:
     """The directory of the pipeline whose configs a single file is converted with."""
     name = Name.parse(config)
-    if Path(name.place).expanduser().is_file():
+    if Path(name.location).expanduser().is_file():
         raise UserError(f"--model-config {config} is a file: name a diffusers directory or a hub id")
     with model_flag("--model-config"):
-        return locate_here(config) or PipelineDirectory(fetch(name.place, name.revision, config_patterns()))
+        return locate_here(config) or PipelineDirectory(fetch(name.location, name.revision, config_patterns()))
 
 
 # ---------------------------------------------------------------- the hub
@@ -129,16 +129,16 @@ def _config_directory(config: str) -> PipelineDirectory:
 def _fetch(name: Name) -> PipelineDirectory:
     """The index and the configs first, so that what is not supported is not downloaded; then a variant, and without one the rest."""
     few = ["README.md", "model_index.json", *markers(), "*/config.json", "scheduler/*"]
-    files = PipelineDirectory(fetch(name.place, name.revision, few), name.variant)
+    files = PipelineDirectory(fetch(name.location, name.revision, few), name.variant)
     try:
         files.check_configs()
         plain = files.component_names
         if name.variant:
             patterns = {component: _weight_patterns(component, name.variant) for component in plain}
-            fetch(name.place, name.revision, [one for found in patterns.values() for one in found])
+            fetch(name.location, name.revision, [one for found in patterns.values() for one in found])
             plain = [one for one in plain if not any(any(files.directory.glob(found)) for found in patterns[one])]
         rest = [pattern for component in plain for pattern in _weight_patterns(component)]
-        fetch(name.place, name.revision, [*few, "tokenizer*/*", *rest])
+        fetch(name.location, name.revision, [*few, "tokenizer*/*", *rest])
         files.check()
     except UserError as error:
         raise UserError(_with_hub_name(str(error), files.directory, name)) from None
@@ -154,5 +154,5 @@ def _with_hub_name(message: str, directory: Path, name: Name) -> str:
     """An error about fetched files, with the hub's name instead of the cache's."""
     renamed = message.replace(str(directory), str(name))
     if is_offline() and ("is missing" in message or "has no" in message):
-        return f"{renamed}; {not_cached(name.place)}"
+        return f"{renamed}; {not_cached(name.location)}"
     return f"{renamed} on the hub" if message.endswith("is incomplete") else renamed

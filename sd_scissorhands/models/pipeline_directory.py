@@ -193,8 +193,7 @@ class PipelineDirectory:
     def ema(self) -> str:
         """Whether the denoiser's weights are the moving average (EMA) of those that were trained.
 
-        used; "beside, not used" where the file, or the model's name of its variant, says so; unknown for most, which say
-        nothing.
+        used; "beside, not used" if the file or the variant's name shows it; unknown for most.
         """
         if (self.directory / CONVERTED).exists():
             return str(read_json(self.directory / CONVERTED).get("ema", "unknown"))

@@ -132,7 +132,7 @@ def config_patterns() -> list[str]:
 
 
 def _usual_config(file: TensorFile) -> str | None:
-    """The hub id of the pipeline whose configs fit a file, as diffusers knows it; None where the file does not tell."""
+    """The hub id of the pipeline whose configs fit a file, as diffusers knows it; None where the file leaves it open."""
     from diffusers.loaders import single_file_utils
 
     shapes = {key: SimpleNamespace(shape=file.shape(key)) for key in file.entries}
@@ -158,7 +158,7 @@ def _fetch_config(path: Path, name: str | None) -> PipelineDirectory:
 
 
 def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirectory) -> None:
-    """Raises UserError unless a pipeline is of a file's family and predicts what the file says that it does."""
+    """Raises UserError unless a pipeline is of a file's family and predicts what the file's metadata names."""
     config.check_configs()
     if (found := config.index["_class_name"]) != pipeline_class:
         raise UserError(
@@ -185,7 +185,7 @@ def _hash_of_configs(config: Path) -> str:
 def _convert(
     file: TensorFile, pipeline_class: str, config: PipelineDirectory, config_name: str | None, folder: Path
 ) -> None:
-    """Let diffusers convert a file, and compare the result with it before it is kept."""
+    """Let diffusers convert a file, and compare the result with it before it takes its name."""
     _check_config(file, pipeline_class, config)
     pipeline = _load(file, pipeline_class, config.directory)
     with atomic(folder) as new:
@@ -215,7 +215,7 @@ def _load(file: TensorFile, pipeline_class: str, config: Path) -> Any:
             if isinstance(part, nn.Module) and (lost := [name for name, one in part.named_parameters() if one.is_meta]):
                 raise ValueError(f"{lost[0]} was given no value")
         return pipeline
-    except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than the configs say
+    except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than in the configs
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"--model {file.path} cannot be converted with the configs of {config} ({reason}): it lacks weights, or needs another --model-config"

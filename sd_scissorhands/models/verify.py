@@ -1,4 +1,4 @@
-"""Whether a run directory is what its run.json says: every hash, every file, the base and what a delta gives."""
+"""Check a run directory against its run.json: every hash, every file, the base and what a delta gives."""
 
 from __future__ import annotations
 

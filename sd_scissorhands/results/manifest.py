@@ -1,4 +1,4 @@
-"""What run.json says of a run directory."""
+"""run.json, the manifest of a run directory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stage(SparseRecord):
 
 @dataclass(frozen=True)
 class Manifest(SparseRecord):
-    """What a run was asked for, what it started from, what is done, and what it came to."""
+    """A run's settings, its base model, the stages that have ended, and the result."""
 
     settings: dict[str, Any]  # of any version
     source: BaseModel
