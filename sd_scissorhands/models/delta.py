@@ -247,8 +247,9 @@ def apply_delta(
         save_pipeline(loaded, output_dir)
         tick(1)
     return AppliedDelta(
-        str(output_dir), base, str(path), origin.recipe, origin.concepts, origin.seed, len(delta), delta.size,
-        loaded.weights_sha256, origin.result_sha256, round(time.monotonic() - began, 2),
+        output_dir=str(output_dir), base=base, delta=str(path), recipe=origin.recipe, concepts=origin.concepts,
+        seed=origin.seed, weights=len(delta), size=delta.size, base_sha256=loaded.weights_sha256,
+        weights_sha256=origin.result_sha256, seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
 
 

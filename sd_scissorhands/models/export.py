@@ -72,14 +72,7 @@ def export(
 
 
 def check_request(to: str, *, dtype: str | None = None, base: Path | None = None, flag: str = "--to") -> None:
-    """Refuse an unknown format or precision, and options that the format does not take.
-
-    Args:
-        flag: that named the format.
-
-    Raises:
-        UserError: see there.
-    """
+    """Raises UserError for an unknown format (named by `flag`) or precision, and for options that the format does not take."""
     if to not in OUTPUT_FORMATS:
         raise UserError(f"{flag} {to!r} is unknown: choose {', '.join(OUTPUT_FORMATS)}")
     if dtype is not None and dtype not in DTYPES:
@@ -91,11 +84,7 @@ def check_request(to: str, *, dtype: str | None = None, base: Path | None = None
 
 
 def check_exportable(model: PipelineDirectory, to: str) -> None:
-    """Check that a model can be written in a format, by its configs and names alone; cheap.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Raises UserError for a model that cannot be written in a format, by its configs and names alone; cheap."""
     if to == "single-file":
         locate_components(model)
 
@@ -108,11 +97,7 @@ def default_output(model: PipelineDirectory, to: str, dtype: str | None = None) 
 
 
 def check_output(output: Path, to: str) -> None:
-    """Refuse a path that exists already, and a file that no program would take for safetensors.
-
-    Raises:
-        UserError: see there.
-    """
+    """Raises UserError for a path that exists already, and for a file that no program would take for safetensors."""
     if os.path.lexists(output):
         raise UserError(f"--output {output} exists already: choose another")
     if to != "diffusers" and output.suffix != ".safetensors":
