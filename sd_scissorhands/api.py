@@ -18,7 +18,7 @@ from .attacks.attack_settings import AttackSettings
 from .disk import write_json
 from .evaluation.evaluate_settings import EvaluateSettings
 from .machine import Processes
-from .places import RUNS, place_of_erasure, place_of_forgetting
+from .places import RUNS, erasure_directory, forgetting_directory
 from .quiet import is_small, progress_here, quietly
 from .results.attack import AttackResult
 from .results.base import Measurement, Reported
@@ -51,7 +51,7 @@ def erase(
     from .erasure import erase as run_erasure
     from .report import write_card, write_report
 
-    folder = Path(output_dir or place_of_erasure(settings))
+    folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
         found = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
         result = EraseResult.from_json(found)
@@ -128,7 +128,7 @@ def forget(
     from .forgetting import forget as run_forgetting
     from .report import write_forgetting_report
 
-    folder = Path(output_dir or place_of_forgetting(settings))
+    folder = Path(output_dir or forgetting_directory(settings))
     with _at_work(settings.model, progress) as (_, shown):
         found = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
         result = ForgetResult.from_json(found)

@@ -99,7 +99,7 @@ def erase(
         check_free(output_dir, settings, resume=resume)
     processes.wait()
     prepared = prepare(settings, processes)
-    check_exportable(prepared.opened.directory, output_format)
+    check_exportable(prepared.opened.files, output_format)
     source = prepared.opened.identity
     run = Run.open(output_dir, prepared.settings, source, resume=resume, processes=processes, began=began)
     if run.done("model"):
@@ -117,7 +117,7 @@ def erase(
         "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
         "recipe": settings.recipe, "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
-        "weights_sha256": weights, "licence": read_licence(prepared.opened.directory), "ema": prepared.opened.ema,
+        "weights_sha256": weights, "licence": read_licence(prepared.opened.directory), "ema": prepared.opened.files.ema,
         "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": run.seconds,
     }  # fmt: skip
     run.finish("model", Stage("model"), result)

@@ -18,7 +18,7 @@ from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..lineage import MANIFEST
 from ..machine import Processes
-from ..places import place_of_proof
+from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
 from ..results.evaluation import ConceptEvaluation
 from ..run import NOT_IDENTITY, Progress, silent
@@ -74,7 +74,7 @@ def place_of(settings: AttackSettings) -> Path:
     Raises:
         UserError: see `evaluation.evaluate.about`.
     """
-    return place_of_proof("attack", settings.model, settings.attack, _about(settings).concept.name)
+    return measurement_directory("attack", settings.model, settings.attack, _about(settings).concept.name)
 
 
 def _about(settings: AttackSettings) -> About:

@@ -11,7 +11,7 @@ from ..domains.base import Domain
 from ..lineage import base_of, erased_from
 from ..machine import Processes
 from ..models.locate import domain_of_model, locate_here
-from ..places import place_of_proof
+from ..places import measurement_directory
 from ..results.evaluation import Evaluation
 from ..run import Progress, silent
 from ..settings import UserError
@@ -67,9 +67,9 @@ def place_of(settings: EvaluateSettings) -> Path:
         UserError: see `about`.
     """
     if settings.kind != "concept":
-        return place_of_proof("eval", settings.source, settings.kind)
+        return measurement_directory("eval", settings.source, settings.kind)
     known = _about(settings)
-    return place_of_proof("eval", settings.source, known.domain.evaluation, known.concept.name)
+    return measurement_directory("eval", settings.source, known.domain.evaluation, known.concept.name)
 
 
 @dataclass(frozen=True)

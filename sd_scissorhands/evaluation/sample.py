@@ -17,7 +17,6 @@ from ..diffusion.denoiser import Denoiser
 from ..disk import atomic
 from ..lineage import MANIFEST
 from ..machine import Processes, resolve_device
-from ..models.files import check_directory
 from ..models.load import LoadedPipeline, open_pipeline
 from ..models.locate import locate
 from ..run import Progress, Run, silent
@@ -71,10 +70,10 @@ def check_models(model: str, baseline: str | None) -> None:
     Raises:
         UserError: what is wrong with which.
     """
-    check_directory(*locate(model))
+    locate(model).check()
     if baseline is not None:
         try:
-            check_directory(*locate(baseline))
+            locate(baseline).check()
         except UserError as error:
             raise UserError(str(error).replace("--model", "--baseline")) from None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..diffusion.families import FAMILIES
 from ..lineage import base_of
-from ..models.licence import linked
+from ..models.licence import for_derived_card
 from ..naming import Name
 from .commands import hub_id
 from .reading import RunRecord
@@ -20,7 +20,7 @@ def card_facts(run: RunRecord) -> dict[str, Any]:
     from huggingface_hub import ModelCardData
 
     family, base = FAMILIES[loader_of(run)], base_on_hub(run)
-    licence = linked(run.erased.licence if run.erased else {}, base)
+    licence = for_derived_card(run.erased.licence if run.erased else {}, base)
     front = ModelCardData(
         base_model=base, library_name="diffusers", pipeline_tag="text-to-image", tags=[*family.hub_tags, *OWN_TAGS],
         license=licence.get("license"), license_name=licence.get("license_name"), license_link=licence.get("license_link"),
@@ -41,7 +41,7 @@ def loader_of(run: RunRecord) -> str:
 def base_on_hub(run: RunRecord) -> str | None:
     """The hub id of the model that a run started from, itself or by way of other runs; without revision and variant."""
     names = (run.source.model, base_of(str(run.path / "model")))
-    found = (hub_id(Name.parse(str(name)).place) for name in names if name)
+    found = (hub_id(Name.parse(str(name)).location) for name in names if name)
     return next(filter(None, found), None)
 
 
