@@ -333,7 +333,7 @@ def test_a_killed_erasure_continues_to_the_same_weights(settings, erased, tmp_pa
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "finish", die)
         erase(settings, tmp_path / "run")
-    assert erase(settings, tmp_path / "run", resume=True)["weights_sha256"] == erased[1]["weights_sha256"]
+    assert erase(settings, tmp_path / "run", resume=True).weights_sha256 == erased[1]["weights_sha256"]
 
 
 def test_an_erased_model_is_verified_compared_and_exported(family, folder, erased, tmp_path):
@@ -391,7 +391,7 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
             with pytest.raises(UserError, match="--scorer relevance has rules for UNets alone"):
                 erase(dataclasses.replace(few, **change), tmp_path / name)
             continue
-        made.add(erase(dataclasses.replace(few, **change), tmp_path / name)["weights_sha256"])
+        made.add(erase(dataclasses.replace(few, **change), tmp_path / name).weights_sha256)
     assert len(made) == 5 - (family in FLOWS)
     told = apply_delta(
         settings.model, tmp_path / "low" / "delta.safetensors", output_dir=tmp_path / "again", device="cpu"

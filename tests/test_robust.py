@@ -22,7 +22,7 @@ from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
 from sd_scissorhands.methods.method import Options, declared_settings
-from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
 from sd_scissorhands.models.load import open_pipeline
@@ -352,16 +352,8 @@ def test_a_relearner_over_still_weights_is_adam():
 
 def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
     task, there, here = (Forgetful(dtype=torch.float64) for _ in range(3))
-    repair = Repair(
-        task,
-        task.parameters,
-        3,
-        1e-2,
-        0.7,
-        None,
-        relearn_every=1,
-        make=lambda tensors, lr: torch.optim.SGD(tensors, lr),
-    )
+    sgd = lambda tensors, lr: torch.optim.SGD(tensors, lr)  # noqa: E731
+    repair = Repair(task, task.parameters, RepairSettings(3, 1e-2, 0.7, relearn_every=1, optimiser=sgd))
     ahead = Adversary(task.parameters, 0.1).advance(task, 0)
     with torch.no_grad():
         for name, parameter in there.parameters.items():
@@ -377,9 +369,8 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
 
 
 def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attacker_again():
-    make = lambda task: Repair(  # noqa: E731
-        task, task.parameters, 14, 1e-2, 0.1, None, memory_every=7, relearn_every=1
-    )
+    how = RepairSettings(14, 1e-2, 0.1, memory_every=7, relearn_every=1)
+    make = lambda task: Repair(task, task.parameters, how)  # noqa: E731
     whole, cut, fresh = Forgetful(), Forgetful(), Forgetful()
     one = make(whole)
     one.run()
@@ -397,8 +388,7 @@ def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attac
     two.run()
     assert two.history == one.history and 7 % EPISODE
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), fresh.module.parameters(), strict=True))
-    blind = Repair(Forgetful(), (other := Forgetful()).parameters, 14, 1e-2, 0.1, None, memory_every=7)
-    blind.task = other
+    blind = Repair(other := Forgetful(), other.parameters, RepairSettings(14, 1e-2, 0.1, memory_every=7))
     blind.run()
     assert blind.history[2]["forget"] != one.history[2]["forget"]
 
@@ -538,9 +528,9 @@ def test_every_pair_has_its_place():
 
 def test_a_run_on_a_runs_result_knows_what_went_before(short, tmp_path):
     first = erase(dataclasses.replace(short, steps=0, edit="none"), tmp_path / "one")
-    second = dataclasses.replace(short, concepts=("blue",), model=first["model_dir"], steps=0, edit="none")
+    second = dataclasses.replace(short, concepts=("blue",), model=first.model_dir, steps=0, edit="none")
     result = erase(second, tmp_path / "two")
-    assert erased_from(result["model_dir"]) == ("blue", "heart") and base_of(result["model_dir"]) == "tiny"
+    assert erased_from(result.model_dir) == ("blue", "heart") and base_of(result.model_dir) == "tiny"
     for prompt in prepare(second).retain_prompts:
         named = world.read(prompt)
         assert "shape" in named and "heart" not in named.values() and "blue" not in named.values()
@@ -564,7 +554,7 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
         patch.setattr(Run, "finish", die)
         with pytest.raises(KeyboardInterrupt):
             erase(asked, tmp_path / "cut")
-    assert erase(asked, tmp_path / "cut", resume=True)["weights_sha256"] == whole["weights_sha256"]
+    assert erase(asked, tmp_path / "cut", resume=True).weights_sha256 == whole.weights_sha256
     stages = json.loads((tmp_path / "whole" / "run.json").read_text())["stages"]
     assert tuple(stages) == ("data", "repair", "model")
 
@@ -581,7 +571,7 @@ def test_a_former_versions_run_is_read_without_the_settings_that_are_gone(short,
     settings = Run.read(tmp_path / "run").settings
     assert settings.conditions == "mixture" and settings.other_words == COMMON["other_words"]
     asked = dataclasses.replace(asked, other_words=COMMON["other_words"])
-    assert erase(asked, tmp_path / "run", resume=True)["weights_sha256"] == made["weights_sha256"]
+    assert erase(asked, tmp_path / "run", resume=True).weights_sha256 == made.weights_sha256
 
 
 @pytest.mark.parametrize("scorer", ["activation", "contrast"])
@@ -591,7 +581,7 @@ def test_channels_are_trimmed_whole_under_the_mixture(short, tmp_path, scorer):
     )
     result = erase(asked, tmp_path / "run")
     chosen = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
-    assert 0 < chosen["trimmed"] <= 0.05 * result["scope_size"]
+    assert 0 < chosen["trimmed"] <= 0.05 * result.scope_size
     from safetensors.torch import load_file
 
     rows = load_file(tmp_path / "run" / "selection.safetensors")
@@ -607,7 +597,7 @@ def test_erasing_moves_concept_latents_towards_their_pairs(denoiser, short):
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         before = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
-        Repair(task, parameters, 25, 1e-3, 1.0, None).run()
+        Repair(task, parameters, RepairSettings(25, 1e-3, 1.0)).run()
         after = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
     for parameter in parameters.values():
         parameter.requires_grad_(False)
@@ -622,4 +612,4 @@ def test_a_preset_is_erased_by_pairs_from_a_pipeline_that_is_not_of_the_embedded
         short, recipe=DEFAULT_RECIPE, model=str(foreign), concepts=(concept,), edit="none", relearn_every=1, steps=2
     )
     result = erase(asked, tmp_path / "run")
-    assert result["steps"] == 2 and result["weights_sha256"] != prepare(asked).opened.weights_sha256
+    assert result.steps == 2 and result.weights_sha256 != prepare(asked).opened.weights_sha256

@@ -51,18 +51,17 @@ class Denoiser:
         """
         return scope_of(self.module, expression, self.family.scopes, self.family.called)
 
-    def teacher(self, parameters: Mapping[str, nn.Parameter], *, thin: bool = False) -> dict[str, Tensor]:
+    def teacher(self, parameters: Mapping[str, nn.Parameter], *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Frozen copies of parameters as they stand; with the weights that nobody changes they are the frozen original.
 
         Args:
-            thin: keep them in bf16, which is what autocast would make of them.
+            dtype: of the copies; None for the parameters' own.
         """
-        kind = torch.bfloat16 if thin else None
-        return {name: parameter.detach().to(dtype=kind, copy=True) for name, parameter in parameters.items()}
+        return {name: parameter.detach().to(dtype=dtype, copy=True) for name, parameter in parameters.items()}
 
     @torch.no_grad()
-    def thin(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Keep in bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
+    def cast_frozen(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Cast to bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
         for name, frozen in self.scope("full").items():
             if name not in parameters:
                 frozen.data = frozen.data.bfloat16()

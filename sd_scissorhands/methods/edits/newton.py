@@ -17,7 +17,7 @@ from torch import Tensor
 from ...declaration import setting
 from ..interface import Parameters, Task
 from ..method import Edit, Options
-from ..repair import WEIGHT_DECAY
+from ..optimisers import WEIGHT_DECAY
 from ..selection import Selection
 from . import EDITS
 
