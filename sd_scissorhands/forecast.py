@@ -29,7 +29,7 @@ class Probe:
     """What one sample takes, measured."""
 
     alone: float  # seconds of a sample's forward pass
-    among: float  # and of one among as many as are drawn together, which an accelerator takes at once
+    among: float  # and of one among as many as are sampled together, which an accelerator takes at once
     forward: int  # bytes at most, beyond what was there
     backward: int  # bytes of a forward and a backward pass, gradients of weights apart
     resident: int  # bytes in use with the model loaded
@@ -39,7 +39,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     """What `erase` would do, without doing it: weights, memory and time to expect.
 
     A forward and a backward pass are made on one sample, timed and their memory measured, on an accelerator also a forward pass on
-    as many as are drawn together; the rest is counted: a backward pass as two forward and as three with checkpointing, guidance
+    as many as are sampled together; the rest is counted: a backward pass as two forward and as three with checkpointing, guidance
     as two samples, and of every stage the tensors that it holds at a time. Scorers that take more than gradients, and the Newton
     step, are not counted.
 

@@ -126,7 +126,17 @@ def test_zero_shot_is_held():
     task, _ = classifier()
     seen = DeclaredDataOnly(task, ("unseen",))
     seen.explain("forget", 0)
-    for name in ("forget", "retain", "retain_each", "respond", "replacement", "relearn", "repair", "kept", "gone"):
+    for name in (
+        "forget",
+        "retain",
+        "retain_each",
+        "respond",
+        "replacement",
+        "relearn",
+        "repair",
+        "retained",
+        "forgotten",
+    ):
         with pytest.raises(PermissionError, match="not declared"):
             getattr(seen, name)
     for _, scorer in SCORERS:
@@ -214,7 +224,7 @@ def test_negative_guidance_leads_away_from_the_concept(gathered):
     without, told = (
         task.denoiser.predict(forget.noisy, forget.t, words) for words in (empty, data["forget_condition"][forget.rows])
     )
-    [answers] = task._ask_teacher([(forget, loss.questions(forget))])
+    [answers] = task._answers([(forget, loss.questions(forget))])
     assert torch.allclose(loss.target(forget, answers), without - (told - without), atol=1e-4)
 
 
@@ -229,7 +239,7 @@ def test_half_finished_pictures_are_what_sampling_passes_through(gathered):
 
 def test_how_it_stands_on_an_untouched_denoiser(gathered):
     task, _ = denoiser(gathered)
-    assert task.kept() == pytest.approx(1.0) and not task.gone()
+    assert task.retained() == pytest.approx(1.0) and not task.forgotten()
     assert task.share() == len(task.data["forget_latents"]) / len(task.data["retain_latents"])
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 from test_unlearn import Regression
 
 from sd_scissorhands import concepts as catalogue
+from sd_scissorhands.declaration import choices
 from sd_scissorhands.diffusion import conditions
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, ConceptSlot, Mixture
@@ -21,8 +23,12 @@ from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
+from sd_scissorhands.methods.losses import Answers, Loss, OwnError, Questions
 from sd_scissorhands.methods.method import Options, declared_settings
+from sd_scissorhands.methods.objectives import OBJECTIVES, Objective, loss_of
 from sd_scissorhands.methods.repair import Repair, RepairSettings
+from sd_scissorhands.methods.retain_losses import RETAIN_LOSSES, RetainLoss
+from sd_scissorhands.methods.samples import ConceptSamples
 from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
 from sd_scissorhands.models.load import open_pipeline
@@ -62,19 +68,25 @@ def some(denoiser: Denoiser, count: int = 6, seed: int = 0):
 def test_the_output_that_leads_to_a_picture_is_the_one_it_was_made_with(either):
     clean, noise, t = some(either)
     noisy = either.noised(clean, noise, t)
-    assert torch.allclose(either.leading_to(clean, noisy, t), either.target(clean, noise, t), atol=2e-4)
+    assert torch.allclose(either.process.leading_to(clean, noisy, t), either.target(clean, noise, t), atol=2e-4)
     output = torch.randn_like(clean)
-    assert torch.allclose(either.leading_to(either.clean(noisy, output, t), noisy, t), output, atol=2e-3)
+    assert torch.allclose(
+        either.process.leading_to(either.process.clean(noisy, output, t), noisy, t), output, atol=2e-3
+    )
 
 
 def test_a_pair_weighs_the_same_against_what_is_kept_as_noise_and_as_velocity(either):
     clean, noise, t = some(either)
     alpha = either.process.alphas[t]
-    assert torch.allclose(either.pair_weight(t), ((1 - alpha) / alpha).clamp_max(1))
+    assert torch.allclose(either.process.pair_weight(t), ((1 - alpha) / alpha).clamp_max(1))
     noisy, wrong = either.noised(clean, noise, t), clean + 0.1 * torch.randn_like(clean)
-    cost = (either.leading_to(wrong, noisy, t) - either.leading_to(clean, noisy, t)).square().mean((1, 2, 3))
+    cost = (
+        (either.process.leading_to(wrong, noisy, t) - either.process.leading_to(clean, noisy, t))
+        .square()
+        .mean((1, 2, 3))
+    )
     error = (wrong - clean).square().mean((1, 2, 3))  # its own, where noise is low
-    assert (either.pair_weight(t) * cost <= 2.01 * error).all()
+    assert (either.process.pair_weight(t) * cost <= 2.01 * error).all()
 
 
 def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
@@ -572,6 +584,29 @@ def test_a_former_versions_run_is_read_without_the_settings_that_are_gone(short,
     assert settings.conditions == "mixture" and settings.other_words == COMMON["other_words"]
     asked = dataclasses.replace(asked, other_words=COMMON["other_words"])
     assert erase(asked, tmp_path / "run", resume=True).weights_sha256 == made.weights_sha256
+
+
+class NegativePreference(Loss[ConceptSamples]):
+    """2 / b log(1 + (L / L_0)^b) as descended by NPO (Zhang et al. 2024), of the denoising losses of student and original."""
+
+    def questions(self, x: ConceptSamples) -> Questions:
+        return [(x.noisy, x.words)]
+
+    def loss(self, x: ConceptSamples, prediction: torch.Tensor, answers: Answers) -> torch.Tensor:
+        return x.mean(2 * torch.nn.functional.softplus(x.own_errors(answers[0]) - x.own_errors(prediction)))
+
+
+def test_a_forget_loss_and_a_retain_loss_of_ones_own_are_a_few_lines(short, tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES._added, "preference", Objective("not this", diffusion=NegativePreference()))
+    monkeypatch.setitem(RETAIN_LOSSES._added, "own", RetainLoss("the loss it was trained with", OwnError()))
+    assert {"preference", "own"} <= {*choices(EraseSettings)["repair"], *choices(EraseSettings)["retain_loss"]}
+    asked = dataclasses.replace(short, repair="preference", retain_loss="own", edit="none", projection="none")
+    erase(asked, tmp_path / "run")
+    history = json.loads((tmp_path / "run" / "repair" / "history.json").read_text())
+    assert history[0]["forget"] == pytest.approx(2 * math.log(2), rel=1e-4)  # student and original are the same yet
+    assert history[-1]["forget"] < history[0]["forget"] and all(record["retain"] > 0 for record in history)
+    with pytest.raises(UserError, match="--repair preference is for diffusion models: choose ascent"):
+        loss_of("preference", "classifier")
 
 
 @pytest.mark.parametrize("scorer", ["activation", "contrast"])
