@@ -15,9 +15,9 @@ from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.attacks.base import Attack, Outcome
 from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from sd_scissorhands.attacks.relearn import steps_back
-from sd_scissorhands.concepts import filled
+from sd_scissorhands.concepts import SLOT, filled
 from sd_scissorhands.declaration import setting
-from sd_scissorhands.diffusion.slots import SLOT, encode, slotted, spelled, vocabulary
+from sd_scissorhands.diffusion.slots import encode, slotted, spelled, vocabulary
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation.sample import open_for_sampling

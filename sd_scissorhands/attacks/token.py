@@ -43,11 +43,12 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     """Learn a suffix for every prompt, and draw the prompts with it."""
     import torch
 
+    from ..concepts import SLOT
     from ..diffusion import slots
     from .learn import Target, encoder
 
     d, rows = side.denoiser, context.rows
-    prompts = slots.slotted(d, [f"{row.prompt} {slots.SLOT}" for row in rows], width=context.options.tokens)
+    prompts = slots.slotted(d, [f"{row.prompt} {SLOT}" for row in rows], width=context.options.tokens)
     target = Target(d, data["latents"].to(d.device), prompts)
     learned = [
         context.cached(f"{side.name}-tokens-{int(some[0])}", partial(_suffixes, context, side, target, some))

@@ -139,6 +139,6 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
 
     collapsed = evaluation.collapse.collapsed
     return {
-        "model": row(None, evaluation.figures, "value", measured.erasure, collapsed),
+        "model": row(None, evaluation.figures, "value", measured.erasure.to_json(), collapsed),
         ORIGINAL: row(ORIGINAL, evaluation.original, "original", {}, False),
     }
