@@ -45,7 +45,7 @@ class Erasures:
     def columns(self) -> dict[str, ColumnNote]:
         """What the figures are that the attacks bring beside the first one's ASR."""
         return {
-            name: ColumnNote(column.header.format(one.title), column.meaning, column.unit)
+            name: ColumnNote(column.header.format(ATTACKS[one.attack].title) + one.note, column.meaning, column.unit)
             for name, (one, column) in attack_columns(self.measures.attacks).items() if name != "asr"
         }  # fmt: skip
 
