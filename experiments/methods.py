@@ -111,8 +111,8 @@ def edits(options: Options) -> str:
         if options.smoke
         else ["--limit", 60, *options.overlay(steps=0)]
     )
-    asked = named(options.concepts or CONCEPTS)
-    rows = compared(options, "edits", *asked, "--recipes", ",".join(EDITED), "--attack", "none", *few, seeds=1)
+    concepts = named(options.concepts or CONCEPTS)
+    rows = compared(options, "edits", *concepts, "--recipes", ",".join(EDITED), "--attack", "none", *few, seeds=1)
     return table(
         rows, ("UA", "UA_synonyms", "IRA", "CRA"), {"trimmed": 0, "seconds": 0}, first="recipe, without its repair"
     )

@@ -83,8 +83,8 @@ def erased(run: Run, root: Path) -> Path:
         folder, concepts = run.folder(root, end), run.concepts[end - 1 : end] if run.chain else run.concepts
         manifest = folder / "run.json"
         if not manifest.exists() or "result" not in json.loads(manifest.read_text()):
-            asked = EraseSettings(concepts=concepts, model=model, seed=run.seed, device="cpu", **run.settings)
-            erase(asked, folder, resume=True)
+            settings = EraseSettings(concepts=concepts, model=model, seed=run.seed, device="cpu", **run.settings)
+            erase(settings, folder, resume=True)
         model = str(folder / "model")
     return folder
 
@@ -94,13 +94,13 @@ def measured(model: str, concept: str, seed: int, folder: Path, measures: Mappin
     row: Row = {}
     for name, settings in measures.items():
         place = folder / ("attack" if "attack" in settings else "eval") / name
-        asked: dict[str, Any] = {"model": model, "concept": concept, "device": "cpu", **settings}
-        asked["seed"] = seed + settings.get("seed", 0)
+        values: dict[str, Any] = {"model": model, "concept": concept, "device": "cpu", **settings}
+        values["seed"] = seed + settings.get("seed", 0)
         if not (place / "summary.json").exists():
             if "attack" in settings:
-                attack(AttackSettings(**asked), place)
+                attack(AttackSettings(**values), place)
             else:
-                evaluate(EvaluateSettings(**asked), place)
+                evaluate(EvaluateSettings(**values), place)
         row[name] = json.loads((place / "summary.json").read_text())
     return row
 
@@ -140,7 +140,7 @@ def command(*words: object) -> dict[str, Any]:
 
 
 def mean(values: Iterable[float | None], digits: int = 3, *, spread: bool = False) -> str:
-    """The mean of what is known, with its range behind it if asked for; empty where nothing is known."""
+    """The mean of what is known, with its range behind it if `spread`; empty where nothing is known."""
     found = [value for value in values if value is not None]
     if not found:
         return ""
@@ -273,13 +273,13 @@ class Options:
         return "--config", str(file)
 
     def runs(self, table: Table) -> list[Run]:
-        """The runs of a table that are asked for."""
-        asked = [
+        """The runs of a table that these options ask for."""
+        runs = [
             run
             for run in table.runs
             if (self.seeds is None or run.seed < self.seeds) and set(run.concepts) <= set(self.concepts or run.concepts)
         ]
-        return [run.reduced() for run in asked] if self.smoke else asked
+        return [run.reduced() for run in runs] if self.smoke else runs
 
 
 def main(description: str, tables: Mapping[str, Table | Callable[[Options], str]], root: str) -> None:

@@ -36,7 +36,7 @@ def card_facts(run: RunRecord) -> dict[str, Any]:
     from huggingface_hub import ModelCardData
 
     kind, base = kind_of(run), base_on_hub(run)
-    licence = linked(run.result.get("licence") or {}, base)
+    licence = linked(run.erased.licence if run.erased else {}, base)
     front = ModelCardData(
         base_model=base, library_name="diffusers", pipeline_tag="text-to-image", tags=[*kind.tags, *OWN_TAGS],
         license=licence.get("license"), license_name=licence.get("license_name"), license_link=licence.get("license_link"),
@@ -55,7 +55,7 @@ def kind_of(run: RunRecord) -> Kind:
 
 def base_on_hub(run: RunRecord) -> str | None:
     """The hub id of the model that a run started from, itself or by way of other runs; without revision and variant."""
-    names = (run.source.get("model"), base_of(str(run.path / "model")))
+    names = (run.source.model, base_of(str(run.path / "model")))
     found = (hub_id(Name.parse(str(name)).place) for name in names if name)
     return next(filter(None, found), None)
 
@@ -87,7 +87,7 @@ def use(run: RunRecord, repo: str | None, file: str | None, to: str) -> str:
     """How the model is used, in Markdown; see `page.card_text`."""
     kind, base = kind_of(run), base_on_hub(run) or "BASE-MODEL"
     if to == "delta":
-        return APPLY.format(repo=repo, file=file, base="tiny" if run.source.get("model") == "tiny" else base)
+        return APPLY.format(repo=repo, file=file, base="tiny" if run.source.model == "tiny" else base)
     if to == "unet-only":
         return PUT_IN.format(repo=repo, file=file, base=base, part=kind.edited.lower())
     if to == "single-file":

@@ -24,7 +24,7 @@ def command_with(command: str, different: dict[str, Any], run: RunRecord) -> str
     """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if file_only(name)]
     words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
-    words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
+    words += ["--output-dir", f"{run.result.run_dir if run.result else run.path}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
 
 
@@ -46,20 +46,27 @@ def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:
 
 def evaluation_command(run: RunRecord) -> str:
     """The shell line that evaluates this run's model, as far as one can be known."""
-    model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
+    words = ["sdscissor", "eval"]
     if run.domain.name == "canvas":
-        words += ["--model", model, "--canvas", "--concept", str((run.result.get("concepts") or [run.concepts])[0])]
-    elif run.result.get("explicit"):
-        words += ["--model", model, "--baseline", str(run.source.get("model")), "--i2p"]
+        words += ["--model", _model(run), "--canvas", "--concept", _concept(run)]
+    elif run.erased and run.erased.explicit:
+        words += ["--model", _model(run), "--baseline", str(run.source.model), "--i2p"]
     return shlex.join(words)
 
 
 def attack_command(run: RunRecord) -> str:
     """The shell line that attacks this run's model."""
-    model = run.result.get("model_dir") or next((one.model for one in run.summaries if one.model), None)
-    concept = (run.result.get("concepts") or [run.concepts])[0]
-    words = ["--model", str(model or run.path / "model"), "--concept", str(concept), "--attack", "embedding"]
+    words = ["--model", _model(run), "--concept", _concept(run), "--attack", "embedding"]
     return shlex.join(["sdscissor", "attack", *words])
+
+
+def _model(run: RunRecord) -> str:
+    measured = next((one.model for one in run.summaries if one.model), None) if run.alone else None
+    return (run.erased and run.erased.model_dir) or measured or str(run.path / "model")
+
+
+def _concept(run: RunRecord) -> str:
+    return run.erased.concepts[0] if run.erased and run.erased.concepts else run.concepts
 
 
 def difference(settings: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:

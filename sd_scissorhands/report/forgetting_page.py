@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from ..lineage import MANIFEST
+from ..methods.method import declared_settings
 from ..recipes import RECIPES
 from ..settings import ForgetSettings
 from .commands import command_with, difference
@@ -53,5 +55,9 @@ def _repeat_command(run: RunRecord) -> str:
     """Shell lines that make this run again, in a directory of its own."""
     chosen: dict[str, Any] = {"recipe": run.settings["recipe"]}
     usual = ForgetSettings(**chosen).resolved("classifier").to_json() | {"recipe": ForgetSettings().recipe}
-    known = {name: value for name, value in run.settings.items() if name in usual}  # a former version had others
+    names = {
+        *(field.name for field in dataclasses.fields(ForgetSettings)),
+        *declared_settings(),
+    }  # a former version had more
+    known = {name: value for name, value in run.settings.items() if name in names}
     return command_with("forget", difference(known, usual), run)

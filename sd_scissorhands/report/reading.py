@@ -15,7 +15,10 @@ from ..domains.base import Domain
 from ..lineage import MANIFEST
 from ..results.attack import AttackResult
 from ..results.comparison import ComparisonResult
+from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation, read_evaluation
+from ..results.forget import ForgetResult
+from ..results.manifest import BaseModel
 from ..run import Run
 from ..settings import UserError
 from .declared import attack_title, evaluation_titles
@@ -29,10 +32,10 @@ class RunRecord:
     """A run directory as read; what is not there is empty, what cannot be read or does not fit is in `problems`."""
 
     path: Path
-    stages: dict[str, Any]
-    settings: dict[str, Any]
-    source: dict[str, Any]
-    result: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: BaseModel = BaseModel()
+    stages: dict[str, Any] = field(default_factory=dict)
+    result: EraseResult | ForgetResult | None = None  # None: the run has not ended
     layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
     history: list[dict[str, Any]] = field(default_factory=list)  # of the repair, a record a step
     evaluations: dict[str, Evaluation] = field(default_factory=dict)  # by the name of their folder
@@ -59,12 +62,17 @@ class RunRecord:
     def concepts(self) -> str:
         """What was erased; what was measured where only that is known."""
         measured = _concepts(self.summaries)[:1] or (["nudity"] if self.counted else None)
-        return plain(self.result.get("concepts") or self.settings.get("concepts") or measured)
+        return plain((self.erased and self.erased.concepts) or self.settings.get("concepts") or measured)
+
+    @property
+    def erased(self) -> EraseResult | None:
+        """What an erasure came to."""
+        return self.result if isinstance(self.result, EraseResult) else None
 
     @property
     def domain(self) -> Domain:
         """What the model draws."""
-        named = (domain for _, domain in DOMAINS if domain.original and domain.original == self.source.get("model"))
+        named = (domain for _, domain in DOMAINS if domain.original and domain.original == self.source.model)
         return next(named, None) or domain_of(self.path / "model")
 
     def label(self, summary: Evaluation | AttackResult) -> str:
@@ -75,9 +83,8 @@ class RunRecord:
 
     def explicit(self, summary: Evaluation | AttackResult) -> bool:
         """Whether the pictures may be explicit: as the run says; unknown counts as explicit, the embedded world not."""
-        known = self.result.get("explicit")
-        if known is not None:
-            return bool(known)
+        if self.erased and self.erased.explicit is not None:
+            return self.erased.explicit
         judge = "" if isinstance(summary, NudityEvaluation) else summary.judge.get("judge")
         return not any(domain.harmless and domain.evaluation in (summary.kind, judge) for _, domain in DOMAINS)
 
@@ -89,13 +96,16 @@ def read_run(path: Path) -> RunRecord:
         UserError: `path` is not a run directory.
     """
     manifest = Run.read(path).manifest
-    run = RunRecord(path, manifest.stages, manifest.settings, manifest.source.to_json(), manifest.result or {})
+    run = RunRecord(path, manifest.settings, manifest.source, manifest.stages)
+    if manifest.result:
+        kind = EraseResult if manifest.of_erasure else ForgetResult
+        run.result = kind.from_json(manifest.result, strict=False)
     run.layers = _layers(run)
     run.history = _json(run, path / "repair" / "history.json", list)
     run.evaluations = _measured(run, "eval", list(evaluation_titles()))
     run.attacks = _measured(run, "attack", [name for name, _ in sorted(ATTACKS, key=lambda one: not one[1].graded)])
     for summary in run.summaries:
-        if summary.weights_sha256 not in (None, run.result.get("weights_sha256")):
+        if summary.weights_sha256 not in (None, run.result and run.result.weights_sha256):
             where = Path(str(summary.folder)).relative_to(path).as_posix()
             run.problems.append(f"{where} measured other weights than this run's model: measure it again")
     return run
@@ -109,7 +119,7 @@ def read_measurement(path: Path) -> RunRecord:
     """
     if (path / MANIFEST).exists():
         raise UserError(f"{path} is a run directory, not the folder of one evaluation")
-    run = RunRecord(path, {}, {}, {}, {}, alone=True)
+    run = RunRecord(path, alone=True)
     summary = _summary(run, path, "attack")
     if isinstance(summary, AttackResult):
         run.attacks[summary.attack] = summary
@@ -151,7 +161,7 @@ def _measured(run: RunRecord, parent: str, order: Sequence[str]) -> dict[str, An
     A folder is called as what was done in it: "canvas-star" is "canvas" of another concept. Beside attacks lies what measured
     the rest for them; that is left out, as is a kind of evaluation that nothing declares.
     """
-    found = {}
+    found: dict[str, tuple[str, Any]] = {}
     for folder in sorted(file.parent for file in (run.path / parent).glob("*/summary.json")):
         name = next((name for name in order if f"{folder.name}-".startswith(f"{name}-")), folder.name)
         summary = _summary(run, folder, name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..attacks.base import ASR
 from ..attacks.base import Column as AttackColumn
 from ..results.attack import AttackResult
+from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
 from .declared import COSTS, attack_columns, attack_title, figure, metrics_of
 from .phrases import between, known, number, percent, worded
@@ -149,11 +149,11 @@ def returned(back: Mapping[str, int | None], which: str) -> str:
 
 
 def _costs(models: Sequence[RunRecord]) -> list[Column]:
-    results = [one.result for one in models]
+    results = [one.erased for one in models]
     parts: dict[str, list[Cell]] = {
-        "trimmed": [(number(one.get("trimmed")), _of_scope(one)) for one in results],
-        "conflict_rate": [(percent(one.get("conflict_rate")), "") for one in results],
-        "seconds": [(number(one.get("seconds")), "") for one in results],
+        "trimmed": [(number(one.trimmed), _of_scope(one)) if one else DASH for one in results],
+        "conflict_rate": [(percent(one.conflict_rate), "") if one else DASH for one in results],
+        "seconds": [(number(one.seconds), "") if one else DASH for one in results],
     }
     return [
         Column(COSTS[name].title, "", (COSTS[name].title, COSTS[name].meaning), [DASH, *own])
@@ -161,6 +161,6 @@ def _costs(models: Sequence[RunRecord]) -> list[Column]:
     ]
 
 
-def _of_scope(result: dict[str, Any]) -> str:
-    trimmed, scope = result.get("trimmed"), result.get("scope_size")
-    return f"{percent(trimmed / scope)} of scope" if known(trimmed) and trimmed and known(scope) and scope else ""
+def _of_scope(result: EraseResult) -> str:
+    share = result.trimmed / result.scope_size if result.scope_size else 0
+    return f"{percent(share)} of scope" if share and known(share) else ""

@@ -40,7 +40,8 @@ def gone(run: RunRecord, summary: Evaluation) -> Finding:
     """
     if isinstance(summary, NudityEvaluation):
         value = fewer(summary)
-        if not run.result.get("explicit", run.alone) or (run.alone and value is None):
+        explicit = run.erased.explicit if run.erased else run.alone
+        if not explicit or (run.alone and value is None):
             return Finding("Measured", "none", value, summary)
     else:
         value = summary.figures.get(FORGOTTEN)
