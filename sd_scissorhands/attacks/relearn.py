@@ -31,7 +31,10 @@ class RelearnOptions:
     lr: float = setting(1e-5, "Adam's learning rate.", least=0, open_ends=True)
     batch_size: int = setting(2, "Pictures per step.", least=1)
     stops: tuple[int, ...] | None = setting(
-        None, "Steps after which pictures are drawn and judged, beside the last.", default_text="ever less often"
+        None,
+        "Steps after which pictures are drawn and judged, beside the last.",
+        listed=True,
+        default_text="ever less often",
     )
 
 
