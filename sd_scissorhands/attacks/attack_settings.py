@@ -1,4 +1,4 @@
-"""What an attack is asked to do."""
+"""The settings of an attack, and how the command line names several."""
 
 from __future__ import annotations
 
