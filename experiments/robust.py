@@ -106,7 +106,7 @@ def judged(measure: str) -> dict[str, Cell]:
 
 def distance(rows: Rows) -> str:
     """Mean of the relative L2 distance of the weights from the original's."""
-    return mean((command("diff", "tiny", row["model"])["relative_l2"] for row in rows), 2)
+    return mean((command("diff", "tiny", row["model"])["relative_l2"] for row in rows), 3)
 
 
 def across(cell: Cell, *variants: str) -> Cell:
