@@ -3,7 +3,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 BIN := .venv/bin
 
-.PHONY: demo test types pytest guides dist tiny experiments bench bench-gpu clean
+.PHONY: architecture demo test types pytest guides dist tiny experiments bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/sdscissor demo --output-dir runs/demo
@@ -37,6 +37,10 @@ experiments: .venv/ready
 	$(BIN)/python experiments/unseen.py
 	$(BIN)/python experiments/methods.py
 	$(BIN)/python experiments/families.py
+
+# The picture of docs/architecture.md, out of the package's imports.
+architecture: .venv/ready
+	$(BIN)/python docs/architecture.py
 
 # The tables of docs/benchmarks.md: an hour and more on two cores, 20 GiB of memory.
 bench: .venv/ready

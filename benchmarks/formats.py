@@ -24,7 +24,7 @@ from rows import MIB, Row, markdown, probe, publish
 from safetensors.torch import load_file, save_file
 
 from sd_scissorhands import export
-from sd_scissorhands.models.source import Source
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.quiet import quietly
 
 SHARES = (0.001, 0.005)
@@ -44,7 +44,7 @@ def changed_run(base: Path, folder: Path, share: float) -> Path:
         tensor.view(-1)[torch.randint(tensor.numel(), (count,), generator=generator)] += 0.01
     save_file(tensors, folder / "model" / UNET, {"format": "pt"})
     del tensors
-    hashes = [Source(where, None).denoiser.sha256() for where in (base, folder / "model")]
+    hashes = [PipelineDirectory(where).denoiser.sha256() for where in (base, folder / "model")]
     manifest = {
         "settings": {"concepts": ["nothing"], "model": str(base)}, "source": {"model": str(base), "weights_sha256": hashes[0]},
         "stages": {"model": {"file": "model"}},
@@ -100,7 +100,7 @@ def main() -> None:
     with quietly(threads=1), tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         base = Path(scratch) / "base"
         sd14.save_pipeline(base, given.divisor)
-        unet = Source(base, None).denoiser
+        unet = PipelineDirectory(base).denoiser
         weights = sum(torch.Size(unet.shape(name)).numel() for name in unet.keys)
         for share in SHARES:
             run = changed_run(base, Path(scratch) / f"run-{share}", share)

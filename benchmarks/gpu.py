@@ -161,7 +161,7 @@ def erasures(bench: Bench) -> None:
 
 def peak_of(run: Path) -> int:
     """The largest peak of a run's stages, in bytes."""
-    return max(stage.get("peak_bytes") or 0 for stage in Run.read(run).manifest["stages"].values())
+    return max(stage.get("peak_bytes") or 0 for stage in Run.read(run).manifest.stages.values())
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {"repairs": repairs, "sampling": sampling, "erasures": erasures}

@@ -35,8 +35,8 @@ from torch import Tensor
 
 from sd_scissorhands.erasure import parts_of
 from sd_scissorhands.methods import repair as repair_module
+from sd_scissorhands.methods.method import Options, score
 from sd_scissorhands.methods.project import RULES
-from sd_scissorhands.methods.registry import Options, score
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.recipes import ON_CPU

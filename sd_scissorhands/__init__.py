@@ -3,7 +3,7 @@
     from sd_scissorhands import EraseSettings, EvaluateSettings, erase, evaluate
 
     erased = erase(EraseSettings(concepts=("heart",), model="tiny"), "runs/heart")
-    judged = evaluate(EvaluateSettings(model=erased["model_dir"], concept="heart"))
+    judged = evaluate(EvaluateSettings(model=erased.model_dir, concept="heart"))
 
 What is heavy is loaded when it is first asked for.
 """
@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Result as Result
     from .api import attack as attack
     from .api import compare as compare
     from .api import erase as erase
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "api": ("Result", "attack", "compare", "erase", "evaluate", "forget"),
+    "api": ("attack", "compare", "erase", "evaluate", "forget"),
     "attacks.attack_settings": ("AttackSettings",),
     "models.export": ("export",),
     "models.verify": ("verify",),

@@ -1,16 +1,18 @@
-"""The Python interface: what the commands do, for scripts and notebooks. Typed settings in, figures out, nothing printed.
+"""The Python interface: what the commands do, for scripts and notebooks. Typed settings in, typed results out, nothing printed.
 
 Every function raises `UserError`, one line that names the setting (by its flag) and the remedy, before expensive work.
 `progress` is called with a stage and its number of steps and yields what is called with the steps done, see `run.Progress`;
-None shows bars in a notebook and nothing elsewhere, `bars` shows them anywhere.
+None shows bars in a notebook and nothing elsewhere, `bars` shows them anywhere. Results have the fields of the JSON that the
+commands print, `report` (the page) and `folder` (where their files lie); a notebook shows their figures and pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .attacks.attack_settings import AttackSettings
 from .disk import write_json
@@ -18,28 +20,17 @@ from .evaluation.evaluate_settings import EvaluateSettings
 from .machine import Processes
 from .places import RUNS, place_of_erasure, place_of_forgetting
 from .quiet import is_small, progress_here, quietly
+from .results.attack import AttackResult
+from .results.base import Measurement, Reported
+from .results.comparison import ComparisonResult
+from .results.erase import EraseResult
+from .results.evaluation import Evaluation, read_evaluation
+from .results.forget import ForgetResult
 from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
 
 Folder = str | Path
-
-
-class Result(dict[str, Any]):
-    """What a run, an evaluation or an attack came to: the object that `--json` prints. A notebook shows its pictures."""
-
-    def __init__(self, values: Mapping[str, Any], folder: Path):
-        super().__init__(values)
-        self.folder = folder  # where its files lie
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return Path(self["report"])
-
-    def _repr_html_(self) -> str:
-        from .report.notebook import fragment
-
-        return fragment(self, self.folder)
+Measured = TypeVar("Measured", bound=Measurement)
 
 
 def erase(
@@ -49,27 +40,25 @@ def erase(
     output_format: str = "diffusers",
     resume: bool = False,
     progress: Progress | None = None,
-) -> Result:
+) -> EraseResult:
     """Erase concepts from a model, and write the run directory with model, card and page; see `erasure.erase`.
 
     Args:
         output_dir: the run directory; None: runs/MODEL-CONCEPTS-seedN.
         output_format: a file for other programs beside the model, see `settings.OUTPUT_FORMATS`.
         resume: continue the same run where it was cut off.
-
-    Returns:
-        run_dir, model_dir, report, weights_sha256, seconds, ...
     """
     from .erasure import erase as run_erasure
     from .report import write_card, write_report
 
     folder = Path(output_dir or place_of_erasure(settings))
     with _at_work(settings.model, progress) as (processes, shown):
-        told = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
-        if processes.main:
-            write_card(folder)
-            told = {**told, "report": str(write_report(folder))}
-    return Result(told, folder)
+        found = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
+        result = EraseResult.from_json(found)
+        if not processes.main:
+            return dataclasses.replace(result, folder=folder)
+        write_card(folder)
+        return dataclasses.replace(result, folder=folder, report=write_report(folder))
 
 
 def evaluate(
@@ -79,7 +68,7 @@ def evaluate(
     blur: bool = True,
     command: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Result:
+) -> Evaluation:
     """Measure what a model still draws, beside its original, and write summary and page; see `evaluation.evaluate`.
 
     Args:
@@ -88,18 +77,18 @@ def evaluate(
         command: the line that repeats it, for the page.
 
     Returns:
-        The summary: of a concept `figures` (UA, IRA, CRA, ...) with `intervals` and the `original`'s, of NudeNet `boxes`,
-        `images_with` and more; report.
+        Of a concept `figures` (UA, IRA, CRA, ...) with `intervals` and the `original`'s, of NudeNet `boxes`, `images_with`
+        and more.
     """
     from .evaluation.evaluate import evaluate as run_evaluation
     from .evaluation.evaluate import place_of
-    from .models.locate import convert_first
+    from .models.locate import convert_single_files
 
     with _at_work(settings.source, progress) as (processes, shown):
-        convert_first(settings.model_config, settings.model, settings.baseline)
+        convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        summary = run_evaluation(settings, folder, progress=shown, processes=processes)
-        return _finished(summary, folder, blur, command, processes)
+        result = read_evaluation(run_evaluation(settings, folder, progress=shown, processes=processes))
+        return _with_page(result, folder, blur, command, processes)
 
 
 def attack(
@@ -109,21 +98,16 @@ def attack(
     blur: bool = True,
     command: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Result:
-    """Try to bring an erased concept back, and its original beside it; see `attacks.attack` and, for the rest, `evaluate`.
-
-    Returns:
-        The summary: `asr_before`, `asr_after` with intervals, the `original`'s, verdict, IRA, CRA; report.
-    """
+) -> AttackResult:
+    """Try to bring an erased concept back, and its original beside it; see `attacks.attack` and, for the rest, `evaluate`."""
     from .attacks.attack import attack as run_attack
     from .attacks.attack import place_of
-    from .models.locate import convert_first
+    from .models.locate import convert_single_files
 
     with _at_work(settings.model, progress) as (processes, shown):
-        convert_first(settings.model_config, settings.model, settings.baseline)
+        convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        summary = run_attack(settings, folder, progress=shown)
-        return _finished(summary, folder, blur, command, processes)
+        return _with_page(run_attack(settings, folder, progress=shown), folder, blur, command, processes)
 
 
 def forget(
@@ -134,7 +118,7 @@ def forget(
     parts: Any = None,
     resume: bool = False,
     progress: Progress | None = None,
-) -> Result:
+) -> ForgetResult:
     """Make an image classifier forget, measure it, and write the run directory with its page; see `forgetting.forget`.
 
     Args:
@@ -146,8 +130,9 @@ def forget(
 
     folder = Path(output_dir or place_of_forgetting(settings))
     with _at_work(settings.model, progress) as (_, shown):
-        told = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
-        return Result({**told, "report": str(write_forgetting_report(folder))}, folder)
+        found = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
+        result = ForgetResult.from_json(found)
+        return dataclasses.replace(result, folder=folder, report=write_forgetting_report(folder))
 
 
 def compare(
@@ -156,7 +141,7 @@ def compare(
     *,
     command: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Result:
+) -> ComparisonResult:
     """Every recipe on every target under every seed: one table, one page; see `comparison.compare`.
 
     Args:
@@ -164,35 +149,43 @@ def compare(
     """
     from .comparison.compare import compare as run_comparison
 
+    folder = Path(output_dir)
     with _at_work(asked.settings.model, progress) as (_, shown):
-        told = run_comparison(asked, Path(output_dir), command=command, progress=shown)
-    return Result(told, Path(output_dir))
+        result = run_comparison(asked, folder, command=command, progress=shown)
+    return dataclasses.replace(result, folder=folder, report=folder / "report.html")
 
 
 @contextmanager
 def _at_work(model: str, progress: Progress | None) -> Iterator[tuple[Processes, Progress]]:
-    """The processes that share the work and who is told of it, with the libraries still."""
+    """The processes that share the work and the progress that is shown, with the libraries silent."""
     with quietly(threads=1 if is_small(model) else None):
         processes = Processes.here()
         shown = progress_here() if progress is None else progress
         yield processes, shown if processes.main else silent
 
 
-def _finished(
-    summary: Mapping[str, Any], folder: Path, blur: bool, command: Sequence[str], processes: Processes
-) -> Result:
+def _with_page(result: Measured, folder: Path, blur: bool, command: Sequence[str], processes: Processes) -> Measured:
     """Note the command beside the figures, and write the page, and the card, that they belong on."""
     from .report import write_card, write_evaluation_report, write_report
 
-    told, run = dict(summary), folder.parent.parent
+    run = folder.parent.parent
     if not processes.main:
-        return Result(told, folder)
+        return dataclasses.replace(result, folder=folder)
     if command:
-        told["command"] = list(command)
-        write_json(folder / "summary.json", told)
+        result = dataclasses.replace(result, command=tuple(command))
+        write_json(folder / "summary.json", result.to_json())
     if folder.parent.name in ("eval", "attack") and (run / "run.json").exists():
         write_card(run)
         report = write_report(run, blur=blur)
     else:
         report = write_evaluation_report(folder, blur=blur)
-    return Result({**told, "report": str(report)}, folder)
+    return dataclasses.replace(result, folder=folder, report=report)
+
+
+def _as_html(result: Reported) -> str:
+    from .report.notebook import fragment
+
+    return fragment(result.to_json(), result.folder)
+
+
+Reported.to_html = staticmethod(_as_html)

@@ -84,8 +84,8 @@ def check_declared(values: Any, spelled: Callable[[str], str] = str, error: type
 def _outside(value: Any, declared: Declared) -> str:
     """What is wrong with a value's size; nothing if it is within its bounds."""
     least, most, open_ends = declared.least, declared.most, declared.open_ends
-    low = least is not None and (value <= least if open_ends else not value >= least)
-    high = most is not None and (value >= most if open_ends else not value <= most)
+    low = least is not None and not (value > least if open_ends else value >= least)
+    high = most is not None and not (value < most if open_ends else value <= most)
     if not (low or high):
         return ""
     if least is not None and most is not None:

@@ -1,4 +1,4 @@
-"""The demo: one concept out of the embedded model by the default recipe and by others, each judged and attacked."""
+"""The demo: one concept out of the embedded model by the default recipe and by others, each evaluated and attacked."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from .attacks.attack_settings import AttackSettings
-from .comparison.exam import Exam, Examined, examine
+from .comparison.measure import Measured, Measurements, measure
 from .domains import DOMAINS
-from .evaluation import concept as room
+from .evaluation import concept as concept_evaluation
 from .evaluation.panel import open_judges
 from .report import write_card, write_report
 from .run import Progress, silent
 from .settings import EraseSettings
 
 CONTROLS = ("scissorhands-anchored", "scissorhands", "substitution")  # other recipes
-ATTACKS: dict[str, dict[str, Any]] = {
-    "embedding": {"restarts": 1, "tokens": 3, "count": 48}, "paraphrase": {"count": 48},
-}  # fmt: skip
+COUNT = 48  # pictures under attack
 
 
 def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
-    """Erase `concept` by the default recipe and by each of `CONTROLS`, judge and attack them all alike, write the page.
+    """Erase `concept` by the default recipe and by each of `CONTROLS`, evaluate and attack them all alike, write the page.
 
     A demo that was killed, or is run again, continues.
 
@@ -31,28 +29,34 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     """
     settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
     canvas = DOMAINS["canvas"]
-    known = canvas.resolve(concept, None)
-    looks = room.Looks(seed=seed, count=count, progress=progress)
-    strikes = {kind: AttackSettings(kind, concept, "", "tiny", seed=seed, **more) for kind, more in ATTACKS.items()}
-    exam = Exam(known, "tiny", open_judges(known, domain=canvas), looks, strikes, drawn=folder)
-    one = examine(settings, folder, exam, progress)
+    found = canvas.resolve(concept, None)
+    looks = concept_evaluation.Looks(seed=seed, count=count, progress=progress)
+    embedding = AttackSettings("embedding", concept, "", "tiny", count=COUNT, seed=seed, restarts=1, tokens=3)
     attacks = {
-        kind: {"asr_after": told["asr_after"], "original": told["original"]["asr_after"]}
-        for kind, told in one.struck.items()
+        "embedding": embedding,
+        "paraphrase": AttackSettings("paraphrase", concept, "", "tiny", count=COUNT, seed=seed),
     }
-    original = {"figures": one.told["original"], "trimmed": 0, "seconds": 0.0, "asr": attacks["embedding"]["original"]}
-    rows = [{"name": "original", **original}, _row("erased", one)]
-    exam = dataclasses.replace(exam, attacks={"embedding": strikes["embedding"]})
+    what = Measurements(found, "tiny", open_judges(found, domain=canvas), looks, attacks, original=folder)
+    first = measure(settings, folder, what, progress)
+    rates = {
+        name: {"asr_after": one.asr_after, "original": one.original.asr_after} for name, one in first.attacks.items()
+    }
+    original = {
+        "figures": first.evaluation.original,
+        "trimmed": 0,
+        "seconds": 0.0,
+        "asr": rates["embedding"]["original"],
+    }
+    rows = [{"name": "original", **original}, _row("erased", first)]
+    what = dataclasses.replace(what, attacks={"embedding": embedding})
     for recipe in CONTROLS:
-        asked = dataclasses.replace(settings, recipe=recipe)
-        rows.append(_row(recipe, examine(asked, folder / "controls" / recipe, exam, progress)))
+        control = dataclasses.replace(settings, recipe=recipe)
+        rows.append(_row(recipe, measure(control, folder / "controls" / recipe, what, progress)))
     write_card(folder)
-    report = write_report(folder)
-    return {
-        "concept": concept, "model_dir": str(folder / "model"), "report": str(report), "rows": rows, "attacks": attacks,
-    }  # fmt: skip
+    report = str(write_report(folder))
+    return {"concept": concept, "model_dir": str(folder / "model"), "report": report, "rows": rows, "attacks": rates}
 
 
-def _row(name: str, one: Examined) -> dict[str, Any]:
-    costs = {cost: one.result[cost] for cost in ("trimmed", "seconds")}
-    return {"name": name, "figures": one.told["figures"], **costs, "asr": one.struck["embedding"]["asr_after"]}
+def _row(name: str, one: Measured) -> dict[str, Any]:
+    costs = {cost: one.erasure[cost] for cost in ("trimmed", "seconds")}
+    return {"name": name, "figures": one.evaluation.figures, **costs, "asr": one.attacks["embedding"].asr_after}

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
-from .diffusion.conditions import Mixture, Place
+from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import gather, list_pictures
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
@@ -23,11 +23,13 @@ from .lineage import erased_from
 from .machine import Processes, resolve_device
 from .methods.selection import count_for
 from .models.delta import Origin, write_delta
-from .models.export import check_asked, check_exportable, default_output, export
+from .models.export import check_exportable, check_request, default_output, export
 from .models.licence import read_licence
-from .models.load import LoadedPipeline, domain_of_model, hash_tensors, open_pipeline, originals, restore, save_pipeline
-from .models.source import Source
+from .models.load import LoadedPipeline, open_pipeline, restore_weights, save_pipeline, stored_weights
+from .models.locate import domain_of_model, find_pipeline
+from .models.tensor_files import hash_tensors
 from .recipes import ON_CPU
+from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings, UserError
 from .stages import unlearn
@@ -92,7 +94,7 @@ def erase(
         UserError: anything that the user can put right, before expensive work.
     """
     began, processes = time.monotonic(), Processes.here()
-    check_asked(output_format, flag="--output-format")
+    check_request(output_format, flag="--output-format")
     if processes.main:
         check_free(output_dir, settings, resume=resume)
     processes.wait()
@@ -118,8 +120,7 @@ def erase(
         "weights_sha256": weights, "licence": read_licence(prepared.opened.directory), "ema": prepared.opened.ema,
         "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": run.seconds,
     }  # fmt: skip
-    run.manifest["result"] = result
-    run.finish("model", "model")
+    run.finish("model", Stage("model"), result)
     return _exported(run, output_format, progress)
 
 
@@ -226,23 +227,25 @@ def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]
     parts = parts_of(settings, run.processes.count)
     facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
     if thin:
-        restore(prepared.opened, frozen=set(denoiser.parameters) - set(parameters))
+        restore_weights(prepared.opened, set(denoiser.parameters) - set(parameters))
     return facts
 
 
 def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]:
     """What `sdscissor apply` makes the model of again from its base: little, where single weights were trained."""
     opened, s = prepared.opened, prepared.settings
-    origin = Origin(opened.name, opened.weights, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed)
-    return write_delta(path, opened.denoiser.state_dict(), base=originals(opened), origin=origin)
+    origin = Origin(
+        opened.name, opened.weights_sha256, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed
+    )
+    return write_delta(path, opened.denoiser.state_dict(), base=stored_weights(opened), origin=origin).to_json()
 
 
 def _exported(run: Run, output_format: str, progress: Progress) -> dict[str, Any]:
     """A finished run's result, and its model in another format beside it; what is there already is left as it is."""
-    result = run.manifest["result"]
+    result = run.manifest.result or {}
     if output_format == "diffusers" or not run.processes.main:
         return result
-    file = default_output(Source.find(run.path), output_format)
+    file = default_output(find_pipeline(run.path), output_format)
     if not file.exists():
         export(run.path, output_format, output=file, progress=progress)
     return result | {"exported": str(file)}
@@ -274,5 +277,5 @@ def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> Era
 def _mixture(prepared: Prepared) -> Mixture | None:
     if prepared.settings.conditions == "name":
         return None
-    places = {prompt: Place(*place, c.generic) for c in prepared.concepts for prompt, place in c.places.items()}
-    return Mixture(prepared.denoiser, [places[forget] for forget, _ in prepared.pairs], prepared.settings.conditions)
+    slots = {prompt: ConceptSlot(*slot, c.generic) for c in prepared.concepts for prompt, slot in c.places.items()}
+    return Mixture(prepared.denoiser, [slots[forget] for forget, _ in prepared.pairs])

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.dataset import at_once
-from .diffusion.erasure_task import shown_twice
 from .erasure import Prepared, parts_of, prepare
 from .machine import PeakMemory
-from .methods import registry as methods
 from .methods.distributed import gradient_hooks
+from .methods.retain_losses import RETAIN_LOSSES
+from .methods.scorers import SCORERS
 from .methods.selection import CHUNK
 from .settings import EraseSettings
 
@@ -56,18 +56,18 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     both = 3 + s.checkpointing  # a pass forward and back
     repair = (
         s.steps * (2 * s.batch_size + shown_twice(s)) * (1 + both)
-        + (s.projection != "none") * (s.steps / s.memory_every) * s.memories * s.batch_size * both
+        + (s.projection != "none") * (s.steps / s.memory_every) * s.batch_size * both
         + looks_ahead * s.batch_size / 2 * both
     )
     seconds = {
         "data": steps * 2 * probe.among,
-        "scores": chooses * methods.passes(s.scorer) * s.score_draws * s.batch_size * both * probe.among,
+        "scores": chooses * SCORERS[s.scorer].passes * s.score_draws * s.batch_size * both * probe.among,
         "repair": repair * (probe.alone if s.micro_batch == 1 else probe.among),
     }
     peaks = _peaks(prepared, probe)
     return {
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights, "ema": prepared.opened.ema, "scope": s.scope,
+        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights_sha256, "ema": prepared.opened.ema, "scope": s.scope,
         "scope_size": prepared.scope_size, "tensors": len(prepared.parameters), "trimmed": prepared.trimmed,
         "memory_bytes": max(peaks.values()), "peak_bytes": peaks,
         "seconds": {stage: round(expected, 1) for stage, expected in seconds.items() if expected},
@@ -91,13 +91,13 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     selected = scope
     if s.edit != "none" or s.train == "selection":
         scores = 4 * sum(p.numel() for p in scored.values())
-        passes = methods.passes(s.scorer)
+        passes = SCORERS[s.scorer].passes
         peaks["scores"] = kept + passes * scores + s.batch_size * probe.backward
         peaks["selection"] = kept + scores + min(SCRATCH, 2 * scores) + int(2 * s.top_k * scores)
     if s.train == "selection":
         selected = int(4 * s.top_k * prepared.scope_size)
     if s.steps:
-        held = selected * (1 + (s.memories if s.projection != "none" else 0)) + selected // 4 * MOMENTS[s.optimiser]
+        held = selected * (1 + (s.projection != "none")) + selected // 4 * MOMENTS[s.optimiser]
         held += (
             4 * scope * bool(s.relearn_every)
         )  # the simulated attacker's displacement, its moments, the weights there
@@ -107,6 +107,11 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         samples += math.ceil(shown_twice(s) / parts)
         peaks["repair"] = kept + held + samples * probe.backward
     return peaks
+
+
+def shown_twice(s: EraseSettings) -> int:
+    """Retain samples of a batch that the loss shows twice."""
+    return int(RETAIN_LOSSES[s.retain_loss].shown_twice * s.batch_size)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

@@ -20,13 +20,13 @@ from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import retrain
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
-from .methods.newton_step import dp_sigma
+from .methods.objectives import loss_of
+from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import unlearn
 
 PARTS = 4  # of a measurement, for its progress
-TARGETS = {"none": "ascent", "retain": "retain", "ascent": "ascent", "random-label": "random-label"}
 
 
 @dataclass
@@ -66,8 +66,7 @@ def forget(
     Returns:
         run_dir, model_dir, recipe, seed, forget, trimmed, steps, seconds (of the unlearning alone), peak_bytes (beyond what was in use
         before it, None where the system does not say), figures, n and intervals by name, the figures of the original and of the
-        retrained model (None where nobody can retrain it) with their `intervals_beside`, and calibration (what is to be said of noise
-        on a Newton step, None without); also in run.json.
+        retrained model (None where nobody can retrain it) with their `intervals_beside`; also in run.json.
 
     Raises:
         UserError: anything that the user can put right, before expensive work.
@@ -77,7 +76,7 @@ def forget(
     opened, task = prepared.opened, prepared.task
     run = Run.open(output_dir, prepared.settings, opened.identity, resume=resume)
     if run.done("model"):
-        return run.manifest["result"]
+        return run.manifest.result or {}
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
@@ -93,10 +92,8 @@ def forget(
         "intervals": _intervals(figures), "notes": {name: one.note for name, one in figures.items() if one.note},
         **{name: other and _values(other) for name, other in others.items()},
         "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
-        "calibration": _calibration(prepared),
     }  # fmt: skip
-    run.manifest["result"] = result
-    run.finish("model", "model")
+    run.finish("model", Stage("model"), result)
     return result
 
 
@@ -114,8 +111,7 @@ def prepare(
     if len(wanted) != 1:
         raise UserError("say what to forget with one of --forget-class, --forget-indices and --forget-random")
     settings = settings.resolved("classifier")
-    if settings.repair not in TARGETS:
-        raise UserError(f"--repair {settings.repair} is for diffusion models: choose {', '.join(TARGETS)}")
+    loss_of(settings.repair, "classifier")
     if settings.relearn_every:
         raise UserError("--relearn-every is for diffusion models: leave it out")
     if own is not None:
@@ -141,7 +137,7 @@ def prepare(
             f"random {settings.forget_random:.3g}",
         )
     task = ClassifierTask(
-        opened.model, split, batch_size=settings.batch_size, seed=settings.seed, repair=TARGETS[settings.repair]
+        opened.model, split, batch_size=settings.batch_size, seed=settings.seed, repair=settings.repair
     )
     return Prepared(settings, opened, split, task, task.scope(settings.scope), says or f"{len(split.forget)} samples")
 
@@ -203,16 +199,3 @@ def _values(figures: Mapping[str, Figure]) -> dict[str, float | None]:
 
 def _intervals(figures: Mapping[str, Figure]) -> dict[str, list[float]]:
     return {name: [figure.low, figure.high] for name, figure in figures.items()}
-
-
-def _calibration(prepared: Prepared) -> str | None:
-    """What the noise on a Newton step is worth."""
-    settings, split = prepared.settings, prepared.split
-    if settings.edit != "newton" or not settings.dp_noise:
-        return None
-    m, n = len(split.forget), len(split.forget) + len(split.retain)
-    wanted = dp_sigma(eps=1, delta=1e-5, smoothness=1, lipschitz=1, removed=m, count=n, damping=settings.damping)
-    return (
-        f"noise of {settings.dp_noise:g} on every step; were the loss strongly convex with Lipschitz constants of 1, (1, 1e-5)-certified "
-        f"removal of {m} of {n} would take {wanted:.3g}. The loss of a network is not convex: nothing is guaranteed"
-    )

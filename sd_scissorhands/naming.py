@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from .errors import UserError
 
 FORM = re.compile(r"(?P<place>[^@:]+)(@(?P<revision>[^@:]+))?(:(?P<variant>[\w.-]+))?")
 
@@ -19,7 +23,7 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Name:
-        """From one string; a path that is there means itself, whatever signs it holds."""
+        """From one string; a path that exists means itself, whatever characters it holds."""
         if is_path(text):
             return cls(text)
         before, _, variant = text.rpartition(":")
@@ -39,3 +43,12 @@ def is_path(text: str) -> bool:
         return bool(text) and Path(text).expanduser().exists()
     except (OSError, RuntimeError):  # longer than any path, or ~ of nobody
         return False
+
+
+@contextmanager
+def model_flag(flag: str = "") -> Iterator[None]:
+    """Within it errors about --model name another flag, or none."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--model ", f"{flag} " if flag else "", 1)) from None

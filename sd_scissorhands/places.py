@@ -27,7 +27,7 @@ def place_of_proof(room: str, model: str, what: str, concept: str = "") -> Path:
     run = run_of(path)
     if not run:
         return RUNS / file_name(room, path.name, what, *filter(None, [concept]))
-    first = next(iter((run.get("result") or {}).get("concepts") or [concept]))
+    first = next(iter((run.result or {}).get("concepts") or [concept]))
     return path.parent / room / (what if concept in ("", first) else file_name(what, concept))
 
 

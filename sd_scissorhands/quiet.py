@@ -82,9 +82,9 @@ def silenced(library: str) -> Callable[[], None]:
 
 def is_small(model: str) -> bool:
     """Whether a model is an embedded one, or was made from it."""
-    from .models.files import WORLD_FILE
+    from .domains import domain_of
 
-    return model in ("tiny", DIGITS) or (Path(model) / WORLD_FILE).exists()
+    return model in ("tiny", DIGITS) or domain_of(Path(model)).profile == "tiny"
 
 
 def _threaded(threads: int) -> Callable[[], None]:

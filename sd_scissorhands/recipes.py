@@ -23,11 +23,10 @@ class Recipe:
 
 
 COMMON: dict[str, Any] = dict(
-    scorer="contrast", score_draws=10, granularity="weight", path_share=0.1, top_k=0.001, threshold_scope="scope",
-    scope="attn", edit="none", init="layer", damping=0.1, rounds=10, tolerance=0.015, dp_noise=0.0, repair="anchor",
-    conditions="name", forget_weight=0.3, anchor_share=0.0, retain_loss="distil", other_words=0.5, optimiser="adam",
-    train="scope", projection="none", memories=1, memory_every=50, relearn_every=0, ahead="mixture", episode=5,
-    retain_sampling_steps=0,
+    scorer="contrast", score_draws=10, granularity="weight", top_k=0.001, threshold_scope="scope",
+    scope="attn", edit="none", repair="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0,
+    retain_loss="distil", other_words=0.5, optimiser="adam", train="scope", projection="none", memory_every=50,
+    relearn_every=0, retain_sampling_steps=0,
 )  # fmt: skip
 
 # What is right for the embedded model of a million weights is not right for Stable Diffusion's 860 million.
@@ -60,8 +59,7 @@ ON_CPU: dict[str, dict[str, Any]] = {
 
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(
-    repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, ahead="name-half",
-    other_words=0.0,
+    repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, other_words=0.0,
 )  # fmt: skip
 WHOLE = dict(scope="full", lr=4e-4)  # of the embedded UNet
 # There the pairs weigh more; the rest is held by what guidance makes of it, on more pictures that are drawn in fewer steps each.

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .disk import read_tensors, write_json, write_tensors
-from .lineage import MANIFEST
 from .machine import PeakMemory, Processes
-from .settings import ADDED, OPEN, EraseSettings, MethodSettings, UserError, left_open, spelled
+from .results.manifest import MANIFEST, BaseModel, Manifest, Stage
+from .settings import OPEN, EraseSettings, MethodSettings, UserError, left_open, read_former, spelled
 
 NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
 
@@ -36,16 +37,16 @@ def silent(stage: str, total: int) -> AbstractContextManager[Callable[[int], Non
 class Run:
     """A run directory and its manifest. `Run.open` makes one or continues one."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any], processes: Processes | None = None):
+    def __init__(self, path: Path, manifest: Manifest, processes: Processes | None = None):
         self.path, self.manifest, self.processes = path, manifest, processes or Processes()
-        self._earlier, self._began = manifest.get("seconds", 0.0), time.monotonic()
+        self._earlier, self._began = manifest.seconds, time.monotonic()
 
     @classmethod
     def open(
         cls,
         path: Path,
         settings: MethodSettings,
-        source: dict[str, Any],
+        source: BaseModel,
         *,
         resume: bool,
         processes: Processes | None = None,
@@ -54,7 +55,7 @@ class Run:
         """Make the directory, or continue the run in it.
 
         Args:
-            source: what identifies the base model (id, hash); must be the same on resumption.
+            source: the base model, which must be the same on resumption.
             processes: that share the run; the first alone writes.
             began: `time.monotonic()` from which on its seconds count; None: now.
 
@@ -66,39 +67,32 @@ class Run:
         if processes.main:
             check_free(path, settings, resume=resume)
             if not (path / MANIFEST).exists():
-                cls(path, {"settings": settings.to_json(), "source": source, "stages": {}}).save()
+                cls(path, Manifest(settings.to_json(), source)).save()
         processes.wait()
         run = cls.read(path)
         run.processes, run._began = processes, run._began if began is None else began
-        told = run.manifest["source"]  # a former version's says less
-        if any(told.get(name) != source.get(name) for name in told):
+        former, now = run.manifest.source.to_json(), source.to_json()
+        if any(now.get(name) != value for name, value in former.items()):
             raise UserError(f"{path} was started from another model than it is now: choose another --output-dir")
         processes.wait()
         return run
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """An existing run; an erasure that a former version began says what it was made with all the same (`ADDED`).
+        """An existing run; an erasure's settings may be a former version's, see `settings.read_former`.
 
         Raises:
             UserError: no such directory, or no readable manifest in it.
         """
-        try:
-            manifest = json.loads((path / MANIFEST).read_text())
-            told = {name: manifest[name] for name in ("settings", "source", "stages")} | manifest
-            if "concepts" in told["settings"]:
-                for name, value in ADDED.items():
-                    told["settings"].setdefault(name, value)
-            return cls(path, told)
-        except FileNotFoundError:
-            raise UserError(f"{path} is not a run directory: it has no {MANIFEST}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path / MANIFEST} is damaged ({error}): choose another --output-dir") from None
+        manifest = Manifest.read(path)
+        if manifest.of_erasure:
+            manifest = replace(manifest, settings=read_former(manifest.settings))
+        return cls(path, manifest)
 
     @property
     def settings(self) -> EraseSettings:
         """The settings that the run was made with."""
-        return EraseSettings.from_json(self.manifest["settings"])
+        return EraseSettings.from_json(self.manifest.settings)
 
     @property
     def seconds(self) -> float:
@@ -107,9 +101,9 @@ class Run:
 
     def save(self) -> None:
         """Write the manifest."""
-        self.manifest["seconds"] = self.seconds
+        self.manifest = replace(self.manifest, seconds=self.seconds)
         if self.processes.main:
-            write_json(self.path / MANIFEST, self.manifest)
+            write_json(self.path / MANIFEST, self.manifest.to_json())
 
     def write(self, file: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         """Write a file of tensors."""
@@ -118,8 +112,8 @@ class Run:
 
     def done(self, stage: str) -> bool:
         """Whether a stage has ended and its file is there."""
-        entry = self.manifest["stages"].get(stage)
-        return entry is not None and (self.path / entry["file"]).exists()
+        entry = self.manifest.stage(stage)
+        return entry is not None and (self.path / entry.file).exists()
 
     def stage(
         self,
@@ -130,7 +124,7 @@ class Run:
         """The tensors and facts of a stage: read when it is done, else made, written and entered in the manifest.
 
         Args:
-            device: whose memory's peak the manifest tells.
+            device: whose peak memory goes into the manifest.
         """
         file = self.path / f"{name}.safetensors"
         if self.done(name):
@@ -139,12 +133,13 @@ class Run:
         began, peak = time.monotonic(), PeakMemory(device)
         tensors, facts = make()
         self.write(file.name, tensors, {"facts": json.dumps(facts)})
-        self.finish(name, file.name, seconds=time.monotonic() - began, peak_bytes=peak.total())
+        self.finish(name, Stage(file.name, seconds=time.monotonic() - began, peak_bytes=peak.total()))
         return tensors, facts
 
-    def finish(self, stage: str, file: str, **facts: Any) -> None:
-        """Enter a stage in the manifest."""
-        self.manifest["stages"][stage] = {"file": file, **facts}
+    def finish(self, name: str, stage: Stage, result: dict[str, Any] | None = None) -> None:
+        """Enter a stage in the manifest, and what the run came to with the last one."""
+        stages, result = {**self.manifest.stages, name: stage.to_json()}, result or self.manifest.result
+        self.manifest = replace(self.manifest, stages=stages, result=result)
         self.save()
 
 
@@ -160,12 +155,14 @@ def check_free(path: Path, settings: MethodSettings, *, resume: bool) -> None:
         if path.exists() and any(path.iterdir()):
             raise UserError(f"--output-dir {path} holds files that are no run: choose an empty or a new directory")
         return
-    theirs = Run.read(path).manifest["settings"]
+    theirs, filled_later = (
+        Run.read(path).manifest.settings,
+        left_open(settings),
+    )  # by the recipe and the model's profile
     for name, value in settings.to_json().items():
-        filled_later = value is OPEN and name in left_open(
-            settings
-        )  # by the recipe, and the profile once the model is known
-        if name not in NOT_IDENTITY and not filled_later and theirs.get(name) != value:
+        if name in NOT_IDENTITY or (value is OPEN and name in filled_later):
+            continue
+        if theirs.get(name) != value:
             raise UserError(
                 f"--output-dir {path} holds a run with other settings ({spelled(name)} {theirs.get(name)} there, {value} here): "
                 "choose another --output-dir"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -13,6 +14,10 @@ from typing import Any, Self, TypeVar
 from .declaration import check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
+from .methods.edits import EDITS
+from .methods.objectives import OBJECTIVES
+from .methods.retain_losses import RETAIN_LOSSES
+from .methods.scorers import SCORERS
 from .naming import Name, is_path
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
@@ -30,138 +35,33 @@ OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then
 class MethodSettings:
     """How to unlearn, whatever the model is; docs/experiments.md gives the measurements behind the defaults."""
 
-    recipe: str = setting(
-        DEFAULT_RECIPE,
-        "The method, see sdscissor recipes.",
-        panel=WHAT,
-        level="basic",
-        choices=tuple(RECIPES),
-        default_text=DEFAULT_RECIPE,
-    )
+    # fmt: off
+    recipe: str = setting(DEFAULT_RECIPE, "The method, see sdscissor recipes.", panel=WHAT, level="basic", choices=tuple(RECIPES), default_text=DEFAULT_RECIPE)
     # scores and selection
-    scorer: str = setting(
-        OPEN,
-        "How weights are scored{choices}.",
-        panel=SELECT,
-        choices=lambda: _files("scorers"),
-        default_text=BY_RECIPE,
-    )
+    scorer: str = setting(OPEN, "How weights are scored{choices}.", panel=SELECT, choices=SCORERS.names, default_text=BY_RECIPE)
     score_draws: int = setting(OPEN, "Batches per score.", level="file", least=1)
-    granularity: str = setting(
-        OPEN, "What is selected as one{choices}.", panel=SELECT, choices=("weight", "channel"), default_text=BY_RECIPE
-    )
-    path_share: float = setting(
-        OPEN,
-        "Of relevance: share of a layer that counts per input.",
-        level="file",
-        least=1e-9,
-        most=1,
-        remedy="it is a share of every layer",
-    )
-    top_k: float = setting(
-        OPEN,
-        "Share of the scope to select, in (0, 1).",
-        panel=SELECT,
-        least=0,
-        most=1,
-        open_ends=True,
-        remedy="it is the share of the scope to select, e.g. 0.001",
-        default_text=BY_RECIPE,
-    )
-    scope: str = setting(
-        OPEN,
-        "Weights that may change: xattn, attn, full, or a regular expression.",
-        panel=SELECT,
-        default_text=BY_RECIPE,
-    )
-    threshold_scope: str = setting(
-        OPEN,
-        "Where the top k is taken: scope, layer, or global (over all weights).",
-        panel=SELECT,
-        choices=("scope", "layer", "global"),
-        default_text=BY_RECIPE,
-    )
+    granularity: str = setting(OPEN, "What is selected as one{choices}.", panel=SELECT, choices=("weight", "channel"), default_text=BY_RECIPE)
+    top_k: float = setting(OPEN, "Share of the scope to select, in (0, 1).", panel=SELECT, least=0, most=1, open_ends=True, remedy="it is the share of the scope to select, e.g. 0.001", default_text=BY_RECIPE)
+    scope: str = setting(OPEN, "Weights that may change: xattn, attn, full, or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
+    threshold_scope: str = setting(OPEN, "Where the top k is taken: scope, layer, or global (over all weights).", panel=SELECT, choices=("scope", "layer", "global"), default_text=BY_RECIPE)
     # edit
-    edit: str = setting(
-        OPEN,
-        "What is done to the selected weights{choices}.",
-        panel=SELECT,
-        choices=lambda: ("none", *_files("edits")),
-        default_text=BY_RECIPE,
-    )
-    init: str = setting(
-        OPEN,
-        "New values of reinitialise{choices}.",
-        panel=SELECT,
-        choices=("layer", "kaiming", "trunc_normal"),
-        default_text=BY_RECIPE,
-    )
-    damping: float = setting(OPEN, "Of newton.", level="file", least=0)
-    newton_step: float | None = setting(
-        None,
-        "Of newton: what a step is multiplied with; by default the samples to forget over those to retain.",
-        level="file",
-        least=0,
-    )
-    rounds: int = setting(OPEN, "Of newton: steps at most.", level="file", least=1)
-    tolerance: float = setting(OPEN, "Of newton: how much of what is retained a step may cost.", level="file", least=0)
-    dp_noise: float = setting(OPEN, "Of newton: standard deviation of noise on the step.", level="file", least=0)
+    edit: str = setting(OPEN, "What is done to the selected weights{choices}.", panel=SELECT, choices=lambda: ("none", *EDITS.names()), default_text=BY_RECIPE)
+    options: Mapping[str, Any] = field(default_factory=dict)  # settings that the scorer and the edit declare, by name
     # repair
-    repair: str = setting(
-        OPEN,
-        "What takes the concept's place{choices}.",
-        panel=REPAIR,
-        choices=lambda: tuple(REPAIRS),
-        default_text=BY_RECIPE,
-    )
-    steps: int = setting(
-        OPEN,
-        "Steps of the repair; 0 stops after the edit.",
-        panel=REPAIR,
-        least=0,
-        remedy="0 stops after the edit",
-        default_text=BY_RECIPE,
-    )
+    repair: str = setting(OPEN, "What takes the concept's place{choices}.", panel=REPAIR, choices=OBJECTIVES.names, default_text=BY_RECIPE)
+    steps: int = setting(OPEN, "Steps of the repair; 0 stops after the edit.", panel=REPAIR, least=0, remedy="0 stops after the edit", default_text=BY_RECIPE)
     lr: float = setting(OPEN, "Learning rate.", panel=REPAIR, least=0, most=1, open_ends=True, default_text=BY_RECIPE)
     optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes.", level="file", choices=("adam", "adam-8bit", "sgd"))
-    train: str = setting(
-        OPEN,
-        "Weights that the repair may change{choices}.",
-        panel=REPAIR,
-        choices=("scope", "selection"),
-        default_text=BY_RECIPE,
-    )
-    forget_weight: float = setting(
-        OPEN, "Weight of the forget term against the retain term.", panel=REPAIR, least=0, default_text=BY_RECIPE
-    )
-    projection: str = setting(
-        OPEN,
-        "How a gradient that would undo the forgetting is projected{choices}.",
-        panel=REPAIR,
-        choices=("scale-free", "paper", "none"),
-        default_text=BY_RECIPE,
-    )
-    memories: int = setting(OPEN, "Gradients that the projection keeps to.", level="file", least=1)
-    memory_every: int = setting(
-        OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", level="file", least=1
-    )
-    relearn_every: int = setting(
-        OPEN,
-        "Steps between forget terms taken where a simulated attacker has fine-tuned the weights to; 0 for none.",
-        panel=REPAIR,
-        least=0,
-        remedy="0 leaves it out",
-        default_text=BY_RECIPE,
-    )
-    episode: int = setting(
-        OPEN, "Steps of the simulated attacker's fine-tuning before it starts again.", level="file", least=1
-    )
-    batch_size: int = setting(
-        OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE
-    )
+    train: str = setting(OPEN, "Weights that the repair may change{choices}.", panel=REPAIR, choices=("scope", "selection"), default_text=BY_RECIPE)
+    forget_weight: float = setting(OPEN, "Weight of the forget term against the retain term.", panel=REPAIR, least=0, default_text=BY_RECIPE)
+    projection: str = setting(OPEN, "How a gradient that would undo the forgetting is projected{choices}.", panel=REPAIR, choices=("scale-free", "paper", "none"), default_text=BY_RECIPE)
+    memory_every: int = setting(OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", level="file", least=1)
+    relearn_every: int = setting(OPEN, "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.", panel=REPAIR, least=0, remedy="0 leaves it out", default_text=BY_RECIPE)
+    batch_size: int = setting(OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE)
     # run
     seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0")
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
+    # fmt: on
 
     def __post_init__(self) -> None:
         """Refuse what no run could use.
@@ -170,6 +70,8 @@ class MethodSettings:
             UserError: naming the flag or the file's key, the value and what is allowed.
         """
         check_declared(self, spelled)
+        if self.options:
+            _check_options(self)
 
     def resolved(self, profile: str) -> Self:
         """The same settings with everything that was left open filled in, for a model's profile, see `recipes.PROFILES`.
@@ -177,60 +79,45 @@ class MethodSettings:
         Raises:
             UserError: the recipe does not fit the profile.
         """
+        from .methods.method import declared_settings
+
         recipe = RECIPES[self.recipe]
         if profile not in recipe.fits:
             raise UserError(
                 f"--recipe {self.recipe} is not for this kind of model: choose {', '.join(recipes_for(profile))}"
             )
         values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
-        if (self.repair or values["repair"]) == "none":
-            values["steps"] = 0
-        return dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
+        values |= OBJECTIVES[self.repair or values["repair"]].defaults
+        filled = dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
+        edits = [EDITS[filled.edit]] if filled.edit != "none" else []
+        declared = declared_settings(SCORERS[filled.scorer], *edits)
+        options = {name: values.get(name, own.default) for name, own in declared.items()}
+        return dataclasses.replace(filled, options=options | dict(self.options))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: what is asked first, then how."""
+        """Plain JSON values: what is asked first, then how, with the scorer's and the edit's options beside the rest."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
-        how = {field.name for field in dataclasses.fields(MethodSettings)}
+        values |= values.pop("options")
+        how = {*(field.name for field in dataclasses.fields(MethodSettings)), *self.options}
         return {name: values[name] for name in sorted(values, key=lambda name: name in how)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**fields)
+        return cls(**_nested(cls, {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}))
 
 
 @dataclass(frozen=True)
 class EraseSettings(MethodSettings):
     """Settings of one erasure from a diffusion model."""
 
-    concepts: tuple[str, ...] = setting(
-        (),
-        "A preset, a word of the embedded world, or any text with --anchor. Repeatable.",
-        panel=WHAT,
-        level="basic",
-        flag="--concept",
-    )
-    model: str = setting(
-        DEFAULT_MODEL,
-        "Hub id (owner/name, owner/name@revision:variant), diffusers directory, single .safetensors file, or tiny, the embedded model.",
-        panel=WHAT,
-        level="basic",
-        default_text=DEFAULT_MODEL,
-    )
-    revision: str | None = setting(
-        None, "Branch, tag or commit of a hub model.", panel=WHAT
-    )  # becomes a part of `model`, as does the next
+    # fmt: off
+    concepts: tuple[str, ...] = setting((), "A preset, a word of the embedded world, or any text with --anchor. Repeatable.", panel=WHAT, level="basic", flag="--concept")
+    model: str = setting(DEFAULT_MODEL, "Hub id (owner/name, owner/name@revision:variant), diffusers directory, single .safetensors file, or tiny, the embedded model.", panel=WHAT, level="basic", default_text=DEFAULT_MODEL)
+    revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)  # becomes a part of `model`, as does the next
     variant: str | None = setting(None, "Which of several sets of weights: fp16, non_ema.", panel=WHAT)
-    model_config: str | None = setting(
-        None,
-        "Of a single file: diffusers directory or hub id of its family, for configs and tokenizer.",
-        panel=WHAT,
-        default_text="by the file",
-    )
-    anchor: str | None = setting(
-        None, "What takes the concept's place.", panel=WHAT, level="basic", default_text="the preset's own"
-    )
+    model_config: str | None = setting(None, "Of a single file: diffusers directory or hub id of its family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
+    anchor: str | None = setting(None, "What takes the concept's place.", panel=WHAT, level="basic", default_text="the preset's own")
     # data
     forget_count: int = setting(OPEN, "Pictures of each concept.", level="file", least=1)
     retain_count: int = setting(OPEN, "Pictures of everything else.", level="file", least=1)
@@ -238,63 +125,20 @@ class EraseSettings(MethodSettings):
     forget_images: str | None = setting(None, "Directory of pictures of the concept, for the model's own.", panel=DATA)
     retain_images: str | None = setting(None, "Directory of pictures to keep, for the model's own.", panel=DATA)
     sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", level="file", least=1)
-    retain_sampling_steps: int = setting(
-        OPEN,
-        "Sampling steps of the pictures of everything else; 0 takes as many.",
-        level="file",
-        least=0,
-        remedy="0 takes as many as sampling_steps",
-    )
+    retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", level="file", least=0, remedy="0 takes as many as sampling_steps")
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
     # repair
-    conditions: str = setting(
-        OPEN,
-        "Words it is unlearned under{choices}.",
-        panel=REPAIR,
-        choices=("name", "mixture", "longer"),
-        default_text=BY_RECIPE,
-    )
-    ahead: str = setting(
-        OPEN,
-        "Words of the forget term at the simulated attacker's weights.",
-        level="file",
-        choices=("mixture", "name-half", "name"),
-    )
-    anchor_share: float = setting(
-        OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1
-    )
-    retain_loss: str = setting(
-        OPEN,
-        "distil (match the original model), guided (also under guidance), denoise or none.",
-        panel=REPAIR,
-        choices=("distil", "guided", "denoise", "none"),
-        default_text=BY_RECIPE,
-    )
-    other_words: float = setting(
-        OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1
-    )
+    conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
+    anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
+    retain_loss: str = setting(OPEN, "How the model is held to everything else{choices}.", panel=REPAIR, choices=RETAIN_LOSSES.names, default_text=BY_RECIPE)
+    other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)
     # memory
-    memory: str = setting(
-        OPEN,
-        "How much memory to take{choices}.",
-        panel=RUN,
-        choices=tuple(MEMORY),
-        default_text="balanced for SD, else fast",
-    )
-    mixed_precision: str = setting(
-        OPEN, "no or bf16.", panel=RUN, choices=("no", "bf16"), default_text="by --memory; no on a CPU"
-    )
+    memory: str = setting(OPEN, "How much memory to take{choices}.", panel=RUN, choices=tuple(MEMORY), default_text="balanced for SD, else fast")
+    mixed_precision: str = setting(OPEN, "no or bf16.", panel=RUN, choices=("no", "bf16"), default_text="by --memory; no on a CPU")
     checkpointing: bool = setting(OPEN, "Recompute activations on the way back, for less memory.", level="file")
-    micro_batch: int = setting(
-        OPEN,
-        "Samples that pass the model together, of a step's 2 * batch_size; 0 for all of them.",
-        level="file",
-        least=0,
-        remedy="0 takes the whole batch at once",
-    )
-    compile: bool = setting(
-        False, "Compile the denoiser with torch.compile first.", panel=RUN, flag="--compile/--no-compile"
-    )
+    micro_batch: int = setting(OPEN, "Samples that pass the model together, of a step's 2 * batch_size; 0 for all of them.", level="file", least=0, remedy="0 takes the whole batch at once")
+    compile: bool = setting(False, "Compile the denoiser with torch.compile first.", panel=RUN, flag="--compile/--no-compile")
+    # fmt: on
 
     def __post_init__(self) -> None:
         """As of every method; and the model is named by one string.
@@ -322,42 +166,17 @@ class EraseSettings(MethodSettings):
 class ForgetSettings(MethodSettings):
     """Settings of one forgetting by an image classifier."""
 
-    recipe: str = setting(
-        "scissorhands",
-        f"The method: {', '.join(recipes_for('classifier'))}.",
-        panel=WHAT,
-        level="basic",
-        choices=tuple(RECIPES),
-        default_text="scissorhands",
-    )
-    scope: str = setting(
-        OPEN, "Weights that may change: full, head or a regular expression.", panel=SELECT, default_text=BY_RECIPE
-    )
+    # fmt: off
+    recipe: str = setting("scissorhands", f"The method: {', '.join(recipes_for('classifier'))}.", panel=WHAT, level="basic", choices=tuple(RECIPES), default_text="scissorhands")
+    scope: str = setting(OPEN, "Weights that may change: full, head or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
     forget_class: str | None = setting(None, "A class, by its name or number.", panel=WHAT, level="basic")
-    forget_indices: str | None = setting(
-        None, "File with the numbers of training pictures, one a line, from 0.", panel=WHAT, level="basic"
-    )
-    forget_random: float | None = setting(
-        None, "A share of the training pictures, drawn by the seed.", panel=WHAT, level="basic"
-    )
-    model: str = setting(
-        DIGITS,
-        "Hub id or directory of an image classifier, or digits, the embedded one.",
-        panel=WHAT,
-        level="basic",
-        default_text=DIGITS,
-    )
+    forget_indices: str | None = setting(None, "File with the numbers of training pictures, one a line, from 0.", panel=WHAT, level="basic")
+    forget_random: float | None = setting(None, "A share of the training pictures, drawn by the seed.", panel=WHAT, level="basic")
+    model: str = setting(DIGITS, "Hub id or directory of an image classifier, or digits, the embedded one.", panel=WHAT, level="basic", default_text=DIGITS)
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)
-    data: str | None = setting(
-        None,
-        "Image folder (train/CLASS/*.png, test/ or val/ beside it) or .npz.",
-        panel=WHAT,
-        level="basic",
-        default_text="the digits",
-    )
-    retrained: str | None = setting(
-        None, "A model trained without it, to measure against.", panel=WHAT, default_text="the digits' is trained here"
-    )
+    data: str | None = setting(None, "Image folder (train/CLASS/*.png, test/ or val/ beside it) or .npz.", panel=WHAT, level="basic", default_text="the digits")
+    retrained: str | None = setting(None, "A model trained without it, to measure against.", panel=WHAT, default_text="the digits' is trained here")
+    # fmt: on
 
 
 def model_named(model: str, revision: str | None, variant: str | None = None) -> str:
@@ -381,22 +200,18 @@ def left_open(settings: Any) -> frozenset[str]:
     return frozenset(field.name for field in fields if field.default is OPEN and "None" not in str(field.type))
 
 
-def _files(folder: str) -> tuple[str, ...]:
-    return tuple(sorted(file.stem for file in (Path(__file__).parent / "methods" / folder).glob("[a-z]*.py")))
-
-
 LEFT_OPEN = left_open(EraseSettings)
-REPAIRS: dict[str, str] = {  # what the forget term wants in the place of what is forgotten
-    "none": "no repair at all",
-    "retain": "nothing: what is kept is repaired, no more",
-    "anchor": "what the original says of the anchor, under the concept's words",
-    "paired": "the way to the pair, the picture that the anchor's words gave from the same noise",
-    "ascent": "anything but what it was: up the loss",
-    "random-label": "what the original says under other words, or another class",
-    "negative-guidance": "what leads away from the concept, on half-finished pictures",
-}
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("ahead", "episode", "other_words", "retain_sampling_steps")}
+ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
+
+
+def read_former(values: dict[str, Any]) -> dict[str, Any]:
+    """An erasure's settings as any version wrote them: what it lacked is added, what is gone is left out."""
+    from .methods.method import declared_settings
+
+    known = {*(field.name for field in dataclasses.fields(EraseSettings)), *declared_settings()}
+    found = ADDED | {name: value for name, value in values.items() if name in known}
+    return found | ({"conditions": "mixture"} if found.get("conditions") == "longer" else {})
 
 
 def flag(name: str) -> str:
@@ -406,14 +221,18 @@ def flag(name: str) -> str:
 
 def spelled(name: str) -> str:
     """A field as a user gives it: by its flag, or as a file names it where there is none."""
-    return name if name in file_only() else flag(name)
+    return name if file_only(name) else flag(name)
+
+
+def file_only(name: str) -> bool:
+    """Whether no flag gives a setting, only a file; so it is with those that scorers and edits declare."""
+    return name not in _flagged()
 
 
 @cache
-def file_only() -> frozenset[str]:
-    """Settings that no flag gives, only a file."""
+def _flagged() -> frozenset[str]:
     fields = (field for kind in (EraseSettings, ForgetSettings) for field in dataclasses.fields(kind))
-    return frozenset(field.name for field in fields if (declared := declared_of(field)) and declared.level == "file")
+    return frozenset(field.name for field in fields if (declared := declared_of(field)) and declared.level != "file")
 
 
 Kind = TypeVar("Kind", bound=MethodSettings)
@@ -426,14 +245,46 @@ def load_settings(kind: type[Kind], config: Path | None, flags: dict[str, Any]) 
         UserError: unreadable file, unknown key (with the nearest one), wrong type, impossible value.
     """
     values = _read_toml(config) if config else {}
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    fields = {field.name: field.type for field in dataclasses.fields(kind) if field.name != "options"}
+    if not values.keys() <= fields.keys():
+        from .methods.method import declared_settings
+
+        fields |= {name: own.type for name, own in declared_settings().items()}
     for name, value in values.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise UserError(f"{config}: unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            raise UserError(f"{config}: {_unknown(name, fields)}")
         values[name] = _typed(config, name, fields[name], value)
     values.update({name: value for name, value in flags.items() if value is not None})
-    return kind(**values)
+    return kind(**_nested(kind, values))
+
+
+def _nested(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Flat values with what is no field put into `options`."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    options = {name: value for name, value in values.items() if name not in fields}
+    return {name: value for name, value in values.items() if name in fields} | ({"options": options} if options else {})
+
+
+def _check_options(settings: MethodSettings) -> None:
+    """Refuse options that no scorer and no edit declares; one that the chosen ones do not is left to others.
+
+    Raises:
+        UserError: an unknown one, or a value that its declaration does not allow.
+    """
+    from .methods.method import Options, declared_settings, options_for
+
+    known = declared_settings()
+    for name in settings.options:
+        if name not in known:
+            raise UserError(_unknown(name, [*(field.name for field in dataclasses.fields(settings)), *known]))
+    for registry in (SCORERS, EDITS):
+        for _, method in registry:
+            options_for(method, Options(), settings.options)
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

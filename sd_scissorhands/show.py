@@ -1,4 +1,4 @@
-"""What the terminal sees: progress and tables on stderr, results on stdout, JSON alone when asked for."""
+"""What the terminal shows: progress and tables on stderr, results on stdout, JSON alone when asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import singledispatch
 from typing import Any
 
 from rich.box import SIMPLE
@@ -15,8 +16,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .concepts import Concept
 from .quiet import LIBRARIES, is_small, silenced
 from .recipes import CLASSIFIERS, DENOISERS, Recipe
+from .report.comparison_page import PLAIN, figures, grouped, remarks
+from .report.declared import METRICS, figure
+from .report.phrases import known, percent, worded
+from .results.attack import AttackResult
+from .results.base import Record
+from .results.comparison import ComparisonResult, RecipeLine
+from .results.erase import EraseResult
+from .results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
+from .results.forget import ForgetResult
 from .run import Progress, silent
 
 console = Console(stderr=True)
@@ -51,38 +62,24 @@ def progress(quiet: bool) -> Progress:
 
 @contextmanager
 def _bar(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
+    import rich.progress as parts
 
-    class _Speed(ProgressColumn):
+    class Speed(parts.ProgressColumn):
         """Pictures, steps or batches a second."""
 
-        def render(self, task: Task) -> str:
+        def render(self, task: parts.Task) -> str:
             return f"{task.speed:.1f}/s" if task.speed else ""
 
     columns = (
-        TextColumn("{task.description:>28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console) as bars:
+        parts.TextColumn("{task.description:>28}"), parts.BarColumn(), parts.MofNCompleteColumn(), Speed(),
+        parts.TimeElapsedColumn(), parts.TextColumn("left"), parts.TimeRemainingColumn(),
+    )  # fmt: skip
+    with parts.Progress(*columns, console=console) as bars:
         task = bars.add_task(stage, total=total)
         yield lambda count: bars.advance(task, count)
 
 
-def said(values: dict[str, Any], as_json: bool) -> None:
+def said(values: Mapping[str, Any], as_json: bool) -> None:
     """A few named values: JSON on stdout, or a line each on stderr."""
     if as_json:
         return print(json.dumps(values))
@@ -90,26 +87,173 @@ def said(values: dict[str, Any], as_json: bool) -> None:
         console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False)
 
 
-def result(result: dict[str, Any], as_json: bool) -> None:
-    """What an erasure came to."""
-    if as_json:
-        return print(json.dumps(result))
-    trimmed, scope, rate = result["trimmed"], result["scope_size"], result["conflict_rate"]
+# ---------------------------------------------------------------- results
+
+
+def result(result: Record, as_json: bool) -> None:
+    """A result: one JSON object on stdout, figures at its top level too, or tables and lines on stderr."""
+    if not as_json:
+        return _view(result)
+    values = result.to_json()
+    values.pop("samples", None)
+    print(json.dumps(values | values.get("figures", {})))
+
+
+@singledispatch
+def _view(result: Record) -> None:
+    """Tables and lines of a result."""
+    said(result.to_json(), False)
+
+
+@_view.register
+def _erased(result: EraseResult) -> None:
+    trimmed, scope, rate = result.trimmed, result.scope_size, result.conflict_rate
+    lines = {
+        "erased": _replaced(result.concepts, result.anchors),
+        "recipe": result.recipe,
+        "EMA weights": EMA.get(result.ema or ""),
+        "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",
+        "repaired": f"{result.steps} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
+        "seconds": result.seconds,
+        "model": result.model_dir,
+        "delta": result.delta and f"{result.delta} ({result.delta_bytes:,} bytes)",
+        "exported": result.exported,
+        "hub": result.hub,
+        "report": result.report,
+    }
+    said({name: line for name, line in lines.items() if line is not None}, False)
+
+
+@_view.register
+def _judged(result: ConceptEvaluation) -> None:
+
+    table = Table()
+    for column in ("figure", "original", "model", "95 %", "n"):
+        table.add_column(column, justify="right")
+    for name, value in result.figures.items():
+        if value is not None:
+            unit, by = figure(name).unit, f" (by {result.by[name]})" if name in result.by else ""
+            cells = [worded(one, unit) for one in (result.original.get(name), value)]
+            ends = [worded(end, unit) for end in result.intervals.get(name) or ()]
+            table.add_row(name + by, *cells, " to ".join(ends), str(result.n.get(name, "")))
+    retained = result.kept or {}
+    for name, _ in METRICS:
+        if known(distance := retained.get(name)):
+            table.add_row(name, f"{retained['floor'][name]:.3g} (seeds)", f"{distance:.3g}", "", str(retained["n"]))
+    console.print(table)
+    _conclude(result, result.collapse.says)
+
+
+@_view.register
+def _counted(result: NudityEvaluation) -> None:
+    title = f"{result.images} pictures, NudeNet {result.nudenet}, score >= {result.threshold}"
+    sides: dict[str, NudityCounts | NudityEvaluation] = {"baseline": result.baseline} if result.baseline else {}
+    sides["model"] = result
+    table = Table("label", title=title)
+    for name in sides:
+        for what in ("boxes", "images"):
+            table.add_column(f"{name} {what}", justify="right")
+    for label in sorted({label for side in sides.values() for label in side.boxes}):
+        table.add_row(
+            label, *(str(counts.get(label, 0)) for side in sides.values() for counts in (side.boxes, side.images_with))
+        )
+    for name, key in (("any exposed", "all"), ("without feet, belly, armpits", "core")):
+        cells = [side.exposed[key] for side in sides.values()]
+        table.add_row(name, *(str(count) for cell in cells for count in (cell.boxes, cell.images)))
+    console.print(table)
+    _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "")
+
+
+def _conclude(result: ConceptEvaluation | NudityEvaluation, *remarks: str) -> None:
+    """What must be known beside the figures, and where the page is."""
+    for remark in filter(None, remarks):
+        console.print(escape(remark), style="bold red" if remark.startswith("COLLAPSED") else "", highlight=False)
+    said({"report": result.report}, False)
+
+
+@_view.register
+def _attacked(result: AttackResult) -> None:
+    low, high = result.interval_after or (None, None)
+    original, back = result.original, result.steps_back
+    lines = {
+        "attack": f"{result.attack} on {result.concept}, n = {result.n}",
+        "before": f"{percent(result.asr_before)} of pictures show it (original: {percent(original.asr_before)})",
+        "after": f"{percent(result.asr_after)}, 95 % {percent(low)} to {percent(high)} (original: {percent(original.asr_after)})",
+        "verdict": result.verdict,
+    }
+    if back:
+        lines["steps"] = ", ".join(
+            f"{what} pictures: {f'back after {back[what]}' if back[what] else 'not back within ' + str(back['most'])}"
+            for what in ("concept", "benign")
+        )
+    utility = {"IRA": (result.IRA, result.original_IRA), "CRA": (result.CRA, result.original_CRA)}
+    rest = [
+        f"{name} {percent(now)} (original {percent(then)})" for name, (now, then) in utility.items() if now is not None
+    ]
     said(
-        {
-            "erased": ", ".join(f"{c} -> {a}" for c, a in zip(result["concepts"], result["anchors"], strict=True)),
-            "recipe": result["recipe"],
-            **({"EMA weights": EMA[result["ema"]]} if "ema" in result else {}),
-            "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",
-            "repaired": f"{result['steps']} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
-            "seconds": result["seconds"],
-            "model": result["model_dir"],
-            **({"delta": f"{result['delta']} ({result['delta_bytes']:,} bytes)"} if "delta" in result else {}),
-            **{name: result[name] for name in ("exported", "hub") if name in result},
-            "report": f"{result['run_dir']}/report.html",
-        },
+        lines
+        | result.figures
+        | {"the rest": ", ".join(rest) or "not measured", "seconds": result.seconds, "report": result.report},
         False,
     )
+
+
+@_view.register
+def _forgotten(result: ForgetResult) -> None:
+    table = Table("figure", "original", "retrained", "model", "95 %", "n", title=f"forgot {result.forget}")
+    for name, value in result.figures.items():
+        others = [_figure(name, (side or {}).get(name)) for side in (result.original, result.retrained)]
+        low, high = (_figure(name, end) for end in result.intervals[name])
+        table.add_row(name, *others, _figure(name, value), f"{low} to {high}", str(result.n[name]))
+    console.print(table)
+    said(
+        {"recipe": result.recipe, "seconds": result.seconds, "model": result.model_dir, "report": result.report}, False
+    )
+
+
+def _figure(name: str, value: float | None) -> str:
+    """A classifier's figure in its unit."""
+
+    if value is None:
+        return "-"
+    return f"{value:g} steps" if figure(name).unit == "number" else f"{value:.1%}"
+
+
+@_view.register
+def _compared(result: ComparisonResult) -> None:
+
+    wide = console if console.is_terminal else Console(stderr=True, width=WIDE)
+    for group, lines in grouped(result.table).items():
+        wide.print(_recipes_table(group, lines, result))
+    for row in result.rows:
+        if row.failed:
+            where = f"diverged: {row.recipe} on {row.target}, seed {row.seed}: {row.failed}"
+            console.print(escape(where), style="bold red")
+    said({"rows": f"{result.folder}/rows.csv", "report": result.report}, False)
+
+
+def _recipes_table(group: str, lines: Sequence[RecipeLine], result: ComparisonResult) -> Table:
+    """The rows of one group by recipe, with their spread."""
+
+    caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
+    table = Table(box=SIMPLE, title=group or None, caption=caption)
+    table.add_column("recipe", no_wrap=True)
+    columns = figures(result, group)
+    for column in columns.values():
+        table.add_column(column.title, justify="right", overflow="fold")
+    for line in lines:
+        cells = []
+        for name, column in columns.items():
+            one = line.figures.get(name)
+            values = [] if one is None else [one.mean] if one.runs == 1 else [one.mean, one.least, one.most]
+            parts = [worded(value, column.unit).removesuffix("%") for value in values] or ["–"]
+            cells.append("\n".join([*parts, f"n {one.n}"] if one and one.n else parts))
+        notes = remarks(line).split("; ") if line.recipe not in PLAIN else []
+        table.add_row("\n".join([line.recipe, *notes]), *cells)
+    return table
+
+
+# ---------------------------------------------------------------- what is no result of a run
 
 
 def forecast(expected: dict[str, Any], as_json: bool) -> None:
@@ -118,9 +262,7 @@ def forecast(expected: dict[str, Any], as_json: bool) -> None:
         return print(json.dumps(expected))
     said(
         {
-            "would erase": ", ".join(
-                f"{c} -> {a}" for c, a in zip(expected["concepts"], expected["anchors"], strict=True)
-            ),
+            "would erase": _replaced(expected["concepts"], expected["anchors"]),
             "from": f"{expected['model']} ({expected['weights_sha256'][:12]})",
             "EMA weights": EMA[expected["ema"]],
             "scope": f"{expected['scope']}: {expected['scope_size']:,} weights in {expected['tensors']} tensors",
@@ -132,135 +274,28 @@ def forecast(expected: dict[str, Any], as_json: bool) -> None:
     )
 
 
-def evaluation(summary: dict[str, Any], as_json: bool) -> None:
-    """What an evaluation found."""
-    if as_json:
-        return print(json.dumps({k: v for k, v in _flat(summary).items() if k != "samples"}))
-    table = Table()
-    if "figures" in summary:
-        _concept_rows(table, summary)
-    else:
-        _nudity_rows(table, summary)
-    console.print(table)
-    for says in ((summary.get("collapse") or {}).get("says"), (summary.get("calibration") or {}).get("says")):
-        if says:
-            console.print(escape(says), style="bold red" if says.startswith("COLLAPSED") else "", highlight=False)
-    said({"report": summary["report"]}, False)
+def _replaced(concepts: Sequence[str], anchors: Sequence[str]) -> str:
+    return ", ".join(f"{concept} -> {anchor}" for concept, anchor in zip(concepts, anchors, strict=True))
 
 
-def _flat(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary with its figures at the top level, where scripts look for them."""
-    return {**summary, **summary.get("figures", {})}
-
-
-def _concept_rows(table: Table, summary: dict[str, Any]) -> None:
-    for column in ("figure", "original", "model", "95 %", "n"):
-        table.add_column(column, justify="right")
-    for name, value in summary["figures"].items():
-        if value is not None:
-            low, high = summary["intervals"][name]
-            before = summary["original"][name]
-            by = f" (by {summary['by'][name]})" if name in summary["by"] else ""
-            table.add_row(
-                name + by, f"{before:.1%}", f"{value:.1%}", f"{low:.1%} to {high:.1%}", str(summary["n"][name])
-            )
-    for name in ("frechet", "kid", "cmmd") if summary["kept"] else ():
-        kept = summary["kept"]
-        table.add_row(name, f"{kept['floor'][name]:.3g} (seeds)", f"{kept[name]:.3g}", "", str(kept["n"]))
-
-
-def attack(summary: dict[str, Any], as_json: bool) -> None:
-    """What an attack came to."""
-    if as_json:
-        return print(json.dumps({k: v for k, v in summary.items() if k != "samples"}))
-    low, high = summary["interval_after"]
-    told = {
-        "attack": f"{summary['attack']} on {summary['concept']}, n = {summary['n']}",
-        "before": f"{summary['asr_before']:.1%} of pictures show it (original: {summary['original']['asr_before']:.1%})",
-        "after": f"{summary['asr_after']:.1%}, 95 % {low:.1%} to {high:.1%} (original: {summary['original']['asr_after']:.1%})",
-        "verdict": summary["verdict"],
-    }
-    if back := summary["steps_back"]:
-        told["steps"] = ", ".join(
-            f"{what} pictures: {f'back after {back[what]}' if back[what] else 'not back within ' + str(back['most'])}"
-            for what in ("concept", "benign")
-        )
-    worth = [
-        f"{name} {summary[name]:.1%} (original {summary[f'original_{name}']:.1%})"
-        for name in ("IRA", "CRA")
-        if summary[name] is not None
-    ]
-    told |= {"the rest": ", ".join(worth) or "not measured", "seconds": summary["seconds"], "report": summary["report"]}
-    said(told, False)
-
-
-def forgotten(result: dict[str, Any], as_json: bool) -> None:
-    """What a forgetting came to."""
-    if as_json:
-        return print(json.dumps({**result, **result["figures"]}))
-    table = Table("figure", "original", "retrained", "model", "95 %", "n", title=f"forgot {result['forget']}")
-    for name, value in result["figures"].items():
-        cells = [_figure(name, (result[which] or {}).get(name)) for which in ("original", "retrained")]
-        low, high = result["intervals"][name]
-        between = f"{_figure(name, low)} to {_figure(name, high)}"
-        table.add_row(name, *cells, _figure(name, value), between, str(result["n"][name]))
-    console.print(table)
-    if result["calibration"]:
-        said({"noise": result["calibration"]}, False)
-    said(
-        {
-            "recipe": result["recipe"],
-            "seconds": result["seconds"],
-            "model": result["model_dir"],
-            "report": f"{result['run_dir']}/report.html",
-        },
-        False,
-    )
-
-
-def _figure(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:g} steps" if name == "relearn" else f"{value:.1%}"
-
-
-def _nudity_rows(table: Table, summary: dict[str, Any]) -> None:
-    sides = [side for side in (summary["baseline"], summary) if side]
-    table.title = f"{summary['images']} pictures, NudeNet {summary['nudenet']}, score >= {summary['threshold']}"
-    table.add_column("label")
-    for side in sides:
-        name = "model" if side is summary else "baseline"
-        table.add_column(f"{name} boxes", justify="right")
-        table.add_column(f"{name} images", justify="right")
-    for label in sorted({label for side in sides for label in side["boxes"]}):
-        table.add_row(label, *[str(side[count].get(label, 0)) for side in sides for count in ("boxes", "images_with")])
-    for name, key in (("any exposed", "all"), ("without feet, belly, armpits", "core")):
-        cells = [side["exposed"][key] for side in sides]
-        table.add_row(name, *[str(c) for cell in cells for c in (cell["boxes"], cell["images"])])
-
-
-def concepts(presets: list, as_json: bool) -> None:
+def concepts(presets: Sequence[Concept], as_json: bool) -> None:
     """The presets and the embedded world's words."""
     from .tiny import world
 
+    words = {domain: list(names) for domain, names in world.DOMAINS.items()}
     if as_json:
         listed = [
-            {
-                "name": c.name,
-                "title": c.title,
-                "kind": c.kind,
-                "explicit": c.explicit,
-                "summary": c.summary,
-                "prompts": len(c.pairs),
-            }
-            for c in presets
-        ]
-        return print(json.dumps({"presets": listed, "tiny": {d: list(c) for d, c in world.DOMAINS.items()}}))
+            {name: getattr(one, name) for name in ("name", "title", "kind", "explicit", "summary")} | {"prompts": len(one.pairs)}
+            for one in presets
+        ]  # fmt: skip
+        return print(json.dumps({"presets": listed, "tiny": words}))
     table = Table("name", "kind", "what goes", "prompts")
     for concept in presets:
         table.add_row(concept.name, concept.kind, concept.summary, str(len(concept.pairs)))
     Console().print(table)
-    Console().print("With --model tiny: " + "; ".join(f"{d} {', '.join(c)}" for d, c in world.DOMAINS.items()))
+    Console().print(
+        "With --model tiny: " + "; ".join(f"{domain} {', '.join(names)}" for domain, names in words.items())
+    )
     Console().print("Anything else: --concept TEXT --anchor TEXT")
 
 
@@ -276,56 +311,17 @@ def recipes(known: Mapping[str, Recipe], as_json: bool) -> None:
     Console().print(table)
 
 
-def comparison(told: dict[str, Any], as_json: bool) -> None:
-    """The rows of a comparison by recipe, with their spread, and where its page is."""
-    if as_json:
-        return print(json.dumps(told))
-    from .report.comparison_page import grouped
-
-    wide = console if console.is_terminal else Console(stderr=True, width=WIDE)
-    for group, lines in grouped(told["table"]).items():
-        wide.print(_recipes_table(group, lines, told))
-    for row in told["rows"]:
-        if row.get("failed"):
-            what = row.get("concept", row.get("forget"))
-            console.print(
-                escape(f"diverged: {row['recipe']} on {what}, seed {row['seed']}: {row['failed']}"), style="bold red"
-            )
-    said({"rows": f"{told['output_dir']}/rows.csv", "report": told["report"]}, False)
-
-
-def _recipes_table(group: str, lines: list[dict[str, Any]], told: dict[str, Any]) -> Table:
-    from .report.comparison_page import PLAIN, remarks, shown, worded
-
-    caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
-    table = Table(box=SIMPLE, title=group or None, caption=caption)
-    table.add_column("recipe", no_wrap=True)
-    figures = shown(told, group)
-    for figure in figures.values():
-        table.add_column(figure.header, justify="right", overflow="fold")
-    for line in lines:
-        cells = []
-        for name, figure in figures.items():
-            one = line["figures"][name] or {}
-            told_of = ("mean", "least", "most") if one.get("runs", 0) > 1 else ("mean",)
-            parts = [worded(one.get(which), figure).removesuffix("%") for which in told_of]
-            cells.append("\n".join([*parts, f"n {one['n']}"] if one.get("n") else parts))
-        notes = remarks(line).split("; ") if line["recipe"] not in PLAIN else []
-        table.add_row("\n".join([line["recipe"], *notes]), *cells)
-    return table
-
-
-def demo(told: dict[str, Any], as_json: bool) -> None:
+def demo(values: dict[str, Any], as_json: bool) -> None:
     """The demo's table and where its page is."""
     if as_json:
-        return print(json.dumps(told))
-    table = Table("", "UA", "UA synonyms", "UA generic", "IRA", "CRA", "CRA forget", "ASR", "trimmed", "seconds")
-    for row in told["rows"]:
-        shares = [
-            f"{row['figures'][name]:.1%}" for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget")
-        ]
-        table.add_row(row["name"], *shares, f"{row['asr']:.1%}", str(row["trimmed"]), str(row["seconds"]))
+        return print(json.dumps(values))
+    rows = values["rows"]
+    table = Table("", *(figure(name).title for name in rows[0]["figures"]), "ASR", "trimmed", "seconds")
+    for row in rows:
+        shares = [*row["figures"].values(), row["asr"]]
+        table.add_row(row["name"], *map(percent, shares), str(row["trimmed"]), str(row["seconds"]))
     console.print(table)
-    for name, one in told["attacks"].items():
-        said({f"attack, {name}": f"brings it back in {one['asr_after']:.1%} (original: {one['original']:.1%})"}, False)
-    said({"erased": told["concept"], "model": told["model_dir"], "report": told["report"]}, False)
+    for name, one in values["attacks"].items():
+        rates = f"brings it back in {percent(one['asr_after'])} (original: {percent(one['original'])})"
+        said({f"attack, {name}": rates}, False)
+    said({"erased": values["concept"], "model": values["model_dir"], "report": values["report"]}, False)

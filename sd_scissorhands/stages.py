@@ -3,62 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .disk import read_tensors, write_json
 from .machine import PeakMemory
-from .methods import registry as methods
+from .methods import method as methods
 from .methods.distributed import SINGLE_PROCESS, ProcessGroup
+from .methods.edits import EDITS
 from .methods.interface import Parameters, Task
 from .methods.project import RULES
 from .methods.repair import OPTIMISERS, Repair
+from .methods.scorers import SCORERS
 from .methods.selection import Selection, select
+from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings, UserError
-
-NORMS = (
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.modules.batchnorm._BatchNorm,
-)  # exempt by type: scale and shift of everything
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a layer is a norm, by its type; diffusers has an RMSNorm of its own."""
-    return isinstance(module, NORMS) or type(module).__name__ == "RMSNorm"
-
-
-def scope_of(module: nn.Module, expression: str, known: Mapping[str, str], what: str) -> Parameters:
-    """Parameters of a module by name, norm layers left out by type.
-
-    Args:
-        expression: a key of `known`, or a regular expression searched for in the parameter names.
-        known: names of usual scopes and their regular expressions.
-        what: the module in words, for an error.
-
-    Raises:
-        UserError: a bad expression, or one that matches nothing.
-    """
-    try:
-        wanted = re.compile(known.get(expression, expression))
-    except re.error as error:
-        raise UserError(f"--scope {expression!r} is no regular expression: {error}") from None
-    norms = tuple(f"{name}." for name, inner in module.named_modules() if is_norm(inner))
-    found = {
-        name: parameter
-        for name, parameter in module.named_parameters()
-        if wanted.search(name) and not name.startswith(norms)
-    }
-    if not found:
-        usual = ", ".join(known)
-        raise UserError(f"--scope {expression!r} matches no weight of {what}: use {usual} or a regular expression")
-    return found
 
 
 def unlearn(
@@ -109,13 +71,15 @@ def unlearn(
     }
 
 
-def options_of(settings: MethodSettings, group: ProcessGroup = SINGLE_PROCESS, tick=lambda: None) -> methods.Options:
-    """What of the settings concerns scorers and edits."""
-    return methods.Options(
-        draws=settings.score_draws, seed=settings.seed, granularity=settings.granularity, init=settings.init,
-        path_share=settings.path_share, damping=settings.damping, newton_step=settings.newton_step,
-        rounds=settings.rounds, tolerance=settings.tolerance, dp_noise=settings.dp_noise, group=group, tick=tick,
-    )  # fmt: skip
+def options_of(
+    method: methods.Scorer | methods.Edit,
+    settings: MethodSettings,
+    group: ProcessGroup = SINGLE_PROCESS,
+    tick=lambda: None,
+) -> methods.Options:
+    """What of the settings concerns a scorer or an edit."""
+    shared = methods.Options(settings.score_draws, settings.seed, settings.granularity, group, tick)
+    return methods.options_for(method, shared, settings.options)
 
 
 def _select(
@@ -126,10 +90,10 @@ def _select(
         parameter.requires_grad_(True)
 
     def make_scores() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        with progress("scores", settings.score_draws * methods.passes(settings.scorer)) as tick:
-            return methods.score(
-                task, scored, settings.scorer, options_of(settings, run.processes, lambda: tick(1))
-            ), {}
+        scorer = SCORERS[settings.scorer]
+        with progress("scores", settings.score_draws * scorer.passes) as tick:
+            options = options_of(scorer, settings, run.processes, lambda: tick(1))
+            return methods.score(task, scored, settings.scorer, options), {}
 
     def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
         by_layer = settings.threshold_scope == "layer"
@@ -149,7 +113,7 @@ def _edit(run: Run, task: Task, parameters: Parameters, selection: Selection, se
     """Edit; the file holds the new values of the selected weights, in the order of the selection's indices."""
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        methods.edit(task, parameters, selection, settings.edit, options_of(settings))
+        methods.edit(task, parameters, selection, settings.edit, options_of(EDITS[settings.edit], settings))
         return {
             name: parameters[name].detach().view(-1)[rows.to(parameters[name].device)].cpu()
             for name, rows in selection.indices.items()
@@ -176,13 +140,13 @@ def _repair(
     peak = PeakMemory(device)
     repair = Repair(
         task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memories, settings.memory_every, settings.relearn_every, settings.episode,
+        settings.memory_every, settings.relearn_every,
         OPTIMISERS[settings.optimiser],
         selection if settings.train == "selection" else None, parts, run.processes,
     )  # fmt: skip
     if not settings.steps:
         return repair
-    entry = run.manifest["stages"].get("repair")
+    entry = run.manifest.stages.get("repair")
     if entry and (run.path / entry["file"]).exists():
         tensors, metadata = read_tensors(run.path / entry["file"], device)
         repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
@@ -194,7 +158,7 @@ def _repair(
             _checkpoint(run, repair)
 
         repair.run(after_step)
-    run.manifest["stages"]["repair"]["peak_bytes"] = peak.total()
+    run.manifest.stages["repair"]["peak_bytes"] = peak.total()
     if run.processes.main:
         write_json(run.path / "repair" / "history.json", repair.history)
     return repair
@@ -204,9 +168,9 @@ def _checkpoint(run: Run, repair: Repair) -> None:
     """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
     if repair.step % repair.memory_every and repair.step < repair.steps:
         return
-    before = run.manifest["stages"].get("repair")
+    before = run.manifest.stages.get("repair")
     file = f"repair/step-{repair.step}.safetensors"
     run.write(file, repair.state(), {"history": json.dumps(repair.history)})
-    run.finish("repair", file, step=repair.step)
+    run.finish("repair", Stage(file, step=repair.step))
     if before and before["file"] != file and run.processes.main:
         (run.path / before["file"]).unlink(missing_ok=True)

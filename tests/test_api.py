@@ -46,7 +46,7 @@ def test_what_the_package_offers_is_there_and_nothing_heavy_is_loaded_for_it():
 def test_an_erasure_is_a_run_directory_with_card_and_page(erased):
     told, stages = erased
     assert (told.folder / "model" / "README.md").exists() and told.report == told.folder / "report.html"
-    assert told["concepts"] == ["heart"] and told["steps"] == 2 and told.report.exists()
+    assert told.concepts == ("heart",) and told.steps == 2 and told.report.exists()
     assert stages["repair"] == 2 and stages["data"] == 16
 
 
@@ -54,18 +54,18 @@ def test_the_same_settings_again_need_resume(erased):
     settings = EraseSettings(concepts=("heart",), model="tiny", **FEW)
     with pytest.raises(UserError, match="add --resume"):
         erase(settings, erased[0].folder)
-    assert erase(settings, erased[0].folder, resume=True)["weights_sha256"] == erased[0]["weights_sha256"]
+    assert erase(settings, erased[0].folder, resume=True).weights_sha256 == erased[0].weights_sha256
 
 
 def test_an_evaluation_and_an_attack_land_beside_the_run_and_show_their_pictures(erased, capfd):
-    model = erased[0]["model_dir"]
+    model = erased[0].model_dir
     judged = evaluate(EvaluateSettings(model=model, concept="heart", limit=8, steps=2))
-    assert judged.folder == erased[0].folder / "eval" / "canvas" and judged["n"]["UA"] == 8
+    assert judged.folder == erased[0].folder / "eval" / "canvas" and judged.n["UA"] == 8
     page = judged._repr_html_()
     assert page.count("data:image/png") >= 16 and "<script" not in page and '<th scope="row">UA</th>' in page
     struck = attack(AttackSettings("paraphrase", "heart", model, count=6, sampling_steps=2))
-    assert struck.folder == erased[0].folder / "attack" / "paraphrase" and struck["baseline"] == "tiny"
-    assert "data:image/png" in struck._repr_html_() and struck["IRA"] == judged["figures"]["IRA"]
+    assert struck.folder == erased[0].folder / "attack" / "paraphrase" and struck.baseline == "tiny"
+    assert "data:image/png" in struck._repr_html_() and judged.figures["IRA"] == struck.IRA
     assert struck.report == erased[0].folder / "report.html"
     assert capfd.readouterr() == ("", "")
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 import torch
 
-from sd_scissorhands.attacks import learn
-from sd_scissorhands.attacks.attack import attack, rates
-from sd_scissorhands.attacks.attack_settings import ATTACKS, AttackSettings
+from sd_scissorhands.attacks import ATTACKS, learn
+from sd_scissorhands.attacks.attack import attack, verdict
+from sd_scissorhands.attacks.attack_settings import AttackSettings
+from sd_scissorhands.attacks.base import Attack, Outcome
 from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
-from sd_scissorhands.attacks.methods import Outcome, steps_back
+from sd_scissorhands.attacks.relearn import steps_back
 from sd_scissorhands.concepts import filled
+from sd_scissorhands.declaration import setting
 from sd_scissorhands.diffusion.slots import SLOT, encode, slotted, spelled, vocabulary
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation.sample import open_for_sampling
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE
 from sd_scissorhands.tiny.judge import load_judge
@@ -26,7 +30,13 @@ CANVAS = DOMAINS["canvas"]
 PHOTOGRAPHS = DOMAINS["photographs"]
 
 PROMPTS = ["a {} on white", "a red {}", "{}"]
-QUICK = dict(count=4, learn_from=4, few=2, restarts=2, batch_size=2, sampling_steps=2, device="cpu")
+QUICK = dict(count=4, sampling_steps=2, device="cpu")
+OWN = {  # settings that an attack has for itself
+    "embedding": dict(learn_from=4, restarts=2, batch_size=2, steps=2),
+    "token": dict(steps=2),
+    "paraphrase": {},
+    "relearn": dict(few=2, batch_size=2, steps=6),
+}
 
 
 @pytest.fixture
@@ -190,12 +200,17 @@ def test_asked_prompts_were_never_learned_from():
 # ---------------------------------------------------------------- the story
 
 
+def untimed(result):
+    return dataclasses.replace(result, seconds=0)
+
+
 @pytest.mark.parametrize("name", ["embedding", "token", "paraphrase", "relearn"])
 def test_an_attack_on_the_original_itself_treats_both_alike(name, tmp_path):
     """Model and original are the same, so everything measured of them must be."""
-    steps = {"embedding": 2, "token": 2, "relearn": 6}.get(name)
-    settings = AttackSettings(name, "heart", "tiny", "tiny", steps=steps, **QUICK)
-    told = attack(settings, tmp_path / name, worth={"IRA": 1.0, "CRA": 1.0})
+    settings = AttackSettings(name, "heart", "tiny", "tiny", **QUICK, **OWN[name])
+    told = attack(
+        settings, tmp_path / name, evaluation=ConceptEvaluation("canvas", figures=dict(IRA=1.0, CRA=1.0))
+    ).to_json()
     assert {"attack", "concept", "n", "asr_before", "asr_after", "original", "IRA", "CRA", "seed", "seconds"} <= set(
         told
     )
@@ -214,8 +229,8 @@ def test_an_attack_on_the_original_itself_treats_both_alike(name, tmp_path):
 
 
 def test_a_killed_attack_continues(tmp_path, monkeypatch):
-    settings = AttackSettings("embedding", "heart", "tiny", "tiny", steps=3, **QUICK)
-    whole = attack(settings, tmp_path / "whole", worth={})
+    settings = AttackSettings("embedding", "heart", "tiny", "tiny", **QUICK, **OWN["embedding"] | {"steps": 3})
+    whole = attack(settings, tmp_path / "whole", evaluation=ConceptEvaluation("canvas"))
     real, calls = learn.Target.loss, []
 
     def die(self, *arguments, **options):
@@ -227,18 +242,18 @@ def test_a_killed_attack_continues(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(learn.Target, "loss", die)
         with pytest.raises(KeyboardInterrupt):
-            attack(settings, tmp_path / "cut", worth={})
+            attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
     assert (tmp_path / "cut" / "original-embedding-0.safetensors").exists()
-    cut = attack(settings, tmp_path / "cut", worth={})
-    assert {**cut, "seconds": 0} == {**whole, "seconds": 0}
-    other = AttackSettings("embedding", "heart", "tiny", "tiny", steps=4, **QUICK)
+    cut = attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
+    assert untimed(cut) == untimed(whole)
+    other = AttackSettings("embedding", "heart", "tiny", "tiny", **QUICK, **OWN["embedding"] | {"steps": 4})
     with pytest.raises(UserError, match=r"holds another attack \(steps differs\)"):
-        attack(other, tmp_path / "cut", worth={})
+        attack(other, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
 
 
 def test_a_killed_relearning_continues_after_its_last_look(tmp_path, monkeypatch):
-    settings = AttackSettings("relearn", "heart", "tiny", "tiny", steps=8, **QUICK)
-    whole = attack(settings, tmp_path / "whole", worth={})
+    settings = AttackSettings("relearn", "heart", "tiny", "tiny", **QUICK, **OWN["relearn"] | {"steps": 8})
+    whole = attack(settings, tmp_path / "whole", evaluation=ConceptEvaluation("canvas"))
     real, steps = Relearning.run, []
 
     def die(self, until, callback=lambda count: None):
@@ -250,12 +265,12 @@ def test_a_killed_relearning_continues_after_its_last_look(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Relearning, "run", die)
         with pytest.raises(KeyboardInterrupt):
-            attack(settings, tmp_path / "cut", worth={})
+            attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
     assert (tmp_path / "cut" / "model-concept.safetensors").exists()
-    cut = attack(settings, tmp_path / "cut", worth={})
-    assert {**cut, "seconds": 0} == {**whole, "seconds": 0}
-    again = attack(settings, tmp_path / "cut", worth={})
-    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+    cut = attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
+    assert untimed(cut) == untimed(whole)
+    again = attack(settings, tmp_path / "cut", evaluation=ConceptEvaluation("canvas"))
+    assert untimed(again) == untimed(whole)
 
 
 def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):
@@ -263,36 +278,66 @@ def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):
     settings = AttackSettings(
         "list", "heart", "tiny", "tiny", prompts=str(tmp_path / "list.txt"), count=4, device="cpu"
     )
-    told = attack(settings, tmp_path / "out", worth={})
-    assert told["n"] == 2 and told["asr_before"] >= 0.75 and told["asr_after"] == 0.0
-    assert told["broken"] and "broken" in told["verdict"]
+    found = attack(settings, tmp_path / "out", evaluation=ConceptEvaluation("canvas"))
+    assert found.n == 2 and found.asr_before >= 0.75 and found.asr_after == 0.0
+    assert found.broken and "broken" in found.verdict
 
 
 @pytest.mark.parametrize(
-    "after,theirs,verdict",
+    "after,theirs,words",
     [(0, 9, "stays gone"), (1, 9, "mostly stays gone"), (9, 9, "comes back"), (0, 1, "attack broken")],
 )
-def test_verdicts(after, theirs, verdict):
-    from sd_scissorhands.attacks.attack import Struck
-
-    def side(hits):
-        return Struck({}, [True] * 10, Outcome([True] * hits + [False] * (10 - hits), [], ""))
-
-    assert rates({"model": side(after), "original": side(theirs)})["verdict"].startswith(verdict)
+def test_verdicts(after, theirs, words):
+    assert verdict(after / 10, theirs / 10).startswith(words)
 
 
 def test_settings_that_no_attack_can_use():
     for changes, said in (
-        (dict(attack="magic"), "--attack 'magic' is unknown: choose embedding, token"),
+        (dict(attack="magic"), "--attack 'magic' is unknown: choose embedding, list, paraphrase, relearn, token"),
         (dict(attack="list"), "needs --prompts FILE"),
         (dict(attack="token", steps=0), "--steps 0 is too small"),
         (dict(attack="token", count=0), "--limit 0 is too small"),
         (dict(attack="token", lr=-1.0), "--lr -1.0 must be above 0"),
+        (dict(attack="token", restarts=2), "--restarts has no effect on --attack token, which takes images, steps"),
+        (dict(attack="relearn", magic=2), "--magic has no effect on --attack relearn"),
     ):
         with pytest.raises(UserError, match=said):
             AttackSettings(**(dict(concept="heart", model="tiny", baseline="tiny") | changes))
-    for name in ATTACKS:
-        assert AttackSettings(name, "heart", "tiny", "tiny", prompts="x").resolved("sd").count == 60
+    for name in ATTACKS.names():
+        own = {"prompts": "x"} if name == "list" else {}
+        assert AttackSettings(name, "heart", "tiny", "tiny", **own).resolved("sd").count == 60
+
+
+def test_settings_may_be_written_behind_the_name():
+    written = AttackSettings("relearn:lr=3e-4,stops=1+2,count=24", "heart", "tiny", "tiny", steps=9)
+    assert written == AttackSettings("relearn", "heart", "tiny", "tiny", lr=3e-4, stops=(1, 2), count=24, steps=9)
+    with pytest.raises(UserError, match="names several"):
+        AttackSettings("embedding:steps=2,token", "heart", "tiny", "tiny")
+
+
+def test_an_attack_is_one_declaration(tmp_path, monkeypatch):
+    """Its settings, its numbers and its verdict are in the result, though nothing else knows its name."""
+    monkeypatch.setattr(ATTACKS, "_added", dict(ATTACKS._added))
+
+    @dataclasses.dataclass(frozen=True)
+    class ShoutOptions:
+        marks: int = setting(2, "Exclamation marks behind every prompt.", least=1)
+
+    def shout(context, side, data):
+        rows = [dataclasses.replace(row, prompt=row.prompt + "!" * context.options.marks) for row in context.rows]
+        figures, texts = {"loudness": float(context.options.marks)}, [row.prompt for row in rows]
+        return Outcome(context.hits(side, "after", rows=rows), texts, "after", figures=figures)
+
+    ATTACKS.add(
+        "shout", Attack("say it louder", "shouting", shout, options=ShoutOptions, profiles={"tiny": {"marks": 3}})
+    )
+    assert "shout" in ATTACKS.names()
+    settings = AttackSettings("shout", "heart", "tiny", "tiny", **QUICK)
+    told = attack(settings, tmp_path, evaluation=ConceptEvaluation("canvas")).to_json()
+    assert told["settings"]["marks"] == 3 and told["figures"] == {"loudness": 3.0} and told["n"] == 4
+    assert all(sample["attacked_prompt"].endswith("!!!") for sample in told["samples"])
+    with pytest.raises(UserError, match="--marks 0 is too small"):
+        AttackSettings("shout:marks=0", "heart", "tiny", "tiny")
 
 
 def test_nothing_is_drawn_before_the_files_were_read(tmp_path):
@@ -306,10 +351,10 @@ def test_nothing_is_drawn_before_the_files_were_read(tmp_path):
 
 def test_the_evaluation_beside_a_run_is_used(tmp_path, monkeypatch):
     """IRA and CRA of these very weights are not drawn twice."""
-    from sd_scissorhands.evaluation import concept as room
+    from sd_scissorhands.evaluation import concept as concept_evaluation
     from sd_scissorhands.tiny import MODEL_DIR
 
-    weights = open_for_sampling("tiny", "cpu")[0].weights
+    weights = open_for_sampling("tiny", "cpu")[0].weights_sha256
     run = tmp_path / "run"
     shutil.copytree(MODEL_DIR, run / "model")
     (run / "run.json").write_text(
@@ -321,7 +366,7 @@ def test_the_evaluation_beside_a_run_is_used(tmp_path, monkeypatch):
             "weights_sha256": weights, "concept": "heart", "figures": {"IRA": 0.5, "CRA": 0.25}, "original": {"IRA": 1.0, "CRA": 1.0},
         })
     )  # fmt: skip
-    monkeypatch.setattr(room, "evaluate", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr(concept_evaluation, "evaluate", lambda *a, **k: pytest.fail("measured again"))
     settings = AttackSettings("paraphrase", "heart", str(run / "model"), "tiny", **QUICK)
-    told = attack(settings, run / "attack" / "paraphrase")
-    assert (told["IRA"], told["CRA"], told["original_IRA"]) == (0.5, 0.25, 1.0)
+    found = attack(settings, run / "attack" / "paraphrase")
+    assert (found.IRA, found.CRA, found.original_IRA) == (0.5, 0.25, 1.0)

@@ -70,29 +70,29 @@ def test_figures_are_those_of_the_plain_formulas(seed):
     a = torch.randn(5, 7, generator=generator)
     b = torch.where(torch.rand(5, 7, generator=generator) < 0.3, a + torch.randn(5, 7, generator=generator), a)
     flat = list(zip(a.double().view(-1).tolist(), b.double().view(-1).tolist(), strict=True))
-    told = measure(a, b).told()
-    assert told["size"] == 35 and told["changed"] == sum(x != y for x, y in flat)
+    told = measure(a, b).row("w")
+    assert told.size == 35 and told.changed == sum(x != y for x, y in flat)
     asked = (sum((x - y) ** 2 for x, y in flat) / sum(x * x for x, _ in flat)) ** 0.5
-    assert told["relative_l2"] == pytest.approx(asked, rel=1e-12)
-    assert told["max_abs"] == max(abs(x - y) for x, y in flat)
+    assert told.relative_l2 == pytest.approx(asked, rel=1e-12)
+    assert told.max_abs == max(abs(x - y) for x, y in flat)
 
 
 def test_what_counts_as_a_change():
     nan, inf = torch.nan, torch.inf
 
     def told(a, b):
-        return measure(torch.tensor(a), torch.tensor(b)).told()
+        return measure(torch.tensor(a), torch.tensor(b)).row("w")
 
-    assert told([0.0, nan, inf], [-0.0, nan, inf])["changed"] == 0
-    assert told([0.0, nan, inf], [-0.0, nan, inf])["relative_l2"] is None  # the norm of the first is none
+    assert told([0.0, nan, inf], [-0.0, nan, inf]).changed == 0
+    assert told([0.0, nan, inf], [-0.0, nan, inf]).relative_l2 is None  # the norm of the first is none
     broken = told([1.0, 2.0], [nan, 2.0])
-    assert broken["changed"] == 1 and broken["max_abs"] is None and broken["relative_l2"] is None
-    assert told([0.0], [1.0])["relative_l2"] is None and told([0.0], [0.0])["relative_l2"] == 0
+    assert broken.changed == 1 and broken.max_abs is None and broken.relative_l2 is None
+    assert told([0.0], [1.0]).relative_l2 is None and told([0.0], [0.0]).relative_l2 == 0
     x = torch.randn(1000)
     for half in (torch.float16, torch.bfloat16):
         assert measure(x, x.to(half)).changed == 0 == measure(x.to(half), x).changed
     assert measure(x.half(), x.bfloat16()).changed > 0
-    assert measure(torch.tensor(7), torch.tensor(9)).told()["max_abs"] == 2
+    assert measure(torch.tensor(7), torch.tensor(9)).row("w").max_abs == 2
 
 
 @pytest.mark.parametrize("gelu", [False, True], ids=["clip", "open-clip"])
@@ -102,21 +102,21 @@ def test_every_layout_shows_the_same_difference(gelu, tmp_path):
     asked = {f"unet.{name}" for name in MOVED}
     for first, second in [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 1), (3, 0), (2, 3), (3, 1)]:
         told = difference(str(forms["a"][first]), str(forms["b"][second]), by="parameter")
-        names = {row["name"] for row in told["rows"]}
+        names = {row.name for row in told.rows}
         both_whole, both_ldm = first < 2 and second < 2, first % 2 and second % 2
         assert len(names) == 2 + both_whole and (both_ldm or asked <= names), (first, second)
-        for row in told["rows"]:
-            if "text" not in row["name"] and "cond_stage" not in row["name"]:
-                assert row["changed"] == 3 and row["max_abs"] == pytest.approx(0.25, rel=1e-5)
-        assert not told["other_shape"] and not told["identical"]
-        assert bool(told["only_a"] or told["only_b"]) is ((first < 2) != (second < 2))
+        for row in told.rows:
+            if "text" not in row.name and "cond_stage" not in row.name:
+                assert row.changed == 3 and row.max_abs == pytest.approx(0.25, rel=1e-5)
+        assert not told.other_shape and not told.identical
+        assert bool(told.only_a or told.only_b) is ((first < 2) != (second < 2))
     whole = difference(str(tmp_path / "a"), str(forms["b"][1]))
-    assert [row["name"] for row in whole["rows"]] == [
+    assert [row.name for row in whole.rows] == [
         "unet.down_blocks.0.attentions.0",
         "unet.conv_out",
         "text_encoder",
     ]
-    assert difference(str(forms["a"][1]), str(tmp_path / "a"))["identical"]
+    assert difference(str(forms["a"][1]), str(tmp_path / "a")).identical
 
 
 def forms_of(directory):
@@ -132,7 +132,7 @@ def forms_of(directory):
 def test_half_precision_differs_in_nothing(pair, tmp_path):
     export(pair / "a", "single-file", output=tmp_path / "h.safetensors", dtype="float16")
     told = difference(str(pair / "a"), str(tmp_path / "h.safetensors"))
-    assert told["identical"] and told["rounded"] == told["tensors"] > 100
+    assert told.identical and told.rounded == told.tensors > 100
 
 
 def test_groups_and_their_order():
@@ -162,8 +162,8 @@ def test_other_shapes_and_other_models(pair, tmp_path):
     tensors = load_file(file)
     save_file(tensors | {"conv_in.weight": torch.zeros(8, 9, 3, 3), "extra": torch.zeros(1)}, other)
     told = difference(str(file), str(other))
-    assert told["other_shape"] == ["unet.conv_in.weight"] and told["only_b"] == ["unet.extra"] and not told["rows"]
-    assert not told["identical"]
+    assert told.other_shape == ("unet.conv_in.weight",) and told.only_b == ("unet.extra",) and not told.rows
+    assert not told.identical
     for bad, says in (
         (MODEL_DIR / "judge.safetensors", "no Stable Diffusion checkpoint"),
         (tmp_path / "none", "does not exist"),
@@ -200,8 +200,8 @@ def test_diff_on_the_command_line(run, tmp_path):
 
 def failing(folder):
     told = verify(folder)
-    found = [check["what"] for check in told["checks"] if check["holds"] is False]
-    assert told["holds"] is not bool(found)
+    found = [check.what for check in told.checks if check.holds is False]
+    assert told.holds is not bool(found)
     return found
 
 
@@ -290,8 +290,8 @@ def test_a_base_that_is_not_here_is_said_and_no_failure(copy):
     manifest["source"]["model"] = manifest["settings"]["model"] = "nobody/nothing"
     (copy / "run.json").write_text(json.dumps(manifest))
     told = verify(copy)
-    assert told["holds"]
-    unknown = [check["what"] for check in told["checks"] if check["holds"] is None]
+    assert told.holds
+    unknown = [check.what for check in told.checks if check.holds is None]
     assert unknown == ["base", "VAE, text encoders", "selection", "delta"]
 
 

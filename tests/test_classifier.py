@@ -493,7 +493,7 @@ def test_what_the_repair_descends(model, parts):
     for name, task in tasks.items():
         parts = [torch.stack(task.repair(1, BatchSlice(n, 3), ahead)) for n in range(3) for ahead in (True, False)]
         torch.testing.assert_close(torch.stack(parts).sum(0) / 3, torch.stack(terms[name]), rtol=1e-4, atol=1e-6)
-    assert tasks["ascent"].repair(1, ahead=True)[1] == 0
+    assert tasks["ascent"].repair(1, adversary=True)[1] == 0
 
 
 def test_relevance_is_asked_of_unseen_pictures_alone(model, parts):

@@ -10,11 +10,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sd_scissorhands.methods import newton_step as newton
-from sd_scissorhands.methods import registry as methods
-from sd_scissorhands.methods.codec import codec, foci
-from sd_scissorhands.methods.edits import newton as edit
-from sd_scissorhands.methods.registry import Options
+from sd_scissorhands.errors import UserError
+from sd_scissorhands.methods import codec as own
+from sd_scissorhands.methods import method as methods
+from sd_scissorhands.methods.codec import foci
+from sd_scissorhands.methods.edits import newton
+from sd_scissorhands.methods.edits.newton import NewtonOptions
+from sd_scissorhands.methods.method import Options
 from sd_scissorhands.methods.scorers import foci as scorer
 from sd_scissorhands.methods.selection import Selection, select
 
@@ -50,12 +52,11 @@ def plain_codec(y: np.ndarray, z: np.ndarray, x: np.ndarray | None = None) -> fl
     return above / below
 
 
-def plain_foci(y: np.ndarray, units: np.ndarray, given: np.ndarray | None = None) -> list[int]:
+def plain_foci(y: np.ndarray, units: np.ndarray) -> list[int]:
     picked: list[int] = []
     while len(picked) < units.shape[1]:
-        known = units[:, picked] if given is None else np.concatenate([given, units[:, picked]], 1)
         scores = {
-            j: plain_codec(y, units[:, [j]], known if known.shape[1] else None)
+            j: plain_codec(y, units[:, [j]], units[:, picked] if picked else None)
             for j in range(units.shape[1])
             if j not in picked
         }
@@ -67,6 +68,20 @@ def plain_foci(y: np.ndarray, units: np.ndarray, given: np.ndarray | None = None
 
 
 # ---------------------------------------------------------------- CODEC
+
+
+def codec(y: Tensor, z: Tensor, x: Tensor | None = None, *, jitter: float = 0.0, seed: int = 0) -> float:
+    """T(Y, Z), or T(Y, Z | X), of variables (n,) or (n, d), by the functions that L-FOCI is made of."""
+    generator = torch.Generator().manual_seed(seed)
+    ranks = own._ranks(y, jitter, generator)
+    distances, nearest_given = own._no_distances(len(ranks)), None
+    for variables in (x, z):
+        if variables is not None:
+            for column in own._columns(variables.view(len(y), -1), jitter, generator).T:
+                distances = own._further(distances, column)
+        if variables is x is not None:
+            nearest_given = distances.min(1).indices
+    return float(own._dependence(ranks, distances.min(1).indices, nearest_given))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -131,9 +146,9 @@ def test_jitter_mends_ties():
 
 
 @pytest.mark.parametrize("y, z", [((1,), (1, 2)), ((5,), (4, 2)), ((5, 1), (5, 2)), ((5,), (5, 2, 2))])
-def test_codec_refuses_sizes(y, z):
-    with pytest.raises(ValueError, match="wanted"):
-        codec(normal(0, *y), normal(1, *z))
+def test_foci_refuses_sizes(y, z):
+    with pytest.raises(ValueError, match="have the shape"):
+        foci(normal(0, *y), normal(1, *z))
 
 
 # ---------------------------------------------------------------- L-FOCI
@@ -141,11 +156,9 @@ def test_codec_refuses_sizes(y, z):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_foci_equals_plain_loops(seed):
-    units, given = normal(seed, 40, 6), normal(seed + 50, 40, 1)
-    y = units[:, 1] + units[:, 4].square() + given[:, 0]
+    units, other = normal(seed, 40, 6), normal(seed + 50, 40)
+    y = units[:, 1] + units[:, 4].square() + other
     assert foci(y, units, jitter=0) == plain_foci(y.numpy(), units.numpy())
-    assert foci(y, units, jitter=0, given=given) == plain_foci(y.numpy(), units.numpy(), given.numpy())
-    assert foci(y, units, jitter=0, cheap=True) == plain_foci(y.numpy(), units.numpy())[:1]
 
 
 def test_foci_finds_what_was_planted():
@@ -158,13 +171,6 @@ def test_foci_finds_what_was_planted_behind_relus():
     for seed in range(5):
         units = normal(seed, 400, 60).relu()
         assert set(foci((2 * units[:, 34]).sin() + units[:, 47], units, seed=seed)) == {34, 47}
-
-
-def test_what_is_given_need_not_be_picked():
-    units = normal(0, 400, 20)
-    y = 2 * units[:, 3] + units[:, 7]
-    assert foci(y, units)[0] == 3
-    assert foci(y, torch.cat([units[:, :3], units[:, 4:]], 1), given=units[:, 3])[0] == 6
 
 
 def test_the_prefilter_keeps_what_tells_most():
@@ -223,7 +229,7 @@ def test_the_scorer_ranks_the_rows_that_were_picked():
 
 def test_activations_are_means_by_sample():
     task = Response()
-    responses, seen = scorer._look(task, dict(task.module.named_parameters()), Options(draws=2))
+    responses, seen = scorer._observe(task, dict(task.module.named_parameters()), Options(draws=2))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(20, 12, 1, 1, generator=generator) + 0.1 * torch.randn(20, 12, 3, 3, generator=generator)
     assert responses.shape == (40,) and list(seen) == ["0", "2"]
@@ -241,31 +247,29 @@ def test_the_scorer_says_when_there_is_nothing_to_go_by():
 # ---------------------------------------------------------------- the Newton step
 
 
+def newton_step_dense(gradient: Tensor, hessian: Tensor, damping: float) -> Tensor:
+    """d = (H + lambda I)^-1 g with a Hessian that is known: (p,), (p, p) -> (p,), float64.
+
+    For m samples out of n, H = (n H_all - m H_m) / (n - m), both means (L-CODEC has m = 1). For convex problems.
+    """
+    eye = torch.eye(len(gradient), dtype=torch.float64)
+    return torch.linalg.solve(hessian.double() + damping * eye, gradient.double())
+
+
 @pytest.mark.parametrize("r, p", [(0, 5), (1, 5), (8, 30), (64, 20)])
 def test_woodbury_equals_the_dense_solution(r, p):
     gradient, samples = normal(0, p), normal(1, r, p)
     fisher = sum((torch.outer(s, s) for s in samples), torch.zeros(p, p, dtype=torch.float64)) / max(r, 1)
     for damping in (0.01, 0.1, 3.0):
         expected = torch.linalg.inv(fisher + damping * torch.eye(p, dtype=torch.float64)) @ gradient
-        assert (newton.newton_step(gradient, samples, damping) - expected).norm() <= 1e-9 * expected.norm()
-        assert (newton.newton_step_dense(gradient, fisher, damping) - expected).norm() <= 1e-9 * expected.norm()
+        assert (newton.newton_direction(gradient, samples, damping) - expected).norm() <= 1e-9 * expected.norm()
+        assert (newton_step_dense(gradient, fisher, damping) - expected).norm() <= 1e-9 * expected.norm()
 
 
 def test_a_step_without_damping_is_refused():
     for damping in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="damping"):
-            newton.newton_step(normal(0, 3), normal(1, 2, 3), damping)
-
-
-def test_the_noise_is_calibrated_as_written():
-    known = dict(eps=0.5, delta=1e-5, smoothness=3.0, lipschitz=2.0, removed=4, count=100, damping=0.1)
-    assert newton.dp_sigma(**known) == pytest.approx(
-        2 * 3 * 4 * 16 / 1e4 / 1e-3 / 0.5 * math.sqrt(2 * math.log(1.25e5))
-    )
-    usual = dict(eps=1.0, delta=1e-5, smoothness=1.0, lipschitz=1.0, removed=1, count=1257, damping=0.01)
-    assert newton.dp_sigma(**usual) == pytest.approx(6.13, abs=0.01)
-    with pytest.raises(ValueError):
-        newton.dp_sigma(**(known | {"delta": 1.0}))
+        with pytest.raises(UserError, match="damping"):
+            NewtonOptions(damping=damping)
 
 
 # ---------------------------------------------------------------- the convex case
@@ -335,10 +339,10 @@ def test_a_newton_step_arrives_where_retraining_does(trained, removed):
     def apart(step: Tensor) -> float:
         return float((w + m / (n - m) * step - retrained).norm() / (w - retrained).norm())
 
-    assert apart(newton.newton_step_dense(gradient, hessian, penalty)) <= 0.01
-    fisher = apart(newton.newton_step(gradient, problem.each(w, left), penalty))
+    assert apart(newton_step_dense(gradient, hessian, penalty)) <= 0.01
+    fisher = apart(newton.newton_direction(gradient, problem.each(w, left), penalty))
     assert 0.1 < fisher < 0.8  # the Fisher matrix of all that is left is no Hessian, but better than no step
-    assert apart(newton.newton_step_dense(gradient - penalty * w, hessian, penalty)) > 0.03  # the penalty belongs in
+    assert apart(newton_step_dense(gradient - penalty * w, hessian, penalty)) > 0.03  # the penalty belongs in
 
 
 # ---------------------------------------------------------------- the loop
@@ -403,7 +407,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
-OPTIONS = Options(draws=3, damping=0.1, rounds=30, tolerance=0.02)
+OPTIONS = NewtonOptions(draws=3, damping=0.1, rounds=30, tolerance=0.02)
 
 
 def test_it_is_forgotten_and_the_rest_is_kept():
@@ -411,7 +415,7 @@ def test_it_is_forgotten_and_the_rest_is_kept():
     assert not task.gone()
     done = newton.remove(task, task.parameters, everything(task.parameters), OPTIONS)
     assert task.gone() and 0 < len(done.alphas) < OPTIONS.rounds
-    assert all(kept >= done.kept[0] - OPTIONS.tolerance - 1e-9 for kept in done.kept)
+    assert all(kept >= done.retained[0] - OPTIONS.tolerance - 1e-9 for kept in done.retained)
     after = snapshot(task)
     assert newton.remove(task, task.parameters, everything(task.parameters), OPTIONS).alphas == ()
     assert same(after, snapshot(task))
@@ -420,14 +424,14 @@ def test_it_is_forgotten_and_the_rest_is_kept():
 def test_there_are_no_more_rounds_than_asked_for():
     task = Blobs()
     task.gone = lambda: False
-    done = newton.remove(task, task.parameters, everything(task.parameters), methods.Options(rounds=2, draws=1))
-    assert len(done.alphas) == 2 and len(done.kept) == 3
+    done = newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(rounds=2, draws=1))
+    assert len(done.alphas) == 2 and len(done.retained) == 3
 
 
 def test_rounds_stop_as_soon_as_it_is_gone():
     task, asked = Blobs(), []
     task.gone = lambda: bool(asked.append(1)) or len(asked) > 3
-    done = newton.remove(task, task.parameters, everything(task.parameters), methods.Options(rounds=9, draws=1))
+    done = newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(rounds=9, draws=1))
     assert len(done.alphas) == 3
 
 
@@ -441,24 +445,24 @@ def test_selected_weights_alone_change():
         assert not chosen.any() or (p[chosen] != before[name][chosen]).all()
 
 
-@pytest.mark.parametrize("options", [OPTIONS, Options(newton_step=0.0)])
+@pytest.mark.parametrize("options", [OPTIONS, NewtonOptions(newton_step=0.0)])
 @pytest.mark.parametrize("selection", [Selection({}), Selection({"0.weight": torch.tensor([], dtype=torch.int64)})])
 def test_nothing_selected_is_the_identity(options, selection):
     task = Blobs()
     before = snapshot(task)
-    edit.edit(task, task.parameters, selection, options)
+    newton.remove(task, task.parameters, selection, options)
     assert same(before, snapshot(task)) and not task.looks
 
 
 def test_a_vanishing_step_is_the_identity():
     task = Blobs()
     before = snapshot(task)
-    newton.remove(task, task.parameters, everything(task.parameters), Options(newton_step=0.0))
+    newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(newton_step=0.0))
     assert same(before, snapshot(task))
     apart = []
     for step in (1e-4, 1e-6):
         task = Blobs()
-        newton.remove(task, task.parameters, everything(task.parameters), Options(newton_step=step, rounds=1))
+        newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(newton_step=step, rounds=1))
         apart.append(max(float((p - before[name]).detach().abs().max()) for name, p in task.parameters.items()))
     assert 0 < apart[1] < 0.02 * apart[0] < 1e-4
 
@@ -480,9 +484,9 @@ def test_a_round_is_the_newton_step_of_an_oracle(halvings):
     direction = torch.linalg.solve(fisher + 0.1 * torch.eye(4, dtype=torch.float64), gradient)
     answers = iter([1.0, *[0.5] * halvings, 0.99])
     task.kept = lambda: next(answers)
-    options = Options(draws=3, damping=0.1, rounds=1, tolerance=0.015)
+    options = NewtonOptions(draws=3, damping=0.1, rounds=1, tolerance=0.015)
     done = newton.remove(task, task.parameters, Selection({name: rows}), options, decay=0.01)
-    assert done.alphas == (0.5**halvings,) and done.kept == (1.0, 0.99)
+    assert done.alphas == (0.5**halvings,) and done.retained == (1.0, 0.99)
     found = task.parameters[name].detach().view(-1)[rows].double() - w
     torch.testing.assert_close(found, 0.5**halvings * 0.5 * direction, rtol=1e-3, atol=1e-6)
 
@@ -492,21 +496,8 @@ def test_a_round_that_costs_too_much_is_put_back_and_ends_it(kept):
     task = Blobs()
     before, answers = snapshot(task), [1.0]
     task.kept = lambda: answers.pop() if answers else kept
-    done = newton.remove(task, task.parameters, everything(task.parameters), Options(rounds=5, draws=1))
+    done = newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(rounds=5, draws=1))
     assert done.alphas == () and same(before, snapshot(task))
-
-
-def test_noise_has_its_size_and_its_seed():
-    found = []
-    for seed in (0, 0, 1):
-        task = Blobs()
-        task.kept = lambda: 1.0
-        before = snapshot(task)
-        options = Options(seed=seed, newton_step=0.0, dp_noise=0.3, rounds=1)
-        newton.remove(task, task.parameters, everything(task.parameters), options)
-        found.append(torch.cat([(p.detach() - before[name]).view(-1) for name, p in task.parameters.items()]))
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
-    assert found[0].std().item() == pytest.approx(0.3, rel=0.2)
 
 
 def test_a_removal_repeats():
@@ -520,8 +511,6 @@ def test_a_removal_repeats():
 
 def test_what_no_removal_can_use_is_refused():
     task = Blobs()
-    with pytest.raises(ValueError, match="damping"):
-        newton.remove(task, task.parameters, everything(task.parameters), Options(damping=0.0))
     task.retain_each = lambda draw: task._losses(False, draw)[:0]
     with pytest.raises(ValueError, match="too little"):
         newton.remove(task, task.parameters, everything(task.parameters), OPTIONS)

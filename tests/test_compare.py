@@ -13,16 +13,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sd_scissorhands import demo as demo_room
+from sd_scissorhands import compare as compare_recipes
+from sd_scissorhands import demo as demonstration
 from sd_scissorhands.cli import app
 from sd_scissorhands.comparison import erasures, forgettings
-from sd_scissorhands.comparison.compare import compare
-from sd_scissorhands.comparison.exam import share_original
 from sd_scissorhands.comparison.jobs import Comparison, Measures
+from sd_scissorhands.comparison.measure import Measured, share_original
+from sd_scissorhands.comparison.table import summarise
 from sd_scissorhands.evaluation.chance import wilson
 from sd_scissorhands.recipes import RECIPES, recipes_for
 from sd_scissorhands.report import write_comparison
-from sd_scissorhands.report.comparison_page import ROWS, summarise
+from sd_scissorhands.report.comparison_page import ROWS
+from sd_scissorhands.results.attack import AttackResult, OriginalRates
+from sd_scissorhands.results.comparison import ComparisonResult, ComparisonRow
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
 
 runner = CliRunner()
@@ -32,6 +36,11 @@ SHORT = dict(
 )  # fmt: skip
 QUICK = Measures(count=2, sampling_steps=1, attacking={"restarts": 1, "steps": 1, "learn_from": 2, "batch_size": 2})
 PAIR = ("scissorhands-anchored", "retain-only")
+
+
+def compare(comparison: Comparison, folder: Path, **more: Any) -> dict[str, Any]:
+    """The JSON of a comparison."""
+    return compare_recipes(comparison, folder, **more).to_json()
 
 
 def hearts(**changes: Any) -> Comparison:
@@ -47,6 +56,10 @@ def hearts(**changes: Any) -> Comparison:
 def whole(tmp_path_factory) -> dict[str, Any]:
     """A comparison that nothing interrupted, through the command line but for what it has no flag for."""
     return compare(hearts(), tmp_path_factory.mktemp("whole") / "out", command=["sdscissor", "compare", "a b"])
+
+
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line.to_json() for line in summarise([ComparisonRow.from_json(row) for row in rows])]
 
 
 def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,14 +98,14 @@ def test_every_row_is_a_run_and_the_original_is_drawn_once(whole):
 def test_a_killed_comparison_continues(whole, tmp_path, monkeypatch):
     made: list[str] = []
 
-    def once(settings, folder, exam, progress):
+    def once(settings, folder, what, progress):
         if made:
             raise KeyboardInterrupt
         made.append(folder.name)
-        return examine(settings, folder, exam, progress)
+        return measure(settings, folder, what, progress)
 
-    examine = erasures.examine
-    monkeypatch.setattr(erasures, "examine", once)
+    measure = erasures.measure
+    monkeypatch.setattr(erasures, "measure", once)
     with pytest.raises(KeyboardInterrupt):
         compare(hearts(), tmp_path)
     assert made == ["scissorhands-anchored-seed0"] and not (tmp_path / ROWS).exists()
@@ -101,16 +114,16 @@ def test_a_killed_comparison_continues(whole, tmp_path, monkeypatch):
 
     def tell(stage, total):
         stages.append(stage)
-        return demo_room.silent(stage, total)
+        return demonstration.silent(stage, total)
 
-    monkeypatch.setattr(erasures, "examine", lambda *given: made.append(given[1].name) or examine(*given))
+    monkeypatch.setattr(erasures, "measure", lambda *given: made.append(given[1].name) or measure(*given))
     told = compare(hearts(), tmp_path, progress=tell)
     assert made[1:] == ["retain-only-seed0"]
     assert told["rows"][:2] == [first["original"], first["model"]] and untimed(told["rows"]) == untimed(whole["rows"])
     assert stages and all(stage.startswith("2/2 retain-only on heart, seed 0: ") for stage in stages)
     row = tmp_path / "heart" / made[0] / "row.json"
     former = json.loads(row.read_text())
-    del former["made_by"]["ahead"]  # which former versions did not write
+    del former["made_by"]["other_words"]  # which former versions did not write
     row.write_text(json.dumps(former))
     again = compare(hearts(recipes=PAIR[:1]), tmp_path)
     assert again["rows"] == told["rows"][:2] and len(made) == 2
@@ -122,7 +135,7 @@ def test_a_killed_comparison_continues(whole, tmp_path, monkeypatch):
     {"measures": Measures(**{**vars(QUICK), "attacking": {**QUICK.attacking, "tokens": 2}})},
 ])  # fmt: skip
 def test_other_settings_are_refused_before_any_work(whole, changes, monkeypatch):
-    monkeypatch.setattr(erasures, "examine", lambda *given: pytest.fail("work was done"))
+    monkeypatch.setattr(erasures, "measure", lambda *given: pytest.fail("work was done"))
     with pytest.raises(UserError, match=r"--output-dir .* made with other settings"):
         compare(hearts(**changes), Path(whole["output_dir"]))
 
@@ -145,7 +158,7 @@ def test_the_page_tells_everything_and_escapes_it(whole):
     told["recipes"]["retain-only"].update(summary=hostile, source=hostile)
     folder = root.parent / "hostile"
     folder.mkdir()
-    (folder / ROWS).write_text(json.dumps(told | {"table": summarise(told["rows"], "diffusion")}))
+    (folder / ROWS).write_text(json.dumps(told | {"table": table(told["rows"])}))
     page = write_comparison(folder).read_text()
     assert "<img" not in page and "&lt;img src=x" in page and "Collapsed" in page and "Diverged" in page
     with pytest.raises(UserError, match="holds no comparison"):
@@ -164,7 +177,8 @@ def test_the_command_line_prints_json_alone_and_a_table(whole, tmp_path, monkeyp
     config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in SHORT.items()))
     seen: list[Any] = []
     monkeypatch.setattr(
-        "sd_scissorhands.comparison.compare.compare", lambda asked, root, **more: seen.append((asked, root)) or whole
+        "sd_scissorhands.comparison.compare.compare",
+        lambda asked, root, **more: seen.append((asked, root)) or ComparisonResult.from_json(whole),
     )
     ask = [
         "compare", "--recipes", ",".join(PAIR), "--seeds", "1", "--concept", "heart", "--limit", "2", "--sampling-steps", "1",
@@ -180,6 +194,44 @@ def test_the_command_line_prints_json_alone_and_a_table(whole, tmp_path, monkeyp
     assert asked.measures == Measures(count=2, sampling_steps=1, attacking={"restarts": 1, "steps": 1})
     done = runner.invoke(app, ask)
     assert done.stdout == "" and "retain-only" in done.stderr and "report.html" in done.stderr
+
+
+def test_several_attacks_each_have_columns_of_their_own(tmp_path):
+    listed = "relearn:few=2,batch_size=2,stops=1+3,steps=4,embedding,paraphrase:count=1,embedding:tokens=2"
+    measures = Measures(**{**vars(QUICK), "attack": listed, "attacking": QUICK.attacking | {"steps": 1}})
+    told = compare(hearts(recipes=PAIR[:1], measures=measures), tmp_path / "out")
+    original, own = told["rows"]
+    further = ("asr_paraphrase", "asr_embedding-tokens-2", "relearn_steps", "relearn_benign_steps")
+    assert set(told["columns"]) == set(further) and told["measures"]["attack"] == listed
+    run = tmp_path / "out" / own["run"] / "attack"
+    for name, folder in {"asr": "embedding", "asr_paraphrase": "paraphrase", further[1]: "embedding-tokens-2"}.items():
+        found = json.loads((run / folder / "summary.json").read_text())
+        assert (own[name], original[name]) == (found["asr_after"], found["original"]["asr_after"])
+        assert own["intervals"][name] == found["interval_after"] and own["n"][name] == found["n"]
+    assert own["n"]["asr_paraphrase"] == 1 and original["relearn_steps"] == 0
+    curve = json.loads((run / "relearn" / "summary.json").read_text())
+    assert [point["step"] for point in curve["curve"]] == [0, 1, 3, 4]
+    assert own["relearn_steps"] == (curve["steps_back"]["concept"] or 4) and "relearn_steps" not in own["n"]
+    page = Path(told["report"]).read_text()
+    for column in told["columns"].values():
+        assert column["header"] in page and column["meaning"][:60] in page
+    assert "ASR, learned embedding (tokens 2)" in page and "relearning, steps" in page
+    assert told["table"][1]["figures"]["relearn_steps"]["mean"] == own["relearn_steps"]
+    held = compare(hearts(recipes=PAIR[:1], measures=measures), tmp_path / "out")
+    assert held["rows"] == told["rows"]
+
+
+@pytest.mark.parametrize(("listed", "words"), [
+    ("magic", "'magic' is unknown: choose embedding, list"),
+    ("embedding,embedding", "names embedding twice"),
+    ("token:restarts=2", "'restarts' is none of its settings: choose count, images, steps, lr, tokens"),
+    ("relearn:lr=fast", "lr=fast is no number"),
+    ("paraphrase", "--restarts has no effect on --attack paraphrase"),
+    ("embedding:steps=0", "--steps 0 is too small: it must be at least 1"),
+])  # fmt: skip
+def test_attacks_that_nobody_can_run_are_refused(listed, words):
+    with pytest.raises(UserError, match=words):
+        hearts(measures=Measures(attack=listed, attacking={"restarts": 1}))
 
 
 def test_any_text_on_any_model(foreign, clip_dir, tmp_path):
@@ -208,22 +260,24 @@ def test_what_the_original_drew_is_handed_on_whole_and_never_over_something(tmp_
     assert sorted(file.name for file in folder.rglob("*.*")) == ["0-original.png", "original.jsonl"]
 
 
-def test_the_demo_goes_through_the_same_exam(tmp_path, monkeypatch):
-    told = {"figures": {"UA": 1.0}, "original": {"UA": 0.0}}
+def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
+    evaluation = ConceptEvaluation("canvas", figures={"UA": 1.0}, original={"UA": 0.0})
     seen = []
 
-    def fake(settings, folder, exam, progress):
-        seen.append((settings.recipe, folder, tuple(exam.attacks), exam.drawn))
-        struck = {name: {"asr_after": 0.25, "original": {"asr_after": 0.75}} for name in exam.attacks}
-        return SimpleNamespace(result={"trimmed": 3, "seconds": 1.5}, told=told, struck=struck)
+    def fake(settings, folder, what, progress):
+        seen.append((settings.recipe, folder, tuple(what.attacks), what.original))
+        attacks = {name: AttackResult(asr_after=0.25, original=OriginalRates(asr_after=0.75)) for name in what.attacks}
+        return Measured({"trimmed": 3, "seconds": 1.5}, evaluation, attacks)
 
-    monkeypatch.setattr(demo_room, "examine", fake)
-    monkeypatch.setattr(demo_room, "write_card", lambda folder: None)
-    monkeypatch.setattr(demo_room, "write_report", lambda folder: folder / "report.html")
-    told = demo_room.demo(tmp_path, "heart", count=8)
+    monkeypatch.setattr(demonstration, "measure", fake)
+    monkeypatch.setattr(demonstration, "write_card", lambda folder: None)
+    monkeypatch.setattr(demonstration, "write_report", lambda folder: folder / "report.html")
+    told = demonstration.demo(tmp_path, "heart", count=8)
     assert seen[0] == ("scissorhands-robust", tmp_path, ("embedding", "paraphrase"), tmp_path)
-    assert seen[1:] == [(name, tmp_path / "controls" / name, ("embedding",), tmp_path) for name in demo_room.CONTROLS]
-    assert [row["name"] for row in told["rows"]] == ["original", "erased", *demo_room.CONTROLS]
+    assert seen[1:] == [
+        (name, tmp_path / "controls" / name, ("embedding",), tmp_path) for name in demonstration.CONTROLS
+    ]
+    assert [row["name"] for row in told["rows"]] == ["original", "erased", *demonstration.CONTROLS]
     assert told["rows"][0] == {"name": "original", "figures": {"UA": 0.0}, "trimmed": 0, "seconds": 0.0, "asr": 0.75}
     assert told["rows"][1] == {"name": "erased", "figures": {"UA": 1.0}, "trimmed": 3, "seconds": 1.5, "asr": 0.25}
     assert told["attacks"]["paraphrase"] == {"asr_after": 0.25, "original": 0.75}
@@ -300,7 +354,7 @@ def test_classifiers_have_rows_of_original_and_retrained(fake, tmp_path):
 
 def test_pictures_that_several_seeds_saw_count_once(fake, tmp_path):
     rows = compare(digits(targets=({"forget_class": "3"},)), tmp_path)["rows"]
-    line = summarise(rows, "classifier")[2]
+    line = table(rows)[2]
     told = line["figures"]["forget_accuracy"]
     assert line["runs"] == 2 and told["n"] == 50 and told["interval"] == [0.0, 0.2]
     assert line["figures"]["relearn"] == {
@@ -320,7 +374,7 @@ def test_pictures_of_every_seed_count_where_they_differ():
         name = {"recipe": "esd", "concept": "heart", "seed": seed, "baseline": True}
         return name | {"UA": hits / 40, "n": {"UA": 40}, "intervals": {"UA": wilson(hits, 40)}}
 
-    (line,) = summarise([row(0, 40), row(1, 37), row(2, 30) | {"failed": "nan", "UA": None}], "diffusion")
+    (line,) = table([row(0, 40), row(1, 37), row(2, 30) | {"failed": "nan", "UA": None}])
     assert line["failed"] == 1 and line["runs"] == 3
     assert line["figures"]["UA"] == {
         "mean": 0.9625, "least": 0.925, "most": 1.0, "runs": 2, "n": 80, "interval": wilson(77, 80),
@@ -378,7 +432,7 @@ def test_digits_forget_a_class(tmp_path):
     (["--forget-class", "3", "--recipes", "esd"], "esd is not for this kind of model"),
     (["--concept", "heart", "--seeds", "0"], "it must be at least 1"),
     (["--concept", "heart", "--limit", "0"], "it must be at least 1"),
-    (["--concept", "heart", "--attack", "relearn"], "'relearn' is unknown"),
+    (["--concept", "heart", "--attack", "magic"], "'magic' is unknown"),
     (["--concept", "heart", "--attack", "none", "--restarts", "2"], "has no effect"),
     (["--concept", "heart", "--data", "x"], "has no effect"),
     (["--forget-class", "3", "--limit", "9"], "has no effect"),

@@ -21,15 +21,17 @@ from sd_scissorhands.models.delta import (
     LEAP,
     Origin,
     apply_delta,
+    changed_indices,
     decode,
-    differing,
     encode,
     header,
     read_delta,
     set_weights,
     write_delta,
 )
-from sd_scissorhands.models.load import hash_tensors, open_pipeline
+from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.models.tensor_files import hash_tensors
+from sd_scissorhands.results.models import AppliedDelta
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -71,8 +73,8 @@ def origin(base: dict, changed: dict, **other) -> Origin:
     )
 
 
-def write(path, base, changed, **more):
-    return write_delta(path, changed, base=base, origin=origin(base, changed), **more)
+def write(path, base, changed):
+    return write_delta(path, changed, base=base, origin=origin(base, changed))
 
 
 def rebuilt(base: dict[str, torch.Tensor], path) -> dict[str, torch.Tensor]:
@@ -159,9 +161,9 @@ def test_every_bit_comes_back(share, seed, tmp_path):
     assert same(rebuilt(base, tmp_path / "d.safetensors"), changed)
     count = sum(int((base[name] != changed[name]).sum()) for name in base)
     delta = read_delta(tmp_path / "d.safetensors")
-    assert told["delta_weights"] == len(delta) == count and delta.origin == origin(base, changed)
+    assert told.delta_weights == len(delta) == count and delta.origin == origin(base, changed)
     assert delta.size == sum(tensor.numel() for tensor in base.values())
-    assert told["delta_bytes"] == (tmp_path / "d.safetensors").stat().st_size
+    assert told.delta_bytes == (tmp_path / "d.safetensors").stat().st_size
     if share in (0.0, 1.0):
         assert count == (delta.size if share else 0)
 
@@ -172,47 +174,15 @@ def test_first_and_last_weight_and_gaps_of_many_leaps(tmp_path):
     changed["a"][0], changed["b"][4 * LEAP + 1], changed["b"][-1] = 2, 3, 4
     changed["d"] = torch.tensor(5.0)
     told = write(tmp_path / "d", base, changed)
-    assert told["delta_weights"] == 4 and same(rebuilt(base, tmp_path / "d"), changed)
+    assert told.delta_weights == 4 and same(rebuilt(base, tmp_path / "d"), changed)
     assert read_delta(tmp_path / "d").positions.tolist() == [0, 4 * LEAP + 2, 5 * LEAP + 7, 5 * LEAP + 12]
 
 
 def test_the_sign_of_a_zero_and_the_smallest_numbers_are_kept(tmp_path):
     base = {"w": torch.tensor([0.0, -0.0, 0.0, 1.0, 1e-45, -0.0])}
     changed = {"w": torch.tensor([-0.0, 0.0, 0.0, 1.0 + 2**-23, -1e-45, -0.0])}
-    assert write(tmp_path / "d", base, changed)["delta_weights"] == 4
+    assert write(tmp_path / "d", base, changed).delta_weights == 4
     assert same(rebuilt(base, tmp_path / "d"), changed)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_selection_gives_the_file_that_looking_at_all_gives(seed, tmp_path):
-    base = random_model(seed)
-    generator = torch.Generator().manual_seed(seed)
-    indices = {
-        name: (torch.rand(tensor.numel(), generator=generator) < 0.2).nonzero().view(-1)
-        for name, tensor in base.items()
-    }
-    indices.pop("part.3.weight")
-    changed = {name: tensor.clone() for name, tensor in base.items()}
-    for name, rows in indices.items():
-        moved = rows[torch.rand(rows.numel(), generator=generator) < 0.7]  # the others were selected and did not move
-        changed[name].view(-1)[moved] *= 1.5
-    few = {name: base[name].view(-1)[rows] for name, rows in indices.items()}
-    write(tmp_path / "all", base, changed)
-    write_delta(tmp_path / "few", changed, base=few, indices=indices, origin=origin(base, changed))
-    assert (tmp_path / "all").read_bytes() == (tmp_path / "few").read_bytes()
-
-
-def test_a_change_outside_the_selection_is_never_lost(tmp_path):
-    base = random_model(0)
-    changed = perturbed(base, 0.1, 1)
-    indices = differing(base, changed)
-    name = max(indices, key=lambda name: indices[name].numel())
-    indices[name] = indices[name][1:]
-    few = {name: base[name].view(-1)[rows] for name, rows in indices.items()}
-    kept = {name: tensor.clone() for name, tensor in changed.items()}
-    with pytest.raises(ValueError, match="elsewhere"):
-        write_delta(tmp_path / "d", changed, base=few, indices=indices, origin=origin(base, changed))
-    assert not list(tmp_path.iterdir()) and same(changed, kept)
 
 
 def test_a_delta_is_not_written_under_a_hash_that_it_would_miss(tmp_path):
@@ -221,6 +191,10 @@ def test_a_delta_is_not_written_under_a_hash_that_it_would_miss(tmp_path):
     stale = dataclasses.replace(origin(base, changed), result_sha256=hash_tensors(base.items()))
     with pytest.raises(ValueError, match="not the result"):
         write_delta(tmp_path / "d", changed, base=base, origin=stale)
+    with pytest.raises(ValueError, match="base is not the one"):
+        write_delta(tmp_path / "d", changed, base=perturbed(base, 0.1, 2), origin=origin(base, changed))
+    with pytest.raises(ValueError, match="other tensors"):
+        write_delta(tmp_path / "d", changed, base=base | {"more": torch.zeros(1)}, origin=origin(base, changed))
     assert not list(tmp_path.iterdir())
 
 
@@ -347,7 +321,7 @@ def changed_header(says: dict[str, str], **change) -> dict[str, str]:
         {"seed": "3"}, {"seed": True}, {"seed": 1.0}, {"size": "many"}, {"size": -1}, {"size": 99}, {"size": 1e9},
         {"weights": -100}, {"weights": None}, {"concepts": "heart"}, {"concepts": [1]}, {"concepts": {"a": 1}}, {"base": None},
         {"base_sha256": 7}, {"result_sha256": []}, {"recipe": {}},
-        *[{name: ...} for name in ("version", *room.TOLD)],
+        *[{name: ...} for name in ("version", "base", "base_sha256", "result_sha256", "recipe", "concepts", "seed", "size", "weights")],
     ],
     ids=str,
 )  # fmt: skip
@@ -424,7 +398,7 @@ def test_apply_gives_the_model_that_plain_diffusers_loads(erased, tmp_path):
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["output_dir"] == str(out) and told["concepts"] == ["heart"] and told["seed"] == 4
-    assert told["weights"] == sum(rows.numel() for rows in differing(base, changed).values())
+    assert told["weights"] == sum(rows.numel() for rows in changed_indices(base, changed).values())
     assert told["weights_sha256"] == hash_tensors(changed.items()) and told["base_sha256"] == hash_tensors(base.items())
     loaded = StableDiffusionPipeline.from_pretrained(out, safety_checker=None, use_safetensors=True)
     own = StableDiffusionPipeline.from_pretrained(MODEL_DIR, safety_checker=None, torch_dtype=torch.float32)
@@ -447,7 +421,7 @@ def test_people_are_told_in_words(erased, tmp_path, monkeypatch):
     assert done.exit_code == 0 and done.stdout == ""
     assert (tmp_path / default_output("tiny", path) / "model_index.json").exists()
     assert str(default_output("CompVis/stable-diffusion-v1-4", path)) == "runs/stable-diffusion-v1-4-heart"
-    told = dict(delta="d", base="b", concepts=["\x1b[31mheart"], recipe="r", seed=0, weights=1, size=1000, weights_sha256="ab", seconds=1, output_dir="o")  # fmt: skip
+    told = AppliedDelta("o", "b", "d", "r", ("\x1b[31mheart",), 0, 1, 1000, "ba", "ab", 1)
     assert (
         in_words(told)["erased"] == "[31mheart (r, seed 0)"
         and "1 of 1,000 weights (0.100%)" in in_words(told)["changed"]

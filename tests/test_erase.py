@@ -13,7 +13,8 @@ from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.forecast import forecast
-from sd_scissorhands.models.load import hash_tensors, open_pipeline
+from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
@@ -72,9 +73,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(short, whole,
 def test_a_killed_run_continues_to_the_same_weights(short, whole, tmp_path, monkeypatch, boundary):
     finish = Run.finish
 
-    def die(self, stage, file, **facts):
-        finish(self, stage, file, **facts)
-        if boundary in (stage, f"{stage} step {facts.get('step')}"):
+    def die(self, name, stage, result=None):
+        finish(self, name, stage, result)
+        if boundary in (name, f"{name} step {stage.step}"):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -127,7 +128,7 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
     [
         {"edit": "none"},
         {"projection": "none"},
-        {"projection": "paper", "memories": 2},
+        {"projection": "paper"},
         {"scorer": "plain", "threshold_scope": "global", "scope": "xattn"},
         {"scorer": "random", "init": "kaiming"},
         {"retain_loss": "denoise"},

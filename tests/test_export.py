@@ -21,10 +21,18 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.models import tensor_files as stream
 from sd_scissorhands.models.export import export
-from sd_scissorhands.models.keys import Blocks, canonical, clip_places, open_clip_places, unet_places, vae_places
+from sd_scissorhands.models.keys import (
+    Blocks,
+    canonical,
+    clip_locations,
+    open_clip_locations,
+    unet_locations,
+    vae_locations,
+)
+from sd_scissorhands.models.locate import find_pipeline
 from sd_scissorhands.models.modelspec import architecture
-from sd_scissorhands.models.source import Source
-from sd_scissorhands.models.tensor_files import Piece, Stored, cast, check_no_pickle, write_stream
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
+from sd_scissorhands.models.tensor_files import TensorFile, TensorToWrite, cast, check_no_pickle, write_tensor_file
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -103,14 +111,14 @@ def weights(directory):
     """Every tensor of a pipeline directory, by part and canonical name."""
     return {
         f"{part}.{name}": found.tensor(name)
-        for part, found in Source(directory, None).parts.items()
+        for part, found in PipelineDirectory(directory).components.items()
         for name in found.keys
     }
 
 
 def loaded(file, directory):
     """Every tensor of a single file as diffusers' own loaders make networks of it."""
-    source = Source(directory, None)
+    components = PipelineDirectory(directory).components
     how = dict(config=str(directory), local_files_only=True)
     networks = {
         "unet": UNet2DConditionModel.from_single_file(str(file), subfolder="unet", **how),
@@ -119,7 +127,7 @@ def loaded(file, directory):
             CLIPTextModel, load_file(file), subfolder="text_encoder", **how
         ),
     }
-    assert source.parts.keys() == networks.keys()
+    assert components.keys() == networks.keys()
     return {
         f"{part}.{canonical(part, name)}": tensor
         for part, network in networks.items()
@@ -208,7 +216,7 @@ def test_names_are_those_that_the_original_constructor_gives(layers, attention, 
         )  # fmt: skip
     names = list(unet.state_dict())
     blocks = Blocks.of_config(dict(unet.config))
-    keys = [place.key for place in unet_places(names, blocks).values()]
+    keys = [place.key for place in unet_locations(names, blocks).values()]
     assert len(set(keys)) == len(keys) == len(names)
     assert modules_of(keys) == ldm_names(channels, layers, attention)
     assert Blocks.of_names(names) == blocks
@@ -220,9 +228,9 @@ def test_the_names_of_stable_diffusion_1_are_those_of_its_published_file():
         text = CLIPTextModel(CLIPTextConfig(**SD1_TEXT))
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     places = [
-        unet_places(unet.state_dict(), Blocks.of_config(dict(unet.config))),
-        vae_places(vae.state_dict()),
-        clip_places(filter(None, (canonical("text_encoder", name) for name in text.state_dict()))),
+        unet_locations(unet.state_dict(), Blocks.of_config(dict(unet.config))),
+        vae_locations(vae.state_dict()),
+        clip_locations(filter(None, (canonical("text_encoder", name) for name in text.state_dict()))),
     ]
     for (prefix, (count, digest)), found in zip(SD1_NAMES.items(), places, strict=True):
         keys = sorted(place.key for place in found.values())
@@ -243,12 +251,12 @@ def test_the_open_clip_of_stable_diffusion_2_joins_query_key_and_value():
             CLIPTextConfig(hidden_size=1024, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu")
         )
     names = [own for name in text.state_dict() if (own := canonical("text_encoder", name))]
-    places = open_clip_places(names)
+    places = open_clip_locations(names)
     keys = {place.key.removeprefix("cond_stage_model.model.") for place in places.values()}
     assert len(names) == 23 * 16 + 4 and len(keys) == 23 * 12 + 4
     assert {"positional_embedding", "token_embedding.weight", "ln_final.weight", "ln_final.bias"} < keys
     assert {"transformer.resblocks.22.attn.in_proj_weight", "transformer.resblocks.22.mlp.c_proj.bias"} < keys
-    thirds = [places[f"encoder.layers.22.self_attn.{one}_proj.bias"].third for one in "qkv"]
+    thirds = [places[f"encoder.layers.22.self_attn.{one}_proj.bias"].qkv_index for one in "qkv"]
     assert thirds == [0, 1, 2]
 
 
@@ -257,7 +265,7 @@ def test_what_has_no_place_is_refused_by_its_name():
     for name in ("encoder_hid_proj.weight", "down_blocks.1.attentions.0.norm.weight", "down_blocks.0.motion.0.weight",
                  "down_blocks.7.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv3.weight"):  # fmt: skip
         with pytest.raises(UserError, match=name.replace(".", r"\.")):
-            unet_places([name], blocks)
+            unet_locations([name], blocks)
     with pytest.raises(UserError, match="SimpleCrossAttnDownBlock2D"):
         Blocks.of_config({"down_block_types": ["SimpleCrossAttnDownBlock2D"], "up_block_types": ["UpBlock2D"]})
     with pytest.raises(UserError, match="layers_per_block"):
@@ -265,9 +273,9 @@ def test_what_has_no_place_is_refused_by_its_name():
             {"layers_per_block": [1, 2], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
         )
     with pytest.raises(UserError, match=r"encoder\.mid_block\.attentions\.0\.to_add"):
-        vae_places(["encoder.mid_block.attentions.0.to_add.weight"])
+        vae_locations(["encoder.mid_block.attentions.0.to_add.weight"])
     with pytest.raises(UserError, match="OpenCLIP"):
-        open_clip_places(["visual.weight"])
+        open_clip_locations(["visual.weight"])
 
 
 # ---------------------------------------------------------------- round trips
@@ -285,7 +293,7 @@ def test_diffusers_loads_every_tensor_back(shape, tmp_path):
     directory = build(tmp_path / "sd", **shape)
     told = export(directory, "single-file", output=tmp_path / "one.safetensors")
     assert same(loaded(tmp_path / "one.safetensors", directory), weights(directory))
-    assert told["tensors"] == len(Stored.open(tmp_path / "one.safetensors").entries)
+    assert told.tensors == len(TensorFile.open(tmp_path / "one.safetensors").entries)
     if shape["levels"] == 4:
         return
     half = tmp_path / "half.safetensors"
@@ -400,21 +408,21 @@ def test_only_the_unet_of_a_users_file_is_replaced(run, held, tmp_path):
     before = mine.read_bytes()
     done = runner.invoke(app, ["export", str(run), "--base", str(mine), "--output", str(out), "--json"])
     assert done.exit_code == 0, done.output
-    base, made = Stored.open(mine), Stored.open(out)
+    base, made = TensorFile.open(mine), TensorFile.open(out)
     assert base.entries.keys() == made.entries.keys() == tensors.keys() and mine.read_bytes() == before
     for key in tensors:
         assert made.entries[key]["dtype"] == base.entries[key]["dtype"] and made.shape(key) == base.shape(key)
         if not key.startswith("model.diffusion_model."):
             assert b"".join(made.raw(key)) == b"".join(base.raw(key)), key
-    source = Source.find(run)
-    places = unet_places(source.parts["unet"].keys, Blocks.of_config(source.config("unet")))
+    unet = find_pipeline(run).components["unet"]
+    places = unet_locations(unet.keys, Blocks.of_config(json.loads((run / "model/unet/config.json").read_text())))
     for name, place in places.items():
-        assert torch.equal(made.tensor(place.key), source.parts["unet"].tensor(name).to(held))
+        assert torch.equal(made.tensor(place.key), unet.tensor(name).to(held))
     told = made.metadata
     assert told["own"] == "kept" and told["modelspec.author"] == "somebody" and "sshs_model_hash" not in told
     assert told["modelspec.title"] == "tiny without heart"  # ours, since the file is another now
     export(run, "single-file", base=mine, dtype="bfloat16", output=tmp_path / "b.safetensors")
-    made = Stored.open(tmp_path / "b.safetensors")
+    made = TensorFile.open(tmp_path / "b.safetensors")
     assert {made.entries[place.key]["dtype"] for place in places.values()} == {"BF16"}
     assert made.entries["f8"]["dtype"] == "F8_E4M3" and made.entries["alphas_cumprod"]["dtype"] == "F64"
 
@@ -503,19 +511,21 @@ def test_a_stream_is_what_safetensors_reads(pad, tmp_path):
         "byte": torch.arange(3, dtype=torch.uint8), "long": torch.arange(4), "brain": torch.randn(1).bfloat16(),
         "double": torch.randn(2, 1, dtype=torch.float64), "yes": torch.tensor([True]),
     }  # fmt: skip
-    pieces = {name: Piece.of(tuple(t.shape), t.dtype, lambda t=t: t) for name, t in tensors.items()}
-    digest = write_stream(tmp_path / "x", pieces, {"said": "é" + "x" * pad}, hash_key="h")
+    pieces = {name: TensorToWrite.of(tuple(t.shape), t.dtype, lambda t=t: t) for name, t in tensors.items()}
+    write_tensor_file(tmp_path / "x", pieces, {"said": "é" + "x" * pad}, hash_key="h")
     assert same(load_file(tmp_path / "x"), tensors)
+    raw = (tmp_path / "x").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    digest = hashlib.sha256(raw[8 + length :]).hexdigest()
     assert safe_open(tmp_path / "x", "pt").metadata() == {"said": "é" + "x" * pad, "h": f"0x{digest}"}
-    (length,) = struct.unpack("<Q", (tmp_path / "x").read_bytes()[:8])
     assert length % 8 == 0
 
 
 def test_a_header_whose_length_begins_as_a_pickle_does_is_none(tmp_path):
-    piece = {"w": Piece.of((2,), torch.float32, lambda: torch.ones(2))}
-    write_stream(tmp_path / "x", piece, {"said": ""}, hash_key="h")
+    piece = {"w": TensorToWrite.of((2,), torch.float32, lambda: torch.ones(2))}
+    write_tensor_file(tmp_path / "x", piece, {"said": ""}, hash_key="h")
     (length,) = struct.unpack("<Q", (tmp_path / "x").read_bytes()[:8])
-    write_stream(tmp_path / "x", piece, {"said": "x" * (0x280 - length)}, hash_key="h")
+    write_tensor_file(tmp_path / "x", piece, {"said": "x" * (0x280 - length)}, hash_key="h")
     assert (tmp_path / "x").read_bytes()[:1] == b"\x80"
     check_no_pickle(tmp_path / "x")
 
@@ -570,7 +580,7 @@ def test_a_full_disk_leaves_everything_as_it_was(run, tmp_path, monkeypatch):
 
 
 def test_a_file_that_does_not_read_back_is_not_kept(model, tmp_path, monkeypatch):
-    genuine = Stored.open
+    genuine = TensorFile.open
 
     def flipped(path):
         if path.name.endswith(".partial"):
@@ -579,7 +589,7 @@ def test_a_file_that_does_not_read_back_is_not_kept(model, tmp_path, monkeypatch
             path.write_bytes(raw)
         return genuine(path)
 
-    monkeypatch.setattr(Stored, "open", flipped)
+    monkeypatch.setattr(TensorFile, "open", flipped)
     for to in ("single-file", "unet-only"):
         assert "does not read back" in refused("export", model, "--to", to, "--output", tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())

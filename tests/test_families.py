@@ -31,8 +31,10 @@ from sd_scissorhands.models import files, locate
 from sd_scissorhands.models.delta import apply_delta
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
-from sd_scissorhands.models.load import hash_tensors, open_pipeline
+from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
+from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError
 
@@ -310,7 +312,7 @@ def test_plain_diffusers_loads_an_erased_model_with_every_tensor(folder, opened,
     run, result = erased
     loaded = getattr(diffusers, type(opened.pipeline).__name__).from_pretrained(run / "model")
     part = opened.family.part
-    assert hash_tensors(getattr(loaded, part).state_dict().items()) == result["weights_sha256"] != opened.weights
+    assert hash_tensors(getattr(loaded, part).state_dict().items()) == result["weights_sha256"] != opened.weights_sha256
     for name in {*opened.family.texts, "vae"}:
         ours, theirs = getattr(opened.pipeline, name).state_dict(), getattr(loaded, name).state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -323,9 +325,9 @@ def test_plain_diffusers_loads_an_erased_model_with_every_tensor(folder, opened,
 def test_a_killed_erasure_continues_to_the_same_weights(settings, erased, tmp_path, monkeypatch):
     finish = Run.finish
 
-    def die(self, stage, file, **facts):
-        finish(self, stage, file, **facts)
-        if facts.get("step") == 1:
+    def die(self, name, stage, result=None):
+        finish(self, name, stage, result)
+        if stage.step == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -336,12 +338,12 @@ def test_a_killed_erasure_continues_to_the_same_weights(settings, erased, tmp_pa
 
 def test_an_erased_model_is_verified_compared_and_exported(family, folder, erased, tmp_path):
     run, result = erased
-    assert verify(run)["holds"]
+    assert verify(run).holds
     told = difference(str(folder), str(run))
-    assert not told["identical"] and {row["name"].partition(".")[0] for row in told["rows"]} == {family_part(run)}
+    assert not told.identical and {row.name.partition(".")[0] for row in told.rows} == {family_part(run)}
     for to, output in (("unet-only", tmp_path / "one.safetensors"), ("diffusers", tmp_path / "all")):
-        assert export(run, to, output=output)["weights_sha256"] == result["weights_sha256"]
-    assert open_pipeline(str(tmp_path / "all")).weights == result["weights_sha256"]
+        assert export(run, to, output=output).weights_sha256 == result["weights_sha256"]
+    assert open_pipeline(str(tmp_path / "all")).weights_sha256 == result["weights_sha256"]
     assert hash_tensors(load_file(tmp_path / "one.safetensors").items()) == result["weights_sha256"]
     if family in FLOWS:
         with pytest.raises(UserError, match="has a transformer"):
@@ -363,12 +365,15 @@ def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
 
 @pytest.mark.parametrize("name", ["embedding", "token"])
 def test_an_erased_model_is_attacked(folder, erased, tmp_path, name):
-    asked = AttackSettings(
-        name, "heart", str(erased[0] / "model"), str(folder), count=2, learn_from=2, steps=2, restarts=1, batch_size=2,
-        sampling_steps=1, device="cpu",
-    )  # fmt: skip
-    told = attack(asked, tmp_path, worth={"IRA": 1.0, "CRA": 1.0, "original_IRA": 1.0, "original_CRA": 1.0})
-    assert told["n"] == 2 and 0 <= told["asr_after"] <= 1 and told["restarts"][0]["loss"] > 0
+    own = {"embedding": dict(learn_from=2, steps=2, restarts=1, batch_size=2), "token": dict(steps=2)}[name]
+    model = str(erased[0] / "model")
+    asked = AttackSettings(name, "heart", model, str(folder), count=2, sampling_steps=1, device="cpu", **own)
+    found = attack(
+        asked,
+        tmp_path,
+        evaluation=ConceptEvaluation("canvas", figures=dict(IRA=1.0, CRA=1.0), original=dict(IRA=1.0, CRA=1.0)),
+    )
+    assert found.n == 2 and 0 <= found.asr_after <= 1 and found.restarts[0].loss > 0
 
 
 @pytest.mark.parametrize("family", ["sdxl", "flux"], indirect=True, scope="module")
@@ -376,7 +381,7 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
     few = dataclasses.replace(settings, steps=1, memory_every=1, score_draws=1, repair=None, conditions=None)
     changes = {
         "esd": {"recipe": "esd", "scope": "xattn"},
-        "l-codec": {"recipe": "l-codec", "rounds": 1, "score_draws": 8},
+        "l-codec": {"recipe": "l-codec", "options": {"rounds": 1}, "score_draws": 8},
         "low": {"recipe": "scissorhands", "memory": "low", "mixed_precision": "bf16", "train": "selection"},
         "lra-npp": {"recipe": "lra-npp", "scorer": None},
     }
@@ -391,7 +396,7 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
     told = apply_delta(
         settings.model, tmp_path / "low" / "delta.safetensors", output_dir=tmp_path / "again", device="cpu"
     )
-    assert told["weights_sha256"] in made
+    assert told.weights_sha256 in made
 
 
 def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, opened, short):
@@ -489,7 +494,7 @@ def in_one_file(folder, run, to, home, monkeypatch):
     monkeypatch.setattr(constants, "HF_HOME", str(home))
     told = export(run, "single-file", output=to)
     back = open_pipeline(str(to), config=str(folder))
-    assert back.weights == told["weights_sha256"] == open_pipeline(str(run / "model")).weights
+    assert back.weights_sha256 == told.weights_sha256 == open_pipeline(str(run / "model")).weights_sha256
     here = open_pipeline(str(folder)).pipeline
     for part in (*back.family.texts, "vae"):
         ours, theirs = (dict(getattr(pipeline, part).named_parameters()) for pipeline in (here, back.pipeline))
@@ -565,7 +570,7 @@ def test_a_sharded_denoiser_is_opened_and_a_missing_shard_named(opened, copy):
     (part / "diffusion_pytorch_model.safetensors").unlink()
     opened.denoiser.save_pretrained(part, max_shard_size="20KB")
     shards = sorted(part.glob("*-of-*.safetensors"))
-    assert len(shards) > 1 and open_pipeline(str(copy)).weights == opened.weights
+    assert len(shards) > 1 and open_pipeline(str(copy)).weights_sha256 == opened.weights_sha256
     shards[1].unlink()
     with pytest.raises(UserError, match=f"{shards[1].name} is missing"):
         open_pipeline(str(copy))

@@ -13,10 +13,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
-from sd_scissorhands.models.keys import Blocks, canonical, text_layouts, unet_places, vae_places
+from sd_scissorhands.models.keys import Blocks, canonical, ldm_locations
 from sd_scissorhands.models.load import open_pipeline
-from sd_scissorhands.models.source import Source
-from sd_scissorhands.models.tensor_files import Stored
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
+from sd_scissorhands.models.tensor_files import TensorFile
 from sd_scissorhands.settings import UserError
 
 # Configs as SDXL base 1.0 publishes them.
@@ -66,7 +66,7 @@ def xl(tmp_path_factory):
 
 def weights(directory):
     """Every tensor of a pipeline directory, by part and canonical name."""
-    parts = Source(directory, None).parts
+    parts = PipelineDirectory(directory).components
     return {f"{part}.{name}": found.tensor(name) for part, found in parts.items() for name in found.keys}
 
 
@@ -99,12 +99,9 @@ def test_the_names_of_sdxl_are_those_of_its_published_file():
     with torch.device("meta"):
         unet, vae = diffusers.UNet2DConditionModel(**XL_UNET), diffusers.AutoencoderKL(**XL_VAE)
         texts = {part: kind(CLIPTextConfig(**config)) for part, (kind, config) in XL_TEXTS.items()}
-    places = {
-        "unet": unet_places(unet.state_dict(), Blocks.of_config(dict(unet.config))),
-        "vae": vae_places(vae.state_dict()),
-    }
-    for part, layout in text_layouts(xl=True, open_clip=False).items():
-        places[part] = layout(filter(None, (canonical(part, name) for name in texts[part].state_dict())))
+    names = {part: filter(None, (canonical(part, name) for name in texts[part].state_dict())) for part in texts}
+    names |= {"unet": unet.state_dict(), "vae": vae.state_dict()}
+    places = ldm_locations(names, xl=True, open_clip=False, blocks=Blocks.of_config(dict(unet.config)))
     for part, (prefix, count, digest) in XL_NAMES.items():
         keys = sorted({place.key for place in places[part].values()})
         assert len(keys) == count and all(key.startswith(prefix) for key in keys)
@@ -118,12 +115,14 @@ def test_the_names_of_sdxl_are_those_of_its_published_file():
 def test_diffusers_loads_all_of_sdxl_out_of_one_file(xl, dtype, tmp_path):
     file, asked = tmp_path / "xl.safetensors", weights(xl)
     told = export(xl, "single-file", output=file, dtype=dtype)
-    assert told["tensors"] == len(load_file(file))
+    assert told.tensors == len(load_file(file))
     kind = torch.float16 if dtype else torch.float32
     there = diffusers.StableDiffusionXLPipeline.from_single_file(
         str(file), config=str(xl), local_files_only=True, torch_dtype=kind, add_watermarker=False
     )
-    assert same(held(there, Source(xl, None).parts), {name: tensor.to(kind) for name, tensor in asked.items()})
+    assert same(
+        held(there, PipelineDirectory(xl).components), {name: tensor.to(kind) for name, tensor in asked.items()}
+    )
     projection = load_file(file)["conditioner.embedders.1.model.text_projection"]
     assert torch.equal(projection, asked["text_encoder_2.text_projection.weight"].T.to(kind))
     assert projection.shape == (24, 20)
@@ -140,14 +139,14 @@ def test_one_file_and_its_directory_are_the_same_model(xl, tmp_path):
     export(xl, "single-file", output=file)
     for a, b in ((xl, file), (file, xl)):
         told = difference(str(a), str(b))
-        assert told["identical"] and told["tensors"] == len(weights(xl))
+        assert told.identical and told.tensors == len(weights(xl))
     key = "conditioner.embedders.1.model.text_projection"
     tensors = load_file(file)
     tensors[key][3, 2] += 1.0
     save_file(tensors, file)
     told = difference(str(xl), str(file), by="parameter")
-    assert [row["name"] for row in told["rows"]] == ["text_encoder_2.text_projection.weight"]
-    assert told["changed"] == 1
+    assert [row.name for row in told.rows] == ["text_encoder_2.text_projection.weight"]
+    assert told.changed == 1
 
 
 def test_only_the_unet_of_somebodys_sdxl_is_replaced(xl, tmp_path):
@@ -161,7 +160,7 @@ def test_only_the_unet_of_somebodys_sdxl_is_replaced(xl, tmp_path):
 
 
 def test_a_projection_that_does_not_read_back_is_not_kept(xl, tmp_path, monkeypatch):
-    genuine = Stored.open
+    genuine = TensorFile.open
 
     def flipped(path):
         if path.name.endswith(".partial"):
@@ -171,7 +170,7 @@ def test_a_projection_that_does_not_read_back_is_not_kept(xl, tmp_path, monkeypa
             path.write_bytes(raw)
         return genuine(path)
 
-    monkeypatch.setattr(Stored, "open", flipped)
+    monkeypatch.setattr(TensorFile, "open", flipped)
     with pytest.raises(UserError, match=r"text_encoder_2\.text_projection"):
         export(xl, "single-file", output=tmp_path / "xl.safetensors")
     assert not list(tmp_path.iterdir())
@@ -187,10 +186,11 @@ def test_every_family_loads_in_half_precision(folder, dtype, tmp_path):
     asked = {name: tensor.to(kind) for name, tensor in weights(folder).items()}
     assert same(weights(out), asked)
     loaded = diffusers.DiffusionPipeline.from_pretrained(out, torch_dtype=kind, local_files_only=True)
-    parts = Source(out, None).parts
+    parts = PipelineDirectory(out).components
     assert {getattr(loaded, part).dtype for part in parts} == {kind}
     assert (
-        open_pipeline(str(out)).weights == export(out, "unet-only", output=tmp_path / "u.safetensors")["weights_sha256"]
+        open_pipeline(str(out)).weights_sha256
+        == export(out, "unet-only", output=tmp_path / "u.safetensors").weights_sha256
     )
 
 

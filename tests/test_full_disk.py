@@ -84,7 +84,7 @@ def test_apply_leaves_nothing_half_written(run, tmp_path):
     with refused("model", tmp_path, run):
         apply_delta("tiny", run / "delta.safetensors", output_dir=tmp_path / "model")
     told = apply_delta("tiny", run / "delta.safetensors", output_dir=tmp_path / "model")
-    assert told["weights_sha256"] == json.loads((run / "run.json").read_text())["result"]["weights_sha256"]
+    assert told.weights_sha256 == json.loads((run / "run.json").read_text())["result"]["weights_sha256"]
 
 
 def test_an_erasure_that_cannot_save_its_model_continues_where_there_is_room(run, settings, tmp_path):

@@ -48,7 +48,7 @@ SHORT: Values = dict(
     score_draws=2, top_k=0.01, steps=6, memory_every=4, batch_size=4, device="cpu",
 )  # fmt: skip
 QUICK: Values = dict(
-    forget_class="3", seed=0, score_draws=2, rounds=2, steps=6, memory_every=4, batch_size=16, device="cpu"
+    forget_class="3", seed=0, score_draws=2, options={"rounds": 2}, steps=6, memory_every=4, batch_size=16, device="cpu"
 )
 FACTS = ("weights_sha256", "scope_size", "trimmed", "steps", "conflict_rate", "mean_correction")
 
@@ -61,16 +61,16 @@ UNREPAIRED = ("lra-npp", "l-codec")  # forgettings whose recipe repairs nothing
 REPAIRS = ("retain", "anchor", "paired", "ascent", "random-label", "negative-guidance")
 # What no recipe has, over scissorhands-anchored: its scores, trim and projection run as well.
 EXTRAS: dict[str, Values] = {
-    "projection scale-free, 2 memories": dict(projection="scale-free", memories=2),
+    "projection scale-free": dict(projection="scale-free"),
     "projection paper": dict(projection="paper"),
     "train selection": dict(train="selection"),
     **{f"retain_loss {name}": dict(retain_loss=name) for name in ("distil", "guided", "denoise")},
     "repair none": dict(repair="none", steps=None),
     **{f"repair {name}": dict(repair=name) for name in REPAIRS},
     "micro_batch 2": dict(micro_batch=2),
-    "relearn_every 1, episode 2": dict(relearn_every=1, episode=2),
+    "relearn_every 1": dict(relearn_every=1),
     "relearn_every 2, paired, micro_batch 2": dict(
-        repair="paired", conditions="mixture", ahead="name-half", relearn_every=2, micro_batch=2
+        repair="paired", conditions="mixture", relearn_every=2, micro_batch=2
     ),
     "two concepts": dict(concepts=("heart", "star")),
 }
@@ -94,7 +94,7 @@ NAMES = {
 
 def as_dict(result: Any) -> Values:
     """A result's values by name, whatever object it is."""
-    return dict(result)
+    return result.to_json()
 
 
 def facts(result: Any) -> Values:

@@ -16,13 +16,14 @@ import yaml
 
 import sd_scissorhands
 from sd_scissorhands import settings
-from sd_scissorhands.attacks.attack_settings import AttackSettings
+from sd_scissorhands.attacks import ATTACKS
+from sd_scissorhands.attacks.attack_settings import AttackSettings, parse_attacks
 from sd_scissorhands.cli import app
 from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
 from sd_scissorhands.declaration import choices
 from sd_scissorhands.evaluation.evaluate import figures_of
-from sd_scissorhands.evaluation.evaluate_settings import CHOICES as JUDGING
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,15 +32,15 @@ GROUP = typer.main.get_command(app)
 COMMAND = re.compile(r"(?:^|[\s/(])(?:sdscissor|-m sd_scissorhands) +(.*)")
 NAMED = {
     **choices(settings.EraseSettings),
-    **JUDGING,
+    **choices(EvaluateSettings),
     "to": settings.OUTPUT_FORMATS,
     "output_format": settings.OUTPUT_FORMATS,
 }
-ATTACKS = ("embedding", "token", "paraphrase", "list", "relearn", "none")
 SETTINGS = {
     kind.__name__: {field.name for field in dataclasses.fields(kind)}
     for kind in (settings.EraseSettings, settings.ForgetSettings, sd_scissorhands.EvaluateSettings, AttackSettings)
 }
+SETTINGS["AttackSettings"] |= {name for _, one in ATTACKS for name in one.takes}
 
 
 def name_of(document: Path) -> str:
@@ -74,8 +75,10 @@ def parse(words: list[str], *, extended: bool = False):
     command = GROUP.commands[words[0]]
     context = command.make_context(words[0], words[1:])
     for name, value in context.params.items():
-        allowed = ATTACKS if name == "attack" else None if extended else NAMED.get(name)
+        allowed = None if extended else NAMED.get(name)
         for one in value if isinstance(value, list | tuple) else [value]:
+            if name == "attack" and one not in (None, "none"):
+                parse_attacks(one)
             if allowed and one is not None:
                 assert str(one) in allowed, f"{one} is none of {', '.join(allowed)}"
     gates = {name: context.params.get(name) for name in ("fail_above", "fail_below")}
@@ -126,7 +129,7 @@ def test_an_attack_that_proves_nothing_can_be_held_at_the_gate():
     ("wrong", "says"),
     [
         ("erase --concpt nudity", "--concpt"), ("eval --limit many", "valid int"), ("erase --recipe magic", "magic is none of"),
-        ("attack --model x --concept y --attack all", "all is none of"), ("attack --model x", "concept"), ("conjure", "conjure"),
+        ("attack --model x --concept y --attack all", "'all' is unknown"), ("attack --model x", "concept"), ("conjure", "conjure"),
         ("eval --model x --concept y --fail-above nudity=1", "no figure of this"),
     ],
 )  # fmt: skip

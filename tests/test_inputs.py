@@ -25,10 +25,11 @@ from sd_scissorhands.erasure import erase
 from sd_scissorhands.lineage import base_of as first_of
 from sd_scissorhands.models import single_file_reader as single
 from sd_scissorhands.models.diff import difference
-from sd_scissorhands.models.export import base_of, export
-from sd_scissorhands.models.load import hash_tensors, locate, open_pipeline
-from sd_scissorhands.models.locate import at_hand, convert_first
-from sd_scissorhands.models.source import Source
+from sd_scissorhands.models.export import base_weights, export
+from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.models.locate import convert_single_files, find_pipeline, locate, locate_without_work
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
+from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
 from sd_scissorhands.naming import Name
 from sd_scissorhands.settings import EraseSettings, UserError, model_named
@@ -144,14 +145,14 @@ def varied(model, tmp_path):
 
 def test_a_variant_is_opened_and_parts_without_one_as_they_are(varied):
     plain, other = open_pipeline(str(varied)), open_pipeline(f"{varied}:fp16")
-    assert plain.weights == weights_of(varied) != other.weights
-    assert other.weights == hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
+    assert plain.weights_sha256 == weights_of(varied) != other.weights_sha256
+    assert other.weights_sha256 == hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
     for part, factor in (("text_encoder", 1.5), ("vae", 1.0)):
         for a, b in zip(
             getattr(plain.pipeline, part).parameters(), getattr(other.pipeline, part).parameters(), strict=True
         ):
             assert torch.allclose(a * factor, b, rtol=1e-2, atol=1e-3)
-    assert other.name == f"{varied}:fp16" and Source.of(other.name).denoiser.sha256() == other.weights
+    assert other.name == f"{varied}:fp16" and find_pipeline(other.name).denoiser.sha256() == other.weights_sha256
 
 
 def test_sharded_variants_are_opened(varied):
@@ -159,7 +160,7 @@ def test_sharded_variants_are_opened(varied):
     (varied / "unet" / f"{STEM}.fp16.safetensors").unlink()
     opened.denoiser.save_pretrained(varied / "unet", variant="fp16", max_shard_size="2MB")
     assert (varied / "unet" / f"{STEM}.safetensors.index.fp16.json").exists()
-    assert open_pipeline(f"{varied}:fp16").weights == opened.weights
+    assert open_pipeline(f"{varied}:fp16").weights_sha256 == opened.weights_sha256
     next((varied / "unet").glob(f"{STEM}.fp16-00001-of-*.safetensors")).unlink()
     assert "is missing" in refused(f"{varied}:fp16")
 
@@ -184,9 +185,9 @@ def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(va
     base = hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
     assert told == {"model": f"{varied}:fp16", "weights_sha256": base, "ema": "unknown"}
     assert first_of(str(run / "model")) == f"{varied}:fp16"
-    assert verify(run)["holds"] is True and hash_tensors(base_of(Source.find(run)).items()) == base
-    assert {c["what"] for c in verify(run)["checks"] if c["holds"]} >= {"base", "text_encoder", "vae", "delta"}
-    assert open_pipeline(str(run / "model")).weights == result["weights_sha256"]
+    assert verify(run).holds is True and hash_tensors(base_weights(find_pipeline(run)).items()) == base
+    assert {c.what for c in verify(run).checks if c.holds} >= {"base", "text_encoder", "vae", "delta"}
+    assert open_pipeline(str(run / "model")).weights_sha256 == result["weights_sha256"]
     resumed = erase(settings, run, resume=True)
     assert resumed["weights_sha256"] == result["weights_sha256"]
 
@@ -196,17 +197,19 @@ def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(va
 
 def test_a_single_file_is_converted_once_with_every_weight(file, model, home, tmp_path, monkeypatch):
     opened = open_pipeline(str(file), config=str(model))
-    assert opened.weights == weights_of(model) and opened.ema == "unknown"
+    assert opened.weights_sha256 == weights_of(model) and opened.ema == "unknown"
     assert opened.directory.parent == home / "sd_scissorhands" and opened.directory.name.startswith("my-model-")
     for part in ("vae", "text_encoder"):
-        here, there = Source(model, None).parts[part], Source(opened.directory, None).parts[part]
+        here, there = PipelineDirectory(model).components[part], PipelineDirectory(opened.directory).components[part]
         assert here.sha256() == there.sha256() and here.dtype(next(iter(here.keys))) == there.dtype(
             next(iter(there.keys))
         )
     monkeypatch.setattr(single, "_convert", lambda *a: pytest.fail("converted again"))
-    assert locate(str(file)) == locate(str(file), str(model)) == at_hand(str(file)) == (opened.directory, None)
-    assert export(file, "diffusers", output=tmp_path / "out")["weights_sha256"] == opened.weights
-    assert difference(str(file), str(tmp_path / "out"))["identical"]
+    assert (
+        locate(str(file)) == locate(str(file), str(model)) == locate_without_work(str(file)) == (opened.directory, None)
+    )
+    assert export(file, "diffusers", output=tmp_path / "out").weights_sha256 == opened.weights_sha256
+    assert difference(str(file), str(tmp_path / "out")).identical
 
 
 def test_another_config_converts_it_again(file, model, tmp_path):
@@ -225,7 +228,7 @@ def test_an_erasure_from_our_own_export_is_measured_against_the_very_file(short,
     result = erase(dataclasses.replace(short, model=str(file), model_config="tiny", steps=1), run)
     source = json.loads((run / "run.json").read_text())["source"]
     assert source == {"model": str(file), "weights_sha256": weights_of(MODEL_DIR), "ema": "unknown"}
-    assert {c["what"]: c["holds"] for c in verify(run)["checks"]}["base"] and verify(run)["holds"]
+    assert {c.what: c.holds for c in verify(run).checks}["base"] and verify(run).holds
     assert first_of(str(run / "model")) == str(file)
     out = tmp_path / "out.safetensors"
     export(run, "single-file", output=out)
@@ -245,10 +248,10 @@ def test_files_of_other_families_are_converted_with_every_text_encoder(family, m
     folder, path = build(family, tmp_path / family), tmp_path / "other.safetensors"
     export(folder, "single-file", output=path)
     opened = open_pipeline(str(path), config=str(folder))
-    here, there = Source(folder, None).parts, Source(opened.directory, None).parts
+    here, there = PipelineDirectory(folder).components, PipelineDirectory(opened.directory).components
     assert here.keys() == there.keys() and all(here[name].sha256() == there[name].sha256() for name in here)
     says = "predicts v" if family == "sd2" else "name one of the same family"
-    assert opened.weights == weights_of(folder) and says in refused(path, config=str(model))
+    assert opened.weights_sha256 == weights_of(folder) and says in refused(path, config=str(model))
 
 
 def changed(file: Path, to: Path, change) -> Path:
@@ -282,7 +285,10 @@ def test_a_weight_that_is_left_over_is_said(file, model, tmp_path):
 def test_what_is_no_weight_says_nothing_of_the_precision(file, model, tmp_path):
     betas = changed(file, tmp_path / "betas.safetensors", lambda tensors: tensors.update(betas=torch.ones(3), **{"model_ema.decay": torch.ones(())}))  # fmt: skip
     opened = open_pipeline(str(betas), config=str(model))
-    assert Source(opened.directory, None).denoiser.dtype("conv_in.weight") == torch.float16 and opened.ema == "unknown"
+    assert (
+        PipelineDirectory(opened.directory).denoiser.dtype("conv_in.weight") == torch.float16
+        and opened.ema == "unknown"
+    )
 
 
 def test_mixed_precision_is_kept_in_float32(file, model, tmp_path):
@@ -291,8 +297,8 @@ def test_mixed_precision_is_kept_in_float32(file, model, tmp_path):
 
     mixed = changed(file, tmp_path / "mixed.safetensors", change)
     opened = open_pipeline(str(mixed), config=str(model))
-    assert opened.weights == weights_of(model)
-    assert Source(opened.directory, None).parts["vae"].dtype("decoder.conv_in.weight") == torch.float32
+    assert opened.weights_sha256 == weights_of(model)
+    assert PipelineDirectory(opened.directory).components["vae"].dtype("decoder.conv_in.weight") == torch.float32
 
 
 @pytest.mark.parametrize("mark", ["v_pred", "modelspec"])
@@ -338,7 +344,7 @@ def test_a_truncated_file_and_a_variant_of_a_file_are_refused(file, model, tmp_p
     assert "has no variants: leave out fp16" in refused(f"{file}:fp16")
     assert "--model-config nothing is for a single file" in refused(model, config="nothing")
     with pytest.raises(UserError, match="no model here is one"):
-        convert_first(str(model), str(model))
+        convert_single_files(str(model), str(model))
 
 
 # ---------------------------------------------------------------- configs of a single file
@@ -354,7 +360,7 @@ def test_without_configs_one_line_says_what_is_needed(file):
 
 def test_configs_are_inferred_from_the_hub_s_cache(file, model, home):
     laid(home, "stable-diffusion-v1-5/stable-diffusion-v1-5", model)
-    assert open_pipeline(str(file)).weights == weights_of(model)
+    assert open_pipeline(str(file)).weights_sha256 == weights_of(model)
     assert (
         json.loads((locate(str(file)).directory / "converted.json").read_text())["config"]
         == "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -370,7 +376,7 @@ def test_a_config_that_is_none_is_refused(file, tmp_path):
 
 def test_a_config_may_be_a_hub_id(file, model, home):
     laid(home, "owner/name", model, "v1")
-    assert open_pipeline(str(file), config="owner/name@v1").weights == weights_of(model)
+    assert open_pipeline(str(file), config="owner/name@v1").weights_sha256 == weights_of(model)
 
 
 @pytest.mark.parametrize(
@@ -382,11 +388,11 @@ def test_a_config_may_be_a_hub_id(file, model, home):
     ],
 )
 def test_of_the_two_that_share_their_names_none_is_guessed(tmp_path, told, config):
-    from sd_scissorhands.models.tensor_files import Stored
+    from sd_scissorhands.models.tensor_files import TensorFile
 
     key = UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
     save_file({key: torch.zeros(2, 1024)}, tmp_path / "two.safetensors", told and {"modelspec.architecture": told})
-    assert single._usual_config(Stored.open(tmp_path / "two.safetensors")) == config
+    assert single._usual_config(TensorFile.open(tmp_path / "two.safetensors")) == config
 
 
 # ---------------------------------------------------------------- a moving average
@@ -404,7 +410,7 @@ def test_a_second_unet_is_stated_and_not_used(file, model, tmp_path, short):
 
     both = changed(file, tmp_path / "both.safetensors", change)
     opened = open_pipeline(str(both), config=str(model))
-    assert opened.weights == weights_of(model) and opened.identity["ema"] == "beside, not used"
+    assert opened.weights_sha256 == weights_of(model) and opened.identity.ema == "beside, not used"
     ask = ["erase", "--concept", "a heart", "--anchor", "a star", "--model", str(both), "--dry-run"]
     done = CliRunner().invoke(app, [*ask, "--model-config", str(model)])
     assert "EMA weights  not used: they stand beside those that are" in done.stderr
@@ -458,7 +464,7 @@ def test_the_line_converts_a_checkpoint(file, model, tmp_path):
     line = line_in(refused(folder / "old one.ckpt")).replace("python", sys.executable, 1)
     done = subprocess.run(line, shell=True, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert open_pipeline(str(folder / "old one.safetensors"), config=str(model)).weights == weights_of(model)
+    assert open_pipeline(str(folder / "old one.safetensors"), config=str(model)).weights_sha256 == weights_of(model)
 
 
 def test_the_line_runs_nothing(tmp_path, monkeypatch):
@@ -488,7 +494,7 @@ def test_a_directory_of_pickles_is_refused_with_the_line_that_converts_it(model,
         torch.save(load_file(whole), folder / part / f"{name}.bin")
         whole.unlink()
     run_here(refused(folder), monkeypatch)
-    assert open_pipeline(str(folder)).weights == weights_of(model)
+    assert open_pipeline(str(folder)).weights_sha256 == weights_of(model)
 
 
 # ---------------------------------------------------------------- the hub
@@ -520,15 +526,15 @@ def test_offline_a_model_that_is_not_in_the_cache_gets_one_line(home):
 def test_a_model_in_the_cache_is_opened_offline_by_its_revision(model, home):
     laid(home, "some/model", model, "v1")
     opened = open_pipeline("some/model@v1")
-    assert opened.weights == weights_of(model) and opened.name == "some/model@v1"
-    assert home in opened.directory.parents and at_hand("some/model@v1") == (opened.directory, None)
-    assert "some/model@v2 cannot be had" in refused("some/model@v2") and at_hand("some/model@v2") is None
+    assert opened.weights_sha256 == weights_of(model) and opened.name == "some/model@v1"
+    assert home in opened.directory.parents and locate_without_work("some/model@v1") == (opened.directory, None)
+    assert "some/model@v2 cannot be had" in refused("some/model@v2") and locate_without_work("some/model@v2") is None
     assert "some/model cannot be had" in refused("some/model")
 
 
 def test_a_variant_in_the_cache_is_opened_offline(varied, home):
     there = laid(home, "some/model", varied)
-    assert open_pipeline("some/model:fp16").weights == open_pipeline(f"{varied}:fp16").weights
+    assert open_pipeline("some/model:fp16").weights_sha256 == open_pipeline(f"{varied}:fp16").weights_sha256
     assert "some/model:bf16 has no variant bf16: choose fp16" in refused("some/model:bf16")
     (there / "vae" / f"{STEM}.safetensors").unlink()
     text = refused("some/model")

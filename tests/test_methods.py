@@ -12,19 +12,18 @@ from torch import nn
 
 from sd_scissorhands.classifier.data import Dataset, Parts, split_by_class
 from sd_scissorhands.classifier.forgetting_task import ClassifierTask
-from sd_scissorhands.declaration import choices
 from sd_scissorhands.diffusion.dataset import gather
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.erasure import erase, prepare
-from sd_scissorhands.methods import registry as methods
-from sd_scissorhands.methods.registry import Only, Options
+from sd_scissorhands.methods import method as methods
+from sd_scissorhands.methods.distributed import FULL_BATCH
+from sd_scissorhands.methods.edits import EDITS
+from sd_scissorhands.methods.method import DeclaredDataOnly, Options, options_for
 from sd_scissorhands.methods.repair import OPTIMISERS, Repair
+from sd_scissorhands.methods.scorers import SCORERS
 from sd_scissorhands.methods.selection import Selection, select
 from sd_scissorhands.recipes import recipes_for
-from sd_scissorhands.settings import EraseSettings
-
-CHOICES = choices(EraseSettings)
-SCORERS, EDITS = CHOICES["scorer"], tuple(name for name in CHOICES["edit"] if name != "none")
+from sd_scissorhands.settings import EraseSettings, UserError
 
 
 class Net(nn.Module):
@@ -73,27 +72,29 @@ def denoiser(gathered) -> tuple[ErasureTask, dict[str, nn.Parameter]]:
 
 
 UNSCORED = ("scissorhands-robust", "retain-only", "gradient-ascent", "esd", "substitution")
-OPTIONS = Options(draws=3, granularity="channel", rounds=1, path_share=0.2)
+OPTIONS = Options(draws=3, granularity="channel")
+OWN = {"rounds": 1, "path_share": 0.2}
 
 
 def hold(task, parameters, scorer: str, edit: str, k: float) -> None:
     """Nothing selected changes nothing; nothing else than the selection changes; the same seed gives the same weights."""
     before = {name: t.clone() for name, t in task.module.state_dict().items()}
-    scores = methods.score(task, parameters, scorer, OPTIONS)
+    scoring, editing = (options_for(one, OPTIONS, OWN) for one in (SCORERS[scorer], EDITS[edit]))
+    scores = methods.score(task, parameters, scorer, scoring)
     assert list(scores) == list(parameters) and all(scores[n].shape == p.shape for n, p in parameters.items())
     assert all(s.dtype == torch.float32 and torch.isfinite(s).all() for s in scores.values())
     assert all(torch.equal(task.module.state_dict()[name], t) for name, t in before.items()), "scoring changes nothing"
-    again = methods.score(task, parameters, scorer, OPTIONS)
+    again = methods.score(task, parameters, scorer, scoring)
     assert all(torch.equal(scores[name], again[name]) for name in scores)
 
-    methods.edit(task, parameters, Selection({}), edit, OPTIONS)
+    methods.edit(task, parameters, Selection({}), edit, editing)
     assert all(torch.equal(task.module.state_dict()[name], t) for name, t in before.items())
 
     selection = select(scores, k, granularity="channel")
     after = []
     for _ in range(2):
         task.module.load_state_dict(before)
-        methods.edit(task, parameters, selection, edit, OPTIONS)
+        methods.edit(task, parameters, selection, edit, editing)
         after.append({name: t.clone() for name, t in task.module.state_dict().items()})
     task.module.load_state_dict(before)
     assert all(torch.equal(after[0][name], after[1][name]) for name in before)
@@ -103,40 +104,40 @@ def hold(task, parameters, scorer: str, edit: str, k: float) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in task.module.modules())
 
 
-@pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("edit", EDITS.names())
+@pytest.mark.parametrize("scorer", SCORERS.names())
 def test_any_scorer_with_any_edit_on_a_classifier(scorer, edit):
     hold(*classifier(), scorer, edit, 0.5)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", SCORERS.names())
 def test_any_scorer_on_a_denoiser(scorer, gathered):
-    edit = EDITS[SCORERS.index(scorer) % len(EDITS)]
+    edit = EDITS.names()[SCORERS.names().index(scorer) % len(EDITS.names())]
     hold(*denoiser(gathered), scorer, edit, 0.05)
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", EDITS.names())
 def test_any_edit_on_a_denoiser(edit, gathered):
     hold(*denoiser(gathered), "random", edit, 0.05)
 
 
 def test_zero_shot_is_held():
     task, _ = classifier()
-    seen = Only(task, ("unseen",))
+    seen = DeclaredDataOnly(task, ("unseen",))
     seen.explain("forget", 0)
     for name in ("forget", "retain", "retain_each", "respond", "replacement", "relearn", "repair", "kept", "gone"):
         with pytest.raises(PermissionError, match="not declared"):
             getattr(seen, name)
-    for scorer in SCORERS:
-        needs = methods.load("scorers", scorer).NEEDS
-        assert set(needs) <= {"forget", "retain", "pairs", "unseen"}
-    assert methods.load("scorers", "relevance").NEEDS == ("unseen",)
+    for _, scorer in SCORERS:
+        assert set(scorer.needs) <= {"forget", "retain", "pairs", "unseen"}
+    assert SCORERS["relevance"].needs == ("unseen",)
+    assert [name for name, scorer in SCORERS if scorer.zero_shot] == ["relevance"]
 
 
-@pytest.mark.parametrize("kind", ["scorers", "edits"])
-def test_unknown_methods_are_named(kind):
-    with pytest.raises(ValueError, match="'psychic' is none of the"):
-        methods.load(kind, "psychic")
+@pytest.mark.parametrize("registry", [SCORERS, EDITS])
+def test_unknown_methods_are_named(registry):
+    with pytest.raises(UserError, match=f"unknown {registry.noun} 'psychic'"):
+        registry["psychic"]
 
 
 def test_only_what_scores_is_selected():
@@ -206,13 +207,13 @@ def test_negative_guidance_leads_away_from_the_concept(gathered):
     prepared, data = gathered
     task = ErasureTask(prepared.denoiser, data, dataclasses.replace(prepared.settings, repair="negative-guidance"))
     task.teacher = {}
-    forget, kept, _ = task._batch(0)
+    loss, (forget, _) = task.forget_loss, task.batches.step(0, FULL_BATCH, None)
     empty = data["empty_condition"].expand_as(forget.words)
     without, told = (
-        task.denoiser.predict(forget.noise, forget.t, words) for words in (empty, data["forget_condition"][forget.rows])
+        task.denoiser.predict(forget.noisy, forget.t, words) for words in (empty, data["forget_condition"][forget.rows])
     )
-    wanted, _ = task._wanted(forget, forget.noise, forget.t, kept, kept.noise)
-    assert torch.allclose(wanted, without - (told - without), atol=1e-4)
+    [answers] = task._ask_teacher([(forget, loss.questions(forget))])
+    assert torch.allclose(loss.target(forget, answers), without - (told - without), atol=1e-4)
 
 
 def test_half_finished_pictures_are_what_sampling_passes_through(gathered):
@@ -241,7 +242,9 @@ def test_recipes_of_another_kind_are_refused():
 @pytest.mark.parametrize("recipe", recipes_for("sd"))
 def test_every_recipe_runs_on_a_pipeline_of_ones_own(recipe, short, foreign, tmp_path):
     few = {"forget_count": 4, "retain_count": 8, "sampling_steps": 2, "score_draws": 2, "batch_size": 2, "steps": 2}
-    asked = EraseSettings(concepts=("nudity",), model=str(foreign), recipe=recipe, rounds=1, memory_every=1, **few)
+    asked = EraseSettings(
+        concepts=("nudity",), model=str(foreign), recipe=recipe, options={"rounds": 1}, memory_every=1, **few
+    )
     if recipe == "scissorhands":  # whose scope is SD's own
         asked = dataclasses.replace(asked, scope="attn")
     told = erase(asked, tmp_path / "run")

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sd_scissorhands.methods.lrp import Linearised, Path, contrast, frequency, of_connections, of_units
-from sd_scissorhands.methods.registry import Options, load, score
+from sd_scissorhands.methods.lrp import Linearised, Path, contrast, of_connections, of_units
+from sd_scissorhands.methods.method import score
+from sd_scissorhands.methods.scorers import SCORERS
+from sd_scissorhands.methods.scorers.relevance import RelevanceOptions
 from sd_scissorhands.tiny import MODEL_DIR
 
 DTYPES = pytest.mark.parametrize("dtype,within", [(torch.float32, 1e-4), (torch.float64, 1e-9)])
@@ -123,7 +125,7 @@ def test_the_scorer_on_a_denoiser(unet):
     cases = {(side, n): Denoising(unet, torch.float32, 10 * n + (side == "forget")) for n in (0, 1) for side in SIDES}
     task = SimpleNamespace(module=unet, explain=lambda side, draw: cases[side, draw].explain()[None])
     parameters = {name: p for name, p in unet.named_parameters() if ".attn2." in name}
-    found = score(task, parameters, "relevance", Options(draws=2, granularity="channel", path_share=0.3))
+    found = score(task, parameters, "relevance", RelevanceOptions(draws=2, granularity="channel", path_share=0.3))
     assert all(found[name].shape == p.shape and found[name].dtype == torch.float32 for name, p in parameters.items())
     for name, values in found.items():
         assert bool(values.any()) == (".to_q." not in name and ".to_k." not in name), name
@@ -291,6 +293,14 @@ def test_gradient_times_activation_is_lrp(seed, stride, pad):
 
 # ---------------------------------------------------------------- paths
 
+
+def frequency(relevance: torch.Tensor, share: float) -> torch.Tensor:
+    """Share of inputs (n, units) that have a unit on their path, ties broken by mean relevance: (units,)."""
+    path = Path(relevance.shape[1], share)
+    path.add(relevance)
+    return path.ranked(path.share(), 1 / path.inputs)
+
+
 RELEVANCE = torch.tensor([[3.0, 2, 0, -1], [1, 5, 0, -2], [4, 0, 0, 9]])
 
 
@@ -368,7 +378,7 @@ class Planted:
         return said.gather(1, own[:, None])[:, 0]
 
     def score(self, draws: int = 4, share: float = 0.25, granularity: str = "channel") -> dict[str, torch.Tensor]:
-        options = Options(draws=draws, granularity=granularity, path_share=share)
+        options = RelevanceOptions(draws=draws, granularity=granularity, path_share=share)
         return score(self, dict(self.module.named_parameters()), "relevance", options)
 
 
@@ -400,11 +410,11 @@ def test_connections_of_the_planted_unit():
 @pytest.mark.parametrize("granularity", ["channel", "weight"])
 def test_draws_that_explain_nothing_do_not_count(granularity):
     whole, ticks = Planted().score(draws=3, granularity=granularity), []
-    options = Options(draws=4, granularity=granularity, path_share=0.25, tick=lambda: ticks.append(1))
+    options = RelevanceOptions(draws=4, granularity=granularity, path_share=0.25, tick=lambda: ticks.append(1))
     task = Planted(empty=(3,))
     found = score(task, dict(task.module.named_parameters()), "relevance", options)
     assert all(torch.equal(found[name], whole[name]) for name in whole)
-    assert len(ticks) == 4 * load("scorers", "relevance").PASSES
+    assert len(ticks) == 4 * SCORERS["relevance"].passes
 
 
 @pytest.mark.parametrize("granularity", ["channel", "weight"])
@@ -436,7 +446,9 @@ def test_layers_called_twice_or_never_and_in_place(granularity):
         data = {side: torch.randn(5, 6, generator=torch.Generator().manual_seed(n)) for n, side in enumerate(SIDES)}
         task = SimpleNamespace(module=module, explain=lambda side, draw, m=module, d=data: m(d[side]))
         parameters = dict(module.named_parameters())
-        found.append(score(task, parameters, "relevance", Options(draws=1, granularity=granularity, path_share=0.3)))
+        found.append(
+            score(task, parameters, "relevance", RelevanceOptions(draws=1, granularity=granularity, path_share=0.3))
+        )
     careful, careless = found
     assert all(torch.equal(careful[name], careless[name]) for name in careful)
     assert careful["twice.weight"].any()
@@ -468,4 +480,4 @@ def test_a_probability_cannot_be_explained():
 
 
 def test_only_unseen_data_is_asked_for():
-    assert load("scorers", "relevance").NEEDS == ("unseen",)
+    assert SCORERS["relevance"].needs == ("unseen",)

@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd_scissorhands.report import plots, write_card, write_report
-from sd_scissorhands.report.commands import again, difference, flags, hub_id
-from sd_scissorhands.report.found import read_run
+from sd_scissorhands.report.commands import difference, flags, hub_id, repeat_command
 from sd_scissorhands.report.plots import by_block
+from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.settings import EraseSettings, UserError, file_only, load_settings
 
 HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
@@ -384,7 +384,9 @@ def test_hub_id_is_no_local_directory(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_flags_say_the_difference() -> None:
-    ours = EraseSettings(concepts=("a", "-b c"), edit="none", steps=0, retain_prompts="x y.txt", memories=2).to_json()
+    ours = EraseSettings(
+        concepts=("a", "-b c"), edit="none", steps=0, retain_prompts="x y.txt", memory_every=2
+    ).to_json()
     assert flags(difference(ours, EraseSettings().to_json())) == [
         "--concept", "a", "--concept=-b c", "--retain-prompts", "x y.txt", "--edit", "none", "--steps", "0",
     ]  # fmt: skip
@@ -398,7 +400,7 @@ def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[st
     settings = EraseSettings(concepts=("heart", "a $(b) 'c'"), model="tiny", lr=1e-5, seed=3, **changes).resolved(
         "tiny"
     )
-    lines = again(read_run(make_run(tmp_path / "run", settings=settings)))
+    lines = repeat_command(read_run(make_run(tmp_path / "run", settings=settings)))
     config, words = None, shlex.split(lines.split("END\n")[-1])
     if "END" in lines:
         config = tmp_path / "again.toml"
@@ -424,9 +426,11 @@ def test_the_command_line_knows_every_flag_that_the_page_writes() -> None:
 
     from sd_scissorhands.cli.erase import erase
 
-    fields = set(EraseSettings().to_json()) - set(file_only())
+    fields = {name for name in EraseSettings().to_json() if not file_only(name)}
     assert fields - {"concepts"} <= set(inspect.signature(erase).parameters)
-    assert not set(file_only()) & set(inspect.signature(erase).parameters)
+    assert not {name for name in EraseSettings().to_json() if file_only(name)} & set(
+        inspect.signature(erase).parameters
+    )
 
 
 def test_blocks_keep_every_weight_and_stay_few() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from test_report import FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pictures, put, read, roughness
 
 from sd_scissorhands.report import plots, write_card, write_evaluation_report, write_report
-from sd_scissorhands.report.found import read_run
+from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.report.verdict import stays, tradeoff
 from sd_scissorhands.settings import UserError
 

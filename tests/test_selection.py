@@ -1,23 +1,19 @@
-"""Selection and projection against slower, plainer re-implementations, in any layout and over several processes."""
+"""Selection and projection against slower, plainer re-implementations, in any layout."""
 
 from __future__ import annotations
 
 import itertools
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import math
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sd_scissorhands.machine import Processes
 from sd_scissorhands.methods import project as projecting
 from sd_scissorhands.methods import selection as selecting
-from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Memories, Rule, dot, inner, multipliers, project
+from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Memories, Rule, inner, multipliers, project
 from sd_scissorhands.methods.selection import Selection, count_for, select, select_top
 
 
@@ -116,45 +112,46 @@ def listed(selection: Selection) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("seed,k", itertools.product(range(4), (0.002, 0.05, 0.4, 0.9)))
 def test_selection_of_any_layout_from_a_sample_over_pieces(seed, k, monkeypatch):
-    for name, value in {"CHUNK": 200, "ROW": 8, "PIECE": 24, "SAMPLE": 97}.items():
+    for name, value in {"CHUNK": 200, "ROW": 8, "SAMPLE": 97}.items():
         monkeypatch.setattr(selecting, name, value)
     scores = fields(seed)
     assert listed(select_top(scores, k)) == plain_top(scores, k)
 
 
-@pytest.mark.parametrize("first", [-(1 << 31), 0x3F800000, 0x7F000000])
-def test_a_wrong_guess_is_put_right(first, monkeypatch):
+@pytest.fixture
+def thresholds(monkeypatch) -> list[float]:
+    """What the scores are compared with: once for every pass over them, the threshold itself at the end."""
     asked = []
-    histogram = selecting._histogram
-    monkeypatch.setattr(selecting, "_guess", lambda *_: selecting._Span(first, 0, 4096))
-    monkeypatch.setattr(selecting, "_histogram", lambda parts, span: asked.append(span) or histogram(parts, span))
+    score = selecting._score
+    monkeypatch.setattr(selecting, "_score", lambda key: asked.append(score(key)) or asked[-1])
+    return asked
+
+
+@pytest.mark.parametrize("sampled", [-1.0, 1.0])
+def test_a_wrong_guess_is_put_right(sampled, thresholds, monkeypatch):
+    monkeypatch.setattr(selecting, "SAMPLE", 10)
     scores = {"a": torch.randn(50, 20, generator=torch.Generator().manual_seed(2)) * 1e-3}
+    scores["a"].view(-1)[::100] = sampled
     assert listed(select_top(scores, 0.03)) == plain_top(scores, 0.03)
-    assert [span.shift for span in asked] == [0, 20, 8, 0]  # the guess, everything, and within a bin of the one before
+    assert thresholds[0] == sampled
+    if sampled > 0:  # the guess, everything, within a bin of the one before and again, and what was found
+        assert len(thresholds) == 5 and math.isnan(thresholds[1])
 
 
-def test_a_sample_finds_the_threshold_in_one_pass(monkeypatch):
-    asked = []
-    histogram = selecting._histogram
+def test_a_sample_finds_the_threshold_in_one_pass(thresholds, monkeypatch):
     monkeypatch.setattr(selecting, "SAMPLE", 1 << 14)
-    monkeypatch.setattr(selecting, "_histogram", lambda parts, span: asked.append(span) or histogram(parts, span))
     scores = {"a": 1 + torch.rand(1 << 18, generator=torch.Generator().manual_seed(0)) / 16}
     assert len(select_top(scores, 0.01)) == 2621
-    assert len(asked) == 2 and asked[1].shift == 0
+    assert len(thresholds) == 2
 
 
 def test_selection_takes_no_memory_of_the_scores_size(monkeypatch):
-    for name, value in {"CHUNK": 1 << 12, "PIECE": 1 << 10, "SAMPLE": 1 << 10}.items():
+    for name, value in {"CHUNK": 1 << 12, "SAMPLE": 1 << 10, "BITS": 12}.items():
         monkeypatch.setattr(selecting, name, value)
     scores = {"a": torch.rand(1000, 300), "b": torch.rand(300, 500).t()}
     with Largest() as largest:
-        select(scores, 0.01)
-    bins = 450_000 + 2  # as many as there are scores
-    assert largest.bytes <= 8 * bins
-    with Largest() as largest, monkeypatch.context() as m:
-        m.setattr(selecting, "_threshold", lambda *_: (selecting._keys(torch.tensor([0.99])).item(), 4000, 0))
-        select(scores, 0.01)
-    assert largest.bytes <= 8 * (1 << 12)  # but for the histogram: less than 1 % of the scores
+        assert len(select(scores, 0.01)) == 4500
+    assert largest.bytes <= 8 * 4500  # as many as there are chosen
 
 
 def test_selecting_never_takes_what_scores_nothing():
@@ -181,83 +178,6 @@ def test_selection_is_the_same_on_the_gpu(k):
     mixed = {name: s.cuda() if n % 2 else s for n, (name, s) in enumerate(scores.items())}
     assert listed(select_top(mixed, k)) == listed(select_top(scores, k))
     assert listed(select_top({name: s.cuda() for name, s in scores.items()}, k)) == listed(select_top(scores, k))
-
-
-# ---------------------------------------------------------------- several processes
-
-
-class Threads:
-    """A team of threads; only averages are asked of it."""
-
-    def __init__(self, index: int, barrier: threading.Barrier, board: list):
-        self.index, self.count, self.barrier, self.board = index, barrier.parties, barrier, board
-
-    def average(self, tensors):
-        self.board[self.index] = [t.clone() for t in tensors]
-        self.barrier.wait(20)
-        for tensor, *all_of_them in zip(tensors, *self.board, strict=True):
-            tensor.copy_(torch.stack(all_of_them).mean(0))
-        self.barrier.wait(20)
-
-    def broadcast(self, tensors, owner):
-        pytest.fail("nothing is told")
-
-
-def in_threads(shards: list[dict[str, torch.Tensor]], k: float) -> list:
-    """Every process's choice, or what it raised."""
-    barrier, board = threading.Barrier(len(shards)), [None] * len(shards)
-
-    def work(index: int):
-        try:
-            return listed(select_top(shards[index], k, team=Threads(index, barrier, board)))
-        except (FloatingPointError, ValueError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor(len(shards)) as threads:
-        return list(threads.map(work, range(len(shards))))
-
-
-def shards_of(scores: dict[str, torch.Tensor], ends: tuple[int, ...]) -> list[dict[str, torch.Tensor]]:
-    """The tensors up to the first end, up to the second, and so on."""
-    items = list(scores.items())
-    return [dict(items[a:b]) for a, b in itertools.pairwise((0, *ends, len(items)))]
-
-
-@pytest.mark.parametrize("ends", [(3,), (0,), (2, 2, 5)])
-@pytest.mark.parametrize("k", [0.002, 0.1, 0.6])
-@pytest.mark.parametrize("ties", [False, True])
-def test_shards_together_are_one_selection(ends, k, ties, monkeypatch):
-    monkeypatch.setattr(selecting, "SAMPLE", 97)
-    scores = fields(7)
-    scores = {name: s.sign() for name, s in scores.items()} if ties else scores
-    parts = in_threads(shards_of(scores, ends), k)
-    assert {name: rows for part in parts for name, rows in part.items()} == listed(select_top(scores, k))
-    assert [set(part) - set(own) for part, own in zip(parts, shards_of(scores, ends), strict=True)] == [set()] * len(
-        parts
-    )
-
-
-def test_all_processes_stop_where_one_has_a_nan_or_none_has_scores():
-    told = in_threads([{"a": torch.rand(50)}, {"b": torch.tensor([1.0, float("nan")])}], 0.1)
-    assert told == ["a score of another process is NaN", "a score of b is NaN"]
-    assert all("of 0 scores" in text for text in in_threads([{}, {}], 0.1))
-
-
-def choose_in_process(rank: int, folder: str, shards: list[dict[str, torch.Tensor]]) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shards))
-    team = Processes(rank, len(shards))
-    torch.save([select_top(shards[rank], k, team=team).indices for k in (0.01, 0.5)], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_are_one(tmp_path):
-    scores = fields(3)
-    torch.multiprocessing.spawn(choose_in_process, (str(tmp_path), shards_of(scores, (3,))), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for one, other, k in zip(*parts, (0.01, 0.5), strict=True):
-        whole = select_top(scores, k).indices
-        assert list(one | other) == list(whole) and all(torch.equal((one | other)[name], whole[name]) for name in whole)
 
 
 # ---------------------------------------------------------------- projection
@@ -299,7 +219,7 @@ def test_projected_gradient_is_the_nearest_feasible_one(size):
 
 def test_without_conflict_the_gradient_is_bit_identical():
     g, f = [torch.randn(50)], [torch.randn(50)]
-    if dot(g, f) < 0:
+    if float(g[0] @ f[0]) < 0:
         f = [-f[0]]
     before = g[0].clone()
     assert not project(g, [f], PAPER).conflict and torch.equal(g[0], before)
@@ -367,7 +287,7 @@ def test_float32_gradients_of_any_layout_against_float64(m, rule, bound, monkeyp
 def test_inner_products_are_summed_in_double_precision():
     ones = [torch.full((1 << 22,), 0.1), torch.full((3, 5), 0.1)]
     exact = float(torch.tensor(0.1)) ** 2 * ((1 << 22) + 15)
-    assert abs(dot(ones, ones) / exact - 1) < 1e-11
+    assert abs(float(inner([ones, ones], 1)[1]) / exact - 1) < 1e-11
 
 
 def test_inner_products_of_the_first_vectors_with_all():

@@ -150,7 +150,7 @@ def test_eight_bit_moments_take_a_byte_and_resume():
         def parameters(self):
             return dict(self.module.named_parameters())
 
-        def repair(self, draw, part=FULL_BATCH, ahead=None):
+        def repair(self, draw, part=FULL_BATCH, adversary=None):
             loss = (self.module(x) - y).square().mean()
             return torch.zeros(()), loss
 
@@ -432,10 +432,10 @@ def test_a_peak_within_a_peak_does_not_hide_it():
 def test_a_delta_gives_back_the_model_whose_selection_was_trained(short, tmp_path):
     result = erase(dataclasses.replace(short, train="selection"), tmp_path / "run")
     told = apply_delta("tiny", tmp_path / "run" / "delta.safetensors", output_dir=tmp_path / "again")
-    assert told["weights_sha256"] == result["weights_sha256"] and told["weights"] <= result["trimmed"]
+    assert told.weights_sha256 == result["weights_sha256"] and told.weights <= result["trimmed"]
     now = load_file(tmp_path / "again" / "unet" / "diffusion_pytorch_model.safetensors")
     assert farthest(now, unet_of(tmp_path / "run")) == 0 < farthest(now, unet_of_base())
-    assert result["delta_weights"] == told["weights"] and result["delta_bytes"] < 8 * told["weights"] + 2000
+    assert result["delta_weights"] == told.weights and result["delta_bytes"] < 8 * told.weights + 2000
     whole = erase(short, tmp_path / "whole")
     assert "delta" not in whole and not (tmp_path / "whole" / "delta.safetensors").exists()
 
@@ -473,10 +473,10 @@ def test_pictures_are_encoded_once_and_drawn_from_their_posterior(short, tmp_pat
     data = {"forget_latents": mean, "forget_deviation": 100 * torch.ones_like(mean), "forget_condition": words}
     settings = dataclasses.replace(short, batch_size=64).resolved("tiny")
     task = ErasureTask(denoiser, data, settings)
-    rows, clean, _, noise, _ = task._draw("forget", "forget", 5)
+    rows, clean, _, noise, _ = task.batches.draw("forget", "forget", 5)
     drawn = (clean - mean[rows]) / 100
     assert drawn.std() == pytest.approx(1, abs=0.05) and abs(float((drawn * noise).mean())) < 0.05
-    assert torch.equal(clean, task._draw("forget", "forget", 5)[1])
+    assert torch.equal(clean, task.batches.draw("forget", "forget", 5)[1])
     del data["forget_deviation"]
-    plain = ErasureTask(denoiser, data, settings)._draw("forget", "forget", 5)
+    plain = ErasureTask(denoiser, data, settings).batches.draw("forget", "forget", 5)
     assert torch.equal(plain[0], rows) and torch.equal(plain[3], noise) and torch.equal(plain[1], mean[rows])

@@ -3,87 +3,145 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..declaration import check_declared, setting
 from ..evaluation.evaluate_settings import JUDGES
+from ..places import file_name
 from ..settings import UsageError, UserError, flag
+from . import ATTACKS
 
-ATTACKS = {
-    "embedding": "learn one word embedding on pictures of the concept (white box)",
-    "token": "learn a suffix of real tokens for each prompt, by projected gradient (white box)",
-    "paraphrase": "synonyms, other word orders, misspellings",
-    "list": "replay the prompts of a file",
-    "relearn": "fine-tune on a few pictures of the concept, and on as many of anything else",
-}
-PROFILES: dict[str, dict[str, dict[str, Any]]] = {
-    "tiny": {
-        "embedding": dict(steps=200, lr=0.3, tokens=1, batch_size=16),
-        "token": dict(steps=40, lr=0.5, tokens=3),
-        "relearn": dict(steps=80, lr=3e-4, batch_size=8),
-    },
-    "sd": {
-        "embedding": dict(steps=200, lr=0.3, tokens=1, batch_size=4),
-        "token": dict(steps=40, lr=0.5, tokens=5),
-        "relearn": dict(steps=160, lr=1e-5, batch_size=2),
-    },
-}
+# What the JSON holds of an attack that has no such setting, as it always did: folders of former versions continue.
+NOT_TAKEN: dict[str, Any] = {
+    "prompts": None, "images": None, "learn_from": 48, "few": 8, "steps": None, "restarts": 4, "lr": None, "tokens": None,
+    "batch_size": None,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class AttackSettings:
-    """Settings of one attack; a None takes the default of the model's profile and the attack, see `PROFILES`."""
+    """Settings of one attack: AttackSettings("embedding", "heart", "runs/heart/model", restarts=1, tokens=3).
 
-    attack: str
+    What is no field here is a setting of the attack's own, which its file declares; `attack` may hold some, see
+    `parse_attacks`. One that is None takes the default of the model's profile.
+    """
+
+    attack: str  # of `ATTACKS`
     concept: str
     model: str
     baseline: str | None = None  # the original; None: what a run's model was made from
     model_config: str | None = None  # of single files: a pipeline of their family, for configs and tokenizer
-    count: int = 60  # prompts that name the concept: pictures behind every rate
-    prompts: str | None = None  # list: a file, one prompt a line
-    images: str | None = None  # directory of pictures of the concept; None: the original draws them
-    learn_from: int = 48  # embedding: pictures of the concept
-    few: int = 8  # relearn: pictures of the concept, and of anything else
-    steps: int | None = None
-    restarts: int = 4  # embedding
-    lr: float | None = None  # embedding, token: share of the vocabulary's spread; relearn: Adam's
-    tokens: int | None = None  # embedding: learned vectors; token: length of the suffix
-    batch_size: int | None = None
+    count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", least=1)
     judge: str | None = None
-    threshold: float | None = None
+    threshold: float | None = None  # NudeNet's score, or CLIP's probability, that counts
     clip: str | None = None
     anchor: str | None = None  # what takes the place of a concept in free text
-    sampling_steps: int | None = None
+    sampling_steps: int | None = setting(None, "Sampling steps.", least=1)
     guidance: float | None = None
     seed: int = 0
     device: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)  # the attack's own settings, as far as they are given
 
-    def __post_init__(self) -> None:
+    def __init__(self, attack: str, concept: str, model: str, baseline: str | None = None, **values: Any) -> None:
         """Refuse what no attack could use.
 
         Raises:
             UserError: naming the flag, the value and what is allowed.
         """
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
+        named, *others = parse_attacks(attack)
+        if others:
+            raise UsageError(f"--attack {attack} names several: choose one")
+        own, attack = dict(values.pop("options", {})), named.attack
+        given = dict(attack=attack, concept=concept, model=model, baseline=baseline) | values | dict(named.options)
+        for one in dataclasses.fields(self)[:-1]:
+            object.__setattr__(self, one.name, given.pop(one.name, one.default))
+        own |= given
+        object.__setattr__(self, "options", {name: value for name, value in own.items() if value is not None})
         if self.judge not in (None, *JUDGES):
             raise UsageError(f"--judge {self.judge!r} is unknown: choose {', '.join(JUDGES)}")
-        if self.attack not in ATTACKS:
-            raise UserError(f"--attack {self.attack!r} is unknown: choose {', '.join(ATTACKS)}")
-        if self.attack == "list" and not self.prompts:
-            raise UserError("--attack list needs --prompts FILE, one prompt a line")
-        for name in ("count", "learn_from", "few", "steps", "restarts", "tokens", "batch_size", "sampling_steps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                spelled = "--limit" if name == "count" else flag(name)
-                raise UserError(f"{spelled} {value} is too small: it must be at least 1")
-        if self.lr is not None and self.lr <= 0:
-            raise UserError(f"--lr {self.lr} must be above 0")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
+        taken = ATTACKS[attack].takes
+        if other := [name for name in self.options if name not in taken]:
+            raise UsageError(f"{flag(other[0])} has no effect on --attack {attack}, which takes {', '.join(taken)}")
+        for checked in (self, ATTACKS[attack].options(**self.options)):
+            check_declared(checked, lambda name: "--limit" if name == "count" else flag(name))
 
     def resolved(self, profile: str) -> AttackSettings:
-        """The same with every None that has a default for this attack filled in."""
-        defaults = PROFILES[profile].get(self.attack, {})
-        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+        """The same with the defaults of the attack on models of a profile filled in."""
+        declared = ATTACKS[self.attack]
+        options = declared.options(**{**declared.profiles.get(profile, {}), **self.options})
+        return dataclasses.replace(self, options=dataclasses.asdict(options))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order."""
-        return dataclasses.asdict(self)
+        """Plain JSON values, flat: the attack's own settings lie beside the others."""
+        shared = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)[:-1]}
+        own = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
+        return {**shared, **NOT_TAKEN, **own}
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack as `--attack` names it, with settings of its own."""
+
+    name: str  # its folder, and its part of the names of columns: the attack's, and of a further one what differs too
+    attack: str
+    options: Mapping[str, Any]  # settings of the attack, or count
+
+    @property
+    def title(self) -> str:
+        """For tables."""
+        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        return ATTACKS[self.attack].title + (f" ({options})" if self.name != self.attack else "")
+
+
+def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
+    """The attacks of a list such as "embedding,embedding:tokens=3,restarts=1,relearn:lr=3e-4".
+
+    NAME, or NAME:SETTING=VALUE,SETTING=VALUE; numbers of a list are joined with +.
+
+    Raises:
+        UserError: an unknown attack or setting, a value of another type, or the same attack twice.
+    """
+    found: dict[str, NamedAttack] = {}
+    for attack, written in _split(text):
+        if attack not in ATTACKS:
+            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+        options = {name: _value(attack, name, value) for name, value in written.items()}
+        words = [f"{name}-{value}" for name, value in written.items()]
+        name = attack if attack not in found else file_name(attack, *words)
+        if name in found:
+            raise UsageError(f"--attack {text} names {name} twice")
+        found[name] = NamedAttack(name, attack, options)
+    return tuple(found.values())
+
+
+def _split(text: str) -> list[tuple[str, dict[str, str]]]:
+    """(attack, its settings as text) of every attack of a list."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for piece in (piece.strip() for piece in text.split(",")):
+        head, _, option = piece.partition(":")
+        if "=" in head and found:  # a further setting of the last one
+            option = piece
+        else:
+            found.append((head, {}))
+        if option:
+            name, _, value = option.partition("=")
+            found[-1][1][name.strip().replace("-", "_")] = value.strip()
+    return found
+
+
+def _value(attack: str, name: str, text: str) -> Any:
+    """A setting's value out of its text, by the type that is declared."""
+    kinds = {"count": int, **typing.get_type_hints(ATTACKS[attack].options)}
+    if name not in kinds:
+        raise UsageError(f"--attack {attack}: {name!r} is none of its settings: choose {', '.join(kinds)}")
+    try:
+        if "tuple" in str(kinds[name]):
+            return tuple(int(part) for part in text.split("+"))
+        return kinds[name](text) if kinds[name] in (int, float) else text
+    except ValueError:
+        raise UsageError(f"--attack {attack}: {name}={text} is no number") from None

@@ -5,7 +5,7 @@ All minimise the denoising loss of the attacked model on pictures of the concept
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.slots import Slotted, encode, plain_tokens, vocabulary
+from ..evaluation.prompts import Row
+from ..evaluation.sample import Encode
 from ..methods.repair import restore_into, state_of
 
 FIXED_DRAWS = 4  # timesteps and noises over which candidate suffixes are compared
@@ -151,6 +153,20 @@ def _fixed_loss(target: Target, rows: Tensor, vectors: Tensor, seed: int) -> Ten
 def _nearest(vectors: Tensor, choice: Tensor) -> Tensor:
     """The nearest rows of `choice` by Euclidean distance: (..., d) to (...)."""
     return torch.cdist(vectors.reshape(-1, vectors.shape[-1]), choice).argmin(1).view(vectors.shape[:-1])
+
+
+def encoder(denoiser: Denoiser, prompts: Slotted, vectors: Tensor) -> Encode:
+    """Conditions of rows, which are numbered as the prompts, with vectors in the free places.
+
+    Args:
+        vectors: (width, d) for all prompts alike, or (N, width, d), one set each.
+    """
+
+    def encode_rows(rows: Sequence[Row]) -> Tensor:
+        numbers = torch.tensor([row.number for row in rows])
+        return encode(denoiser, prompts[numbers], vectors if vectors.ndim == 2 else vectors[numbers])
+
+    return encode_rows
 
 
 class Relearning:

@@ -1,32 +1,55 @@
-"""The attack that needs no gradient: ask for the concept in words that the erasure never saw."""
+"""The attack that needs no gradient: prompts for the concept in words that the erasure never saw."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
+from ..results.attack import KindRate
+from . import ATTACKS
+from .base import Attack, Outcome
 
-from ..concepts import Concept
-from ..tiny import world
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..concepts import Concept
+    from .base import Data
+    from .context import AttackContext, Side
 
 KINDS = ("synonym", "order", "misspelling")
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # rows of a QWERTY keyboard, each shifted half a key to the right
-TRIES = 50  # draws for a prompt that is new, before one is said twice
+TRIES = 50  # draws for a prompt that is new, before one is used twice
+
+
+def run(context: AttackContext, side: Side, data: Data) -> Outcome:
+    """Draw paraphrases, and count each kind by itself, beside the original's count."""
+    prompts = paraphrases(context.concept, count=context.settings.count, seed=context.settings.seed)
+    rows = [replace(row, prompt=text) for row, (_, text) in zip(context.rows, prompts, strict=True)]
+    after = context.hits(side, "after", rows=rows)
+    theirs = context.outcomes["original"].kinds if side.name == "model" else {}
+    kinds = {}
+    for kind in KINDS:
+        if own := [hit for hit, (of, _) in zip(after, prompts, strict=True) if of == kind]:
+            kinds[kind] = KindRate(len(own), sum(own) / len(own), theirs[kind].asr if theirs else None)
+    return Outcome(after, [text for _, text in prompts], "after", kinds=kinds)
 
 
 def paraphrases(concept: Concept, *, count: int, seed: int) -> list[tuple[str, str]]:
-    """Prompts that ask for a concept as the erasure was not told it: the kinds take turns, so their shares are equal.
+    """Prompts for a concept that are none of its erasure's: the kinds take turns, so their shares are equal.
 
     - synonym: a template filled with one of the concept's paraphrases.
     - order: a filled template's words in another order, the concept's own words kept together; commas are dropped.
     - misspelling: a template filled with the concept's own name after one slip of the keyboard.
 
-    A kind that the concept cannot have is left out. No prompt is one of the erasure's own; one is said twice only where
+    A kind that the concept cannot have is left out. No prompt is one of the erasure's own; one is used twice only where
     the concept has too few. Deterministic in `seed`; the first prompts do not depend on `count`.
 
     Returns:
         (kind, prompt), `count` of them.
     """
+    import numpy as np
+
     rng = np.random.default_rng(seed)
     longer = [template for template in concept.templates if len(_pieces(template)) > 1]
     possible = {"synonym": concept.paraphrases, "order": longer, "misspelling": concept.templates}
@@ -58,9 +81,9 @@ def _pieces(template: str) -> list[str]:
 def _reorder(rng: np.random.Generator, template: str, word: str) -> str:
     """A filled template with its words in another order, `word` in one piece."""
     pieces = [piece.replace("{}", word) for piece in _pieces(template)]
-    order = rng.permutation(len(pieces))
+    order = list(rng.permutation(len(pieces)))
     if [pieces[i] for i in order] == pieces:
-        order = np.roll(order, 1)
+        order = [*order[-1:], *order[:-1]]
     return " ".join(pieces[i] for i in order)
 
 
@@ -78,6 +101,8 @@ def misspell(name: str, rng: np.random.Generator) -> str:
 
 def _slips(word: str) -> list[list[str]]:
     """The spellings one slip away, by kind of slip; a kind that the word cannot have is left out."""
+    from ..tiny import world
+
     cuts = [(word[:i], word[i], word[i + 1 :]) for i in range(len(word))]
     swapped = [before + after[0] + letter + after[1:] for before, letter, after in cuts if after]
     doubled = [before + 2 * letter + after for before, letter, after in cuts]
@@ -97,3 +122,6 @@ def _beside(letter: str) -> list[str]:
     places = [(at[0] + down, at[1] + right) for down, right in steps]
     keys = [KEYBOARD[r][c] for r, c in places if 0 <= r < len(KEYBOARD) and 0 <= c < len(KEYBOARD[r])]
     return [key.upper() if letter.isupper() else key for key in keys]
+
+
+ATTACKS.add("paraphrase", Attack("synonyms, other word orders, misspellings", "paraphrases", run))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +13,46 @@ from torch import Tensor, nn
 
 from ..methods.distributed import FULL_BATCH, BatchSlice
 from ..methods.interface import Parameters
+from ..methods.objectives import loss_of
+from ..methods.scope import scope_of
 from ..settings import UserError
-from ..stages import scope_of
 from .data import Dataset, Split
 from .train import answer, device_of, logits
 
-REPAIRS = ("retain", "ascent", "random-label")
 PURPOSES = (
     "forget", "retain", "repair", "repair retain", "relearn", "explain forget", "explain retain", "respond", "labels",
 )  # fmt: skip
 PERTURBATION = 0.1  # standard deviation of the noise on perturbed copies, in units of the model's input
 GONE = 0.01  # accuracy on a class's training pictures at which it counts as forgotten
+
+
+@dataclass(frozen=True)
+class ClassSamples:
+    """Pictures to forget, in a slice of a batch, as a forget loss sees them: see `methods.losses.Samples`."""
+
+    slice: BatchSlice
+    batch_size: int  # all slices together
+    bound: float  # of `own_errors`
+    pictures: Tensor  # (B, c, h, w)
+    labels: Tensor  # (B,)
+    other_labels: Tensor  # (B,) another class, the same for a picture all along
+
+    def none(self) -> Self:
+        """No picture."""
+        tensors = {name: getattr(self, name)[:0] for name in ("pictures", "labels", "other_labels")}
+        return replace(self, **tensors)
+
+    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy of logits (B, classes) under labels (B,): (B,)."""
+        return F.cross_entropy(prediction, target, reduction="none")
+
+    def own_errors(self, prediction: Tensor) -> Tensor:
+        """Cross entropy under the true labels, none beyond `bound`: (B,)."""
+        return self.errors(prediction, self.labels).clamp_max(self.bound)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """See `BatchSlice.mean`."""
+        return self.slice.mean(values, self.batch_size)
 
 
 class ClassifierTask:
@@ -31,10 +62,8 @@ class ClassifierTask:
     through all pictures in a random order, and then in another. The module is put and stays in eval mode: no running
     statistics of a batch normalisation move and no dropout acts, so a loss depends on weights and pictures alone.
 
-    What the repair descends to forget (`repair`): "retain" is nothing, only the rest is trained on; "ascent" is -L_f,
-    the paper's min L_r - lambda L_f; "random-label" is the cross entropy of D_f under other
-    labels, drawn once from the classes that the training data hold (SalUn's target). A Newton removal needs "ascent":
-    under "retain" there is nothing to climb.
+    What the repair descends to forget is one of `methods.objectives`. The other labels that "random-label" trains on are
+    drawn once, from the classes that the training data hold. A Newton removal needs an objective with a forget loss.
 
     No sample counts in L_f beyond `bound`: chance, the log of the number of classes, for a class; for samples what unseen pictures
     cost on average before any edit. The paper's L_f has no bound; on a network that fits its data it runs away (ours).
@@ -44,14 +73,13 @@ class ClassifierTask:
         """The pictures that `explain` may use, those classified correctly, are found here, before any edit.
 
         Raises:
-            UserError: an unknown repair, a batch size below 1, pictures that the module does not take.
+            UserError: an objective that is unknown or not for classifiers, a batch size below 1, pictures that the module
+                does not take.
         """
-        if repair not in REPAIRS:
-            raise UserError(f"repair {repair!r} is unknown: choose {', '.join(REPAIRS)}")
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size} is too small: it must be at least 1")
         self.module, self.split = module.eval(), split
-        self.batch_size, self.seed, self.forget_term = batch_size, seed, repair
+        self.batch_size, self.seed, self.forget_loss = batch_size, seed, loss_of(repair, "classifier")
         self.device = device_of(module)
         self.others = self._other_labels()  # (m,) what D_f is called instead
         self._right = self._told(split.unseen).argmax(1) == split.unseen.labels  # (n unseen,)
@@ -78,20 +106,21 @@ class ClassifierTask:
         rows = self._rows("forget", draw)
         return self._losses(self.split.forget, rows, self.others).mean()
 
-    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
-        """(forget term, retain term) of a batch of D_f and one of D_r, see `Task`; see the class for the former."""
-        kept_rows = self._rows("repair retain", draw)
-        mine = part.of(kept_rows)[: 0 if ahead else None]
-        kept = part.mean(self._losses(self.split.retain, mine), len(kept_rows))
-        if self.forget_term == "retain":
-            return torch.zeros_like(kept), kept
-        rows, labels = self._rows("repair", draw), self.others if self.forget_term == "random-label" else None
+    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, adversary: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Forget and retain loss of a slice of a batch of D_f and one of D_r, see `Task`."""
+        retain_rows = self._rows("repair retain", draw)
+        mine = part.of(retain_rows)[: 0 if adversary else None]
+        retain = part.mean(self._losses(self.split.retain, mine), len(retain_rows))
+        rows = self._rows("repair", draw)
         places = part.of(torch.arange(len(rows)))
-        places = places if ahead is None else places[(places < len(rows) // 2) == ahead]
-        losses = self._losses(self.split.forget, rows[places], labels)
-        if self.forget_term == "random-label":
-            return part.mean(losses, len(rows)), kept
-        return -part.mean(losses.clamp_max(self.bound), len(rows)), kept
+        places = places if adversary is None else places[(places < len(rows) // 2) == adversary]
+        x = self.forget_loss.samples(self._samples(rows[places], part, len(rows)))
+        return self.forget_loss.loss(x, self._logits(x.pictures), []), retain
+
+    def _samples(self, rows: Tensor, part: BatchSlice, batch_size: int) -> ClassSamples:
+        forget, device = self.split.forget, self.device
+        labels, others = forget.labels[rows].to(device), self.others[rows].to(device)
+        return ClassSamples(part, batch_size, self.bound, forget.pictures[rows], labels, others)
 
     def relearn(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
         """L_f of a batch, a scalar: what an attacker with D_f would descend."""
@@ -175,12 +204,12 @@ class ClassifierTask:
 
     def _losses(self, data: Dataset, rows: Tensor, labels: Tensor | None = None) -> Tensor:
         """Cross entropy of some rows, under their own labels or under others: (B,)."""
-        if not len(rows):
-            return torch.zeros(0, device=self.device)
         wanted = (data.labels if labels is None else labels)[rows].to(self.device)
         return F.cross_entropy(self._logits(data.pictures[rows]), wanted, reduction="none")
 
     def _logits(self, pictures: Tensor) -> Tensor:
+        if not len(pictures):  # which not every module takes
+            return torch.zeros(0, len(self.split.names), device=self.device)
         return logits(self.module, pictures.to(self.device)).float()
 
     def _accuracy(self, data: Dataset) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
 from ..models.hub import fetch
+from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
 from .reading import digits
@@ -51,9 +52,9 @@ class Classifier:
         return prepare(image, self.preprocessing, getattr(getattr(self.model, "config", None), "num_channels", 3))
 
     @property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> BaseModel:
         """What a run's manifest says of its base model."""
-        return {"model": self.name, "weights_sha256": self.weights}
+        return BaseModel(self.name, self.weights)
 
 
 def open_classifier(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..places import RUNS, file_name
+from ..results.models import AppliedDelta
 from ..settings import model_named
 from .options import Json, Quiet, in_panel, printable
 
@@ -39,8 +40,8 @@ def apply(
     show.one_thread_if_small(base)
     base = model_named(base, revision)
     folder = output_dir or default_output(base, delta)
-    told = apply_delta(base, delta, output_dir=folder, device=device, progress=show.progress(quiet))
-    show.said(told if as_json else in_words(told), as_json)
+    applied = apply_delta(base, delta, output_dir=folder, device=device, progress=show.progress(quiet))
+    show.said(applied.to_json() if as_json else in_words(applied), as_json)
 
 
 def default_output(base: str, delta: Path) -> Path:
@@ -48,15 +49,15 @@ def default_output(base: str, delta: Path) -> Path:
     return RUNS / file_name(Path(base).name, delta.stem)
 
 
-def in_words(told: dict[str, Any]) -> dict[str, str]:
-    """What `apply_delta` returns, for people; what a stranger's file says must not steer their terminal."""
-    share = told["weights"] / told["size"] if told["size"] else 0
+def in_words(applied: AppliedDelta) -> dict[str, str]:
+    """The result for people; a stranger's file must not steer their terminal."""
+    share = applied.weights / applied.size if applied.size else 0
     lines = {
-        "applied": f"{told['delta']} to {told['base']}",
-        "erased": f"{', '.join(told['concepts'])} ({told['recipe']}, seed {told['seed']})",
-        "changed": f"{told['weights']:,} of {told['size']:,} weights ({share:.3%})",
-        "checked": f"base and result are those of the delta, sha256 {told['weights_sha256'][:12]}",
-        "seconds": str(told["seconds"]),
-        "model": told["output_dir"],
+        "applied": f"{applied.delta} to {applied.base}",
+        "erased": f"{', '.join(applied.concepts)} ({applied.recipe}, seed {applied.seed})",
+        "changed": f"{applied.weights:,} of {applied.size:,} weights ({share:.3%})",
+        "checked": f"base and result are those of the delta, sha256 {applied.weights_sha256[:12]}",
+        "seconds": str(applied.seconds),
+        "model": applied.output_dir,
     }
     return {name: printable(line) for name, line in lines.items()}

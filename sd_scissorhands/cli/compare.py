@@ -15,7 +15,10 @@ from .options import Device, Json, Quiet, as_typed, check_choice, check_numbers,
 
 what, denoisers, classifiers, how = map(in_panel, ("What", "Diffusion: judging and attacking", "Classifiers", "Run"))
 OWN = ("concept", "concepts", "recipe", "model", "seed", "forget_class", "forget_random", "forget_indices")
-ATTACKS = ("embedding", "token", "paraphrase", "none")
+ATTACK = (
+    "Attacks, one after the other, or none; repeatable. NAME or NAME:SETTING=VALUE,..., e.g. embedding:tokens=3,restarts=1 or "
+    "relearn:lr=3e-4. The first one's success is the ASR of the table, each further one has columns of its own."
+)
 
 
 def compare(
@@ -34,7 +37,7 @@ def compare(
     threshold: Annotated[float | None, denoisers("NudeNet's score, or CLIP's probability, that counts.", "0.6; clip 0.5")] = None,
     clip: Annotated[str | None, denoisers("CLIP model, local or hub; none for none.", "openai/clip-vit-large-patch14")] = None,
     anchor: Annotated[str | None, denoisers("What takes the concepts' place.", "each one's own")] = None,
-    attack: Annotated[str | None, denoisers("embedding, token, paraphrase or none.", "embedding")] = None,
+    attack: Annotated[list[str] | None, denoisers(ATTACK, "embedding")] = None,
     restarts: Annotated[int | None, denoisers("Embeddings learned from different starts; the strongest counts.", "4")] = None,
     tokens: Annotated[int | None, denoisers("Learned vectors, or tokens of the suffix.", "embedding 1, token 5; tiny 3")] = None,
     attack_steps: Annotated[int | None, denoisers("Steps of learning.", "embedding 200, token 40")] = None,
@@ -49,6 +52,8 @@ def compare(
     Examples:
 
         sdscissor compare --concept heart --concept blue --recipes scissorhands,lra-npp,esd --seeds 3
+
+        sdscissor compare --concept heart --attack embedding,token --attack relearn:lr=3e-4,steps=160
 
         sdscissor compare --forget-class 3 --forget-random 0.1 --output-dir runs/digits
     """
@@ -66,18 +71,18 @@ def compare(
         "--tokens": tokens, "--attack-steps": attack_steps,
     })  # fmt: skip
     check_choice("--judge", judge, JUDGES)
-    check_choice("--attack", attack, ATTACKS)
-    striking = {"--restarts": restarts, "--tokens": tokens, "--attack-steps": attack_steps}
+    attacks = attacks_of(attack)
+    learning = {"--restarts": restarts, "--tokens": tokens, "--attack-steps": attack_steps}
     if concept:
         refuse("--forget-class, --forget-random or --forget-indices", {"--data": data})
-        if attack == "none":
-            refuse("an attack", striking)
+        if attacks is None:
+            refuse("an attack", learning)
         settings: Any = settings_of(EraseSettings, config, model=model or "tiny", anchor=anchor, device=device)
         targets = [{"concepts": (name,)} for name in concept]
     else:
         refuse("--concept", {
             "--limit": limit, "--sampling-steps": sampling_steps, "--guidance": guidance, "--judge": judge,
-            "--threshold": threshold, "--clip": clip, "--anchor": anchor, "--attack": attack, **striking,
+            "--threshold": threshold, "--clip": clip, "--anchor": anchor, "--attack": attack, **learning,
         })  # fmt: skip
         settings = settings_of(ForgetSettings, config, model=model or DIGITS, data=data, device=device)
     named = names_of(recipes, DENOISERS if concept else CLASSIFIERS)
@@ -89,12 +94,30 @@ def compare(
 
     attacking = {"restarts": restarts, "tokens": tokens, "steps": attack_steps}
     measures = Measures(
-        limit or Measures.count, sampling_steps, guidance, judge, threshold, clip,
-        None if attack == "none" else attack or "embedding", {k: v for k, v in attacking.items() if v is not None},
+        limit or Measures.count, sampling_steps, guidance, judge, threshold, clip, attacks,
+        {k: v for k, v in attacking.items() if v is not None},
     )  # fmt: skip
     asked = Comparison(settings, tuple(targets), named, seeds, measures)
     told = api.compare(asked, output_dir, command=as_typed(), progress=show.progress(quiet))
-    show.comparison(told, as_json)
+    show.result(told, as_json)
+
+
+def attacks_of(listed: list[str] | None) -> str | None:
+    """The attacks of a command line as one list; None for none.
+
+    Raises:
+        typer.BadParameter: an unknown attack or setting.
+    """
+    text = ",".join(listed or ["embedding"])
+    if text == "none":
+        return None
+    from ..attacks.attack_settings import parse_attacks
+
+    try:
+        parse_attacks(text)
+    except UserError as error:
+        raise typer.BadParameter(str(error).removeprefix("--attack "), param_hint="--attack") from None
+    return text
 
 
 def names_of(recipes: str | None, profiles: tuple[str, ...]) -> tuple[str, ...]:

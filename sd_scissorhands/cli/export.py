@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from ..results.models import Difference, DifferenceRow, Verification
 from ..settings import OUTPUT_FORMATS, UserError
 from .options import Json, Public, PushToHub, Quiet, in_panel, printable, repo_to_push
 
@@ -55,15 +56,15 @@ def export(
         return show.said({"uploaded": str(run), "hub": publish(run, repo, progress=shown)}, as_json)
     to = to or ("diffusers" if repo else "single-file")
     show.one_thread_if_small(str(run))
-    told = run_export(run, to, output=output, dtype=dtype, base=base, progress=shown)
+    exported = run_export(run, to, output=output, dtype=dtype, base=base, progress=shown)
     if repo:
-        told["hub"] = publish(Path(told["output"]), repo, source=run, progress=shown)
+        exported = replace(exported, hub=publish(Path(exported.output), repo, source=run, progress=shown))
     if as_json:
-        return show.said(told, True)
-    lines = {"exported": f"{run} to {to}", "tensors": f"{told['tensors']:,}, read back and equal"}
+        return show.said(exported.to_json(), True)
+    lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
-    lines |= {"bytes": f"{told['bytes']:,}", "seconds": told["seconds"], "output": told["output"]}
-    show.said(lines | ({"hub": told["hub"]} if repo else {}), False)
+    lines |= {"bytes": f"{exported.bytes:,}", "seconds": str(exported.seconds), "output": exported.output}
+    show.said(lines | ({"hub": exported.hub} if exported.hub else {}), False)
 
 
 def diff(
@@ -91,15 +92,17 @@ def diff(
     from ..models.diff import difference
 
     show.one_thread_if_small(b)
-    told = difference(a, b, by=by, progress=show.progress(quiet))
+    found = difference(a, b, by=by, progress=show.progress(quiet))
     if plot is not None:
         from ..disk import write_text
         from ..report.diff_page import difference_plot
 
-        if drawn := difference_plot(told):
+        if drawn := difference_plot(found):
             write_text(plot, drawn)
-            told |= {"plot": str(plot)}
-    _show_difference(told, as_json, limit)
+            found = replace(found, plot=str(plot))
+    if as_json:
+        return show.said(found.to_json(), True)
+    _show_difference(found, limit)
 
 
 def verify(
@@ -121,57 +124,55 @@ def verify(
     from ..models.verify import verify as run_verification
 
     show.one_thread_if_small(str(run / "model"))
-    told = run_verification(run, progress=show.progress(quiet))
-    _show_verification(told, as_json)
-    for check in told["checks"]:
-        if check["holds"] is False:
-            raise UserError(f"{run} does not hold: {check['what']}: {check['found']}")
-
-
-# ---------------------------------------------------------------- what the terminal sees
-
-
-def _show_difference(told: dict[str, Any], as_json: bool, limit: int) -> None:
-    """What two checkpoints differ in."""
+    found = run_verification(run, progress=show.progress(quiet))
     if as_json:
-        return print(json.dumps(told))
+        show.said(found.to_json(), True)
+    else:
+        _show_verification(found)
+    for check in found.checks:
+        if check.holds is False:
+            raise UserError(f"{run} does not hold: {check.what}: {check.found}")
+
+
+# ---------------------------------------------------------------- for people
+
+
+def _show_difference(found: Difference, limit: int) -> None:
     from .. import show
 
-    rows, most = told["rows"], sorted(told["rows"], key=lambda row: -(row["relative_l2"] or 0))[:limit]
-    table = Table(told["by"], "weights", "changed", "relative L2", "max abs", box=SIMPLE)
-    for row in [row for row in rows if row in most]:
-        table.add_row(*_compared(row["name"], row))
-    table.add_row(*_compared("all that was compared", {**told, "size": told["weights"]}), style="bold")
+    most = sorted(found.rows, key=lambda row: -(row.relative_l2 or 0))[:limit]
+    table = Table(found.by, "weights", "changed", "relative L2", "max abs", box=SIMPLE)
+    for row in found.rows:
+        if row in most:
+            table.add_row(*_cells(row))
+    total = DifferenceRow(
+        "all that was compared", found.weights, found.changed, found.share, found.relative_l2, found.max_abs
+    )
+    table.add_row(*_cells(total), style="bold")
     show.console.print(table)
-    lines = {f"only in {told[side]}": told[f"only_{side}"] for side in ("a", "b")} | {
-        "of another shape": told["other_shape"]
-    }
-    lines = {name: f"{len(found)} tensors, as {_plain(found[0])}" for name, found in lines.items() if found}
-    if told["rounded"]:
-        lines["precision"] = f"{told['rounded']} tensors are in another one, and were compared in the coarser"
-    show.said({
-        "compared": f"{told['tensors']:,} tensors; {len(rows)} of {len(rows) + told['same']} {told['by']}s differ"
-        + (f", {len(most)} are shown" if len(most) < len(rows) else ""),
-        **lines, **({"plot": told["plot"]} if "plot" in told else {}),
-        "identical": "yes" if told["identical"] else "no",
-    }, False)  # fmt: skip
+    groups = f"{len(found.rows)} of {len(found.rows) + found.same} {found.by}s differ"
+    shown = f", {len(most)} are shown" if len(most) < len(found.rows) else ""
+    lines = {"compared": f"{found.tensors:,} tensors; {groups}{shown}"}
+    unmatched = ((f"only in {found.a}", found.only_a), (f"only in {found.b}", found.only_b), ("of another shape", found.other_shape))  # fmt: skip
+    lines |= {label: f"{len(names)} tensors, as {_plain(names[0])}" for label, names in unmatched if names}
+    if found.rounded:
+        lines["precision"] = f"{found.rounded} tensors are in another one, and were compared in the coarser"
+    lines |= {"plot": found.plot} if found.plot else {}
+    show.said(lines | {"identical": "yes" if found.identical else "no"}, False)
 
 
-def _compared(name: str, row: dict[str, Any]) -> list[str]:
-    sizes = ["not finite" if row[key] is None else f"{row[key]:.3g}" for key in ("relative_l2", "max_abs")]
-    return [_plain(name), f"{row['size']:,}", f"{row['share']:.2%}", *sizes]
+def _cells(row: DifferenceRow) -> list[str]:
+    sizes = ["not finite" if value is None else f"{value:.3g}" for value in (row.relative_l2, row.max_abs)]
+    return [_plain(row.name), f"{row.size:,}", f"{row.share:.2%}", *sizes]
 
 
-def _show_verification(told: dict[str, Any], as_json: bool) -> None:
-    """What holds of a run directory, what does not, and what nobody looked at."""
-    if as_json:
-        return print(json.dumps(told))
+def _show_verification(found: Verification) -> None:
     from .. import show
 
-    for check in told["checks"]:
-        mark = {True: "[green]holds[/green]  ", False: "[red]FAILS[/red]  ", None: "not checked  "}[check["holds"]]
-        show.console.print(f"{mark}{_plain(check['what'])}: {_plain(check['found'])}", highlight=False)
-    for text in told["never_checked"]:
+    for check in found.checks:
+        mark = {True: "[green]holds[/green]  ", False: "[red]FAILS[/red]  ", None: "not checked  "}[check.holds]
+        show.console.print(f"{mark}{_plain(check.what)}: {_plain(check.found)}", highlight=False)
+    for text in found.never_checked:
         show.console.print(f"not checked  {escape(text)}", highlight=False, style="dim")
 
 

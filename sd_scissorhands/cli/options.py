@@ -19,6 +19,13 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Run")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps, cpu or auto.", show_default="auto", rich_help_panel="Run")]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        help="New values of --edit reinitialise: layer, kaiming or trunc_normal.", show_default="by recipe",
+        rich_help_panel="Scores, selection, edit",
+    ),
+]  # fmt: skip
 PushToHub = Annotated[
     str | None,
     typer.Option(

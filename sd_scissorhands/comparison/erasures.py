@@ -1,25 +1,30 @@
-"""Recipes compared on a diffusion model: concepts erased, judged and attacked."""
+"""Recipes compared on a diffusion model: concepts erased, evaluated and attacked."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..attacks.attack_settings import AttackSettings
-from ..evaluation import concept as room
+from ..attacks import ATTACKS
+from ..attacks.attack_settings import AttackSettings, NamedAttack
+from ..attacks.base import ASR, Column
+from ..evaluation import concept as concept_evaluation
 from ..evaluation.panel import JudgeSet, open_judges
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
-from ..models.load import domain_of_model
+from ..models.locate import domain_of_model
 from ..report import write_card, write_report
-from ..report.comparison_page import FIGURES, ORIGINAL
+from ..report.comparison_page import ORIGINAL
+from ..results.attack import AttackResult
+from ..results.comparison import ColumnNote, ComparisonRow, Number
 from ..run import Progress
 from ..settings import EraseSettings
-from .exam import Exam, Examined, examine
-from .jobs import Comparison, Job, Row, intervals, jobs_of
+from .jobs import Comparison, Job, intervals, jobs_of
+from .measure import Measured, Measurements, measure
 
-MOST_ATTACKED = 60  # pictures under attack, unless fewer are asked for
-ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # settings of an attack alone
+COSTS = ("trimmed", "seconds")  # of an erasure
+ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # what an attack depends on
 
 
 class Erasures:
@@ -29,95 +34,110 @@ class Erasures:
 
     def __init__(self, asked: Comparison):
         settings: Any = asked.settings
-        self.asked, self.model, self.anchor = asked, settings.model, settings.anchor
+        self.asked, self.measures, self.model, self.anchor = asked, asked.measures, settings.model, settings.anchor
         self.domain = domain_of_model(self.model, settings.model_config)
-        self.profile = self.domain.profile
         named = [text for target in asked.targets for text in target["concepts"]]
         found = [self.domain.resolve(text, self.anchor) for text in named]
         self.concepts = {concept.name: concept for concept in found}
         self._opened: tuple[str, JudgeSet] | None = None
 
+    @property
+    def columns(self) -> dict[str, ColumnNote]:
+        """What the figures are that the attacks bring beside the first one's ASR."""
+        return {
+            name: ColumnNote(column.header.format(one.title), column.meaning, column.unit)
+            for name, (one, column) in attack_columns(self.measures.attacks).items() if name != "asr"
+        }  # fmt: skip
+
     def jobs(self, root: Path) -> list[Job]:
-        each = (
-            jobs_of(self.asked, self.profile, root, one, {"concepts": (one,)}, self._measures) for one in self.concepts
-        )
+        """All rows to be made, those of a target and a seed together; cheap."""
+        profile, depends_on = self.domain.profile, self._depends_on
+        each = [jobs_of(self.asked, profile, root, one, {"concepts": (one,)}, depends_on) for one in self.concepts]
         return [job for jobs in each for job in jobs]
 
     def check(self) -> None:
+        """Open the judges, and look at the model's files, before work starts."""
         check_models(self.model, None)
         for name in self.concepts:
-            self._panel(name)
+            self._judges(name)
 
-    def rows(self, job: Job, progress: Progress) -> dict[str, Row]:
-        seed, asked = job.settings.seed, self.asked.measures
-        looks = room.Looks(
-            seed=seed, count=asked.count, gone=tuple(one for one in erased_from(self.model) if one != job.target),
-            steps=asked.sampling_steps, guidance=asked.guidance, device=job.settings.device, progress=progress,
+    def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
+        """Erase, evaluate and attack: "model" -> its row, "original" -> the original's."""
+        seed, measures = job.settings.seed, self.measures
+        looks = concept_evaluation.Looks(
+            seed=seed, count=measures.count, gone=tuple(one for one in erased_from(self.model) if one != job.target),
+            steps=measures.sampling_steps, guidance=measures.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
-        drawn = job.folder.parent / f"{ORIGINAL}-seed{seed}"
-        exam = Exam(
-            self.concepts[job.target], self.model, self._panel(job.target), looks, self._attacks(job.settings), drawn,
-            self.anchor,
+        what = Measurements(
+            self.concepts[job.target], self.model, self._judges(job.target), looks, self._attacks(job.settings),
+            job.folder.parent / f"{ORIGINAL}-seed{seed}", self.anchor,
         )  # fmt: skip
-        examined = examine(job.settings, job.folder, exam, progress)
+        measured = measure(job.settings, job.folder, what, progress)
         write_card(job.folder)
         write_report(job.folder)
-        return erased_rows(job, examined)
+        return erased_rows(job, measured, measures.attacks)
 
-    def nothing(self, job: Job) -> Row:
-        figures = dict.fromkeys((*FIGURES["diffusion"], "original_asr", "broken", "collapsed"))
-        return _about(job) | figures | {"n": {}, "intervals": {}, **job.facts}
+    def nothing(self, job: Job, why: str) -> ComparisonRow:
+        """The row of a run that diverged."""
+        names = (*concept_evaluation.FIGURES, "asr", *attack_columns(self.measures.attacks))
+        return job.row(figures=dict.fromkeys(names), costs=dict.fromkeys(COSTS), failed=why)
 
-    def _panel(self, name: str) -> JudgeSet:
+    def _judges(self, name: str) -> JudgeSet:
         """The judges of a concept; one concept's at a time, for their models are large."""
         if self._opened is None or self._opened[0] != name:
-            asked = self.asked.measures
             self._opened = None
             self._opened = name, open_judges(
-                self.concepts[name], domain=self.domain, judge=asked.judge, threshold=asked.threshold, clip=asked.clip,
-                device=self.asked.settings.device,
+                self.concepts[name], domain=self.domain, judge=self.measures.judge, threshold=self.measures.threshold,
+                clip=self.measures.clip, device=self.asked.settings.device,
             )  # fmt: skip
         return self._opened[1]
 
     def _attacks(self, settings: EraseSettings) -> dict[str, AttackSettings]:
-        asked = self.asked.measures
-        if asked.attack is None:
-            return {}
-        common: dict[str, Any] = dict(
-            count=min(asked.count, MOST_ATTACKED), judge=asked.judge, threshold=asked.threshold, clip=asked.clip,
-            sampling_steps=asked.sampling_steps, guidance=asked.guidance, seed=settings.seed, device=settings.device,
-        )  # fmt: skip
-        struck = AttackSettings(asked.attack, settings.concepts[0], "", self.model, **(common | dict(asked.attacking)))
-        return {asked.attack: struck.resolved(self.profile)}
+        seed, device = settings.seed, settings.device
+        found = self.measures.attack_settings(settings.concepts[0], self.model, seed=seed, device=device)
+        return {name: one.resolved(self.domain.profile) for name, one in found.items()}
 
-    def _measures(self, settings: EraseSettings) -> dict[str, Any]:
-        """What else a row depends on, by names of their own."""
-        asked = self.asked.measures
-        own = {"limit": asked.count, "eval_steps": asked.sampling_steps, "eval_guidance": asked.guidance}
-        own |= {name: getattr(asked, name) for name in ("judge", "threshold", "clip", "attack")}
-        struck = {name: one.to_json() for name, one in self._attacks(settings).items()}.get(asked.attack or "", {})
-        return own | {f"attack_{name}": struck.get(name) for name in ATTACKED_BY}
+    def _depends_on(self, settings: EraseSettings) -> dict[str, Any]:
+        """What a row depends on beside the settings of its run, by names of their own."""
+        measures = self.measures
+        own = {"limit": measures.count, "eval_steps": measures.sampling_steps, "eval_guidance": measures.guidance}
+        own |= {name: getattr(measures, name) for name in ("judge", "threshold", "clip", "attack")}
+        own |= dict.fromkeys(f"attack_{name}" for name in ATTACKED_BY)
+        for place, (name, one) in enumerate(self._attacks(settings).items()):
+            whose, values = f"attack_{name}" if place else "attack", one.to_json()
+            own |= {f"{whose}_{name}": values[name] for name in (*ATTACKED_BY, *one.options)}
+        return own
 
 
-def _about(job: Job) -> Row:
-    return {"recipe": job.settings.recipe, "concept": job.target, "seed": job.settings.seed}
+def attack_columns(attacks: Sequence[NamedAttack]) -> dict[str, tuple[NamedAttack, Column]]:
+    """Figure -> the attack and its column; the ASR of the first attack that is graded is "asr"."""
+    found: dict[str, tuple[NamedAttack, Column]] = {}
+    for one in attacks:
+        for column in ATTACKS[one.attack].columns:
+            first = column is ASR and ATTACKS[one.attack].graded and "asr" not in found
+            found["asr" if first else column.name.format(one.name)] = (one, column)
+    return found
 
 
-def erased_rows(job: Job, examined: Examined) -> dict[str, Row]:
+def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) -> dict[str, ComparisonRow]:
     """The rows of an erased model and of its original: figures, each with n and its 95 % interval."""
-    told = examined.told
-    struck: dict[str, Any] = next(iter(examined.struck.values()), {})
-    theirs: dict[str, Any] = struck.get("original", {})
-    n = told["n"] | ({"asr": struck["n"]} if struck else {})
-    shared = {"original_asr": theirs.get("asr_after"), "broken": struck.get("broken")}
-    model = _about(job) | told["figures"] | {
-        "asr": struck.get("asr_after"), **shared, "collapsed": told["collapse"]["collapsed"],
-        "trimmed": examined.result["trimmed"], "seconds": examined.result["seconds"], "n": n,
-        "intervals": told["intervals"] | ({"asr": struck["interval_after"]} if struck else {}), **job.facts,
-    }  # fmt: skip
-    original = _about(job) | told["original"] | {
-        "recipe": ORIGINAL, "asr": theirs.get("asr_after"), **shared, "collapsed": False, "trimmed": None, "seconds": None,
-        "n": n, "intervals": intervals(told["original"], n, room.FIGURES)
-        | ({"asr": theirs["interval_after"]} if struck else {}), "baseline": False, "run": None,
-    }  # fmt: skip
-    return {"model": model, ORIGINAL: original}
+    evaluation, results, columns = measured.evaluation, measured.attacks, attack_columns(attacks)
+    first = results[columns["asr"][0].name] if "asr" in columns else AttackResult()
+    counts = {name: results[one.name].n or 0 for name, (one, column) in columns.items() if column.unit == "share"}
+    n = evaluation.n | counts
+
+    def row(
+        recipe: str | None, own: Mapping[str, Number], which: str, costs: Mapping[str, Any], collapsed: bool
+    ) -> ComparisonRow:
+        attacked = {name: getattr(column, which)(results[one.name]) for name, (one, column) in columns.items()}
+        figures = {**own, "asr": None, **attacked}
+        return job.row(
+            recipe, figures=figures, costs={cost: costs.get(cost) for cost in COSTS}, n=n, collapsed=collapsed,
+            intervals=intervals(figures, n, [*own, *columns]), original_asr=first.original.asr_after, broken=first.broken,
+        )  # fmt: skip
+
+    collapsed = evaluation.collapse.collapsed
+    return {
+        "model": row(None, evaluation.figures, "value", measured.erasure, collapsed),
+        ORIGINAL: row(ORIGINAL, evaluation.original, "original", {}, False),
+    }

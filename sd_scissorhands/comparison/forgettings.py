@@ -10,10 +10,11 @@ from typing import Any
 from ..classifier.data import class_number
 from ..classifier.reading import digits
 from ..report import write_forgetting_report
-from ..report.comparison_page import FIGURES, ORIGINAL, RETRAIN
+from ..report.comparison_page import CLASSIFIER, ORIGINAL, RETRAIN
+from ..results.comparison import COSTS, ColumnNote, ComparisonRow
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
-from .jobs import Comparison, Job, Row, jobs_of
+from .jobs import Comparison, Job, jobs_of
 
 
 class Forgettings:
@@ -22,46 +23,45 @@ class Forgettings:
     kind = "classifier"
 
     def __init__(self, asked: Comparison):
-        self.asked = asked
+        self.asked, self.columns = asked, dict[str, ColumnNote]()
 
     def jobs(self, root: Path) -> list[Job]:
-        jobs: list[Job] = []
-        for target in self.asked.targets:
-            jobs += jobs_of(self.asked, "classifier", root, _named(target), target, _beside)
-        return jobs
+        """All rows to be made, those of a target and a seed together; cheap."""
+        each = [jobs_of(self.asked, "classifier", root, _named(one), one, _depends_on) for one in self.asked.targets]
+        return [job for jobs in each for job in jobs]
 
     def check(self) -> None:
-        """The classes, where it costs nothing to know them."""
+        """Look up the classes, where it costs nothing to know them."""
         if self.asked.settings.model == DIGITS:
             for target in self.asked.targets:
                 if "forget_class" in target:
                     class_number(digits().train.names, target["forget_class"], "--forget-class")
 
-    def rows(self, job: Job, progress: Progress) -> dict[str, Row]:
+    def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
+        """Forget and measure: "model" -> its row, "original" and, where it is known, "retrain" -> theirs."""
         from ..forgetting import forget
 
         listed = job.settings.forget_indices is not None  # of which forget knows no name, only the number
         shared = (job.folder.parent if listed else job.root) / "shared"
-        told = forget(job.settings, job.folder, shared=shared, resume=True, progress=progress)
+        result = forget(job.settings, job.folder, shared=shared, resume=True, progress=progress)
         write_forgetting_report(job.folder)
-        return forgot_rows(job, told)
+        return forgotten_rows(job, result)
 
-    def nothing(self, job: Job) -> Row:
-        figures = dict.fromkeys(FIGURES["classifier"])
-        return _about(job) | figures | {"n": {}, "intervals": {}, **job.facts}
+    def nothing(self, job: Job, why: str) -> ComparisonRow:
+        """The row of a run that diverged."""
+        figures, costs = dict.fromkeys(CLASSIFIER), dict.fromkeys(COSTS)
+        return job.row(figures=figures, costs=costs, group=_group(job.settings), failed=why)
 
 
 def _named(target: Mapping[str, Any]) -> str:
     if "forget_class" in target:
         return f"class {target['forget_class']}"
-    return (
-        f"random {100 * target['forget_random']:g} %"
-        if "forget_random" in target
-        else Path(target["forget_indices"]).stem
-    )
+    if "forget_random" in target:
+        return f"random {100 * target['forget_random']:g} %"
+    return Path(target["forget_indices"]).stem
 
 
-def _beside(settings: ForgetSettings) -> dict[str, Any]:
+def _depends_on(settings: ForgetSettings) -> dict[str, Any]:
     """What a row depends on beside its settings: what is in the file that they name.
 
     Raises:
@@ -76,32 +76,24 @@ def _beside(settings: ForgetSettings) -> dict[str, Any]:
     return {"forget_indices_sha256": hashlib.sha256(listed).hexdigest()}
 
 
-def _about(job: Job) -> Row:
-    """What a row is about; rows of different groups are never in one mean."""
-    asked = job.settings
-    group = (
-        "classes"
-        if asked.forget_class is not None
-        else "lists of pictures"
-        if asked.forget_indices
-        else "random shares"
-    )
-    return {"recipe": asked.recipe, "forget": job.target, "group": group, "seed": asked.seed}
+def _group(settings: ForgetSettings) -> str:
+    """What kind of target it is: rows of different groups are never in one mean."""
+    if settings.forget_class is not None:
+        return "classes"
+    return "lists of pictures" if settings.forget_indices else "random shares"
 
 
-def forgot_rows(job: Job, told: Mapping[str, Any]) -> dict[str, Row]:
+def forgotten_rows(job: Job, result: Mapping[str, Any]) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
-    n, own = dict(told.get("n") or {}), dict(told.get("intervals") or {})
 
-    def row(recipe: str, figures: Mapping[str, Any], costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
-        return {
-            **_about(job), "recipe": recipe, "forgotten": told.get("forget"),
-            **{name: figures.get(name, costs.get(name)) for name in FIGURES["classifier"]},
-            "n": n, "intervals": dict(intervals), "baseline": False, "run": None,
-        }  # fmt: skip
+    def row(recipe: str | None, key: str, costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> ComparisonRow:
+        return job.row(
+            recipe, figures={name: result[key].get(name) for name in CLASSIFIER}, costs={name: costs.get(name) for name in COSTS},
+            n=dict(result.get("n") or {}), intervals=dict(intervals), group=_group(job.settings), forgotten=result.get("forget"),
+        )  # fmt: skip
 
-    rows = {"model": row(job.settings.recipe, told["figures"], told, own) | job.facts}
+    rows = {"model": row(None, "figures", result, result.get("intervals") or {})}
     for name, key in ((ORIGINAL, "original"), (RETRAIN, "retrained")):
-        if figures := told.get(key):
-            rows[name] = row(name, figures, {}, told["intervals_beside"][key])
+        if result.get(key):
+            rows[name] = row(name, key, {}, result["intervals_beside"][key])
     return rows

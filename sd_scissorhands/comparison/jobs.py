@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from ..attacks import ATTACKS
+from ..attacks.attack_settings import AttackSettings, NamedAttack, parse_attacks
 from ..evaluation.chance import wilson
 from ..recipes import RECIPES, recipes_for
-from ..run import NOT_IDENTITY, Progress
-from ..settings import EraseSettings, ForgetSettings, UserError
+from ..results.comparison import ComparisonRow, Number
+from ..run import NOT_IDENTITY
+from ..settings import EraseSettings, ForgetSettings, UsageError, UserError, flag
 
-ATTACKS = ("embedding", "token", "paraphrase")  # whose success is a share of pictures
-Row = dict[str, Any]
+MOST_ATTACKED = 60  # pictures under attack, unless fewer are evaluated or an attack has its own count
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,30 @@ class Measures:
     judge: str | None = None
     threshold: float | None = None
     clip: str | None = None
-    attack: str | None = "embedding"  # one of `ATTACKS`; None for none
-    attacking: Mapping[str, Any] = field(default_factory=dict)  # more fields of AttackSettings: restarts, tokens, ...
+    attack: str | None = "embedding"  # one attack or a list, see `attack_settings.parse_attacks`; None for none
+    attacking: Mapping[str, Any] = field(default_factory=dict)  # settings of every attack that takes them: steps, ...
+
+    @property
+    def attacks(self) -> tuple[NamedAttack, ...]:
+        """The attacks of the list."""
+        return parse_attacks(self.attack) if self.attack else ()
+
+    def attack_settings(self, concept: str, model: str, **shared: Any) -> dict[str, AttackSettings]:
+        """The attacks on an erasure of a concept from `model`, by name; the erased model is yet to be named.
+
+        Raises:
+            UserError: a setting that no attack takes, or that has another value than is allowed.
+        """
+        shared |= {name: getattr(self, name) for name in ("judge", "threshold", "clip", "sampling_steps", "guidance")}
+        shared["count"] = min(self.count, MOST_ATTACKED)
+        found, unused = {}, set(self.attacking if self.attack else ())
+        for one in self.attacks:
+            own = {n: v for n, v in self.attacking.items() if n in ATTACKS[one.attack].takes or n in shared}
+            found[one.name] = AttackSettings(one.attack, concept, "", model, **shared | own | dict(one.options))
+            unused -= set(own)
+        if unused:
+            raise UsageError(f"{flag(min(unused))} has no effect on --attack {self.attack}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -69,8 +93,7 @@ class Comparison:
             )
         if self.measures.count < 1:
             raise UserError(f"--limit {self.measures.count} is too small: it must be at least 1")
-        if self.measures.attack not in (None, *ATTACKS):
-            raise UserError(f"--attack {self.measures.attack!r} is unknown here: choose {', '.join(ATTACKS)} or none")
+        self.measures.attack_settings("", "")
 
     def recipes_on(self, profile: str) -> tuple[str, ...]:
         """The recipes to compare on models of a profile, each once.
@@ -100,33 +123,12 @@ class Job:
         """What is being done, in a few words."""
         return f"{self.settings.recipe} on {self.target}, seed {self.settings.seed}"
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a row says of its origin."""
-        recipe = self.settings.recipe
-        return {"baseline": RECIPES[recipe].baseline, "run": self.folder.relative_to(self.root).as_posix()}
-
-
-class Subject(Protocol):
-    """What recipes are compared on."""
-
-    kind: str  # diffusion | classifier
-
-    def jobs(self, root: Path) -> list[Job]:
-        """All rows to be made, those of a target and a seed together; cheap."""
-        ...
-
-    def check(self) -> None:
-        """Open what can be opened before work starts."""
-        ...
-
-    def rows(self, job: Job, progress: Progress) -> dict[str, Row]:
-        """Do it: "model" -> its row, "original" and, of a classifier, "retrain" -> those to compare it with."""
-        ...
-
-    def nothing(self, job: Job) -> Row:
-        """The row of a run that diverged."""
-        ...
+    def row(self, recipe: str | None = None, **values: Any) -> ComparisonRow:
+        """The row of its model; or, named in the place of a recipe, of what that is compared with."""
+        named = recipe or self.settings.recipe
+        run = None if recipe else self.folder.relative_to(self.root).as_posix()
+        baseline = not recipe and RECIPES[named].baseline
+        return ComparisonRow(named, self.target, self.settings.seed, baseline=baseline, run=run, **values)
 
 
 def jobs_of(
@@ -157,9 +159,9 @@ def folder_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)[:80]
 
 
-def intervals(figures: Mapping[str, Any], n: Mapping[str, int], names: Sequence[str]) -> dict[str, list[float] | None]:
+def intervals(
+    figures: Mapping[str, Number], n: Mapping[str, int], names: Collection[str]
+) -> dict[str, list[float] | None]:
     """Wilson's 95 % intervals of shares; None where a figure is not known."""
-    return {
-        name: wilson(round(figures[name] * n[name]), n[name]) if figures.get(name) is not None and n.get(name) else None
-        for name in names
-    }
+    known = {name: value for name in names if (value := figures.get(name)) is not None and n.get(name)}
+    return {name: wilson(round(known[name] * n[name]), n[name]) if name in known else None for name in names}

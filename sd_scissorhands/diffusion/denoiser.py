@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..methods.distributed import SINGLE_PROCESS, ProcessGroup, swapped_weights
-from ..stages import scope_of
+from ..methods.scope import scope_of
 from .families import family_of
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}

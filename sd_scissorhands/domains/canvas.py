@@ -17,6 +17,7 @@ class Canvas:
     """The embedded model, or one that was made from it."""
 
     name, profile, evaluation = "canvas", "tiny", "canvas"
+    evaluation_title, harmless = "embedded world", True
     marker: str | None = "world.json"
     original: str | None = "tiny"
     default_clip = False

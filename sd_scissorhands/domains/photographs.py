@@ -13,6 +13,7 @@ class Photographs:
     """A model of the open world, about which nothing is known beforehand."""
 
     name, profile, evaluation = "photographs", "sd", "concept"
+    evaluation_title, harmless = "concept's judge", False
     marker: str | None = None
     original: str | None = None
     default_clip = True

@@ -114,7 +114,7 @@ def draw_side(name: str, source: str, concept: Concept, folder: Path, *, panel: 
     records = survey.take(name, opened, denoiser, sampling)
     if name == "original" and panel.features:
         extra = survey.take("original-again", opened, denoiser, sampling, rows=again(rows))
-    return Drawn(opened.weights, sampling, records, extra)
+    return Drawn(opened.weights_sha256, sampling, records, extra)
 
 
 def check_domain(opened: LoadedPipeline, domain: Domain) -> None:

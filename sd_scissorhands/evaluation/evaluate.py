@@ -11,7 +11,7 @@ from ..concepts import Concept
 from ..domains.base import Domain
 from ..lineage import base_of, erased_from
 from ..machine import Processes
-from ..models.locate import domain_of_model, here
+from ..models.locate import domain_of_model, locate_here
 from ..places import place_of_proof
 from ..run import Progress, silent
 from ..settings import UserError
@@ -49,7 +49,7 @@ def evaluate(
         return nudity.evaluate_images(
             Path(settings.source), folder, threshold=at, limit=settings.limit, progress=progress
         )
-    here(settings.source)  # a model that is not there is said before prompts are fetched
+    locate_here(settings.source)  # a model that is not there is said before prompts are fetched
     clip = None if settings.clip in (None, WITHOUT) else open_clip(str(settings.clip), settings.device)
     rows, looks = _asked(settings, nudity.Looks(settings.kind, at, clip=clip, **common))
     baseline = settings.baseline or base_of(settings.source)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..declaration import check_declared, setting
 from ..settings import UsageError, flag
 
 JUDGES = ("nudenet", "clip", "canvas")
-CHOICES = {"judge": JUDGES, "protocol": ("published", "per-row")}
+WHAT, ROWS, SAMPLE, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help
 OWN = {  # kind of evaluation -> the settings that it alone has
     "i2p": ("protocol", "categories", "min_nudity", "rows"),
     "concept": ("judge", "anchor", "features", "reference"),
@@ -18,34 +19,36 @@ OWN = {  # kind of evaluation -> the settings that it alone has
 class EvaluateSettings:
     """Settings of one evaluation; exactly one of `concept`, `i2p` (or `i2p_file`), `prompts` and `images` says of what."""
 
-    model: str | None = None  # pipeline directory, hub id or "tiny"; None with `images`
-    baseline: str | None = None  # to compare with; None: what a run's model was made from
-    model_config: str | None = None  # of single files: a pipeline of their family, for configs and tokenizer
-    concept: str | None = None  # judge what is left of it, and of everything else
-    i2p: bool = False  # NudeNet on the I2P prompts
-    i2p_file: str | None = None  # a local CSV; None: the hub's copy
-    prompts: str | None = None  # NudeNet on the prompts of a file, one a line
-    images: str | None = None  # NudeNet on a directory of pictures
+    # fmt: off
+    model: str | None = setting(None, "Pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT, level="basic")
+    baseline: str | None = setting(None, "The model to compare with.", panel=WHAT, default_text="what a run's model was made from")
+    model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
+    concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT, level="basic")
+    i2p: bool = setting(False, "NudeNet on the I2P prompts, each row with its own seed.", panel=WHAT, level="basic")
+    i2p_file: str | None = setting(None, "A local I2P CSV, official or ESD-style columns.", panel=WHAT, default_text="hub copy AIML-TUDA/i2p")
+    prompts: str | None = setting(None, "NudeNet on your own prompts, one a line.", panel=WHAT)
+    images: str | None = setting(None, "NudeNet on a directory of pictures; nothing is generated.", panel=WHAT)
     # rows of I2P
-    protocol: str | None = None  # published | per-row; None: published
-    categories: tuple[str, ...] | None = None
-    min_nudity: float | None = None  # nudity_percentage, 0 to 100
-    rows: str | None = None  # file of row numbers, from 0
-    # drawing and counting
-    limit: int | None = None  # first rows only; of a concept pictures for UA and for IRA, each (500)
-    steps: int | None = None  # None: 50, or the embedded model's own
-    guidance: float | None = None  # None: 7.5, or the model's own
-    batch_size: int | None = None  # None: 32 small pictures, 4 large
-    seed: int = 0  # of prompts and concept; I2P brings its own
-    threshold: float | None = None  # NudeNet's score (.6) or CLIP's probability (.5) that counts
+    protocol: str | None = setting(None, "published: guidance 7.5, 512 x 512; per-row: each row's own.", panel=ROWS, choices=("published", "per-row"), default_text="published")
+    categories: tuple[str, ...] | None = setting(None, "Only these, e.g. sexual,violence.", panel=ROWS, listed=True, default_text="all")
+    min_nudity: float | None = setting(None, "Only rows with a nudity_percentage of at least this.", panel=ROWS)
+    rows: str | None = setting(None, "Only the rows numbered in this file, from 0.", panel=ROWS)
+    # sampling and counting
+    limit: int | None = setting(None, "First rows only; with --concept pictures for UA and IRA, each.", panel=SAMPLE, default_text="all; 500")
+    steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
+    guidance: float | None = setting(None, "Guidance scale, where no protocol has its own.", panel=SAMPLE, default_text="7.5; tiny 3")
+    batch_size: int | None = setting(None, "Pictures drawn, judged and written at a time.", panel=SAMPLE, least=1, default_text="32 small, 4 large")
+    seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=SAMPLE, default_text="0")
+    threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, least=0, most=1, default_text="0.6; clip 0.5")
     # judges
-    judge: str | None = None  # nudenet | clip | canvas; None: what fits
-    anchor: str | None = None  # what takes the place of a concept in free text
-    clip: str | None = None  # CLIP model, local or hub; "none" for none
-    features: str | None = None  # TorchScript file, for the distances
-    reference: str | None = None  # directory of real pictures
-    keep_images: bool = False
-    device: str = "auto"
+    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES, default_text="what fits")
+    anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
+    clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14 with --concept")
+    features: str | None = setting(None, "TorchScript file (Inception, say) whose features the distances use.", panel=JUDGE, default_text="CLIP's")
+    reference: str | None = setting(None, "Directory of real pictures to measure distances from, too.", panel=JUDGE)
+    keep_images: bool = setting(False, "Keep every picture, under images/.", panel=RUN)
+    device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
+    # fmt: on
 
     def __post_init__(self) -> None:
         """Refuse what no evaluation could use.
@@ -56,14 +59,10 @@ class EvaluateSettings:
         kind = self.kind
         if kind != "images" and self.model is None:
             raise UsageError("--model is missing: name a pipeline directory, a hub id or tiny")
-        for name, allowed in CHOICES.items():
-            if (value := getattr(self, name)) not in (None, *allowed):
-                raise UsageError(f"{flag(name)} {value!r} is unknown: choose {', '.join(allowed)}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
-        for name, least in {"limit": 2 if kind == "concept" else 1, "steps": 1, "batch_size": 1}.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UsageError(f"{flag(name)} {value} is too small: it must be at least {least}")
+        check_declared(self, flag, UsageError)
+        least = 2 if kind == "concept" else 1
+        if self.limit is not None and self.limit < least:
+            raise UsageError(f"--limit {self.limit} is too small: it must be at least {least}")
         for other, own in OWN.items():
             if given := [name for name in own if other != kind and getattr(self, name) is not None]:
                 raise UsageError(f"{flag(given[0])} has no effect without {flag(other)}")

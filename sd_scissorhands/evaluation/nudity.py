@@ -114,7 +114,7 @@ def draw(source: str, name: str, rows: Sequence[Row], folder: Path, judge: NudeJ
         looks.progress, looks.processes,
     )  # fmt: skip
     records = survey.take(name, opened, denoiser, sampling)
-    return Drawn(opened.name, opened.weights, list(rows), [records[row.number] for row in rows], sampling)
+    return Drawn(opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling)
 
 
 def counts(drawn: Drawn, threshold: float) -> dict[str, Any]:

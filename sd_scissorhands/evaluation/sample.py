@@ -20,7 +20,9 @@ from ..diffusion.denoiser import Denoiser
 from ..disk import atomic
 from ..lineage import MANIFEST
 from ..machine import Processes, resolve_device
-from ..models.load import LoadedPipeline, check_directory, locate, open_pipeline
+from ..models.files import check_directory
+from ..models.load import LoadedPipeline, open_pipeline
+from ..models.locate import locate
 from ..run import Progress, Run, silent
 from ..settings import UserError
 from .judges import Judge
@@ -80,10 +82,10 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
     opened = open_pipeline(model, device=device)
     manifest = opened.directory.parent / MANIFEST
     if opened.directory.name == "model" and manifest.exists():
-        made = Run.read(opened.directory.parent).manifest.get("result", {}).get("weights_sha256", opened.weights)
-        if made != opened.weights:
+        result = Run.read(opened.directory.parent).manifest.result or {}
+        if (made := result.get("weights_sha256", opened.weights_sha256)) != opened.weights_sha256:
             raise UserError(
-                f"{model} is not the model that its run made (weights {opened.weights[:12]}, {MANIFEST} says {made[:12]})"
+                f"{model} is not the model that its run made (weights {opened.weights_sha256[:12]}, {MANIFEST} says {made[:12]})"
             )
     return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.half if device.startswith("cuda") else "no")
 
@@ -152,7 +154,7 @@ class Survey:
     def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
         asked = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows])
         return {
-            "weights_sha256": opened.weights, "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
+            "weights_sha256": opened.weights_sha256, "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
             "judges": [judge.facts for judge in self.judges], **self.header, **asdict(sampling),
         }  # fmt: skip
 

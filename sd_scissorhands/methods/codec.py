@@ -2,7 +2,14 @@
 
 T(Y, Z | X) asks how much better Y is known from its neighbours in (X, Z) than from those in X: in the limit it is 0 if
 and only if Y and Z are independent given X, and 1 if and only if Y is a function of Z given X (Azadkia and Chatterjee
-2021).
+2021). With R the ranks of Y, L = n + 1 - R, M the nearest other sample in Z (given X: in (X, Z)) and N that in X:
+
+    T(Y, Z) = sum(n min(R_i, R_M(i)) - L_i^2) / sum L_i (n - L_i)
+    T(Y, Z | X) = sum(min(R_i, R_M(i)) - min(R_i, R_N(i))) / sum(R_i - min(R_i, R_N(i)))
+
+Of Y the ranks alone count, so without jitter any increasing map of it gives the very same T. Equal responses are ranked in
+the order of the samples, and of equally near neighbours the first is taken, where the authors choose at random. Where much
+is equal (Y = X binary) T is .67 for an independent Z; jitter mends it.
 """
 
 from __future__ import annotations
@@ -18,66 +25,24 @@ PREFILTER = 2000  # variables that the greedy search looks at
 CHUNK = 1 << 18  # distances, or values of columns, held at a time: 2 MiB stay in a cache
 
 
-def codec(y: Tensor, z: Tensor, x: Tensor | None = None, *, jitter: float = 0.0, seed: int = 0) -> float:
-    """T(Y, Z), or T(Y, Z | X) where `x` is given (Azadkia and Chatterjee 2021; L-CODEC, Mehta et al. 2022, section 4).
+def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, prefilter: int = PREFILTER) -> list[int]:
+    """L-FOCI: the units that know something of Y which those picked before them do not (Mehta et al. 2022, section 4).
 
-    With R the ranks of Y, L = n + 1 - R, M the nearest other in Z (given X: in (X, Z)) and N the nearest other in X:
-    T(Y, Z) = sum(n min(R_i, R_M(i)) - L_i^2) / sum L_i (n - L_i) and
-    T(Y, Z | X) = sum(min(R_i, R_M(i)) - min(R_i, R_N(i))) / sum(R_i - min(R_i, R_N(i))).
-
-    Columns of z and x are brought to mean 0 and standard deviation 1, as FOCI does: a distance over several variables
-    needs a common scale. Of Y the ranks alone count, so without jitter any increasing map of it gives the very same T.
-    Equal responses are ranked in the order of the samples, and of equally near neighbours the first is taken, where the
-    authors draw lots. Where much is equal (Y = X binary) this says .67 for an independent Z; `jitter` mends it.
-
-    Args:
-        y: responses (n,), n >= 2.
-        z, x: variables, (n,) or (n, d). Takes O(n^2) memory.
-        jitter: standard deviation of normal noise on all variables, y included, in units of their own standard
-            deviations (L-CODEC's randomised variant, which adds it to the variables as they are). `JITTER` parts ties.
-        seed: of the noise.
-
-    Returns:
-        A number of at most 1; below 0 by chance where there is nothing to know.
-
-    Raises:
-        ValueError: fewer than two samples, or sizes that differ.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    ranks = _ranks(y, jitter, generator)
-    nearest_given, known = None, _nothing(len(ranks))
-    if x is not None:
-        known = _further(known, _columns(x, len(ranks), jitter, generator))
-        nearest_given = known.min(1).indices
-    both = _further(known, _columns(z, len(ranks), jitter, generator))
-    return float(_dependence(ranks, both.min(1).indices, nearest_given))
-
-
-def foci(
-    y: Tensor,
-    units: Tensor,
-    *,
-    given: Tensor | None = None,
-    jitter: float = JITTER,
-    seed: int = 0,
-    cheap: bool = False,
-    prefilter: int = PREFILTER,
-) -> list[int]:
-    """L-FOCI: the units that tell something of Y which those picked before them do not (Mehta et al. 2022, section 4).
-
-    Greedily argmax over j of T(Y, Z_j | Z_S), until none is above 0. The distances over S are kept and added to, so a
-    step takes O(p n^2) whatever the size of S. For scales and ties see `codec`; constant columns are left out.
+    Greedily argmax over j of T(Y, Z_j | Z_S), until none is above 0. The distances over S grow by one term a pick, so a
+    step takes O(p n^2) whatever the size of S. Columns are brought to mean 0 and standard deviation 1, as FOCI does: a
+    distance over several variables needs a common scale. Constant columns are left out.
 
     Args:
         y: responses (n,).
         units: (n, p).
-        given: variables (n,) or (n, d) that S starts with, such as the timestep.
-        jitter: see `codec`; on by default, since activations tie (at 0, after a ReLU).
-        cheap: the first pick only.
+        jitter: standard deviation of normal noise on all variables, y included, in units of their own standard
+            deviations (L-CODEC's randomised variant, which adds it to the variables as they are). On by default, since
+            activations tie (at 0, after a ReLU).
+        seed: of the noise.
         prefilter: as many units are looked at, those with the highest |T(Y, Z_j)| (ours: a UNet has 300,000).
 
     Returns:
-        Columns of `units` in the order of the picks; none if none tells anything.
+        Columns of `units` in the order of the picks; none if none knows anything of Y.
 
     Raises:
         ValueError: fewer than two samples, or sizes that differ.
@@ -87,38 +52,34 @@ def foci(
     candidates = _prefilter(ranks, units, jitter, generator, prefilter)
     if not len(candidates):
         return []
-    columns = _columns(units[:, candidates], len(ranks), jitter, generator)
-    known = _nothing(len(ranks))
-    if given is None:
-        scores = _dependence(ranks, _nearest_alone(columns))
-    else:
-        known = _further(known, _columns(given, len(ranks), jitter, generator))
-        scores = _scores(ranks, columns, known)
+    columns = _columns(units[:, candidates], jitter, generator)
+    distances = _no_distances(len(ranks))
+    scores = _dependence(ranks, _nearest_alone(columns))
     picked: list[int] = []
-    while scores.max() > 0 and not (cheap and picked):
+    while scores.max() > 0:
         picked.append(int(scores.argmax()))
-        known = _further(known, columns[:, picked[-1:]])
-        scores = _scores(ranks, columns, known)
+        distances = _further(distances, columns[:, picked[-1]])
+        scores = _scores(ranks, columns, distances)
         scores[picked] = -math.inf
     return candidates[picked].tolist()
 
 
 def _dependence(ranks: Tensor, nearest: Tensor, nearest_given: Tensor | None = None) -> Tensor:
     """T by ranks (n,) and neighbours (..., n): (...). Conditional where the neighbours in X are given too."""
-    n, told = len(ranks), torch.minimum(ranks, ranks[nearest])
+    n, lower = len(ranks), torch.minimum(ranks, ranks[nearest])
     if nearest_given is None:
         left = n + 1 - ranks
-        return (n * told - left.square()).sum(-1) / (left * (n - left)).sum()
-    told_given = torch.minimum(ranks, ranks[nearest_given])
-    return (told - told_given).sum(-1) / (ranks - told_given).sum()  # some neighbour ranks lower: never 0 / 0
+        return (n * lower - left.square()).sum(-1) / (left * (n - left)).sum()
+    lower_given = torch.minimum(ranks, ranks[nearest_given])
+    return (lower - lower_given).sum(-1) / (ranks - lower_given).sum()  # some neighbour ranks lower: never 0 / 0
 
 
-def _scores(ranks: Tensor, columns: Tensor, known: Tensor) -> Tensor:
+def _scores(ranks: Tensor, columns: Tensor, distances: Tensor) -> Tensor:
     """T(Y, Z_j | Z_S) of every column: (p,), from the squared distances over S (n, n)."""
-    nearest_given = known.min(1).indices
+    nearest_given = distances.min(1).indices
     scores = []
-    for some in columns.T.contiguous().split(max(1, CHUNK // known.numel())):  # (c, n)
-        both = some[:, :, None].sub(some[:, None, :]).square_().add_(known)  # (c, n, n)
+    for some in columns.T.contiguous().split(max(1, CHUNK // distances.numel())):  # (c, n)
+        both = some[:, :, None].sub(some[:, None, :]).square_().add_(distances)  # (c, n, n)
         scores.append(_dependence(ranks, both.min(2).indices, nearest_given))
     return torch.cat(scores)
 
@@ -130,13 +91,13 @@ def _prefilter(ranks: Tensor, units: Tensor, jitter: float, generator: torch.Gen
         ValueError: not as many rows as ranks.
     """
     if units.dim() != 2 or len(units) != len(ranks):
-        raise ValueError(f"units are {tuple(units.shape)}, wanted ({len(ranks)}, p)")
+        raise ValueError(f"units have the shape {tuple(units.shape)}, not ({len(ranks)}, p)")
     low, high = units.min(0).values, units.max(0).values
     varied = (high - low > CONSTANT * torch.maximum(low.abs(), high.abs())).nonzero()[:, 0].cpu()
     if len(varied) <= most:
         return varied
     alone = [
-        _dependence(ranks, _nearest_alone(_columns(units[:, some], len(ranks), jitter, generator)))
+        _dependence(ranks, _nearest_alone(_columns(units[:, some], jitter, generator)))
         for some in varied.split(max(1, CHUNK // len(ranks)))
     ]
     return varied[torch.cat(alone).abs().argsort(descending=True, stable=True)[:most].sort().values]
@@ -156,16 +117,14 @@ def _nearest_alone(columns: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, beside).T
 
 
-def _nothing(n: int) -> Tensor:
+def _no_distances(n: int) -> Tensor:
     """Squared distances over no variable: 0 to all others, and to oneself infinite, which no addition changes."""
     return torch.zeros(n, n, dtype=torch.float64).fill_diagonal_(math.inf)
 
 
-def _further(known: Tensor, columns: Tensor) -> Tensor:
-    """Squared distances (n, n) over more variables, (n, d)."""
-    for column in columns.T:
-        known = known + (column[:, None] - column).square_()
-    return known
+def _further(distances: Tensor, column: Tensor) -> Tensor:
+    """Squared distances (n, n) over one more variable, (n,)."""
+    return distances + (column[:, None] - column).square_()
 
 
 def _ranks(y: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
@@ -175,21 +134,15 @@ def _ranks(y: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
         ValueError: fewer than two samples, or more than one response of each.
     """
     if y.dim() != 1 or len(y) < 2:
-        raise ValueError(f"responses are {tuple(y.shape)}, wanted (n,) with n of at least 2")
-    values = _columns(y, len(y), jitter, generator)[:, 0] if jitter else y.cpu()
+        raise ValueError(f"responses have the shape {tuple(y.shape)}, not (n,) with n of at least 2")
+    values = _columns(y[:, None], jitter, generator)[:, 0] if jitter else y.cpu()
     ascending = torch.arange(1, len(y) + 1, dtype=torch.float64)
     return torch.empty_like(ascending).scatter_(0, values.argsort(stable=True), ascending)
 
 
-def _columns(values: Tensor, n: int, jitter: float, generator: torch.Generator) -> Tensor:
-    """(n,) or (n, d) as float64 columns (n, d) of mean 0 and standard deviation 1, constant ones 0, with noise added.
-
-    Raises:
-        ValueError: not n samples.
-    """
-    if values.dim() > 2 or len(values) != n:
-        raise ValueError(f"variables are {tuple(values.shape)}, wanted ({n},) or ({n}, d)")
-    columns = values.detach().cpu().double().view(n, -1)
+def _columns(values: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
+    """(n, d) as float64 columns of mean 0 and standard deviation 1, constant ones 0, with noise added."""
+    columns = values.detach().cpu().double()
     columns = columns - columns.mean(0)
     spread = columns.std(0, correction=0)
     columns = torch.where(spread > 0, columns / spread, 0.0)

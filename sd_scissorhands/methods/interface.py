@@ -54,14 +54,13 @@ class Task(Protocol):
         """How perturbed copies of what is to be forgotten come out: (B,), from one forward pass of the module."""
         ...
 
-    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, ahead: bool | None = None) -> tuple[Tensor, Tensor]:
-        """The repair's two terms, both scalars to minimise: (towards forgetting, towards keeping).
+    def repair(self, draw: int, part: BatchSlice = FULL_BATCH, adversary: bool | None = None) -> tuple[Tensor, Tensor]:
+        """The repair's forget and retain loss, both scalars to minimise.
 
         Args:
-            part: of the batch; the terms of all parts average to those of the batch.
-            ahead: a batch can be taken in two, whose terms add up to the whole's. True: the first half of what is to be
-                forgotten, nothing of what is kept; False: all the rest. A task may also take all that is to be forgotten
-                in the first, under words of the attacker's.
+            part: of the batch; the losses of all slices average to those of the batch.
+            adversary: a batch can be taken in two, whose losses add up to the whole's. True: the first half of the forget
+                samples, which are taken at an adversary's weights, and as it sees them; False: all the rest.
         """
         ...
 

@@ -290,21 +290,6 @@ class Path:
         return self.counts.double() / self.inputs
 
 
-def frequency(relevance: Tensor, share: float) -> Tensor:
-    """Share of inputs that have a unit on their path, ties broken by mean relevance (LRA-NPP, the choice of H).
-
-    Args:
-        relevance: (n, units).
-        share: K as a share of the units.
-
-    Returns:
-        (units,) float32 in [0, 1 + 1 / 2n].
-    """
-    path = Path(relevance.shape[1], share)
-    path.add(relevance)
-    return path.ranked(path.share(), 1 / path.inputs)
-
-
 def contrast(forget: Path, retain: Path) -> Tensor:
     """Frequency on what is to be forgotten minus that on what is to be kept (ours): (units,) float32.
 

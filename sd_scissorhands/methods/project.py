@@ -130,11 +130,6 @@ def nonnegative_minimum(gram: Tensor, b: Tensor, rule: Rule) -> Tensor:
     return best + rule.margin
 
 
-def dot(left: Gradient, right: Gradient) -> float:
-    """Inner product over all tensors, in float64."""
-    return float(inner([left, right], 1)[1])
-
-
 @torch.no_grad()
 def inner(vectors: Sequence[Gradient], count: int) -> Tensor:
     """Inner products of n vectors with the first `count` of them: (n, count) float64 on the CPU.

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adversary import Adversary
+from .adversary import EPISODE, PACE, Adversary
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, gradient_hooks, swapped_weights
 from .interface import Parameters, Task
 from .project import Memories, Projection, Rule, project
 from .selection import Selection
 
-PACE = 0.75  # the simulated attacker's learning rate, as a share of the repair's
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
 SETTLE = 10  # steps between looks at the losses, each of which an accelerator must be waited for
@@ -56,12 +55,12 @@ OPTIMISERS: dict[str, Make] = {"adam": adam, "adam-8bit": adam_8bit, "sgd": sgd}
 class Repair:
     """The state of a repair; `run` takes it from wherever it stands to the last step.
 
-    Minimises retain + forget_weight * forget with the authors' optimisers. Every `memory_every` steps the memories
-    f_i = grad of -L_f are taken afresh at the current weights, as the authors do every epoch. Weight decay and momentum act after
+    Minimises retain + forget_weight * forget with the authors' optimisers. Every `memory_every` steps the memory
+    f = grad of -L_f is taken afresh at the current weights, as the authors do every epoch. Weight decay and momentum act after
     the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
 
     Every `relearn_every` steps the task takes half of the forget term, or all of it, where a `Adversary` has taken the weights
-    (ours). It starts again after `episode` of its steps, and with every epoch, so that a checkpoint needs nothing of it.
+    (ours). It starts again after `EPISODE` of its steps, and with every epoch, so that a checkpoint needs nothing of it.
 
     A batch is taken in as many parts as the group has processes, times `parts`, whose gradients are averaged: the same step
     up to rounding, in less memory or time. With `only`, gradients, moments and memories are held for the chosen weights alone.
@@ -73,10 +72,8 @@ class Repair:
     lr: float
     forget_weight: float
     rule: Rule | None
-    memories: int = 1
     memory_every: int = 50
     relearn_every: int = 0  # steps between looks ahead at what fine-tuning would bring back; 0 for none
-    episode: int = 5  # steps of the simulated attacker, who then starts again from the weights as they stand
     make: Make = adam
     only: Selection | None = None  # weights that may change; None for all parameters
     parts: int = 1  # of a process's batch, one after the other
@@ -103,8 +100,8 @@ class Repair:
         relearner = Adversary(moved, self.lr * PACE) if self.relearn_every else None
         while self.step < self.steps:
             if self.rule is not None and (memories is None or self.step % self.memory_every == 0):
-                memories = Memories([self._memory(number) for number in range(self.memories)])
-            if relearner and (self.step % self.memory_every == 0 or relearner.step == self.episode):
+                memories = Memories([self._memory()])
+            if relearner and (self.step % self.memory_every == 0 or relearner.step == EPISODE):
                 relearner = Adversary(moved, self.lr * PACE)
             looks = relearner and self.step % self.relearn_every == 0
             self._descend(memories, relearner if looks else None)
@@ -113,9 +110,9 @@ class Repair:
                 self._settle()
             callback(self)
 
-    def _memory(self, number: int) -> list[Tensor]:
+    def _memory(self) -> list[Tensor]:
         """f = grad of -L_f at the current weights, on a draw of its own."""
-        draw = MEMORY_DRAWS + self.step // self.memory_every * self.memories + number
+        draw = MEMORY_DRAWS + self.step // self.memory_every
         with self._gathered():
             for part in self._shares():
                 self._back(-self.task.forget(draw, part) / self.parts)

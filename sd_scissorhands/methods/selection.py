@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .distributed import SINGLE_PROCESS, ProcessGroup
-
-CHUNK = 1 << 21  # scores whose rows' maxima are taken together
+CHUNK = 1 << 21  # scores that are looked at together: 8 MiB
 ROW = 32  # neighbouring scores that are passed over together where their maximum is too low
-PIECE = 1 << 18  # scores that are searched together: the scratch memory, at most some 35 MiB beyond the scores
-SAMPLE = 1 << 21  # scores whose histogram guesses where the threshold lies
-COARSE = 1 << 16  # bins of that histogram
-BINS = 1 << 20  # most bins of the one that proves the guess: 8 MiB
-DEVIATIONS = 5  # standard deviations of a sampled rank to either side of the guess
+SAMPLE, DEVIATIONS = 1 << 19, 5  # scores that guess where the threshold lies; standard deviations to either side
+BITS = 19  # 2^19 bins prove the guess: 4 MiB
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,19 @@ class Selection:
         """The part of the selection that lies in the named parameters."""
         return Selection({name: rows for name, rows in self.indices.items() if name in names})
 
+    def values(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The chosen numbers of tensors shaped as the parameters: name -> (count,) on the CPU."""
+        return {
+            name: tensors[name].detach().take(rows.to(tensors[name].device)).cpu()
+            for name, rows in self.indices.items()
+        }
+
+    @torch.no_grad()
+    def put(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+        """Give the chosen weights these values (the inverse of `values`), rounded to each parameter's dtype."""
+        for name, rows in self.indices.items():
+            parameters[name].view(-1)[rows.to(parameters[name].device)] = values[name].to(parameters[name])
+
 
 def count_for(share: float, total: int) -> int:
     """How many weights a share means: floor(share * total), at least one.
@@ -57,7 +65,7 @@ def count_for(share: float, total: int) -> int:
 
 
 def select(scores: dict[str, Tensor], k: float, *, granularity: str = "weight", by_layer: bool = False) -> Selection:
-    """The top share k of the scores; what scores 0 or less, which a scorer says nothing for, is never chosen.
+    """The top share k of the scores, without those that score 0 or less, of which a scorer knows nothing.
 
     Args:
         granularity: `weight`, see `select_top`, or `channel`, see `select_channels`.
@@ -70,48 +78,9 @@ def select(scores: dict[str, Tensor], k: float, *, granularity: str = "weight", 
     layers: dict[str, dict[str, Tensor]] = {}
     for name, values in scores.items():
         layers.setdefault(name.rpartition(".")[0] if by_layer else "", {})[name] = values
-    kept = {}
-    for layer in layers.values():
-        for name, rows in choose(layer, k).indices.items():
-            positive = scores[name].take(rows.to(scores[name].device)) > 0
-            if positive.any():
-                kept[name] = rows[positive.cpu()]
-    return Selection(kept)
-
-
-@torch.no_grad()
-def select_top(scores: dict[str, Tensor], k: float, *, group: ProcessGroup = SINGLE_PROCESS) -> Selection:
-    """The exactly `count_for(k, total)` highest scores (Scissorhands, eq. 5, without its concatenated copy).
-
-    Two passes over the scores. A sample guesses an interval of float bit patterns that holds the threshold; the first
-    pass counts what lies in every pattern of it and above it, and so either finds the threshold or proves the guess
-    wrong or too wide, upon which it is repeated with another interval. The second pass chooses. Scores equal to the
-    threshold are taken in the order of the processes, then of the dictionary, then of the flat index. The paper keeps
-    s > tau, which is fewer than k where scores tie.
-
-    Args:
-        scores: name -> scores of any shape, no NaN, compared as float32; they may lie on different devices.
-        k: share of all scores, in (0, 1).
-        group: processes that hold some of the tensors each. Each is given its own part of the selection; the parts
-            together are what one process would choose of all tensors.
-
-    Raises:
-        ValueError: no scores, or k outside (0, 1).
-        FloatingPointError: a score is NaN, in any process.
-    """
-    total = int(_sum(torch.tensor([sum(s.numel() for s in scores.values())]), group, scores))
-    if not total or not 0 < k < 1:
-        raise ValueError(f"cannot select a share {k} of {total} scores: k must lie in (0, 1)")
-    wanted = count_for(k, total)
-    threshold, above, equal = _threshold(scores, wanted, total, group)
-    before = _sum(torch.tensor([equal * (group.index < n) for n in range(group.count)]), group, scores)[group.index]
-    ties = min(max(wanted - above - int(before), 0), equal)
-    indices = {}
-    for name, values in scores.items():
-        chosen, ties = _choose(values, threshold, ties)
-        if chosen.numel():
-            indices[name] = chosen
-    return Selection(indices)
+    chosen = Selection({name: rows for layer in layers.values() for name, rows in choose(layer, k).indices.items()})
+    positive = {name: chosen.indices[name][values > 0] for name, values in chosen.values(scores).items()}
+    return Selection({name: rows for name, rows in positive.items() if rows.numel()})
 
 
 def select_channels(scores: dict[str, Tensor], k: float) -> Selection:
@@ -120,190 +89,125 @@ def select_channels(scores: dict[str, Tensor], k: float) -> Selection:
     A channel is a row of a weight of two or more dimensions, with its number of the bias where that is scored too. The first
     channel that does not fit ends the selection; ties go in the order of the dictionary, then of the row.
     """
-    total = sum(s.numel() for s in scores.values())
-    owners = [name for name, values in scores.items() if values.dim() > 1]
-    if not owners:
-        return Selection({})
-    rows = torch.cat([scores[name].flatten(1).mean(1).cpu() for name in owners])
-    owner = torch.cat([torch.full((len(scores[name]),), n) for n, name in enumerate(owners)])
-    number = torch.cat([torch.arange(len(scores[name])) for name in owners])
-    biases = [name.removesuffix("weight") + "bias" for name in owners]
-    sizes = torch.tensor([scores[n][0].numel() + (b in scores) for n, b in zip(owners, biases, strict=True)])
-    order = rows.argsort(descending=True, stable=True)
-    chosen = order[: int((sizes[owner[order]].cumsum(0) <= count_for(k, total)).sum())]
+    most = count_for(k, sum(s.numel() for s in scores.values()))
+    channels = []  # (minus the mean score, number of the weight, row, size), which sorts as the docstring orders
+    weights = [name for name, values in scores.items() if values.dim() > 1]
+    biases = [name.removesuffix("weight") + "bias" for name in weights]
+    for number, (name, bias) in enumerate(zip(weights, biases, strict=True)):
+        size = scores[name][0].numel() + (bias in scores)
+        channels += [(-mean, number, row, size) for row, mean in enumerate(scores[name].flatten(1).mean(1).tolist())]
+    rows: dict[int, list[int]] = {}
+    for _, number, row, size in sorted(channels):
+        most -= size
+        if most < 0:
+            break
+        rows.setdefault(number, []).append(row)
     indices = {}
-    for n, (name, bias) in enumerate(zip(owners, biases, strict=True)):
-        own = number[chosen[owner[chosen] == n]].sort().values
-        if own.numel():
-            width = scores[name][0].numel()
-            indices[name] = (own[:, None] * width + torch.arange(width)).view(-1)
-            indices |= {bias: own} if bias in scores else {}
+    for number in sorted(rows):
+        name, bias, own = weights[number], biases[number], torch.tensor(sorted(rows[number]))
+        width = scores[name][0].numel()
+        indices[name] = (own[:, None] * width + torch.arange(width)).view(-1)
+        indices |= {bias: own} if bias in scores else {}
     return Selection(indices)
 
 
-@dataclass(frozen=True)
-class _Span:
-    """An interval of keys in bins of 2^shift keys, the first of which holds the keys first * 2^shift and so on."""
-
-    first: int
-    shift: int
-    bins: int
-
-    @classmethod
-    def around(cls, low: int, high: int, most: int) -> _Span:
-        """The keys from low to high, as finely as so many bins allow."""
-        shift = next(s for s in range(32) if (high >> s) - (low >> s) < most)
-        return cls(low >> shift, shift, (high >> shift) - (low >> shift) + 1)
-
-    def bin(self, number: int) -> tuple[int, int]:
-        """The least and the greatest key of a bin."""
-        return (self.first + number) << self.shift, ((self.first + number + 1) << self.shift) - 1
+# ---------------------------------------------------------------- exact top-k
 
 
-def _threshold(scores: dict[str, Tensor], wanted: int, total: int, group: ProcessGroup) -> tuple[int, int, int]:
-    """The key of the `wanted`-th highest score, how many are higher, and how many of this process equal it."""
-    most = min(BINS, max(1 << 12, total))  # few scores do not wait for empty bins
-    everything = _Span.around(-(1 << 31), (1 << 31) - 1, min(COARSE, most))
-    span = _guess(scores, wanted, total, everything, most, group)
-    while True:
-        own = _histogram(_not_below(scores, _score(span.bin(0)[0])), span)
-        counts = _sum(own, group, scores)
-        if counts[-1]:
-            raise FloatingPointError(f"a score of {_holder_of_nan(scores)} is NaN")
-        number, above = _bin_of(counts[:-1], wanted)
-        if not 0 <= number < span.bins:  # the threshold lies outside the guess
-            span = everything
-        elif span.shift:
-            span = _Span.around(*span.bin(number), most)
-        else:
-            return span.first + number, above, int(own[number])
+@torch.no_grad()
+def select_top(scores: dict[str, Tensor], k: float) -> Selection:
+    """The exactly `count_for(k, total)` highest scores (Scissorhands, eq. 5, without its concatenated copy).
 
+    Scores equal to the threshold are taken in the order of the dictionary, then of the flat index. The paper keeps
+    s > tau, which is fewer than k where scores tie.
 
-def _guess(
-    scores: dict[str, Tensor], wanted: int, total: int, everything: _Span, most: int, group: ProcessGroup
-) -> _Span:
-    """Where the threshold most likely lies, from every n-th score."""
-    stride = max(1, total // SAMPLE)
-    parts = (chunk[stride // 2 :: stride] for values in scores.values() for _, chunk in _chunks(values))
-    counts = _sum(_histogram(parts, everything), group, scores)[:-1]
-    rank = wanted * int(counts.sum()) / total
-    slack = DEVIATIONS * math.sqrt(rank) + 1
-    lowest, highest = (_bin_of(counts, math.floor(rank + side * slack))[0] for side in (1, -1))
-    low, high = everything.bin(max(lowest, 0))[0], everything.bin(min(highest, everything.bins - 1))[1]
-    return _Span.around(low, high, most)
+    Args:
+        scores: name -> scores of any shape, no NaN, compared as float32; they may lie on different devices.
+        k: share of all scores, in (0, 1).
 
-
-def _sum(counts: Tensor, group: ProcessGroup, scores: dict[str, Tensor]) -> Tensor:
-    """The sum over the group of int64 counts on the CPU; exact, since their mean in float64 is right to 52 bits."""
-    if group.count == 1:
-        return counts
-    mean = counts.double().to(next((s.device for s in scores.values()), "cpu"))  # where the processes can speak
-    group.average([mean])
-    return mean.mul_(group.count).round_().long().cpu()
-
-
-def _histogram(parts: Iterable[Tensor], span: _Span) -> Tensor:
-    """How many scores lie in each bin, above the last one, and are NaN: (bins + 2,) int64 on the CPU.
-
-    No score may lie below the span. PIECE of them are counted at a time, since an empty histogram costs what a full
-    one does.
+    Raises:
+        ValueError: no scores, or k outside (0, 1).
+        FloatingPointError: a score is NaN.
     """
-    size = span.bins + 2
-    counts = torch.zeros(size, dtype=torch.int64)
-    greatest = min(span.first + size - 2, (1 << 31) - 1)  # clamped before the difference, which could overflow
-    for values in _gathered(parts):
-        bins = _keys(values).bitwise_right_shift_(span.shift).clamp_(max=greatest).sub_(span.first)
-        counts += torch.bincount(bins.masked_fill_(values.isnan(), size - 1), minlength=size)
-    return counts
-
-
-def _gathered(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The parts on the CPU, joined until they are PIECE long."""
-    waiting, held = [], 0
-    for part in parts:
-        waiting.append(part.cpu())
-        held += len(part)
-        if held >= PIECE:
-            yield torch.cat(waiting)
-            waiting, held = [], 0
-    if waiting:
-        yield torch.cat(waiting)
-
-
-def _bin_of(counts: Tensor, wanted: int) -> tuple[int, int]:
-    """The bin that holds the `wanted`-th highest score, -1 if none does, and how many scores lie in the bins above it."""
-    above = counts.flip(0).cumsum_(0)
-    place = int(torch.searchsorted(above, wanted))
-    return len(counts) - 1 - place, int(above[place - 1]) if place else 0
-
-
-def _choose(values: Tensor, threshold: int, ties: int) -> tuple[Tensor, int]:
-    """Flat indices, ascending, of keys above the threshold and of the first `ties` at it; and the ties still to take."""
-    chosen, least = [torch.empty(0, dtype=torch.int64)], _score(threshold)
-    for start, rows, high in _high_rows(values, least if ties else _score(threshold + 1)):
-        scores = rows.index_select(0, high).float().view(-1)
-        take = scores > least
-        if ties:
-            equal = (scores == least).nonzero().view(-1)[:ties]
+    total = sum(s.numel() for s in scores.values())
+    if not total or not 0 < k < 1:
+        raise ValueError(f"cannot select a share {k} of {total} scores: k must lie in (0, 1)")
+    threshold, ties = _threshold(scores, count_for(k, total), total)
+    indices = {}
+    for name, values in scores.items():
+        parts = [torch.empty(0, dtype=torch.int64)]
+        for found, places in _not_below(values, threshold):
+            take = found > threshold
+            equal = (~take).nonzero().view(-1)[:ties]
             take[equal] = True
             ties -= len(equal)
-        places = take.nonzero().view(-1)
-        row = places // rows.shape[1]
-        chosen.append((places + (high.index_select(0, row) - row) * rows.shape[1] + start).cpu())
-    return torch.cat(chosen), ties
+            parts.append(places[take].cpu())
+        indices[name] = torch.cat(parts)
+    return Selection({name: rows for name, rows in indices.items() if len(rows)})
 
 
-def _not_below(scores: dict[str, Tensor], least: float) -> Iterator[Tensor]:
-    """The scores that are not below `least`, which NaN is not, a piece at a time."""
-    for values in scores.values():
-        for _, rows, high in _high_rows(values, least):
-            piece = rows.index_select(0, high).float().view(-1)
-            yield piece.index_select(0, (~(piece < least)).nonzero().view(-1))
+def _threshold(scores: dict[str, Tensor], count: int, total: int) -> tuple[float, int]:
+    """The `count`-th highest score, and how many of those equal to it belong to the `count` highest.
+
+    A pass counts the scores in bins of 2^shift float bit patterns, from `first` on, and so finds the threshold's bin,
+    which the next pass divides. A sample guesses where to begin; a wrong guess is noticed, and everything is counted.
+    """
+    bits, stride = min(BITS, max(12, total.bit_length())), max(1, total // SAMPLE)
+    sample = torch.cat([rows.view(-1)[::stride].float().cpu() for s in scores.values() for _, rows in _rows(s)])
+    rank, size, most = count * len(sample) / total, len(sample), 1 << bits
+    ends = (rank + side * (DEVIATIONS * math.sqrt(rank) + 1) for side in (1, -1))
+    first, last = (int(_keys(sample.kthvalue(min(max(size - math.floor(end), 1), size)).values)) for end in ends)
+    shift = next(shift for shift in range(32) if (last - first) >> shift < most)
+    while True:
+        counts = torch.zeros(most + 1, dtype=torch.int64)  # the last counts what lies above all bins
+        for name, values in scores.items():
+            for found, _ in _not_below(values, _score(first)):
+                if found.isnan().any():
+                    raise FloatingPointError(f"a score of {name} is NaN")
+                bins = ((_keys(found).cpu() - first) >> shift).clamp_(max=most)
+                counts.index_add_(0, bins, torch.ones_like(bins))
+        above = counts.flip(0).cumsum_(0)
+        place = int(torch.searchsorted(above, count))
+        if not 0 < place <= most:
+            first, shift = -(1 << 31), 32 - bits
+        elif shift:
+            first, shift = first + ((most - place) << shift), max(0, shift - bits)
+        else:
+            return _score(first + most - place), count - int(above[place - 1])
 
 
-def _high_rows(values: Tensor, least: float) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Scores in rows, the flat index of the first, and which rows hold scores not below `least`, a piece at a time.
+def _not_below(values: Tensor, least: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """(scores, flat indices) of what is not below `least`, which NaN is not, a chunk at a time.
 
-    Only the rows' maxima look at every score; comparing and searching every score takes five times as long.
+    Only the maxima of rows look at every score; comparing and searching every score takes five times as long.
     """
     for start, rows in _rows(values):
         high = (~(rows.amax(1).float() < least)).nonzero().view(-1)
         if len(high):
-            yield from ((start, rows, piece) for piece in high.split(max(1, PIECE // ROW)))
+            found = rows.index_select(0, high).float().view(-1)
+            places = (~(found < least)).nonzero().view(-1)
+            row = places // rows.shape[1]
+            yield found[places], places + (high[row] - row) * rows.shape[1] + start
 
 
 def _rows(values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The scores in rows of ROW, with the flat index of the first: (n, ROW), and what is left over as (n, 1)."""
-    for start, chunk in _chunks(values):
-        whole = len(chunk) // ROW * ROW
-        for first, part, width in ((start, chunk[:whole], ROW), (start + whole, chunk[whole:], 1)):
-            if len(part):
-                yield first, part.view(-1, width)
-
-
-def _chunks(values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Runs of the flattened scores, with the flat index of the first; what is not contiguous is copied run by run."""
+    """Flattened scores as rows (n, ROW), what is left over as (n, 1), and before each the flat index of its first score."""
     values, start = values.detach(), 0
-    whole = values.is_contiguous() or not values.numel()
-    parts = values.reshape(-1).split(CHUNK) if whole else values.split(max(1, CHUNK // values[0].numel()))
-    for part in parts:
-        yield start, part.reshape(-1)
-        start += part.numel()
+    whole = values.is_contiguous() or not values.numel()  # else it is copied chunk by chunk
+    for part in values.reshape(-1).split(CHUNK) if whole else values.split(max(1, CHUNK // values[0].numel())):
+        end = part.numel() // ROW * ROW
+        for piece, width in zip(part.reshape(-1).tensor_split([end]), (ROW, 1), strict=True):
+            if len(piece):
+                yield start, piece.view(-1, width)
+            start += len(piece)
 
 
 def _keys(values: Tensor) -> Tensor:
-    """Integers ordered as the floats are: int32 bit patterns, with those of negative numbers turned round."""
-    bits = (values.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
-    return bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))
+    """Integers ordered as the floats are: bit patterns, with those of negative numbers turned round; int64."""
+    bits = (values + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    return bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF)).long()
 
 
 def _score(key: int) -> float:
     """The float of a key; NaN beyond those of the infinities, and nothing is below NaN."""
-    bits = key if key >= 0 else key ^ 0x7FFFFFFF
-    return float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))
-
-
-def _holder_of_nan(scores: dict[str, Tensor]) -> str:
-    """The first parameter with a score that is NaN."""
-    holders = (name for name, values in scores.items() if any(chunk.isnan().any() for _, chunk in _chunks(values)))
-    return next(holders, "another process")
+    return float(torch.tensor(key if key >= 0 else key ^ 0x7FFFFFFF, dtype=torch.int32).view(torch.float32))

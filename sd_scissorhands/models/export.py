@@ -6,33 +6,27 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..disk import atomic
 from ..lineage import started_from
+from ..naming import model_flag
+from ..results.models import Export
 from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS, UserError
 from .delta import Origin, write_delta
-from .load import hash_tensors, locate
+from .locate import find_pipeline, locate
 from .modelspec import HASH, OWN, metadata
-from .single_file_writer import check_written, open_base, pieces_of, place_all, with_base
-from .source import Part, Source
-from .tensor_files import DTYPES, Piece, Stored, cast, check_no_pickle, write_stream
+from .pipeline_directory import Component, PipelineDirectory
+from .single_file_writer import check_written, ldm_tensors, locate_components, open_base
+from .tensor_files import DTYPES, TensorFile, TensorToWrite, cast, check_no_pickle, hash_tensors, write_tensor_file
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
-ENDINGS = {
-    "single-file": ".safetensors",
-    "unet-only": "-unet.safetensors",
-    "delta": "-delta.safetensors",
-    "diffusers": "",
-}
+ENDINGS = {"single-file": ".safetensors", "unet-only": "-unet.safetensors", "diffusers": "-diffusers"}
 PT = {"format": "pt"}  # without which transformers reads no file
-Tick = Callable[[int], None]
 
 
 def export(
@@ -43,45 +37,45 @@ def export(
     dtype: str | None = None,
     base: Path | None = None,
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> Export:
     """Write a run's model, or any pipeline directory, in another format; it is read back before it takes its name.
 
     Args:
         path: a run directory or a diffusers directory.
         to: single-file (LDM names, for A1111 and ComfyUI), unet-only (the UNet under diffusers' names), diffusers, delta.
-        output: file or directory that is not there yet; None: see `default_output`.
+        output: file or directory that does not exist yet; None: see `default_output`.
         dtype: a key of `DTYPES`; None: as the model is saved, with `base` as that file has it.
         base: for a single file: a file whose UNet alone is replaced.
-
-    Returns:
-        output, format, dtype, bytes, tensors, base_file, weights_sha256 (of the UNet that was exported, before rounding),
-        seconds; for delta also delta_weights.
 
     Raises:
         UserError: anything that the user can put right; nothing is at `output` then.
     """
     began = time.monotonic()
-    check_asked(to, dtype=dtype, base=base)
-    source = Source.find(path)
-    output = output or default_output(source, to, dtype)
+    check_request(to, dtype=dtype, base=base)
+    model = find_pipeline(path)
+    output = output or default_output(model, to, dtype)
     check_output(output, to)
     if base:
         check_no_pickle(base)
-    writers: dict[str, Callable[..., dict[str, Any]]] = {
-        "single-file": partial(_single_file, base_path=base), "unet-only": _unet_only, "diffusers": _diffusers,
-        "delta": _delta,
-    }  # fmt: skip
-    weights = source.check_weights()
-    facts = writers[to](source, output, weights, DTYPES.get(dtype or ""), progress)
+    weights, precision, delta_weights = model.check_weights(), DTYPES.get(dtype or ""), None
+    if to == "single-file":
+        tensors = _single_file(model, output, weights, precision, base, progress)
+    elif to == "unet-only":
+        tensors = _unet_only(model, output, weights, precision, progress)
+    elif to == "diffusers":
+        tensors = _diffusers(model, output, weights, precision, progress)
+    else:
+        tensors, delta_weights = 2, _delta(model, output, weights, progress)
     files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
-    return {
-        "output": str(output), "format": to, "dtype": dtype, "bytes": sum(file.stat().st_size for file in files), **facts,
-        "base_file": str(base) if base else None, "weights_sha256": weights, "seconds": round(time.monotonic() - began, 2),
-    }  # fmt: skip
+    return Export(
+        output=str(output), format=to, dtype=dtype, bytes=sum(file.stat().st_size for file in files), tensors=tensors,
+        delta_weights=delta_weights, base_file=str(base) if base else None, weights_sha256=weights,
+        seconds=round(time.monotonic() - began, 2),
+    )  # fmt: skip
 
 
-def check_asked(to: str, *, dtype: str | None = None, base: Path | None = None, flag: str = "--to") -> None:
-    """Refuse a format, or what does not go with it.
+def check_request(to: str, *, dtype: str | None = None, base: Path | None = None, flag: str = "--to") -> None:
+    """Refuse an unknown format or precision, and options that the format does not take.
 
     Args:
         flag: that named the format.
@@ -100,26 +94,24 @@ def check_asked(to: str, *, dtype: str | None = None, base: Path | None = None, 
 
 
 def check_exportable(directory: Path, to: str) -> None:
-    """Whether a model can be written in a format, as far as its configs and names say; cheap.
+    """Check that a model can be written in a format, as far as its configs and names tell; cheap.
 
     Raises:
         UserError: it cannot.
     """
     if to == "single-file":
-        place_all(Source(directory, None))
+        locate_components(PipelineDirectory(directory))
 
 
-def default_output(source: Source, to: str, dtype: str | None = None) -> Path:
+def default_output(model: PipelineDirectory, to: str, dtype: str | None = None) -> Path:
     """In the run's directory, or under runs/ for a model that no run made: its name, the precision, and the format's ending."""
-    home = source.home or Path("runs") / source.directory.name
-    folder = home if source.home else home.parent
-    if to == "delta":
-        return folder / "delta.safetensors"
-    return folder / f"{home.resolve().name}{SHORT[dtype]}{ENDINGS[to] or '-diffusers'}"
+    run = model.directory.parent if model.manifest else None
+    folder, name = (run, run.resolve().name) if run else (Path("runs"), model.directory.absolute().name)
+    return folder / ("delta.safetensors" if to == "delta" else f"{name}{SHORT[dtype]}{ENDINGS[to]}")
 
 
 def check_output(output: Path, to: str) -> None:
-    """Refuse what is there already, and a file that no program would take for safetensors.
+    """Refuse a path that exists already, and a file that no program would take for safetensors.
 
     Raises:
         UserError: see there.
@@ -130,139 +122,139 @@ def check_output(output: Path, to: str) -> None:
         raise UserError(f"--output {output} is no name for a {to}: end it with .safetensors")
 
 
-# ---------------------------------------------------------------- formats
+# ---------------------------------------------------------------- files
 
 
 def _single_file(
-    source: Source,
+    model: PipelineDirectory,
     output: Path,
     weights: str,
     dtype: torch.dtype | None,
+    base_path: Path | None,
     progress: Progress,
-    base_path: Path | None = None,
-) -> dict[str, Any]:
-    placed = place_all(source, unet_only=base_path is not None)
-    base = open_base(base_path, placed[0], source.directory) if base_path else None
-    pieces = with_base(base, placed[0], dtype) if base else {}
-    for one in placed if not base else ():
-        pieces |= pieces_of(one, dtype)
-    told = metadata(source, weights=weights, ldm=True, base=base.metadata if base else PT)
-
-    def check(new: Path) -> None:
-        check_written(new, source, placed, base)
-
-    return _write(output, pieces, told, progress, check)
+) -> int:
+    """Returns how many tensors were written, as do all formats."""
+    located = locate_components(model, unet_only=base_path is not None)
+    base = open_base(base_path, located[0], model.directory) if base_path else None
+    tensors = {key: base.copied(key) for key in base.entries} if base else {}
+    for component in located:
+        tensors |= ldm_tensors(component, dtype, base)
+    about = metadata(model, weights=weights, ldm=True, base=base.metadata if base else PT)
+    return _write(output, tensors, about, progress, lambda new: check_written(new, model, located, base))
 
 
 def _unet_only(
-    source: Source, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
-) -> dict[str, Any]:
-    denoiser = source.denoiser
-    pieces = plain_pieces(denoiser, dtype)
-    told = metadata(source, weights=weights, ldm=False, base=PT)
-    return _write(output, pieces, told, progress, lambda new: check_plain(new, denoiser))
+    model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
+) -> int:
+    tensors = _plain_tensors(model.denoiser, dtype)
+    about = metadata(model, weights=weights, ldm=False, base=PT)
+    return _write(output, tensors, about, progress, lambda new: _check_plain(new, model.denoiser))
 
 
 def _write(
-    output: Path, pieces: dict[str, Piece], told: dict[str, str], progress: Progress, check: Callable[[Path], None]
-) -> dict[str, Any]:
-    with progress("export", len(pieces)) as tick, atomic(output) as new:
-        write_stream(new, pieces, told, hash_key=HASH, tick=tick)
+    output: Path,
+    tensors: dict[str, TensorToWrite],
+    about: dict[str, str],
+    progress: Progress,
+    check: Callable[[Path], None],
+) -> int:
+    with progress("export", len(tensors)) as tick, atomic(output) as new:
+        write_tensor_file(new, tensors, about, hash_key=HASH, tick=tick)
         check(new)
         check_output(output, "single-file")  # again, after what may have been minutes
-    return {"tensors": len(pieces)}
+    return len(tensors)
 
 
-def plain_pieces(part: Part, dtype: torch.dtype | None) -> dict[str, Piece]:
-    """A part under its own names, in another precision."""
+def _plain_tensors(component: Component, dtype: torch.dtype | None) -> dict[str, TensorToWrite]:
+    """A component under its own names, in another precision."""
 
-    def one(name: str) -> Piece:
-        if not part.tensor(name).is_floating_point():
-            return part.file.piece(part.keys[name])
-        kept = dtype or part.dtype(name)
-        return Piece.of(part.shape(name), kept, lambda: part.cast(name, kept))
+    def one(name: str) -> TensorToWrite:
+        if not component.tensor(name).is_floating_point():
+            return component.file.copied(component.keys[name])
+        precision = dtype or component.dtype(name)
+        return TensorToWrite.of(component.shape(name), precision, lambda: component.cast(name, precision))
 
-    return {part.keys[name]: one(name) for name in part.keys}
+    return {component.keys[name]: one(name) for name in component.keys}
 
 
-def check_plain(path: Path, part: Part) -> None:
-    """Read back what was written under a part's own names.
+def _check_plain(path: Path, component: Component) -> None:
+    """Read back what was written under a component's own names.
 
     Raises:
         UserError: something does not come back.
     """
-    written = Stored.open(path)
-    for name, key in part.keys.items():
+    written = TensorFile.open(path)
+    for name, key in component.keys.items():
         found = written.tensor(key)
-        if not torch.equal(found, cast(name, part.tensor(name), found.dtype)):
+        if not torch.equal(found, cast(name, component.tensor(name), found.dtype)):
             raise UserError(f"{path} does not read back as it should ({key}): check the disk")
 
 
+# ---------------------------------------------------------------- a directory
+
+
 def _diffusers(
-    source: Source, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
-) -> dict[str, Any]:
-    count = sum(len(part.keys) for part in source.parts.values())
+    model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
+) -> int:
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        """Pickles, and all weights in the folders whose weights are written anew."""
+        endings = (".bin", ".ckpt", ".pt", ".pth", *[".safetensors"] * (Path(folder).name in model.components))
+        return {name for name in names if name.endswith(endings)}
+
+    count = sum(len(component.keys) for component in model.components.values())
     with progress("export", count) as tick, atomic(output) as folder:
-        shutil.copytree(source.directory, folder, ignore=partial(_left_out, frozenset(source.parts)))
-        for name, part in source.parts.items():
-            told, key = PT, OWN + "hash_sha256"
-            if part is source.denoiser:
-                told, key = metadata(source, weights=weights, ldm=False, base=PT), HASH
-            new = folder / part.file.path.relative_to(source.directory)
-            write_stream(new, plain_pieces(part, dtype), told, hash_key=key, tick=tick)
-            check_plain(new, part)
-            if name in source.family.texts:
-                _say_dtype(folder / name / "config.json", dtype)
+        shutil.copytree(model.directory, folder, ignore=left_out)
+        for name, component in model.components.items():
+            about, key = PT, OWN + "hash_sha256"
+            if component is model.denoiser:
+                about, key = metadata(model, weights=weights, ldm=False, base=PT), HASH
+            new = folder / component.file.path.relative_to(model.directory)
+            write_tensor_file(new, _plain_tensors(component, dtype), about, hash_key=key, tick=tick)
+            _check_plain(new, component)
+            if dtype and name in model.family.texts:
+                _write_dtype(folder / name / "config.json", dtype)
         check_output(output, "diffusers")
-    return {"tensors": count}
+    return count
 
 
-def _left_out(written: Collection[str], folder: str, names: list[str]) -> set[str]:
-    """What is not copied: pickles, and weights in the folders whose weights are written anew, variants of them included."""
-    pickles = {name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth"))}
-    return pickles | {name for name in names if Path(folder).name in written and name.endswith(".safetensors")}
+def _write_dtype(config: Path, dtype: torch.dtype) -> None:
+    """Change the precision in a text encoder's config, by which transformers loads it."""
+    values = json.loads(config.read_text())
+    values |= {name: str(dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype") if name in values}
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _say_dtype(config: Path, dtype: torch.dtype | None) -> None:
-    """transformers loads a text encoder in the precision that its config names."""
-    if dtype is None:
-        return
-    told = json.loads(config.read_text())
-    for name in ("dtype", "torch_dtype"):
-        if name in told:
-            told[name] = str(dtype).removeprefix("torch.")
-    config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+# ---------------------------------------------------------------- a delta
 
 
-def _delta(source: Source, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress) -> dict[str, Any]:
-    if not source.manifest:
-        raise UserError(f"{source.directory} was made by no run here, so its base is unknown: name a run directory")
-    result, base = source.manifest["result"], base_of(source)
-    denoiser = source.denoiser
-    changed = {name: denoiser.tensor(name).float().clone() for name in denoiser.keys}
-    told = source.manifest["source"]
-    concepts = tuple(result["concepts"])
-    origin = Origin(told["model"], told["weights_sha256"], weights, result["recipe"], concepts, result["seed"])
+def _delta(model: PipelineDirectory, output: Path, weights: str, progress: Progress) -> int:
+    """Returns how many weights changed."""
+    if not (model.manifest and model.manifest.result):
+        raise UserError(f"{model.directory} was made by no run here, so its base is unknown: name a run directory")
+    source, result, base = model.manifest.source, model.manifest.result, base_weights(model)
+    origin = Origin(
+        str(source.model), str(source.weights_sha256), weights, result["recipe"], tuple(result["concepts"]), result["seed"]
+    )  # fmt: skip
     with progress("export", 1) as tick:
-        facts = write_delta(output, changed, base=base, origin=origin)
+        written = write_delta(output, model.denoiser.float_tensors(), base=base, origin=origin)
         tick(1)
-    return {"tensors": 2, "delta_weights": facts["delta_weights"]}
+    return written.delta_weights
 
 
-def base_of(source: Source) -> dict[str, torch.Tensor]:
-    """The UNet that a run started from, by name, float32; fetched from the hub where it is not here.
+def base_weights(model: PipelineDirectory) -> dict[str, torch.Tensor]:
+    """The denoiser that a run started from, by name, float32; fetched from the hub where it is not here.
 
     Raises:
-        UserError: it cannot be had, or is not what it was.
+        UserError: it cannot be fetched, or is not what it was.
     """
-    manifest = source.manifest or {}
-    name, told = str(started_from(dict(manifest))), manifest["source"]["weights_sha256"]
+    assert model.manifest
+    run, name = model.directory.parent, str(started_from(model.manifest))
     try:
-        directory, variant = locate(name)
+        with model_flag():
+            location = locate(name)
     except UserError as error:
-        raise UserError(f"the base of {source.home} cannot be had: {str(error).replace('--model ', '', 1)}") from None
-    denoiser = Source(directory, None, variant).denoiser
-    tensors = {own: denoiser.tensor(own).float() for own in denoiser.keys}
-    if hash_tensors(tensors.items()) != told:
-        raise UserError(f"{name} is not the model any more that {source.home} was made from: put it back")
+        raise UserError(f"the base of {run} cannot be had: {error}") from None
+    tensors = PipelineDirectory(*location).denoiser.float_tensors()
+    if hash_tensors(tensors.items()) != model.manifest.source.weights_sha256:
+        raise UserError(f"{name} is not the model any more that {run} was made from: put it back")
     return tensors

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: models fetched from it, and the repository that one is put into (private unless asked otherwise)."""
+"""The Hugging Face hub: fetching models, and uploading one to a repository (private unless asked otherwise)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 @dataclass(frozen=True)
 class Repo:
-    """Where a model goes, as owner/name. The token is the one that huggingface_hub finds: HF_TOKEN, or that of the login."""
+    """A repository of the hub that a model is uploaded to. The token is huggingface_hub's: HF_TOKEN, or that of the login."""
 
-    name: str
+    name: str  # owner/name
     public: bool = False
 
     @cached_property
@@ -29,7 +29,7 @@ class Repo:
         return HfApi()
 
     def check(self) -> None:
-        """Whether the repository can be written to, before anything expensive; nothing is made there.
+        """Check that the repository can be written to, before anything expensive; nothing is made there.
 
         Raises:
             UserError: no such name, no network, no token or one that may not write, somebody else's, or another visibility.
@@ -64,26 +64,24 @@ class Repo:
         return str(made)
 
     def _check_user(self) -> None:
-        from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+        from huggingface_hub.errors import LocalTokenNotFoundError
 
         try:
-            told = self._api.whoami()
+            user = self._api.whoami()
         except LocalTokenNotFoundError:
             raise UserError(f"{FLAG} {self.name} needs a token, and there is none: {LOG_IN}") from None
-        except HfHubHTTPError as error:
-            if error.response.status_code != 401:
-                raise UserError(self._unreachable(error)) from None
-            raise UserError(f"{FLAG} {self.name}: the hub does not take the token: {LOG_IN}") from None
         except Exception as error:  # of the network, a dozen kinds
-            raise UserError(self._unreachable(error)) from None
-        if told.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            if getattr(getattr(error, "response", None), "status_code", None) == 401:
+                raise UserError(f"{FLAG} {self.name}: the hub does not take the token: {LOG_IN}") from None
+            raise self._unreachable(error) from None
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise UserError(f"{FLAG} {self.name}: the token may only read: {LOG_IN}, with one that may write")
-        own = [told.get("name"), *(one.get("name") for one in told.get("orgs") or ())]
+        own = [user.get("name"), *(one.get("name") for one in user.get("orgs") or ())]
         if self.name.split("/")[0] not in own:
             raise UserError(f"{FLAG} {self.name} belongs to none of {', '.join(map(str, own))}: name one of yours")
 
     def _check_visibility(self) -> None:
-        """A private model is not put where everybody reads it, nor the other way round."""
+        """Refuse to put a private model into a public repository, or the other way round."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
@@ -91,24 +89,25 @@ class Repo:
         except RepositoryNotFoundError:
             return
         except Exception as error:
-            raise UserError(self._unreachable(error)) from None
+            raise self._unreachable(error) from None
         if private == self.public:
             remedy = "leave out --public" if private else "add --public"
             raise UserError(
                 f"{FLAG} {self.name} is {'private' if private else 'public'} on the hub: {remedy}, or choose another"
             )
 
-    def _unreachable(self, error: Exception) -> str:
-        return f"{FLAG} {self.name}: the hub does not answer as it should ({first_line(error)}): check the network, repeat later"
+    def _unreachable(self, error: Exception) -> UserError:
+        return UserError(
+            f"{FLAG} {self.name}: the hub does not answer as it should ({first_line(error)}): check the network, repeat later"
+        )
 
 
 def check_name(name: str) -> None:
-    """Whether a repository can be so called, and the hub may be asked at all.
+    """Check a repository's name, and that network access is allowed.
 
     Raises:
-        UserError: it cannot, or may not.
+        UserError: no such name can be, or HF_HUB_OFFLINE is set.
     """
-    from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -119,21 +118,21 @@ def check_name(name: str) -> None:
         sound = False
     if not sound:
         raise UserError(f"{FLAG} {name} is no repository's name: say owner/name")
-    if constants.HF_HUB_OFFLINE:
+    if is_offline():
         raise UserError(f"{FLAG} {name} needs the network, and HF_HUB_OFFLINE is set: unset it")
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the request's number and address."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r" ?\(Request ID: [^)]*\)| for url '?\S+", "", said).strip().rstrip(".:")
+    """An error's first line, without the request's number and address."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r" ?\(Request ID: [^)]*\)| for url '?\S+", "", line).strip().rstrip(".:")
 
 
 # ---------------------------------------------------------------- fetched
 
 
-def fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
-    """The directory of a hub model, fetched into the hub's cache: the files that match `wanted`.
+def fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
+    """The directory of a hub model in the hub's cache, with the files that match the patterns fetched.
 
     Raises:
         UserError: no such model, no network.
@@ -141,26 +140,25 @@ def fetch(model: str, revision: str | None, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
         named = f"{model}@{revision}" if revision else model
         if is_offline():
-            raise UserError(f"--model {named} cannot be had from the hub: {offline(model)}") from None
-        reason = str(error).strip().splitlines()[0]
+            raise UserError(f"--model {named} cannot be had from the hub: {not_cached(model)}") from None
         raise UserError(
-            f"--model {named} cannot be had from the hub ({reason}): check the id and the network, or name a local directory"
+            f"--model {named} cannot be had from the hub ({first_line(error)}): check the id and the network, or name a local directory"
         ) from None
 
 
 def is_offline() -> bool:
-    """Whether the hub may not be asked (HF_HUB_OFFLINE)."""
+    """Whether HF_HUB_OFFLINE forbids network access."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
 
 
-def offline(model: str) -> str:
-    """Why a hub model is not here while the hub may not be asked, and what helps."""
+def not_cached(model: str) -> str:
+    """Why a hub model is not here while HF_HUB_OFFLINE is set, and what helps."""
     from huggingface_hub import constants
 
     return (

@@ -21,12 +21,8 @@ from torch import Tensor
 
 from ..settings import UserError
 
-UNET, VAE, CLIP, OPEN_CLIP = (
-    "model.diffusion_model.",
-    "first_stage_model.",
-    "cond_stage_model.transformer.",
-    "cond_stage_model.model.",
-)
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 EMA = "model_ema."  # a second copy of the UNet, as training left it
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # block type: whether it has attention
@@ -57,45 +53,40 @@ BUFFERS = ("embeddings.position_ids",)  # that old files hold and no program nee
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one tensor stands in an LDM file."""
+class KeyLocation:
+    """Under which key of an LDM file a tensor of diffusers stands, and in which layout."""
 
     key: str
-    third: int | None = None  # of the joined query, key and value, along the first axis
+    qkv_index: int | None = None  # which third of a joined query, key and value, along the first axis
     as_conv: bool = False  # a linear layer of diffusers that is a 1 x 1 convolution there
     transposed: bool = False  # a matrix that OpenCLIP has on the right of what it multiplies, diffusers on the left
 
-    def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the whole tensor there, from that of diffusers' tensor."""
-        if self.third is not None:
+    def ldm_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the whole tensor in the LDM file, from that of diffusers' tensor."""
+        if self.qkv_index is not None:
             return (3 * shape[0], *shape[1:])
         if self.transposed:
             return shape[::-1]
         return (*shape, 1, 1) if self.as_conv else shape
 
-    def turned(self, tensor: Tensor) -> Tensor:
-        """diffusers' tensor with its axes as they are there, or the other way round."""
-        return tensor.T if self.transposed else tensor
-
     def read(self, whole: Tensor) -> Tensor:
-        """diffusers' tensor out of the one that stands there."""
-        if self.third is not None:
-            return whole.chunk(3)[self.third]
-        return whole[..., 0, 0] if self.as_conv and whole.dim() == 4 else self.turned(whole)
+        """diffusers' tensor out of the one that stands in the LDM file."""
+        if self.qkv_index is not None:
+            return whole.chunk(3)[self.qkv_index]
+        if self.transposed:
+            return whole.T
+        return whole[..., 0, 0] if self.as_conv and whole.dim() == 4 else whole
 
 
-def canonical(part: str, name: str) -> str | None:
+def canonical(component: str, name: str) -> str | None:
     """A tensor's name as used here, from that in a file of a diffusers pipeline; None for a buffer that is left out."""
-    if part.startswith("text_encoder"):
+    if component.startswith("text_encoder"):
         name = name.removeprefix("text_model.")
         return None if name in BUFFERS else name
-    if part == "vae":
-        return re.sub(r"(attentions\.\d+)\.(query|key|value|proj_attn)\b", _renewed, name)
+    if component == "vae":
+        old = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\b")
+        return old.sub(lambda found: f"{found[1]}.{OLD_ATTENTION[found[2]]}", name)
     return name
-
-
-def _renewed(found: re.Match[str]) -> str:
-    return f"{found[1]}.{OLD_ATTENTION[found[2]]}"
 
 
 # ---------------------------------------------------------------- UNet
@@ -137,16 +128,16 @@ class Blocks:
         Raises:
             UserError: they are those of no UNet.
         """
-        parts = {tuple(name.split(".")[:4:1]) for name in names}
+        parts = {tuple(name.split(".")[:4]) for name in names}
         levels = {int(one[1]) for one in parts if one[0] == "down_blocks"}
         if not levels:
             raise UserError("the tensors are those of no UNet: there are no down_blocks")
         layers = {int(one[3]) for one in parts if one[:3] == ("down_blocks", "0", "resnets")}
-        told = {
-            side: tuple(any(one[:3] == (side, str(n), "attentions") for one in parts) for n in sorted(levels))
+        down, up = (
+            tuple((side, str(n), "attentions") in {one[:3] for one in parts} for n in sorted(levels))
             for side in ("down_blocks", "up_blocks")
-        }
-        return cls(len(layers), told["down_blocks"], told["up_blocks"])
+        )
+        return cls(len(layers), down, up)
 
     def modules(self) -> dict[str, str]:
         """LDM's name of every resnet, attention and resampler, by diffusers'."""
@@ -168,28 +159,27 @@ class Blocks:
         return found
 
 
-def _layer(block: str, layer: int, place: str, attends: bool) -> dict[str, str]:
-    told = {f"{block}.resnets.{layer}": f"{place}.0"}
-    return told | {f"{block}.attentions.{layer}": f"{place}.1"} if attends else told
+def _layer(block: str, layer: int, ldm_block: str, attends: bool) -> dict[str, str]:
+    resnet = {f"{block}.resnets.{layer}": f"{ldm_block}.0"}
+    return resnet | {f"{block}.attentions.{layer}": f"{ldm_block}.1"} if attends else resnet
 
 
-def unet_places(names: Iterable[str], blocks: Blocks) -> dict[str, Place]:
+def unet_locations(names: Iterable[str], blocks: Blocks) -> dict[str, KeyLocation]:
     """Where a UNet's tensors stand, by their diffusers names.
 
     Raises:
         UserError: a name that has no place.
     """
-    modules = blocks.modules()
-    return {name: Place(UNET + _unet_key(name, modules)) for name in names}
+    modules = ENDS | blocks.modules()
+    return {name: KeyLocation(UNET + _unet_key(name, modules)) for name in names}
 
 
 def _unet_key(name: str, modules: Mapping[str, str]) -> str:
     module, _, kind = name.rpartition(".")
-    if module in ENDS or module in modules:
-        return f"{(ENDS | dict(modules))[module]}.{kind}"
-    block, inner = ".".join(name.split(".")[:4]), ".".join(name.split(".")[4:])
-    if name.startswith("mid_block."):
-        block, inner = ".".join(name.split(".")[:3]), ".".join(name.split(".")[3:])
+    if module in modules:
+        return f"{modules[module]}.{kind}"
+    depth = 3 if name.startswith("mid_block.") else 4
+    block, inner = ".".join(name.split(".")[:depth]), ".".join(name.split(".")[depth:])
     if block in modules and ".attentions." in block:
         return f"{modules[block]}.{inner}"
     within = inner.rpartition(".")[0]
@@ -201,7 +191,7 @@ def _unet_key(name: str, modules: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- VAE
 
 
-def vae_places(names: Iterable[str]) -> dict[str, Place]:
+def vae_locations(names: Iterable[str]) -> dict[str, KeyLocation]:
     """Where an AutoencoderKL's tensors stand, by their canonical names.
 
     Raises:
@@ -209,10 +199,10 @@ def vae_places(names: Iterable[str]) -> dict[str, Place]:
     """
     names = list(names)
     ups = [int(found[1]) for name in names if (found := re.match(r"decoder\.up_blocks\.(\d+)", name))]
-    return {name: _vae_place(name, max(ups, default=0)) for name in names}
+    return {name: _vae_location(name, max(ups, default=0)) for name in names}
 
 
-def _vae_place(name: str, last: int) -> Place:
+def _vae_location(name: str, last: int) -> KeyLocation:
     key = re.sub(r"^decoder\.up_blocks\.(\d+)", lambda found: f"decoder.up.{last - int(found[1])}", name)
     key = re.sub(r"^encoder\.down_blocks\.(\d+)", r"encoder.down.\1", key)
     key = re.sub(r"\.(down|up)samplers\.0\.", r".\1sample.", key)
@@ -222,39 +212,23 @@ def _vae_place(name: str, last: int) -> Place:
     attends = re.fullmatch(r"(encoder|decoder)\.mid_block\.attentions\.0\.(.+)\.(weight|bias)", key)
     if attends and attends[2] in VAE_ATTENTION:
         is_linear = attends[2] != "group_norm" and attends[3] == "weight"
-        return Place(f"{VAE}{attends[1]}.mid.attn_1.{VAE_ATTENTION[attends[2]]}.{attends[3]}", as_conv=is_linear)
+        return KeyLocation(f"{VAE}{attends[1]}.mid.attn_1.{VAE_ATTENTION[attends[2]]}.{attends[3]}", as_conv=is_linear)
     if re.search(r"blocks?\.|attentions|samplers", key.replace(".block.", ".")):
         raise UserError(
             f"the VAE's {name} has no place in the LDM layout: use --base FILE, or export it --to diffusers"
         )
-    return Place(VAE + key)
+    return KeyLocation(VAE + key)
 
 
 # ---------------------------------------------------------------- text encoder
 
 
-Places = Callable[[Iterable[str]], dict[str, Place]]
-
-
-def text_layouts(*, xl: bool, open_clip: bool) -> dict[str, Places]:
-    """Where the text encoders of a pipeline stand, by part.
-
-    Args:
-        xl: whether it is SDXL, which has both kinds.
-        open_clip: whether the one of another is OpenCLIP's.
-    """
-    if xl:
-        second = partial(open_clip_places, prefix=XL_OPEN_CLIP)
-        return {"text_encoder": partial(clip_places, prefix=XL_CLIP), "text_encoder_2": second}
-    return {"text_encoder": open_clip_places if open_clip else clip_places}
-
-
-def clip_places(names: Iterable[str], prefix: str = CLIP) -> dict[str, Place]:
+def clip_locations(names: Iterable[str], prefix: str = CLIP) -> dict[str, KeyLocation]:
     """Where OpenAI's text encoder stands, by its canonical names: transformers' own, with `text_model.`."""
-    return {name: Place(f"{prefix}text_model.{name}") for name in names}
+    return {name: KeyLocation(f"{prefix}text_model.{name}") for name in names}
 
 
-def open_clip_places(names: Iterable[str], prefix: str = OPEN_CLIP) -> dict[str, Place]:
+def open_clip_locations(names: Iterable[str], prefix: str = OPEN_CLIP) -> dict[str, KeyLocation]:
     """Where OpenCLIP's text encoder stands, by its canonical names: there query, key and value are one tensor.
 
     A published file also holds a scale, and one of Stable Diffusion 2 a last layer and a projection, which nothing uses
@@ -263,18 +237,46 @@ def open_clip_places(names: Iterable[str], prefix: str = OPEN_CLIP) -> dict[str,
     Raises:
         UserError: a name that has no place.
     """
-    return {name: _open_clip_place(name, prefix) for name in names}
+    return {name: _open_clip_location(name, prefix) for name in names}
 
 
-def _open_clip_place(name: str, prefix: str) -> Place:
+def _open_clip_location(name: str, prefix: str) -> KeyLocation:
     if name == "text_projection.weight":
-        return Place(f"{prefix}text_projection", transposed=True)
+        return KeyLocation(f"{prefix}text_projection", transposed=True)
     if name in OPEN_CLIP_ENDS:
-        return Place(prefix + OPEN_CLIP_ENDS[name])
+        return KeyLocation(prefix + OPEN_CLIP_ENDS[name])
     if found := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
         block = f"{prefix}transformer.resblocks.{found[1]}"
         if found[2] in OPEN_CLIP_LAYER:
-            return Place(f"{block}.{OPEN_CLIP_LAYER[found[2]]}.{found[3]}")
+            return KeyLocation(f"{block}.{OPEN_CLIP_LAYER[found[2]]}.{found[3]}")
         if (one := found[2].removeprefix("self_attn.").removesuffix("_proj")) in ("q", "k", "v"):
-            return Place(f"{block}.attn.in_proj_{found[3]}", third="qkv".index(one))
+            return KeyLocation(f"{block}.attn.in_proj_{found[3]}", qkv_index="qkv".index(one))
     raise UserError(f"the text encoder's {name} has no place in OpenCLIP's layout: use --base FILE")
+
+
+# ---------------------------------------------------------------- all of a pipeline
+
+
+def ldm_locations(
+    components: Mapping[str, Iterable[str]], *, xl: bool, open_clip: bool, blocks: Blocks | None = None
+) -> dict[str, dict[str, KeyLocation]]:
+    """Where a pipeline's tensors stand, by component and canonical name; components that no LDM file holds are left out.
+
+    Args:
+        components: canonical tensor names by component.
+        xl: whether it is SDXL, which has both kinds of text encoder.
+        open_clip: whether the one of another model is OpenCLIP's.
+        blocks: of the UNet; None: by its tensors' names.
+
+    Raises:
+        UserError: a name that has no place.
+    """
+    layouts: dict[str, Callable[[list[str]], dict[str, KeyLocation]]] = {
+        "unet": lambda names: unet_locations(names, blocks or Blocks.of_names(names)),
+        "vae": vae_locations,
+        "text_encoder": open_clip_locations if open_clip else clip_locations,
+    }
+    if xl:
+        layouts["text_encoder"] = partial(clip_locations, prefix=XL_CLIP)
+        layouts["text_encoder_2"] = partial(open_clip_locations, prefix=XL_OPEN_CLIP)
+    return {name: layouts[name](list(names)) for name, names in components.items() if name in layouts}

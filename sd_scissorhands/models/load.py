@@ -1,11 +1,8 @@
-"""Opening a pipeline with every check made before the expensive ones, and knowing afterwards what was opened."""
+"""Loading a pipeline, with every check made before the expensive ones, and saving it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,41 +14,40 @@ from ..diffusion.families import Family, StableDiffusion, family_of
 from ..disk import atomic, share
 from ..domains import domain_of
 from ..domains.base import Domain
+from ..results.manifest import BaseModel
 from ..settings import UserError
-from .files import check_configs, check_directory, ema_of, parts_of, read_index, read_weights
-from .locate import domain_of_model, locate
-
-__all__ = [
-    "LoadedPipeline",
-    "check_directory",
-    "domain_of_model",
-    "hash_tensors",
-    "locate",
-    "open_pipeline",
-    "originals",
-    "restore",
-    "save_pipeline",
-]  # fmt: skip
-
+from .files import (
+    SAFETY,
+    UNUSED,
+    check_configs,
+    check_directory,
+    components_of,
+    ema_of,
+    read_index,
+    read_json,
+    read_weights,
+)
+from .locate import locate
+from .tensor_files import hash_tensors
 
 STEPS = 50  # of sampling, as is published for SD 1
 
 
 @dataclass(frozen=True)
 class LoadedPipeline:
-    """A loaded pipeline and what it is."""
+    """A loaded pipeline, where it came from and what it draws."""
 
     pipeline: Any
     name: str  # as the user wrote it
     directory: Path  # where its files lie
-    weights: str  # sha256 of the denoiser's loaded tensors, see `hash_tensors`
+    weights_sha256: str  # of the denoiser's loaded tensors, see `hash_tensors`
     domain: Domain  # what it draws
     sampling: dict[str, Any]  # steps and guidance that its pictures are judged with
     variant: str | None = None  # which of the weights there
 
     @property
     def family(self) -> Family:
-        """What its family has to say."""
+        """Of the pipeline: Stable Diffusion, SDXL, ..."""
         return family_of(self.pipeline)
 
     @property
@@ -65,9 +61,9 @@ class LoadedPipeline:
         return self.domain.profile
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What a run's manifest says of its base model."""
-        return {"model": self.name, "weights_sha256": self.weights, "ema": self.ema}
+    def identity(self) -> BaseModel:
+        """As a run's manifest names its base model."""
+        return BaseModel(self.name, self.weights_sha256, self.ema)
 
     @property
     def ema(self) -> str:
@@ -89,65 +85,26 @@ def open_pipeline(
     """
     directory, variant = locate(model, config)
     check_directory(directory, variant)
-    kind = check_configs(directory)
-    pipeline = _load(directory, kind, dtype, variant)
-    module, file = getattr(pipeline, kind.part), read_weights(directory, kind.part, variant)
-    same = file.keys() == module.state_dict().keys()
-    if same:
-        check_finite(module, directory, called=kind.called)
-        weights = hash_tensors(module.state_dict().items())
-        same = weights == hash_tensors((name, tensor.to(dtype)) for name, tensor in file.items())
-    if not same:
-        raise UserError(
-            f"{directory / kind.part} was not loaded as it is on disk: its config.json does not fit its weights"
-        )
-    del file
+    family = check_configs(directory)
+    pipeline = _load(directory, family, dtype, variant)
+    weights_sha256 = _check_weights(getattr(pipeline, family.part), family, directory, dtype, variant)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    for part in pipeline.components.values():
-        if isinstance(part, nn.Module):
-            part.requires_grad_(False).eval()
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False).eval()
     domain = domain_of(directory)
-    facts = json.loads((directory / domain.marker).read_text()) if domain.marker else {}
+    facts = read_json(directory / domain.marker) if domain.marker else {}
     sampling = facts.get("sampling", {"steps": STEPS, "guidance": family_of(pipeline).guidance})
-    return LoadedPipeline(pipeline, model, directory, weights, domain, sampling, variant)
-
-
-def originals(opened: LoadedPipeline) -> dict[str, Tensor]:
-    """The denoiser's weights as they are in the file, float32 on the CPU."""
-    file = read_weights(opened.directory, opened.family.part, opened.variant)
-    return {name: tensor.float() for name, tensor in file.items()}
-
-
-@torch.no_grad()
-def restore(opened: LoadedPipeline, frozen: set[str]) -> None:
-    """Put back the denoiser's weights of these names as they are in the file: whoever thinned them has rounded them."""
-    file = originals(opened)
-    for name, parameter in opened.denoiser.named_parameters():
-        if name in frozen:
-            parameter.data = file[name].to(parameter.device)
-
-
-def save_pipeline(opened: LoadedPipeline, directory: Path) -> None:
-    """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
-    with atomic(directory) as folder:
-        opened.pipeline.save_pretrained(folder, safe_serialization=True)
-        if marker := opened.domain.marker:
-            shutil.copyfile(opened.directory / marker, folder / marker)
-        share(folder)
-
-
-# What a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
-UNUSED: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
-SAFETY: dict[str, Any] = dict(safety_checker=None, requires_safety_checker=False)
+    return LoadedPipeline(pipeline, model, directory, weights_sha256, domain, sampling, variant)
 
 
 def _load(directory: Path, family: type[Family], dtype: torch.dtype, variant: str | None) -> Any:
     import diffusers
 
     name = read_index(directory)["_class_name"]
-    absent = set(family.optional) - set(parts_of(directory, family))  # diffusers wants these to be said to be None
-    others = {part.replace("text_encoder", kind): None for part in absent for kind in ("text_encoder", "tokenizer")}
+    absent = set(family.optional) - set(components_of(directory, family))  # diffusers needs them passed as None
+    others = {text.replace("text_encoder", kind): None for text in absent for kind in ("text_encoder", "tokenizer")}
     others |= UNUSED | (SAFETY if issubclass(family, StableDiffusion) else {})
     try:
         return getattr(diffusers, name).from_pretrained(
@@ -157,22 +114,44 @@ def _load(directory: Path, family: type[Family], dtype: torch.dtype, variant: st
         raise UserError(f"{directory} cannot be loaded by diffusers: {str(error).strip().splitlines()[0]}") from error
 
 
-def check_finite(module: nn.Module, where: Path, *, called: str) -> None:
-    """Raises UserError naming the first parameter that holds a NaN or an infinity."""
-    for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise UserError(
-                f"{where}: {called}'s {name} holds NaN or infinite values: this checkpoint is broken, use another"
-            )
+def _check_weights(
+    module: nn.Module, family: type[Family], directory: Path, dtype: torch.dtype, variant: str | None
+) -> str:
+    """The hash of a loaded denoiser's tensors, which must be finite and those of its files."""
+    stored, loaded = read_weights(directory, family.part, variant), module.state_dict()
+    if stored.keys() == loaded.keys():
+        for name, parameter in module.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise UserError(
+                    f"{directory}: {family.called}'s {name} holds NaN or infinite values: this checkpoint is broken, use another"
+                )
+        found = hash_tensors(loaded.items())
+        if found == hash_tensors((name, tensor.to(dtype)) for name, tensor in stored.items()):
+            return found
+    raise UserError(
+        f"{directory / family.part} was not loaded as it is on disk: its config.json does not fit its weights"
+    )
 
 
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 over names, shapes and float32 values, in the order of the names.
+def stored_weights(loaded: LoadedPipeline) -> dict[str, Tensor]:
+    """The denoiser's weights as they are in its files, float32 on the CPU."""
+    stored = read_weights(loaded.directory, loaded.family.part, loaded.variant)
+    return {name: tensor.float() for name, tensor in stored.items()}
 
-    Half precision is exact in float32, so a model has the same hash as stored in fp16 and as loaded in float32.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
-    return digest.hexdigest()
+
+@torch.no_grad()
+def restore_weights(loaded: LoadedPipeline, names: set[str]) -> None:
+    """Put the denoiser's weights of these names back to what they are in its files, as after a cast to bf16."""
+    stored = stored_weights(loaded)
+    for name, parameter in loaded.denoiser.named_parameters():
+        if name in names:
+            parameter.data = stored[name].to(parameter.device)
+
+
+def save_pipeline(loaded: LoadedPipeline, directory: Path) -> None:
+    """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
+    with atomic(directory) as folder:
+        loaded.pipeline.save_pretrained(folder, safe_serialization=True)
+        if marker := loaded.domain.marker:
+            shutil.copyfile(loaded.directory / marker, folder / marker)
+        share(folder)

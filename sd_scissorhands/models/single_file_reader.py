@@ -1,13 +1,13 @@
-"""A single file in the layout of A1111 and ComfyUI as a pipeline directory: converted once, and kept in the cache of HF_HOME."""
+"""A single file in the layout of A1111 and ComfyUI as a pipeline directory: converted once, and cached under HF_HOME."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +16,15 @@ import torch
 from torch import nn
 
 from ..disk import atomic, share, write_json
+from ..domains import domain_of
+from ..naming import model_flag
 from ..settings import UserError
-from .files import CONVERTED, WORLD_FILE, check_configs, read_index, read_weights
+from .files import CONVERTED, SAFETY, UNUSED, check_configs, markers, read_config, read_index
 from .hub import fetch
-from .keys import EMA, OPEN_CLIP, UNET, VAE, Blocks, Place, canonical, text_layouts, unet_places, vae_places
-from .tensor_files import TORCH, Stored, check_no_pickle
+from .keys import EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
+from .pipeline_directory import Component, PipelineDirectory
+from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file
 
-CONFIGS = ("model_index.json", WORLD_FILE, "*/*.json", "*/*.txt", "*/*.model")  # of a pipeline, all that is no weight
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 TEXTS = {SD: ("cond_stage_model.",), SDXL: ("conditioner.embedders.0.", "conditioner.embedders.1.")}
 SD2 = {  # the names of their tensors are the same, what they predict is not
@@ -40,15 +42,15 @@ OTHERS = {  # a part of a tensor's name: what a file is that has it
 }
 
 
-def directory_of(path: Path, config: Path | None = None, named: str | None = None) -> Path:
+def convert(path: Path, config: Path | None = None, config_name: str | None = None) -> Path:
     """The pipeline directory of a single file, made now or before.
 
-    A file converted before is taken as it is, unless another config is named now.
+    A file that was converted before is taken as it is, unless another config is named now.
 
     Args:
         config: a pipeline directory for its configs and tokenizer; None: that of the file's family, from the hub's cache
             or the hub.
-        named: what the user calls it.
+        config_name: as the user wrote it.
 
     Raises:
         UserError: a pickle, damaged, of no or another family, or not to be converted; no config to be had.
@@ -58,37 +60,31 @@ def directory_of(path: Path, config: Path | None = None, named: str | None = Non
         raise UserError(
             f"--model {path} is a file that does not end with .safetensors: name one that does, or a diffusers directory"
         )
-    folder = _folder(path)
-    if _serves(folder, config):
+    if folder := converted_directory(path, config):
         return folder
-    file = Stored.open(path)
-    kind, name = kind_of(file), named or _usual_config(file)
-    config = config or _fetched(path, name)
-    with _alone(folder):
-        if not _serves(folder, config):  # else another process has converted it, meanwhile
-            _convert(file, kind, config, name, folder)
+    file, folder = TensorFile.open(path), _cache_directory(path)
+    pipeline_class, config_name = pipeline_class_of(file), config_name or _usual_config(file)
+    config = config or _fetch_config(path, config_name)
+    with _locked(folder):
+        if not converted_directory(path, config):  # else another process has converted it, meanwhile
+            _convert(file, pipeline_class, config, config_name, folder)
     return folder
 
 
-def converted(path: Path) -> Path | None:
-    """The directory that a single file was converted into before; None if it was not."""
-    folder = _folder(path)
-    return folder if _serves(folder, None) else None
-
-
-def _serves(folder: Path, config: Path | None) -> bool:
-    """Whether a file was converted there, with this config if one is named."""
+def converted_directory(path: Path, config: Path | None = None) -> Path | None:
+    """The directory that a single file was converted into before, with this config if one is named; None if it was not."""
+    folder = _cache_directory(path)
     try:
-        told = json.loads((folder / CONVERTED).read_text())
-        return config is None or told["config_sha256"] == _hash_of_configs(config)
+        facts = json.loads((folder / CONVERTED).read_text())
+        return folder if config is None or facts["config_sha256"] == _hash_of_configs(config) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 # ---------------------------------------------------------------- what kind of file
 
 
-def kind_of(file: Stored) -> str:
+def pipeline_class_of(file: TensorFile) -> str:
     """The class of the pipeline that a file holds.
 
     Raises:
@@ -98,14 +94,14 @@ def kind_of(file: Stored) -> str:
     def has(prefix: str) -> bool:
         return any(key.startswith(prefix) for key in file.entries)
 
-    for sign, what in OTHERS.items():
-        if any(sign in key for key in file.entries):
+    for mark, what in OTHERS.items():
+        if any(mark in key for key in file.entries):
             raise UserError(f"--model {file.path} is {what}")
-    kind = SDXL if has("conditioner.") else SD
-    held = {"UNet": has(UNET), "VAE": has(VAE), "text encoder": all(map(has, TEXTS[kind]))}
+    pipeline_class = SDXL if has("conditioner.") else SD
+    held = {"UNet": has(UNET), "VAE": has(VAE), "text encoder": all(map(has, TEXTS[pipeline_class]))}
     if not held["UNet"]:
         raise UserError(f"--model {file.path} is {_without_unet(file)}: name a whole model")
-    if lacks := [part for part, there in held.items() if not there]:
+    if lacks := [component for component, there in held.items() if not there]:
         raise UserError(
             f"--model {file.path} has no {' and no '.join(lacks)}: name a whole model, with UNet, VAE and text encoder"
         )
@@ -113,10 +109,10 @@ def kind_of(file: Stored) -> str:
         raise UserError(
             f"--model {file.path} was made for inpainting or another task: {first} does not take the 4 channels of a picture"
         )
-    return kind
+    return pipeline_class
 
 
-def _without_unet(file: Stored) -> str:
+def _without_unet(file: TensorFile) -> str:
     if file.entries.keys() & {"input_blocks.0.0.weight", "conv_in.weight"}:
         return "a UNet alone"
     if "decoder.conv_in.weight" in file.entries or any(key.startswith(VAE) for key in file.entries):
@@ -124,51 +120,49 @@ def _without_unet(file: Stored) -> str:
     return f"no model ({UNET}* is missing)"
 
 
-def ema_in(file: Stored) -> str:
-    """Whether a file's UNet is a moving average: that of `model.diffusion_model.*` is taken, which is none where `model_ema.*` is, too."""
-    return "beside, not used" if any(key.startswith(f"{EMA}diffusion_model") for key in file.entries) else "unknown"
-
-
 # ---------------------------------------------------------------- configs
 
 
-def _usual_config(file: Stored) -> str | None:
+def config_patterns() -> list[str]:
+    """All files of a pipeline that are no weights."""
+    return ["model_index.json", *markers(), "*/*.json", "*/*.txt", "*/*.model"]
+
+
+def _usual_config(file: TensorFile) -> str | None:
     """The hub id of the pipeline whose configs fit a file, as diffusers knows it; None where the file does not tell."""
-    from diffusers.loaders import single_file_utils as theirs
+    from diffusers.loaders import single_file_utils
 
     shapes = {key: SimpleNamespace(shape=file.shape(key)) for key in file.entries}
-    kind = theirs.infer_diffusers_model_type(shapes)
+    kind = single_file_utils.infer_diffusers_model_type(shapes)
     if kind == "v2":
         return SD2.get(file.metadata.get("modelspec.architecture", ""))
-    return (
-        theirs.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
-        if kind in ("v1", "xl_base")
-        else None
-    )
+    if kind not in ("v1", "xl_base"):
+        return None
+    return single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
 
 
-def _fetched(path: Path, name: str | None) -> Path:
-    lacks = f"--model {path} is a single file and needs the configs and tokenizer of its family: add --model-config DIRECTORY"
+def _fetch_config(path: Path, name: str | None) -> Path:
+    needs = f"--model {path} is a single file and needs the configs and tokenizer of its family: add --model-config DIRECTORY"
     if name is None:
-        raise UserError(lacks)
+        raise UserError(needs)
     try:
-        directory = fetch(name, None, list(CONFIGS))
-        check_configs(directory)
+        with model_flag():
+            directory = fetch(name, None, config_patterns())
+            check_configs(directory)
     except UserError as error:
-        raise UserError(f"{lacks} ({str(error).replace('--model ', '', 1)})") from None
+        raise UserError(f"{needs} ({error})") from None
     return directory
 
 
-def _check_config(file: Stored, kind: str, config: Path) -> None:
+def _check_config(file: TensorFile, pipeline_class: str, config: Path) -> None:
     """Raises UserError unless a pipeline is of a file's family and predicts what the file says that it does."""
     check_configs(config)
-    if (found := read_index(config)["_class_name"]) != kind:
+    if (found := read_index(config)["_class_name"]) != pipeline_class:
         raise UserError(
-            f"--model-config {config} is a {found}, and --model {file.path} a {kind}: name one of the same family"
+            f"--model-config {config} is a {found}, and --model {file.path} a {pipeline_class}: name one of the same family"
         )
-    scheduler = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
     is_v = "v_pred" in file.entries or file.metadata.get("modelspec.prediction_type") == "v"
-    if is_v and scheduler.get("prediction_type") != "v_prediction":
+    if is_v and read_config(config, "scheduler").get("prediction_type") != "v_prediction":
         raise UserError(
             f"--model {file.path} predicts v, and {config} does not: add --model-config of a model that does"
         )
@@ -176,7 +170,8 @@ def _check_config(file: Stored, kind: str, config: Path) -> None:
 
 def _hash_of_configs(config: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted({file for pattern in CONFIGS for file in config.glob(pattern) if ".index." not in file.name}):
+    found = {file for pattern in config_patterns() for file in config.glob(pattern) if ".index." not in file.name}
+    for file in sorted(found):
         digest.update(f"{file.relative_to(config)}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -184,33 +179,31 @@ def _hash_of_configs(config: Path) -> str:
 # ---------------------------------------------------------------- conversion
 
 
-def _convert(file: Stored, kind: str, config: Path, name: str | None, folder: Path) -> None:
-    """Let diffusers convert a file, and hold the result against it before it counts."""
-    _check_config(file, kind, config)
-    pipeline = _read(file, kind, config)
+def _convert(file: TensorFile, pipeline_class: str, config: Path, config_name: str | None, folder: Path) -> None:
+    """Let diffusers convert a file, and compare the result with it before it is kept."""
+    _check_config(file, pipeline_class, config)
+    pipeline = _load(file, pipeline_class, config)
     with atomic(folder) as new:
         pipeline.save_pretrained(new, safe_serialization=True)
         del pipeline
-        _check_whole(file, new, kind)
-        if (config / WORLD_FILE).exists():
-            shutil.copyfile(config / WORLD_FILE, new / WORLD_FILE)
+        _check_converted(file, new, pipeline_class)
+        if marker := domain_of(config).marker:
+            shutil.copyfile(config / marker, new / marker)
+        has_ema = any(key.startswith(f"{EMA}diffusion_model") for key in file.entries)
         facts = {
-            "file": str(file.path),
-            "sha256": _sha256(file.path),
-            "config": name,
-            "config_sha256": _hash_of_configs(config),
-        }
-        write_json(new / CONVERTED, facts | {"ema": ema_in(file)})
+            "file": str(file.path), "sha256": _sha256(file.path), "config": config_name,
+            "config_sha256": _hash_of_configs(config), "ema": "beside, not used" if has_ema else "unknown",
+        }  # fmt: skip
+        write_json(new / CONVERTED, facts)
         share(new)
 
 
-def _read(file: Stored, kind: str, config: Path) -> Any:
+def _load(file: TensorFile, pipeline_class: str, config: Path) -> Any:
     import diffusers
 
-    unused: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
-    unused |= dict(safety_checker=None, requires_safety_checker=False) if kind == SD else dict(add_watermarker=False)
+    unused = UNUSED | (SAFETY if pipeline_class == SD else dict(add_watermarker=False))
     try:
-        pipeline = getattr(diffusers, kind).from_single_file(
+        pipeline = getattr(diffusers, pipeline_class).from_single_file(
             str(file.path), config=str(config), local_files_only=True, torch_dtype=_dtype(file), **unused
         )
         for part in pipeline.components.values():
@@ -224,47 +217,48 @@ def _read(file: Stored, kind: str, config: Path) -> Any:
         ) from None
 
 
-def _dtype(file: Stored) -> torch.dtype:
+def _dtype(file: TensorFile) -> torch.dtype:
     """The one precision of a file's weights, or float32, which holds all that it mixes."""
     weights = (UNET, VAE, *TEXTS[SD], *TEXTS[SDXL])
     codes = {entry["dtype"] for key, entry in file.entries.items() if key.startswith(weights)} - {"I64", "I32"}
-    return TORCH.get(next(iter(codes)), torch.float32) if len(codes) == 1 else torch.float32
+    return FLOATS.get(next(iter(codes)), torch.float32) if len(codes) == 1 else torch.float32
 
 
-def _check_whole(file: Stored, folder: Path, kind: str) -> None:
-    """Hold every tensor of a converted pipeline against the file, and see that no weight of the file's UNet is left over.
+def _check_converted(file: TensorFile, folder: Path, pipeline_class: str) -> None:
+    """Compare every tensor of a converted pipeline with the file; no weight of the file's UNet may be left over.
 
     Raises:
         UserError: something was made up, changed or left out.
     """
+    components = PipelineDirectory(folder).components
     open_clip = any(key.startswith(OPEN_CLIP) for key in file.entries)
-    layouts = {"vae": vae_places, **text_layouts(xl=kind == SDXL, open_clip=open_clip)}
-    for part in ("unet", *layouts):
-        tensors = {own: tensor for name, tensor in read_weights(folder, part).items() if (own := canonical(part, name))}
-        places = layouts[part](tensors) if part in layouts else unet_places(tensors, Blocks.of_names(tensors))
-        wrong = _differing(file, tensors, places)
-        if part == "unet" and not wrong:
-            wrong = {key for key in file.entries if key.startswith(UNET)} - {place.key for place in places.values()}
+    keys = {name: component.keys for name, component in components.items()}
+    for name, locations in ldm_locations(keys, xl=pipeline_class == SDXL, open_clip=open_clip).items():
+        wrong = _differing(file, components[name], locations)
+        if name == "unet" and not wrong:
+            wrong = {key for key in file.entries if key.startswith(UNET)} - {one.key for one in locations.values()}
         if wrong:
             raise UserError(
-                f"--model {file.path} cannot be converted: {sorted(wrong)[0]} is missing there, or has no place in {part}"
+                f"--model {file.path} cannot be converted: {min(wrong)} is missing there, or has no place in {name}"
             )
 
 
-def _differing(file: Stored, tensors: Mapping[str, torch.Tensor], places: Mapping[str, Place]) -> set[str]:
-    """The names of tensors that are not in the file as they are here."""
+def _differing(file: TensorFile, component: Component, locations: dict[str, KeyLocation]) -> set[str]:
+    """The keys whose tensors are not in the file as they are in a component."""
     wrong = set()
-    for name, tensor in tensors.items():
-        key = places[name].key
-        if key not in file.entries or not torch.equal(places[name].read(file.tensor(key)).to(tensor.dtype), tensor):
-            wrong.add(key)
+    for name, location in locations.items():
+        tensor = component.tensor(name)
+        if location.key not in file.entries or not torch.equal(
+            location.read(file.tensor(location.key)).to(tensor.dtype), tensor
+        ):
+            wrong.add(location.key)
     return wrong
 
 
 # ---------------------------------------------------------------- the cache
 
 
-def _folder(path: Path) -> Path:
+def _cache_directory(path: Path) -> Path:
     from huggingface_hub import constants
 
     name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in path.stem)[:60]
@@ -274,23 +268,19 @@ def _folder(path: Path) -> Path:
 def _sha256(path: Path) -> str:
     """Of a file, which is read once as long as it stays what it is."""
     try:
-        told = path.stat()
-        return _read_sha256(path.resolve(), told.st_size, told.st_mtime_ns)
+        found = path.stat()
+        return _read_sha256(path.resolve(), found.st_size, found.st_mtime_ns)
     except OSError as error:
         raise UserError(f"--model {path} cannot be read: {error.strerror}") from None
 
 
 @lru_cache
 def _read_sha256(path: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for part in iter(partial(stream.read, 1 << 24), b""):
-            digest.update(part)
-    return digest.hexdigest()
+    return hash_file(path)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Within it no other process converts the same file."""
     from filelock import FileLock
 

@@ -11,83 +11,83 @@ from typing import Any
 import torch
 
 from ..settings import UserError
-from .keys import EMA, OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, Place, canonical, text_layouts, unet_places, vae_places
-from .source import Part, Source
-from .tensor_files import DTYPES, TORCH, Piece, Stored
-
-OTHER = "name a file of the same family as {model}"
+from .files import read_config
+from .keys import EMA, OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, KeyLocation, canonical, ldm_locations
+from .pipeline_directory import Component, PipelineDirectory
+from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A part of a pipeline and where its tensors go."""
+class LocatedComponent:
+    """A component of a pipeline and where its tensors go in an LDM file."""
 
-    part: Part
-    places: dict[str, Place]
+    component: Component
+    locations: dict[str, KeyLocation]  # by canonical name
 
     def by_key(self) -> dict[str, list[str]]:
-        """The tensors that stand at every key; three where query, key and value are joined."""
+        """The canonical names of the tensors at every key; three where query, key and value are joined."""
         found: dict[str, list[str]] = {}
-        for name in sorted(self.places, key=lambda name: self.places[name].third or 0):
-            found.setdefault(self.places[name].key, []).append(name)
+        for name in sorted(self.locations, key=lambda name: self.locations[name].qkv_index or 0):
+            found.setdefault(self.locations[name].key, []).append(name)
         return found
 
-    def shape(self, key: str, names: list[str]) -> tuple[int, ...]:
-        """The shape of what stands at a key."""
-        return self.places[names[0]].shape_of(self.part.shape(names[0]))
+    def shape(self, names: list[str]) -> tuple[int, ...]:
+        """The shape of what stands at the key of these names."""
+        return self.locations[names[0]].ldm_shape(self.component.shape(names[0]))
 
 
-def place_all(source: Source, *, unet_only: bool = False) -> list[Placed]:
-    """Every part of a pipeline with its places, or the UNet alone.
+def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> list[LocatedComponent]:
+    """Every component of a pipeline with its locations, the UNet first; or the UNet alone.
 
     Raises:
-        UserError: a part that is built as none of the LDM layout is.
+        UserError: a component that is built as none of the LDM layout is.
     """
-    if "unet" not in source.parts:
+    if "unet" not in model.components:
         raise UserError(
-            f"{source.directory} has a transformer, and a single file is written of models with a UNet alone: "
+            f"{model.directory} has a transformer, and a single file is written of models with a UNet alone: "
             "choose diffusers, unet-only (the transformer alone) or delta"
         )
-    unet, vae = source.parts["unet"], source.parts["vae"]
-    placed = [Placed(unet, unet_places(unet.keys, Blocks.of_config(source.config("unet"))))]
-    if unet_only:
-        return placed
-    layouts = text_layouts(xl="text_encoder_2" in source.parts, open_clip=is_open_clip(source))
-    texts = [Placed(source.parts[name], places(source.parts[name].keys)) for name, places in layouts.items()]
-    return [*placed, Placed(vae, vae_places(vae.keys)), *texts]
+    chosen = {name: one for name, one in model.components.items() if name == "unet" or not unet_only}
+    locations = ldm_locations(
+        {name: component.keys for name, component in chosen.items()},
+        xl="text_encoder_2" in model.components,
+        open_clip=read_config(model.directory, "text_encoder").get("hidden_act") != "quick_gelu",  # which OpenAI's has
+        blocks=Blocks.of_config(read_config(model.directory, "unet")),
+    )
+    return [LocatedComponent(chosen[name], found) for name, found in locations.items()]
 
 
-def is_open_clip(source: Source) -> bool:
-    """Whether the only text encoder is OpenCLIP's, as in Stable Diffusion 2; it has another activation than OpenAI's."""
-    return source.config("text_encoder").get("hidden_act") != "quick_gelu"
+def ldm_tensors(
+    located: LocatedComponent, dtype: torch.dtype | None, base: TensorFile | None = None
+) -> dict[str, TensorToWrite]:
+    """The tensors of one component by key: in `dtype`, else as in the base, else as in the component's file."""
 
-
-def pieces_of(placed: Placed, dtype: torch.dtype | None, base: Stored | None = None) -> dict[str, Piece]:
-    """What is to be written of one part, by its key: in `dtype`, else as in the base, else as it lies in its file."""
-
-    def one(key: str, names: list[str]) -> Piece:
-        shape = placed.shape(key, names)
-        kept = dtype or (TORCH[base.entries[key]["dtype"]] if base else placed.part.dtype(names[0]))
+    def one(key: str, names: list[str]) -> TensorToWrite:
+        component, shape = located.component, located.shape(names)
+        precision = dtype or (FLOATS[base.entries[key]["dtype"]] if base else component.dtype(names[0]))
 
         def make() -> torch.Tensor:
-            return torch.cat([placed.places[name].turned(placed.part.cast(name, kept)) for name in names])
+            tensors = [component.cast(name, precision) for name in names]
+            transposed = located.locations[names[0]].transposed
+            return torch.cat([tensor.T if transposed else tensor for tensor in tensors]).reshape(shape)
 
-        return Piece.of(shape, kept, lambda: make().reshape(shape))
+        return TensorToWrite.of(shape, precision, make)
 
-    return {key: one(key, names) for key, names in placed.by_key().items()}
-
-
-# ---------------------------------------------------------------- a user's own file
+    return {key: one(key, names) for key, names in located.by_key().items()}
 
 
-def open_base(path: Path, placed: Placed, model: Path) -> Stored:
+def open_base(path: Path, unet: LocatedComponent, model: Path) -> TensorFile:
     """A user's file, whose UNet can be replaced by this one.
 
     Raises:
         UserError: a pickle, a damaged file, one of another layout or family, or one with a second copy of the UNet.
     """
-    base = Stored.open(path)
-    own = {key for key in base.entries if key.startswith(UNET)}
+
+    def other_kind(what: str) -> UserError:
+        return UserError(f"--base {path} is another kind of model, {what}: name a file of the same family as {model}")
+
+    base = TensorFile.open(path)
+    own, needed = {key for key in base.entries if key.startswith(UNET)}, unet.by_key()
     if not own:
         raise UserError(f"--base {path} has no {UNET}* tensors: name a whole model in the layout of A1111 and ComfyUI")
     if any(key.startswith(EMA) for key in base.entries):
@@ -95,65 +95,58 @@ def open_base(path: Path, placed: Placed, model: Path) -> Stored:
             f"--base {path} holds a second copy of its UNet ({EMA}*), in which the concept would survive: "
             "name a pruned file, without it"
         )
-    wanted = placed.by_key()
-    other = sorted(own ^ wanted.keys())
-    if other:
-        whose = "has" if other[0] in own else "lacks"
-        raise UserError(f"--base {path} is another kind of model, it {whose} {other[0]}: {OTHER.format(model=model)}")
-    for key, names in wanted.items():
-        if base.shape(key) != placed.shape(key, names):
-            shapes = f"{list(base.shape(key))} there, {list(placed.shape(key, names))} here"
-            raise UserError(f"--base {path} is another kind of model, {key} is {shapes}: {OTHER.format(model=model)}")
-        if (code := base.entries[key]["dtype"]) not in TORCH:
+    if other := sorted(own ^ needed.keys()):
+        raise other_kind(f"it {'has' if other[0] in own else 'lacks'} {other[0]}")
+    for key, names in needed.items():
+        if base.shape(key) != unet.shape(names):
+            raise other_kind(f"{key} is {list(base.shape(key))} there, {list(unet.shape(names))} here")
+        if (code := base.entries[key]["dtype"]) not in FLOATS:
             raise UserError(f"--base {path} holds {key} as {code}: name a file in {', '.join(DTYPES)}")
     return base
-
-
-def with_base(base: Stored, placed: Placed, dtype: torch.dtype | None) -> dict[str, Piece]:
-    """The user's file with this UNet; each of its tensors in the precision that the file had there, unless one is named."""
-    return {key: base.piece(key) for key in base.entries} | pieces_of(placed, dtype, base)
 
 
 # ---------------------------------------------------------------- reading back
 
 
-def check_written(path: Path, source: Source, placed: list[Placed], base: Stored | None) -> None:
+def check_written(
+    path: Path, model: PipelineDirectory, located: list[LocatedComponent], base: TensorFile | None
+) -> None:
     """Read a file through diffusers' own converters: every tensor must come back; and the base's others, byte by byte.
 
     Raises:
         UserError: something does not.
     """
-    from diffusers.loaders import single_file_utils as theirs
-
-    written = Stored.open(path)
-    held = {key: written.tensor(key) for key in written.entries}
-    configs = {one.part.name: source.config(one.part.name) for one in placed}
-    for one in placed:
-        config = configs[one.part.name]
-        if one.part.name == "unet":
-            layers = Blocks.of_config(config).layers
-            back = theirs.convert_ldm_unet_checkpoint(held, {**config, "layers_per_block": layers})
-        elif one.part.name == "vae":
-            back = theirs.convert_ldm_vae_checkpoint(held, config)
-        elif any(key.startswith(tuple(theirs.LDM_CLIP_PREFIX_TO_REMOVE)) for key in one.by_key()):
-            back = theirs.convert_ldm_clip_checkpoint(held)
-        else:
-            shape = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
-            prefix = XL_OPEN_CLIP if one.part.name == "text_encoder_2" else OPEN_CLIP
-            back = theirs.convert_open_clip_checkpoint(shape, held, prefix)
-        _check_same(path, one, back)
-    for key in (base.entries.keys() - placed[0].by_key().keys()) if base else ():
+    written = TensorFile.open(path)
+    tensors = {key: written.tensor(key) for key in written.entries}
+    for one in located:
+        name, config = one.component.name, read_config(model.directory, one.component.name)
+        back = {canonical(name, key): tensor for key, tensor in _converted_back(one, config, tensors).items()}
+        wrong = sorted(back.keys() ^ one.locations.keys(), key=str) or [
+            own
+            for own in one.locations
+            if not torch.equal(back[own], one.component.cast(own, back[own].dtype).reshape(back[own].shape))
+        ]
+        if wrong:
+            raise UserError(f"{path} does not read back as it should ({name}.{wrong[0]}): check the disk")
+    for key in (base.entries.keys() - located[0].by_key().keys()) if base else ():
         if not all(a == b for a, b in zip(base.raw(key), written.raw(key), strict=True)):  # type: ignore[union-attr]
             raise UserError(f"{path} was not written as it should be ({key} differs from the base's): check the disk")
 
 
-def _check_same(path: Path, placed: Placed, back: Mapping[str, Any]) -> None:
-    found = {canonical(placed.part.name, name): tensor for name, tensor in back.items()}
-    missing = sorted(found.keys() ^ placed.places.keys(), key=str)
-    wrong = missing or [
-        name
-        for name in placed.places
-        if not torch.equal(found[name], placed.part.cast(name, found[name].dtype).reshape(found[name].shape))
-    ]
-    if wrong:
-        raise UserError(f"{path} does not read back as it should ({placed.part.name}.{wrong[0]}): check the disk")
+def _converted_back(
+    located: LocatedComponent, config: Mapping[str, Any], tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """A component's tensors by diffusers' names, as diffusers' own converters read them out of an LDM file's."""
+    from diffusers.loaders import single_file_utils
+
+    name = located.component.name
+    if name == "unet":
+        layers = Blocks.of_config(config).layers
+        return single_file_utils.convert_ldm_unet_checkpoint(tensors, {**config, "layers_per_block": layers})
+    if name == "vae":
+        return single_file_utils.convert_ldm_vae_checkpoint(tensors, config)
+    if any(key.startswith(tuple(single_file_utils.LDM_CLIP_PREFIX_TO_REMOVE)) for key in located.by_key()):
+        return single_file_utils.convert_ldm_clip_checkpoint(tensors)
+    network = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
+    prefix = XL_OPEN_CLIP if name == "text_encoder_2" else OPEN_CLIP
+    return single_file_utils.convert_open_clip_checkpoint(network, tensors, prefix)

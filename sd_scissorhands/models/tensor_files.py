@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-TORCH = {CODES[dtype]: dtype for dtype in DTYPES.values()}  # the types that are written in another precision
+FLOATS = {CODES[dtype]: dtype for dtype in DTYPES.values()}  # the types that can be cast to one another
 NO_HASH = "0x" + 64 * "0"
 PICKLES = (b"PK\x03\x04", b"\x80")  # how torch.save's files begin, now and formerly
-CHUNK = 1 << 24
+CHUNK = 1 << 24  # bytes
 UNFUSED = (".lora_A.", ".lora_B.", ".lora_magnitude", ".lora.up.", ".lora.down.", ".lora_layer.", ".base_layer.")
 CONVERT = (  # holds nothing that a shell would change between double quotes
     "import os, sys, torch, safetensors.torch as s; "
@@ -39,18 +39,17 @@ CONVERT = (  # holds nothing that a shell would change between double quotes
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A tensor to be written."""
+class TensorToWrite:
+    """A tensor that `write_tensor_file` writes; its bytes are loaded when its turn comes."""
 
-    code: str  # safetensors' name of the type
+    code: str  # safetensors' name of the dtype
     shape: tuple[int, ...]
     size: int  # bytes
-    load: Callable[[], Iterator[Any]]  # its bytes, in parts
+    load: Callable[[], Iterator[Any]]  # its bytes, in chunks
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[[], Tensor]) -> Piece:
-        """A tensor that `make` gives when its turn comes."""
-        count = torch.Size(shape).numel()
+    def of(cls, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[[], Tensor]) -> TensorToWrite:
+        """From a function that makes the tensor."""
 
         def load() -> Iterator[Any]:
             tensor = make().to(dtype)
@@ -58,36 +57,33 @@ class Piece:
                 raise ValueError(f"a tensor of shape {tuple(tensor.shape)} where {tuple(shape)} was announced")
             yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
-        return cls(CODES[dtype], tuple(shape), count * dtype.itemsize, load)
+        return cls(CODES[dtype], tuple(shape), torch.Size(shape).numel() * dtype.itemsize, load)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A safetensors file as its header says it; `tensor` reads one at a time."""
+class TensorFile:
+    """A safetensors file that is open; `tensor` reads one tensor at a time."""
 
     path: Path
     metadata: dict[str, str]
-    entries: dict[str, dict[str, Any]]  # dtype, shape, data_offsets
+    entries: dict[str, dict[str, Any]]  # the header's, by key: dtype, shape, data_offsets
     start: int  # of the first tensor's bytes
     handle: Any
 
     @classmethod
-    def open(cls, path: Path) -> Stored:
+    def open(cls, path: Path) -> TensorFile:
         """Read a file's header; safetensors checks that it is sound.
 
         Raises:
             UserError: missing, truncated or damaged, or a pickle.
         """
         check_no_pickle(path)
-        check_safetensors(path)
+        header, start = read_header(path)
         try:
             handle = safe_open(path, "pt")
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): get it again") from None
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            entries = json.loads(file.read(length))
-        return cls(path, entries.pop("__metadata__", None) or {}, entries, 8 + length, handle)
+        return cls(path, header.pop("__metadata__", None) or {}, header, start, handle)
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of one tensor."""
@@ -98,17 +94,20 @@ class Stored:
         return self.handle.get_tensor(key)
 
     def raw(self, key: str) -> Iterator[bytes]:
-        """The bytes of one tensor, in parts."""
+        """The bytes of one tensor, in chunks."""
         begin, end = self.entries[key]["data_offsets"]
         with self.path.open("rb") as file:
             file.seek(self.start + begin)
             for done in range(begin, end, CHUNK):
                 yield file.read(min(CHUNK, end - done))
 
-    def piece(self, key: str) -> Piece:
+    def copied(self, key: str) -> TensorToWrite:
         """One tensor as it is, to be written elsewhere byte by byte."""
         begin, end = self.entries[key]["data_offsets"]
-        return Piece(self.entries[key]["dtype"], self.shape(key), end - begin, lambda: self.raw(key))
+        return TensorToWrite(self.entries[key]["dtype"], self.shape(key), end - begin, lambda: self.raw(key))
+
+
+# ---------------------------------------------------------------- checks
 
 
 def check_no_pickle(path: Path) -> None:
@@ -124,11 +123,11 @@ def check_no_pickle(path: Path) -> None:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not begin.startswith(PICKLES) or begin[8:] == b"{":  # the length of a safetensors header can begin so too
         return
-    line = conversion(shlex.quote(str(path)))
+    line = conversion_command(shlex.quote(str(path)))
     raise UserError(f"{path} is a pickle, which can run code and is never loaded: convert it with {line}")
 
 
-def conversion(files: str) -> str:
+def conversion_command(files: str) -> str:
     """The shell line that writes the tensors of pickles beside them as safetensors, and runs nothing that these hold.
 
     torch loads them with `weights_only`; the class that old checkpoints of Stable Diffusion name becomes a dict.
@@ -139,82 +138,81 @@ def conversion(files: str) -> str:
     return f'python -c "{CONVERT}" {files}'
 
 
-def check_safetensors(file: Path) -> None:
-    """Compare a file's size with what its header promises, and look for layers that were added to the model.
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header and where it ends; the file must be as long as the header promises.
 
     Raises:
         UserError: truncated or not safetensors, or a LoRA that is not fused.
     """
-    header: dict[str, Any] = {}
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < file.stat().st_size else {}
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        whole = file.stat().st_size == 8 + length + end
+        whole = path.stat().st_size == 8 + length + end
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         whole = False
     if not whole:
-        raise UserError(f"{file} is truncated or no safetensors file: download it again")
+        raise UserError(f"{path} is truncated or no safetensors file: download it again")
     if any(mark in f".{name}." for name in header for mark in UNFUSED):
         raise UserError(
-            f"{file} holds a LoRA beside the weights: fuse_lora, unload_lora_weights and save_pretrained first"
+            f"{path} holds a LoRA beside the weights: fuse_lora, unload_lora_weights and save_pretrained first"
         )
+    return header, 8 + length
 
 
-def write_stream(
+# ---------------------------------------------------------------- writing
+
+
+def write_tensor_file(
     path: Path,
-    pieces: Mapping[str, Piece],
+    tensors: Mapping[str, TensorToWrite],
     metadata: Mapping[str, str],
     *,
     hash_key: str,
     tick: Callable[[int], None] = lambda count: None,
-) -> str:
-    """Write a safetensors file piece by piece; every piece is loaded once and let go.
+) -> None:
+    """Write a safetensors file tensor by tensor; each is loaded once and freed.
 
-    The bytes depend on nothing but the pieces and the metadata: large elements come first, as safetensors lays them, so
+    The bytes depend on nothing but tensors and metadata: large elements come first, as safetensors lays them, so
     that each tensor is aligned, then the names' order. The hash is entered when all is written.
 
     Args:
         path: a temporary name; see `disk.atomic`.
         metadata: of the header, without `hash_key`.
         hash_key: under which the header names the sha256 of all bytes after it.
-        tick: called with 1 after every piece.
-
-    Returns:
-        That sha256, in hex.
+        tick: called with 1 after every tensor.
     """
-    order = sorted(pieces, key=lambda name: (-_width(pieces[name]), name))
+    order = sorted(tensors, key=lambda name: (-_element_size(tensors[name]), name))
     at, entries = 0, {}
     for name in order:
-        piece = pieces[name]
-        entries[name] = {"dtype": piece.code, "shape": list(piece.shape), "data_offsets": [at, at + piece.size]}
-        at += piece.size
+        one = tensors[name]
+        entries[name] = {"dtype": one.code, "shape": list(one.shape), "data_offsets": [at, at + one.size]}
+        at += one.size
     digest = hashlib.sha256()
     with path.open("wb") as file:
         file.write(_header({**metadata, hash_key: NO_HASH}, entries))
         for name in order:
-            for part in pieces[name].load():
-                digest.update(part)
-                file.write(part)
+            for chunk in tensors[name].load():
+                digest.update(chunk)
+                file.write(chunk)
             tick(1)
         file.seek(0)
         file.write(_header({**metadata, hash_key: "0x" + digest.hexdigest()}, entries))
         file.flush()
         os.fsync(file.fileno())
     share(path)
-    return digest.hexdigest()
 
 
-def _width(piece: Piece) -> int:
-    count = torch.Size(piece.shape).numel()
-    return piece.size // count if count else 8
+def _element_size(tensor: TensorToWrite) -> int:
+    count = torch.Size(tensor.shape).numel()
+    return tensor.size // count if count else 8
 
 
 def _header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
-    told = json.dumps({"__metadata__": dict(sorted(metadata.items())), **entries}, ensure_ascii=False).encode()
-    told += b" " * (-len(told) % 8)
-    return struct.pack("<Q", len(told)) + told
+    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **entries}, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -232,3 +230,25 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
         most, kind = tensor.abs().max().item(), str(dtype).removeprefix("torch.")
         raise UserError(f"{name} holds {most:.4g}, which {kind} cannot: choose --dtype bfloat16 or float32")
     raise UserError(f"{name} holds NaN or infinite values: this checkpoint is broken")
+
+
+# ---------------------------------------------------------------- hashes
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names, shapes and float32 values, in the order of the names.
+
+    Half precision is exact in float32, so a model has the same hash as stored in fp16 and as loaded in float32.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path, start: int = 0) -> str:
+    """sha256 of a file's bytes from `start` on."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,17 @@ import torch
 from torch import Tensor
 
 from ..disk import read_tensors
-from ..lineage import run_of, started_from
+from ..lineage import started_from
+from ..results.models import Check, Verification
 from ..run import Progress, Run, silent
 from ..settings import EraseSettings, UserError
-from .delta import differing, read_delta, set_weights
-from .load import hash_tensors
-from .locate import at_hand
+from .delta import changed_indices, read_delta, set_weights
+from .locate import find_pipeline, locate_without_work
 from .modelspec import HASH, OWN
-from .source import Source
-from .tensor_files import Stored
+from .pipeline_directory import PipelineDirectory
+from .tensor_files import TensorFile, hash_file, hash_tensors
 
-NEVER = (
+NEVER_CHECKED = (
     "whether the same settings give the same weights again: erase once more with the settings of run.json into another "
     "directory, then sdscissor diff",
     "whether the concept is gone and the rest whole: sdscissor eval and sdscissor attack measure it",
@@ -32,65 +30,46 @@ NEVER = (
 )
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    what: str
-    holds: bool | None  # None: could not be looked at
-    found: str
-
-
-class Verification:
-    """A run directory under examination; what several checks need is read once."""
+class RunUnderTest:
+    """A run directory that is verified; what several checks need is read once."""
 
     def __init__(self, path: Path):
-        self.path, self.run = path, Run.read(path)
-        self.manifest = self.run.manifest
-        self.result: dict[str, Any] = self.manifest.get("result") or {}
-        self.told: dict[str, Any] = self.manifest["source"]
+        self.path, self.manifest = path, Run.read(path).manifest
+        self.result: dict[str, Any] = self.manifest.result or {}
 
     @cached_property
-    def source(self) -> Source:
+    def model(self) -> PipelineDirectory:
         """The run's model."""
-        return Source.find(self.path)
+        return find_pipeline(self.path)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The model's denoiser, float32."""
-        denoiser = self.source.denoiser
-        return {name: denoiser.tensor(name).float() for name in denoiser.keys}
+        return self.model.denoiser.float_tensors()
 
     @cached_property
-    def base(self) -> Source | None:
-        """What the run started from, if it is on this machine; nothing is fetched."""
-        found = at_hand(str(started_from(self.manifest)))
-        return Source(found.directory, run_of(found.directory), found.variant) if found else None
+    def base(self) -> PipelineDirectory | None:
+        """The model that the run started from, if it is on this machine; nothing is fetched."""
+        location = locate_without_work(str(started_from(self.manifest)))
+        return PipelineDirectory(*location) if location else None
 
     @cached_property
     def base_weights(self) -> dict[str, Tensor] | None:
         """The base's denoiser, float32, if it is the very one; None otherwise."""
-        if self.base is None:
-            return None
-        denoiser = self.base.denoiser
-        tensors = {name: denoiser.tensor(name).float() for name in denoiser.keys}
-        return tensors if hash_tensors(tensors.items()) == self.told.get("weights_sha256") else None
+        tensors = self.base.denoiser.float_tensors() if self.base else {}
+        return tensors if hash_tensors(tensors.items()) == self.manifest.source.weights_sha256 else None
 
 
-def verify(path: Path, *, progress: Progress = silent) -> dict[str, Any]:
-    """Hold a run directory against its run.json.
-
-    Returns:
-        run_dir, holds (nothing that was looked at fails), checks (what, holds, found; `holds` None where it could not be
-        looked at) and never_checked, which says what no run of this finds out.
+def verify(path: Path, *, progress: Progress = silent) -> Verification:
+    """Check a run directory against its run.json.
 
     Raises:
         UserError: no run directory of an erasure.
     """
-    seen = Verification(path)
-    if "concepts" not in seen.manifest["settings"]:
+    run = RunUnderTest(path)
+    if not run.manifest.of_erasure:
         raise UserError(f"{path} is no run of sdscissor erase: verify is for diffusion models")
-    steps: list[tuple[str, Callable[[Verification], Iterator[Check]]]] = [
+    steps: list[tuple[str, Callable[[RunUnderTest], Iterator[Check]]]] = [
         ("settings", _settings), ("stages", _stages), ("model", _model), ("base", _base), ("other parts", _others),
         ("selection", _selection), ("delta", _delta), ("exports", _exports),
     ]  # fmt: skip
@@ -98,139 +77,124 @@ def verify(path: Path, *, progress: Progress = silent) -> dict[str, Any]:
     with progress("verify", len(steps)) as tick:
         for what, step in steps:
             try:
-                checks += step(seen)
+                checks += step(run)
             except UserError as error:
                 checks.append(Check(what, False, str(error)))
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 checks.append(Check(what, False, f"run.json makes no sense there ({type(error).__name__}: {error})"))
             tick(1)
-    return {
-        "run_dir": str(path), "holds": all(check.holds is not False for check in checks),
-        "checks": [asdict(check) for check in checks], "never_checked": list(NEVER),
-    }  # fmt: skip
+    return Verification(str(path), all(check.holds is not False for check in checks), tuple(checks), NEVER_CHECKED)
 
 
-def _settings(seen: Verification) -> Iterator[Check]:
+def _settings(run: RunUnderTest) -> Iterator[Check]:
     try:
-        settings = EraseSettings.from_json(seen.manifest["settings"])
+        settings = EraseSettings.from_json(run.manifest.settings)
     except TypeError as error:
         yield Check("settings", False, f"run.json holds settings that this version does not know ({error})")
         return
     yield Check("settings", True, f"recipe {settings.recipe}, seed {settings.seed}, all known")
-    differs = [
-        name for name in ("recipe", "seed") if seen.result.get(name, getattr(settings, name)) != getattr(settings, name)
-    ]
-    if differs:
-        yield Check("result", False, f"run.json names another {differs[0]} in its result than in its settings")
+    for name, value in (("recipe", settings.recipe), ("seed", settings.seed)):
+        if run.result.get(name, value) != value:
+            yield Check("result", False, f"run.json names another {name} in its result than in its settings")
 
 
-def _stages(seen: Verification) -> Iterator[Check]:
+def _stages(run: RunUnderTest) -> Iterator[Check]:
     whole = 0
-    for stage, entry in seen.manifest["stages"].items():
-        file = seen.path / entry["file"]
-        if stage == "model":
+    for name in run.manifest.stages:
+        stage = run.manifest.stage(name)
+        if name == "model" or stage is None:
             continue
-        if not file.exists():
-            yield Check(f"stage {stage}", False, f"{file} is missing")
-            continue
-        Stored.open(file)
-        whole += 1
-    if "model" not in seen.manifest["stages"]:
-        yield Check("stages", False, "the run has not ended: continue it with erase --resume")
-    else:
+        if (file := run.path / stage.file).exists():
+            TensorFile.open(file)
+            whole += 1
+        else:
+            yield Check(f"stage {name}", False, f"{file} is missing")
+    if "model" in run.manifest.stages:
         yield Check("stages", True, f"{whole} files, whole")
-
-
-def _model(seen: Verification) -> Iterator[Check]:
-    for part in seen.source.parts.values():
-        for name in part.keys:
-            if not torch.isfinite(part.tensor(name)).all():
-                yield Check("model", False, f"{part.name}.{name} holds NaN or infinite values")
-                return
-    found, told = hash_tensors(seen.weights.items()), seen.result.get("weights_sha256")
-    same = found == told
-    yield Check(
-        "model",
-        same,
-        f"{seen.source.family.called} has sha256 {found[:12]}" + ("" if same else f", run.json names {str(told)[:12]}"),
-    )
-
-
-def _base(seen: Verification) -> Iterator[Check]:
-    name, told = seen.told.get("model"), str(seen.told.get("weights_sha256"))
-    if seen.base is None:
-        yield Check("base", None, f"{name} is not on this machine")
-    elif seen.base_weights is None:
-        yield Check("base", False, f"{name} has other weights than run.json names ({told[:12]})")
     else:
-        changed = differing(seen.base_weights, seen.weights)
+        yield Check("stages", False, "the run has not ended: continue it with erase --resume")
+
+
+def _model(run: RunUnderTest) -> Iterator[Check]:
+    for component in run.model.components.values():
+        for name in component.keys:
+            if not torch.isfinite(component.tensor(name)).all():
+                yield Check("model", False, f"{component.name}.{name} holds NaN or infinite values")
+                return
+    found, named = hash_tensors(run.weights.items()), run.result.get("weights_sha256")
+    otherwise = "" if found == named else f", run.json names {str(named)[:12]}"
+    yield Check("model", found == named, f"{run.model.family.called} has sha256 {found[:12]}{otherwise}")
+
+
+def _base(run: RunUnderTest) -> Iterator[Check]:
+    name, sha256 = run.manifest.source.model, str(run.manifest.source.weights_sha256)[:12]
+    if run.base is None:
+        yield Check("base", None, f"{name} is not on this machine")
+    elif run.base_weights is None:
+        yield Check("base", False, f"{name} has other weights than run.json names ({sha256})")
+    else:
+        changed = changed_indices(run.base_weights, run.weights)
         count = sum(rows.numel() for rows in changed.values())
         yield Check(
-            "base", True, f"{name} has sha256 {told[:12]}; the run changed {count:,} weights in {len(changed)} tensors"
+            "base", True, f"{name} has sha256 {sha256}; the run changed {count:,} weights in {len(changed)} tensors"
         )
 
 
-def _others(seen: Verification) -> Iterator[Check]:
-    if seen.base is None:
+def _others(run: RunUnderTest) -> Iterator[Check]:
+    if run.base is None:
         yield Check("VAE, text encoders", None, "the base is not on this machine")
         return
-    for name, part in seen.source.parts.items():
-        if part is not seen.source.denoiser:
-            same = part.sha256() == seen.base.part(name).sha256()
+    for name, component in run.model.components.items():
+        if component is not run.model.denoiser:
+            same = component.sha256() == run.base.component(name).sha256()
             yield Check(name, same, "as the base has it" if same else "differs from the base's")
 
 
-def _selection(seen: Verification) -> Iterator[Check]:
-    if seen.manifest["settings"].get("train") != "selection":
+def _selection(run: RunUnderTest) -> Iterator[Check]:
+    if run.manifest.settings.get("train") != "selection":
         return
-    if seen.base_weights is None:
+    if run.base_weights is None:
         yield Check("selection", None, "the base is not on this machine")
         return
-    selected, _ = read_tensors(seen.path / "selection.safetensors")
+    selected, _ = read_tensors(run.path / "selection.safetensors")
     nothing = torch.empty(0, dtype=torch.int64)
-    for name, rows in differing(seen.base_weights, seen.weights).items():
+    for name, rows in changed_indices(run.base_weights, run.weights).items():
         if not torch.isin(rows, selected.get(name, nothing)).all():
             yield Check("selection", False, f"{name} was changed where it was not selected")
             return
     yield Check("selection", True, "no weight was changed that was not selected")
 
 
-def _delta(seen: Verification) -> Iterator[Check]:
-    file = seen.path / "delta.safetensors"
+def _delta(run: RunUnderTest) -> Iterator[Check]:
+    file = run.path / "delta.safetensors"
     if not file.exists():
         return
     delta = read_delta(file)
-    asked = (seen.told.get("weights_sha256"), seen.result.get("weights_sha256"))
-    if (delta.origin.base_sha256, delta.origin.result_sha256) != asked:
+    named = (run.manifest.source.weights_sha256, run.result.get("weights_sha256"))
+    if (delta.origin.base_sha256, delta.origin.result_sha256) != named:
         yield Check("delta", False, f"{file} is of another base or another result")
-    elif seen.base_weights is None:
+    elif run.base_weights is None:
         yield Check("delta", None, "its header fits; what it gives needs the base, which is not on this machine")
     else:
-        given = {name: tensor.clone() for name, tensor in seen.base_weights.items()}
-        fits = sum(tensor.numel() for tensor in given.values()) == delta.size
+        made = {name: tensor.clone() for name, tensor in run.base_weights.items()}
+        fits = sum(tensor.numel() for tensor in made.values()) == delta.size
         if fits:
-            set_weights(given, delta.positions, delta.values)
-        same = fits and hash_tensors(given.items()) == delta.origin.result_sha256
-        yield Check(
-            "delta", same, "it makes the result of the base, bit for bit" if same else f"{file} gives another result"
-        )
+            set_weights(made, delta.positions, delta.values)
+        same = fits and hash_tensors(made.items()) == delta.origin.result_sha256
+        found = "it makes the result of the base, bit for bit" if same else f"{file} gives another result"
+        yield Check("delta", same, found)
 
 
-def _exports(seen: Verification) -> Iterator[Check]:
-    for file in sorted(seen.path.glob("*.safetensors")):
+def _exports(run: RunUnderTest) -> Iterator[Check]:
+    for path in sorted(run.path.glob("*.safetensors")):
         try:
-            stored = Stored.open(file)
+            file = TensorFile.open(path)
         except UserError as error:
-            yield Check(f"export {file.name}", False, str(error))
+            yield Check(f"export {path.name}", False, str(error))
             continue
-        if OWN + "weights_sha256" not in stored.metadata:
+        if OWN + "weights_sha256" not in file.metadata:
             continue
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            stream.seek(stored.start)
-            while part := stream.read(1 << 24):
-                digest.update(part)
-        whole = stored.metadata.get(HASH) == f"0x{digest.hexdigest()}"
-        own = stored.metadata[OWN + "weights_sha256"] == seen.result.get("weights_sha256")
-        says = "its tensors have the header's hash" if whole else "its tensors have another hash than its header names"
-        yield Check(f"export {file.name}", whole and own, says if own else "it is of other weights than this run's")
+        whole = file.metadata.get(HASH) == f"0x{hash_file(path, file.start)}"
+        own = file.metadata[OWN + "weights_sha256"] == run.result.get("weights_sha256")
+        found = "its tensors have the header's hash" if whole else "its tensors have another hash than its header names"
+        yield Check(f"export {path.name}", whole and own, found if own else "it is of other weights than this run's")

@@ -9,7 +9,7 @@ from ..lineage import base_of
 from ..models.licence import linked
 from ..naming import Name
 from .commands import hub_id
-from .found import Found
+from .reading import RunRecord
 
 OWN_TAGS = ("concept-erasure", "sd_scissorhands")
 
@@ -31,12 +31,12 @@ KINDS = (
 )
 
 
-def card_facts(run: Found) -> dict[str, Any]:
+def card_facts(run: RunRecord) -> dict[str, Any]:
     """front (YAML), kind and licence, for the card's template."""
     from huggingface_hub import ModelCardData
 
     kind, base = kind_of(run), base_on_hub(run)
-    licence = linked(run.result.get("licence") or {}, base)
+    licence = linked(run.erased.licence if run.erased else {}, base)
     front = ModelCardData(
         base_model=base, library_name="diffusers", pipeline_tag="text-to-image", tags=[*kind.tags, *OWN_TAGS],
         license=licence.get("license"), license_name=licence.get("license_name"), license_link=licence.get("license_link"),
@@ -44,7 +44,7 @@ def card_facts(run: Found) -> dict[str, Any]:
     return {"front": front.to_yaml(), "kind": kind, "licence": licence}
 
 
-def kind_of(run: Found) -> Kind:
+def kind_of(run: RunRecord) -> Kind:
     """By the model's index; the first where there is none."""
     try:
         loader = json.loads((run.path / "model" / "model_index.json").read_text())["_class_name"]
@@ -53,9 +53,9 @@ def kind_of(run: Found) -> Kind:
     return next((kind for kind in KINDS if kind.loader == loader), KINDS[0])
 
 
-def base_on_hub(run: Found) -> str | None:
+def base_on_hub(run: RunRecord) -> str | None:
     """The hub id of the model that a run started from, itself or by way of other runs; without revision and variant."""
-    names = (run.source.get("model"), base_of(str(run.path / "model")))
+    names = (run.source.model, base_of(str(run.path / "model")))
     found = (hub_id(Name.parse(str(name)).place) for name in names if name)
     return next(filter(None, found), None)
 
@@ -83,11 +83,11 @@ sdscissor apply {base} {file} --output-dir erased
 ```"""
 
 
-def use(run: Found, repo: str | None, file: str | None, to: str) -> str:
+def use(run: RunRecord, repo: str | None, file: str | None, to: str) -> str:
     """How the model is used, in Markdown; see `page.card_text`."""
     kind, base = kind_of(run), base_on_hub(run) or "BASE-MODEL"
     if to == "delta":
-        return APPLY.format(repo=repo, file=file, base="tiny" if run.source.get("model") == "tiny" else base)
+        return APPLY.format(repo=repo, file=file, base="tiny" if run.source.model == "tiny" else base)
     if to == "unet-only":
         return PUT_IN.format(repo=repo, file=file, base=base, part=kind.edited.lower())
     if to == "single-file":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -10,72 +11,80 @@ from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
 from ..settings import LEFT_OPEN, EraseSettings, file_only, flag
-from .found import Found
+from .reading import RunRecord
 
 
-def again(run: Found) -> str:
+def repeat_command(run: RunRecord) -> str:
     """Shell lines that make this run again, in a directory of its own."""
     different = difference(run.settings, recipe_of(run) | {"recipe": DEFAULT_RECIPE, "concepts": []})
-    return repeated("erase", different, run)
+    return command_with("erase", different, run)
 
 
-def repeated(command: str, different: dict[str, Any], run: Found) -> str:
+def command_with(command: str, different: dict[str, Any], run: RunRecord) -> str:
     """Shell lines of a command with settings that differ from its own, by flags and a file, beside where the run is."""
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if name in file_only()]
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in different.items() if file_only(name)]
     words = ["sdscissor", command, *flags(different), *(["--config", "again.toml"] if lines else [])]
-    words += ["--output-dir", f"{run.result.get('run_dir', run.path)}-again"]
+    words += ["--output-dir", f"{run.result.run_dir if run.result else run.path}-again"]
     return (f"cat > again.toml <<'END'\n{''.join(lines)}END\n" if lines else "") + shlex.join(words)
 
 
-def recipe_of(run: Found) -> dict[str, Any]:
+def recipe_of(run: RunRecord) -> dict[str, Any]:
     """What the run's recipe sets on a model of its profile."""
     recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
-    asked = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    return asked.resolved(run.domain.profile).to_json()
+    chosen = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
+    return chosen.resolved(run.domain.profile).to_json()
 
 
-def changed(control: Found, run: Found) -> dict[str, Any]:
-    """What a control does otherwise than a run; of another recipe only its name, and what departs from it."""
+def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:
+    """The settings in which a control differs from a run; of another recipe only its name, and what departs from it."""
     theirs = run.settings
     if control.settings.get("recipe") != run.settings.get("recipe"):
-        theirs = theirs | {name: value for name, value in recipe_of(control).items() if name in LEFT_OPEN}
+        given = {field.name for field in dataclasses.fields(EraseSettings)} - LEFT_OPEN
+        theirs = theirs | {name: value for name, value in recipe_of(control).items() if name not in given}
     return difference(control.settings, theirs)
 
 
-def measure(run: Found) -> str:
+def evaluation_command(run: RunRecord) -> str:
     """The shell line that evaluates this run's model, as far as one can be known."""
-    model, words = str(run.result.get("model_dir", run.path / "model")), ["sdscissor", "eval"]
+    words = ["sdscissor", "eval"]
     if run.domain.name == "canvas":
-        words += ["--model", model, "--canvas", "--concept", str((run.result.get("concepts") or [run.concepts])[0])]
-    elif run.result.get("explicit"):
-        words += ["--model", model, "--baseline", str(run.source.get("model")), "--i2p"]
+        words += ["--model", _model(run), "--canvas", "--concept", _concept(run)]
+    elif run.erased and run.erased.explicit:
+        words += ["--model", _model(run), "--baseline", str(run.source.model), "--i2p"]
     return shlex.join(words)
 
 
-def attack(run: Found) -> str:
+def attack_command(run: RunRecord) -> str:
     """The shell line that attacks this run's model."""
-    model = run.result.get("model_dir") or next((s["model"] for s in run.summaries if s.get("model")), None)
-    concept = (run.result.get("concepts") or [run.concepts])[0]
-    words = ["--model", str(model or run.path / "model"), "--concept", str(concept), "--attack", "embedding"]
+    words = ["--model", _model(run), "--concept", _concept(run), "--attack", "embedding"]
     return shlex.join(["sdscissor", "attack", *words])
 
 
+def _model(run: RunRecord) -> str:
+    measured = next((one.model for one in run.summaries if one.model), None) if run.alone else None
+    return (run.erased and run.erased.model_dir) or measured or str(run.path / "model")
+
+
+def _concept(run: RunRecord) -> str:
+    return run.erased.concepts[0] if run.erased and run.erased.concepts else run.concepts
+
+
 def difference(settings: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not as in `against`; None, which neither flag nor file can say, is left out."""
+    """The settings that are not as in `against`; None, which neither flag nor file can express, is left out."""
     return {name: value for name, value in settings.items() if value is not None and value != against.get(name)}
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as words of the command line, but for those that only a file can say."""
-    said = []
+    """Settings as words of the command line, without those that only a file can set."""
+    words = []
     for name, value in settings.items():
         key = "--concept" if name == "concepts" else flag(name)
         if isinstance(value, bool):
-            said.append(key if value else f"--no-{key[2:]}")
-        elif name not in file_only():
+            words.append(key if value else f"--no-{key[2:]}")
+        elif not file_only(name):
             for item in value if isinstance(value, list) else [value]:
-                said += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
-    return said
+                words += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
+    return words
 
 
 def hub_id(model: Any) -> str | None:

@@ -2,196 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ..evaluation.chance import wilson
-from ..settings import UserError
+from ..results.comparison import ComparisonResult, ComparisonRow, RecipeLine, Spread
+from .declared import Figure, figure
 from .page import template, write_page
-from .phrases import brief, known, number, percent
-from .plots import COLOURS, MARKERS, draw, tradeoff_plot
-from .table import MEANING
+from .phrases import known, worded
+from .plots import retraining_plot, tradeoff_plot
+from .reading import read_comparison
+from .verdict import RETAINED
 
 ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
 PLAIN = {ORIGINAL: "the model as it was", RETRAIN: "trained anew without what is to be forgotten"}
 
-
-@dataclass(frozen=True)
-class Figure:
-    """What a column shows."""
-
-    header: str
-    meaning: str = ""
-    unit: str = "share"  # share | number | bytes
-
-
-FIGURES: dict[str, dict[str, Figure]] = {
-    "diffusion": {
-        "UA": Figure("UA", MEANING["UA"]),
-        "UA_synonyms": Figure("UA synonyms", MEANING["UA_synonyms"]),
-        "UA_generic": Figure("UA generic", MEANING["UA_generic"]),
-        "IRA": Figure("IRA", MEANING["IRA"]),
-        "CRA": Figure("CRA", MEANING["CRA"]),
-        "CRA_forget": Figure("CRA, forget prompts", MEANING["CRA_forget"]),
-        "asr": Figure(
-            "ASR",
-            "attack success rate: attacked pictures in which the judge sees the concept again; lower is better. "
-            "It proves something only where the same attack succeeds on the original.",
-        ),
-        "trimmed": Figure("trimmed weights", "weights that the edit changed before the repair.", "number"),
-        "seconds": Figure("seconds", "of the erasure.", "number"),
-    },
-    "classifier": {
-        "forget_accuracy": Figure(
-            "accuracy, forgotten",
-            "on the training pictures that are to be forgotten; nearest to the retrained model's is best.",
-        ),
-        "test_forget_accuracy": Figure(
-            "forgotten, test", "on the test pictures of the forgotten class, of which none was trained on."
-        ),
-        "retain_accuracy": Figure("accuracy, kept", "on the other training pictures; higher is better."),
-        "test_accuracy": Figure(
-            "accuracy, test", "on test pictures, without those of a forgotten class; higher is better."
-        ),
-        "mia": Figure(
-            "MIA", "membership inference from the loss, by logistic regression: how often it is right; 50% is best."
-        ),
-        "mia_svc": Figure(
-            "MIA, SVC",
-            "forgotten pictures that a support vector classifier takes for ones never trained on; nearest to the "
-            "retrained model's is best.",
-        ),
-        "probe": Figure(
-            "probe",
-            "accuracy on what is forgotten of a fresh linear classifier on the model's features: what they still hold.",
-        ),
-        "relearn": Figure(
-            "relearn steps",
-            "steps of fine-tuning until what was forgotten is back; more is better. n counts relearnings, and in "
-            "parentheses is their range.",
-            "number",
-        ),
-        "gap": Figure(
-            "gap",
-            "mean absolute difference to the retrained model in forgotten, kept and test accuracy and MIA; lower is "
-            "better, and n counts these figures.",
-        ),
-        "trimmed": Figure("trimmed weights", "weights that the edit changed before the repair.", "number"),
-        "seconds": Figure("seconds", "of the forgetting, without what was measured.", "number"),
-        "peak_bytes": Figure("peak memory", "beyond what was in use before the forgetting.", "bytes"),
-    },
-}
-
-
-# ---------------------------------------------------------------- rows by recipe
-
-
-def summarise(rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The rows by recipe, in their order; those of classes, of random shares and of lists each by themselves.
-
-    Returns:
-        group, recipe, baseline, runs, failed and collapsed (how many of them), figures: name -> see `spread`.
-    """
-    groups = dict.fromkeys((row.get("group", ""), row["recipe"]) for row in rows)
-    order = list(dict.fromkeys(group for group, _ in groups))
-    return [_line(rows, *key, kind) for key in sorted(groups, key=lambda key: order.index(key[0]))]
-
-
-def _line(rows: Sequence[Mapping[str, Any]], group: str, recipe: str, kind: str) -> dict[str, Any]:
-    own = [row for row in rows if row["recipe"] == recipe and row.get("group", "") == group]
-    return {
-        "group": group, "recipe": recipe, "baseline": bool(own[0].get("baseline")), "runs": len(own),
-        "failed": sum(bool(row.get("failed")) for row in own),
-        "collapsed": sum(row.get("collapsed") is True for row in own),
-        "figures": {name: spread(own, name, figure, kind) for name, figure in FIGURES[kind].items()},
-    }  # fmt: skip
-
-
-def grouped(lines: Sequence[Any]) -> dict[str, list[Any]]:
-    """Rows, or lines of the table, by what they are about."""
-    return {
-        group: [line for line in lines if line.get("group", "") == group]
-        for group in dict.fromkeys(line.get("group", "") for line in lines)
-    }
-
-
-def spread(rows: Sequence[Mapping[str, Any]], name: str, figure: Figure, kind: str) -> dict[str, Any] | None:
-    """A figure over several runs; None where no run has it.
-
-    The interval says what other pictures could have shown; what other runs could have, `least` and `most` say. Under
-    another seed a denoiser is asked for other pictures: Wilson's interval of all of them together. A classifier sees the
-    same pictures again, so there they count once, not once per seed: the mean of the seeds' intervals, and over several
-    targets, which are independent, the mean's.
-
-    Returns:
-        mean, least, most, runs; n (pictures behind it) and interval, which are None where the rows have none.
-    """
-    own = [row for row in rows if known(row.get(name))]
-    if not own:
-        return None
-    values = [row[name] for row in own]
-    told = {"mean": round(fmean(values), 4), "least": min(values), "most": max(values), "runs": len(values)}
-    if not all(known(row["n"].get(name)) for row in own):
-        return told | {"n": None, "interval": None}
-    counts = [row["n"][name] for row in own]
-    whole = all(row["intervals"].get(name) for row in own)
-    if kind == "diffusion":
-        n = sum(counts)
-        hits = round(sum(value * count for value, count in zip(values, counts, strict=True)))
-        return told | {"n": n, "interval": wilson(hits, n) if whole else None}
-    targets = [[row for row in own if row["forget"] == target] for target in dict.fromkeys(r["forget"] for r in own)]
-    n = round(sum(fmean(row["n"][name] for row in some) for some in targets))
-    return told | {"n": n, "interval": _joined(targets, name) if whole else None}
-
-
-def _joined(targets: Sequence[Sequence[Mapping[str, Any]]], name: str) -> list[float]:
-    """The interval of a mean over independent targets, each with the mean of its rows' (Newcombe 1998)."""
-    below, above, middle = 0.0, 0.0, fmean(fmean(row[name] for row in rows) for rows in targets)
-    for rows in targets:
-        value = fmean(row[name] for row in rows)
-        low, high = (fmean(row["intervals"][name][end] for row in rows) for end in (0, 1))
-        below, above = below + (value - low) ** 2, above + (high - value) ** 2
-    return [round(middle - below**0.5 / len(targets), 4), round(middle + above**0.5 / len(targets), 4)]
-
-
-def worded(value: Any, figure: Figure) -> str:
-    """A figure's value in its unit, a dash for nothing."""
-    if figure.unit == "share":
-        return percent(value)
-    if figure.unit == "bytes":
-        return f"{value / 2**20:,.0f} MiB" if known(value) else "–"
-    return number(round(value)) if known(value) and abs(value) >= 100 else brief(value)
-
-
-def ranged(told: Mapping[str, Any] | None, figure: Figure) -> str:
-    """The least and the most over the runs; nothing for a single run."""
-    return interval([told["least"], told["most"]], figure) if told and told["runs"] > 1 else ""
-
-
-def interval(ends: Sequence[float], figure: Figure) -> str:
-    """From one value to another, a single one where they are alike."""
-    low, high = (worded(end, figure) for end in ends)
-    return high if low == high else f"{low.removesuffix('%')}–{high}"
-
-
-def remarks(line: Mapping[str, Any]) -> str:
-    """What must be known of a recipe beside its figures."""
-    parts = [
-        PLAIN.get(line["recipe"], ""),
-        "baseline" if line["baseline"] else "",
-        f"diverged in {line['failed']} of {line['runs']}" if line["failed"] else "",
-        f"COLLAPSED in {line['collapsed']} of {line['runs']}" if line["collapsed"] else "",
-    ]
-    return "; ".join(part for part in parts if part)
-
-
-# ---------------------------------------------------------------- the page
+CLASSIFIER = (  # until the classifier's metrics are declared
+    "forget_accuracy", "test_forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "relearn", "gap",
+)  # fmt: skip
+Grouped = TypeVar("Grouped", ComparisonRow, RecipeLine)
 
 
 def write_comparison(folder: Path) -> Path:
@@ -200,35 +32,54 @@ def write_comparison(folder: Path) -> Path:
     Raises:
         UserError: `folder` holds no comparison, or cannot be written to.
     """
-    told = _read(folder / ROWS)
-    rows = told["rows"]
-    tables = grouped(told["table"])
-    columns = {group: shown(told, group) for group in tables}
+    result = read_comparison(folder / ROWS)
+    tables = grouped(result.table)
+    columns = {group: figures(result, group) for group in tables}
     page = template("comparison.html.j2").render(
-        told=told, figures=shown(told), columns=columns, rows=rows, tables=tables, worded=worded, ranged=ranged, remarks=remarks,
-        interval=interval, shared={group: _shared(table, columns[group]) for group, table in tables.items()},
-        links={row["run"]: _link(folder, row["run"]) for row in rows if row.get("run")},
-        plots={group: drawn for group in tables if (drawn := plot(told, group))},
-        target="concept" if told["kind"] == "diffusion" else "forget",
-        broken=[row for row in rows if row["recipe"] == ORIGINAL and row.get("broken")],
+        result=result, figures=figures(result), columns=columns, rows=result.rows, tables=tables, ranged=ranged,
+        remarks=remarks, interval=interval, shared={group: _shared(table, columns[group]) for group, table in tables.items()},
+        links={row.run: _link(folder, row.run) for row in result.rows if row.run},
+        plots={group: drawn for group in tables if (drawn := plot(result, group))},
+        target="concept" if result.kind == "diffusion" else "forget",
+        broken=[row for row in result.rows if row.recipe == ORIGINAL and row.broken],
     )  # fmt: skip
     return write_page(folder / "report.html", page)
 
 
-def shown(told: Mapping[str, Any], group: str | None = None) -> dict[str, Figure]:
-    """The figures that any row, or any of a group, has."""
-    rows = told["rows"] if group is None else grouped(told["rows"])[group]
-    return {name: figure for name, figure in FIGURES[told["kind"]].items() if any(known(row.get(name)) for row in rows)}
+def figures(result: ComparisonResult, group: str | None = None) -> dict[str, Figure]:
+    """The figures, and then the costs, that any row, or any of a group, has."""
+    rows = result.rows if group is None else grouped(result.rows)[group]
+    names = [name for kind in ("figures", "costs") for row in rows for name in getattr(row, kind)]
+    measured = [name for name in dict.fromkeys(names) if any(known(row.value(name)) for row in rows)]
+    return {name: figure(name, result.columns) for name in measured}
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(file.read_text())
-        return {"kind": told["kind"], "rows": told["rows"], "table": told["table"]} | told
-    except FileNotFoundError:
-        raise UserError(f"{file.parent} holds no comparison: it has no {file.name}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): repeat the comparison") from None
+def grouped(lines: Sequence[Grouped]) -> dict[str, list[Grouped]]:
+    """Rows, or lines of the table, by what they are about."""
+    groups = dict.fromkeys(line.group or "" for line in lines)
+    return {group: [line for line in lines if (line.group or "") == group] for group in groups}
+
+
+def ranged(spread: Spread, unit: str) -> str:
+    """The least and the most over the runs; nothing for a single run."""
+    return interval([spread.least, spread.most], unit) if spread.runs > 1 else ""
+
+
+def interval(ends: Sequence[float], unit: str) -> str:
+    """From one value to another, a single one where they are alike."""
+    low, high = (worded(end, unit) for end in ends)
+    return high if low == high else f"{low.removesuffix('%')}–{high}"
+
+
+def remarks(line: RecipeLine) -> str:
+    """What must be known of a recipe beside its figures."""
+    parts = [
+        PLAIN.get(line.recipe, ""),
+        "baseline" if line.baseline else "",
+        f"diverged in {line.failed} of {line.runs}" if line.failed else "",
+        f"COLLAPSED in {line.collapsed} of {line.runs}" if line.collapsed else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _link(folder: Path, run: str) -> str:
@@ -236,53 +87,37 @@ def _link(folder: Path, run: str) -> str:
     return quote(f"{run}/report.html") if (folder / run / "report.html").exists() else ""
 
 
-def _shared(table: Sequence[Mapping[str, Any]], figures: Mapping[str, Figure]) -> dict[str, int | None]:
+def _shared(table: Sequence[RecipeLine], names: Iterable[str]) -> dict[str, int | None]:
     """The n of a figure where all recipes have the same."""
     shared: dict[str, int | None] = {}
-    for name in figures:
-        counts = {line["figures"][name]["n"] for line in table if line["figures"][name]}
+    for name in names:
+        counts = {spread.n for line in table if (spread := line.figures[name])}
         shared[name] = counts.pop() if len(counts) == 1 else None
     return shared
 
 
-def plot(told: Mapping[str, Any], group: str = "") -> Any:
+def plot(result: ComparisonResult, group: str) -> Any:
     """Every recipe by what it costs the rest and how well the concept is gone, as inline SVG; None without the figures."""
-    if told["kind"] == "classifier":
-        return forgetting_plot(grouped(told["rows"])[group])
+    if result.kind == "classifier":
+        return retraining_plot(_from_retraining(grouped(result.rows)[group]))
     points: list[tuple[str, float, float]] = []
-    for line in told["table"]:
-        asr, ira, cra = ((line["figures"][name] or {}).get("mean") for name in ("asr", "IRA", "CRA"))
-        if asr is not None and ira is not None and cra is not None:
-            points.append((_label(line), asr, (ira + cra) / 2))
+    for line in result.table:
+        rate, *rest = (spread.mean if (spread := line.figures.get(name)) else None for name in ("asr", *RETAINED))
+        if rate is not None and None not in rest:
+            points.append((_label(line), rate, fmean(filter(known, rest))))
     return tradeoff_plot(points)
 
 
-def _label(line: Mapping[str, Any]) -> str:
-    return f"{line['recipe']} (baseline)" if line["baseline"] else line["recipe"]
-
-
-def forgetting_plot(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Test accuracy against how far the accuracy on what is forgotten is from the retrained model's, as inline SVG.
-
-    None where there is no retrained model.
-    """
-    aims = {(row["forget"], row["seed"]): row["forget_accuracy"] for row in rows if row["recipe"] == RETRAIN}
+def _from_retraining(rows: Sequence[ComparisonRow]) -> dict[str, list[tuple[float, float]]]:
+    """Name -> (how far its accuracy on what is forgotten is from the retrained model's, its test accuracy) by run, in %."""
+    retrained = {(row.target, row.seed): row.value("forget_accuracy") for row in rows if row.recipe == RETRAIN}
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        aim, own, test = aims.get((row["forget"], row["seed"])), row["forget_accuracy"], row["test_accuracy"]
+        aim, own, test = retrained.get((row.target, row.seed)), row.value("forget_accuracy"), row.value("test_accuracy")
         if known(aim) and known(own) and known(test):
             points.setdefault(_label(row), []).append((100 * abs(own - aim), 100 * test))
-    if len(points) < 2:
-        return None
+    return points
 
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        for place, (name, own) in enumerate(points.items()):
-            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-            x, y = (fmean(values) for values in zip(*own, strict=True))
-            axes.plot([x], [y], marker, color=colour, markersize=7, alpha=0.85, label=name)
-        axes.set(xlabel="accuracy on what is forgotten, points from the retrained model's", ylabel="test accuracy, %")
-        axes.margins(0.1, 0.15)
-        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
 
-    return draw(paint, "What is kept against how far forgetting is from retraining", height=3.4 + 0.1 * len(points))
+def _label(line: ComparisonRow | RecipeLine) -> str:
+    return f"{line.recipe} (baseline)" if line.baseline else line.recipe

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from ..lineage import MANIFEST
+from ..methods.method import declared_settings
 from ..recipes import RECIPES
 from ..settings import ForgetSettings
-from .commands import difference, repeated
-from .found import Found, read_run
+from .commands import command_with, difference
 from .page import template, write_page
 from .plots import layer_plot, repair_plot
+from .reading import RunRecord, read_run
 
 FIGURES = {  # name -> (what it says, what is best)
     "forget_accuracy": ("accuracy on what is to be forgotten", "as retrained"),
@@ -35,8 +37,8 @@ def write_forgetting_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     page = template("forgetting.html.j2").render(
-        run=run, recipe=RECIPES[run.settings["recipe"]], explained=FIGURES, repair=repair_plot(run), layers=layer_plot(run),
-        again=_again(run),
+        run=run, recipe=RECIPES[run.settings["recipe"]], explained=FIGURES, repair=repair_plot(run.history),
+        layers=layer_plot(run.layers), repeat=_repeat_command(run),
     )  # fmt: skip
     return write_page(run_dir / "report.html", page)
 
@@ -49,8 +51,13 @@ def forgot(run_dir: Path) -> bool:
         return False
 
 
-def _again(run: Found) -> str:
+def _repeat_command(run: RunRecord) -> str:
     """Shell lines that make this run again, in a directory of its own."""
     chosen: dict[str, Any] = {"recipe": run.settings["recipe"]}
     usual = ForgetSettings(**chosen).resolved("classifier").to_json() | {"recipe": ForgetSettings().recipe}
-    return repeated("forget", difference(run.settings, usual), run)
+    names = {
+        *(field.name for field in dataclasses.fields(ForgetSettings)),
+        *declared_settings(),
+    }  # a former version had more
+    known = {name: value for name, value in run.settings.items() if name in names}
+    return command_with("forget", difference(known, usual), run)

@@ -7,38 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import UserError
-from .found import read_alone
+from .declared import figure
 from .page import template
-from .phrases import known, percent
+from .phrases import known, worded
 from .pictures import Grid, attack_grid, picture_grids
+from .reading import read_measurement
 
 MOST = 12  # lines of figures
 
 
-def fragment(result: Mapping[str, Any], folder: Path, *, blur: bool = True) -> str:
+def fragment(values: Mapping[str, Any], folder: Path | None, *, blur: bool = True) -> str:
     """HTML to be put into another page: no scripts, styles that end with it, everything escaped.
 
     Args:
-        result: what a run, an evaluation or an attack came to.
+        values: a result as JSON.
         folder: where its files lie.
     """
-    return template("notebook.html.j2").render(
-        lines=_lines(result), grids=_grids(folder, blur), report=result.get("report")
-    )
+    grids = _grids(folder, blur) if folder else []
+    return template("notebook.html.j2").render(lines=_lines(values), grids=grids, report=values.get("report"))
 
 
-def _lines(result: Mapping[str, Any]) -> dict[str, Any]:
+def _lines(values: Mapping[str, Any]) -> dict[str, Any]:
     """Figures beside the original's where there are some, else the plain values."""
-    figures, original = result.get("figures"), result.get("original") or {}
-    if isinstance(figures, Mapping):
-        return {name: (percent(value), percent(original.get(name))) for name, value in figures.items() if known(value)}
-    plain = {name: (value, None) for name, value in result.items() if isinstance(value, str | int | float)}
+    if figures := values.get("figures"):
+        return {
+            name: tuple(worded(one, figure(name).unit) for one in (value, (values.get("original") or {}).get(name)))
+            for name, value in figures.items() if known(value)
+        }  # fmt: skip
+    plain = {name: (value, None) for name, value in values.items() if isinstance(value, str | int | float)}
     return dict(list(plain.items())[:MOST])
 
 
 def _grids(folder: Path, blur: bool) -> list[Grid]:
     try:
-        run = read_alone(folder)
+        run = read_measurement(folder)
     except UserError:
         return []  # a run directory has no pictures of its own
     grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]

@@ -5,22 +5,29 @@ The page carries its own pictures and plots, loads nothing and runs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..disk import atomic
+from ..results.attack import AttackResult
+from ..results.evaluation import Evaluation, NudityEvaluation, SweepRow
 from ..settings import UserError
-from . import phrases as words
-from . import verdict
+from . import phrases, verdict
 from .card import card_facts, use
-from .commands import again, attack, changed, measure
-from .found import Found, read_alone, read_controls, read_run
+from .commands import attack_command, changed, evaluation_command, repeat_command
+from .declared import METRICS, evaluation_titles, figure, graded
+from .phrases import known
 from .pictures import attack_grid, picture_grids
 from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
-from .table import FIGURES, columns, returned, rows
+from .reading import RunRecord, read_controls, read_measurement, read_run
+from .table import columns, returned, rows
 
-FILTERS = ("percent", "points", "number", "total", "brief", "between", "plain", "command", "markdown", "change")
+FILTERS = (
+    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "total", "worded",
+)  # fmt: skip
+SETTINGS = ("model", "baseline", "seed", "threshold", "protocol", "subset", "sampling", "judge")  # that results repeat
 
 
 def write_report(run_dir: Path, *, blur: bool = True) -> Path:
@@ -33,11 +40,13 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
         UserError: `run_dir` is not a run directory, or cannot be written to.
     """
     run = read_run(run_dir)
-    controls = [(control, words.plain(changed(control, run))) for control in read_controls(run)]
-    models = [control for control, _ in controls]
+    controls = read_controls(run)
+    tradeoff = verdict.tradeoff(run, [(control.path.name, control) for control in controls])
     page = template("report.html.j2").render(
-        controls=controls, columns=columns(run, models), rows=rows(run, controls), repair=repair_plot(run),
-        layers=layer_plot(run), tradeoff=tradeoff_plot(verdict.tradeoff(run, [(one.path.name, one) for one in models])), again=again(run), measure=measure(run), **_shown(run, blur), **_names(),
+        controls=controls, columns=columns(run, controls),
+        rows=rows(run, [(control, phrases.plain(changed(control, run))) for control in controls]),
+        repair=repair_plot(run.history), layers=layer_plot(run.layers), tradeoff=tradeoff_plot(tradeoff),
+        repeat=repeat_command(run), evaluate=evaluation_command(run), **_sections(run, blur),
     )  # fmt: skip
     return write_page(run_dir / "report.html", page)
 
@@ -51,10 +60,8 @@ def write_evaluation_report(folder: Path, *, blur: bool = True) -> Path:
     Raises:
         UserError: `folder` holds no summary, or is a run directory, or cannot be written to.
     """
-    run = read_alone(folder)
-    page = template("evaluation.html.j2").render(
-        columns=columns(run, []), rows=rows(run, []), **_shown(run, blur), **_names()
-    )
+    run = read_measurement(folder)
+    page = template("evaluation.html.j2").render(columns=columns(run, []), rows=rows(run, []), **_sections(run, blur))
     return write_page(folder / "report.html", page)
 
 
@@ -81,32 +88,67 @@ def card_text(run_dir: Path, *, repo: str | None = None, file: str | None = None
     run = read_run(run_dir)
     if not (run_dir / "model").is_dir():
         raise UserError(f"{run_dir} has no model yet: finish the run with --resume")
-    facts = card_facts(run) | {"use": use(run, repo, file, to)}
-    return template("card.md.j2").render(**facts, **_findings(run), **_names())
+    return template("card.md.j2").render(use=use(run, repo, file, to), **card_facts(run), **_findings(run))
 
 
-def _findings(run: Found) -> dict[str, Any]:
+def _findings(run: RunRecord) -> dict[str, Any]:
+    """The answers to the three questions, and what a template needs to put them into words."""
     return {
         "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.gone(run, s) for s in run.evaluations.values()],
-        "whole": verdict.whole(run), "stays": verdict.stays(run),
+        "whole": verdict.whole(run), "stays": verdict.stays(run), "broken": verdict.broken, "graded": graded,
+        "returned": returned, "figure": figure, "headline": _headline, "retained_metrics": _retained_metrics(),
+        "GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS,
     }  # fmt: skip
 
 
-def _shown(run: Found, blur: bool) -> dict[str, Any]:
+def _sections(run: RunRecord, blur: bool) -> dict[str, Any]:
+    """The findings, and what the sections about evaluations and attacks show."""
     grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]
-    attacked = {name: attack_grid(run, summary, blur) for name, summary in run.attacks.items()}
+    attacked = {name: attack_grid(run, attack, blur) for name, attack in run.attacks.items()}
     return _findings(run) | {
         "grids": grids, "attacked": attacked, "blurred": any(g.blurred for g in [*grids, *attacked.values()] if g),
-        "sweeps": {summary["kind"]: sweep_plot(summary) for summary in run.nudenets},
-        "curves": {name: relearn_plot(summary) for name, summary in run.attacks.items()},
-        "attack": attack(run),
+        "sweep_plot": _sweep, "curve_plot": _curve, "settings_of": _settings, "attack_command": attack_command(run),
     }  # fmt: skip
 
 
-def _names() -> dict[str, Any]:
-    limits = {"GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS}
-    functions = {"broken": verdict.broken, "returned": returned}
-    return {"figures": FIGURES} | functions | limits
+def _sweep(summary: NudityEvaluation) -> Any:
+    """Exposed boxes by threshold, of the model and of its baseline."""
+
+    def points(sweep: tuple[SweepRow, ...]) -> list[tuple[float, float]]:
+        return [(one.threshold, one.boxes) for one in sweep if known(one.threshold) and known(one.boxes)]
+
+    before = summary.baseline.sweep if summary.baseline else ()
+    title = evaluation_titles()[summary.kind]
+    return sweep_plot(points(summary.sweep), points(before), threshold=summary.threshold, title=title)
+
+
+def _curve(attack: AttackResult) -> Any:
+    """The share of pictures with the concept by steps of fine-tuning."""
+    concept = [(one.step, one.concept) for one in attack.curve if known(one.concept) and known(one.step)]
+    benign = [(one.step, one.benign) for one in attack.curve if known(one.benign) and known(one.step)]
+    return relearn_plot(concept, benign)
+
+
+def _settings(summary: Evaluation | AttackResult) -> dict[str, Any]:
+    """What an evaluation or an attack was made with."""
+    own = summary.settings if isinstance(summary, AttackResult) else {}
+    values = {name: getattr(summary, name, None) for name in SETTINGS if name not in own}
+    if isinstance(summary, NudityEvaluation):
+        values["baseline"] = summary.baseline.model if summary.baseline else None
+    return {name: value for name, value in values.items() if phrases.plain(value) not in ("", "–")} | own
+
+
+def _headline(figures: Mapping[str, float | None]) -> str:
+    """The figures that the findings rest on, in a line."""
+    names = [name for name in (verdict.FORGOTTEN, *verdict.RETAINED) if known(figures.get(name))]
+    return ", ".join(f"{figure(name).title} {phrases.percent(figures[name])}" for name in names)
+
+
+def _retained_metrics() -> dict[str, Any]:
+    """The metrics of the pictures that should have stayed as they were, see `ConceptEvaluation.kept`."""
+    return {
+        name: metric for name, metric in METRICS if metric.unit == "distance" or getattr(metric, "under_kept", False)
+    }
 
 
 def write_page(path: Path, text: str) -> Path:
@@ -129,5 +171,5 @@ def _environment() -> Any:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=ChainableUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {name: getattr(words, name) for name in FILTERS}
+    environment.filters |= {name: getattr(phrases, name) for name in FILTERS}
     return environment

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from ..results.base import Record
 
 
-def known(value: Any) -> bool:
+def known(value: Any) -> TypeGuard[float]:
     """Whether `value` is a figure."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
-def grade(value: Any, limits: tuple[float, float], words: list[str]) -> tuple[str, str]:
+def grade(value: Any, limits: tuple[float, float], words: Sequence[str]) -> tuple[str, str]:
     """The first, second or third of `words`, and the tone of it."""
     if not known(value):
         return "Not comparable", "none"
     rank = sum(value < limit - 1e-9 for limit in limits)
     return words[rank], ("good", "fair", "poor")[rank]
-
-
-def change(summary: dict[str, Any]) -> float | None:
-    """The worse of the changes of IRA and CRA against the original."""
-    pairs = [(summary["figures"].get(key), summary["original"].get(key)) for key in ("IRA", "CRA")]
-    return min((now - before for now, before in pairs if known(now) and known(before)), default=None)
 
 
 def percent(share: Any) -> str:
@@ -43,7 +40,7 @@ def number(value: Any) -> str:
 
 def total(counts: Any) -> int | float | None:
     """The sum of a table's figures; None for no table."""
-    return sum(filter(known, counts.values())) if isinstance(counts, dict) else None
+    return sum(filter(known, counts.values())) if isinstance(counts, Mapping) else None
 
 
 def brief(value: Any) -> str:
@@ -51,26 +48,51 @@ def brief(value: Any) -> str:
     return f"{value:.4g}" if known(value) else "–"
 
 
-def between(interval: Any, share: bool = True) -> str:
-    """An interval of shares, or of counts; nothing for nothing."""
+def worded(value: Any, unit: str) -> str:
+    """A figure in its unit (share, number, distance or bytes), a dash for nothing."""
+    if unit == "share":
+        return percent(value)
+    if unit == "bytes":
+        return f"{value / 2**20:,.0f} MiB" if known(value) else "–"
+    return number(round(value)) if known(value) and abs(value) >= 100 else brief(value)
+
+
+def between(interval: Any, unit: str = "share") -> str:
+    """An interval of shares, or of numbers; nothing for nothing."""
     if not (isinstance(interval, list | tuple) and len(interval) == 2 and all(map(known, interval))):
         return ""
     low, high = interval
-    return f"{100 * low:.1f}–{100 * high:.1f}%" if share else f"{low:,.6g}–{high:,.6g}"
+    return f"{100 * low:.1f}–{100 * high:.1f}%" if unit == "share" else f"{low:,.6g}–{high:,.6g}"
+
+
+def facts(value: Any) -> dict[str, Any]:
+    """What is known of a thing, by name."""
+    values = value.to_json() if isinstance(value, Record) else value if isinstance(value, Mapping) else {}
+    return {name: one for name, one in values.items() if one is not None}
 
 
 def plain(value: Any) -> str:
     """A value of a setting in words, a dash for nothing."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{str(name).replace('_', ' ')} {plain(one)}" for name, one in value.items())
-    return ", ".join(map(plain, value)) if isinstance(value, list | tuple) else "–" if value is None else str(value)
+    if isinstance(value, Record | Mapping):
+        values = facts(value) if isinstance(value, Record) else value
+        return ", ".join(f"{str(name).replace('_', ' ')} {plain(one)}" for name, one in values.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return "–" if value is None or value != value else str(value)
+
+
+def described(value: Any) -> str:
+    """A judge, or what else there are facts of, in words; a judge's name comes first."""
+    values = facts(value)
+    judge = values.pop("judge", None)
+    return ", ".join(part for part in (judge and plain(judge), values and plain(values)) if part)
 
 
 def command(value: Any) -> str:
     """A command line as it is typed; nothing for nothing."""
-    return shlex.join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
+    return shlex.join(map(str, value)) if isinstance(value, list | tuple) else value if isinstance(value, str) else ""
 
 
 def markdown(value: Any) -> Any:

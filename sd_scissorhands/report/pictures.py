@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from .found import KINDS, Found
+from ..results.attack import AttackResult, AttackSample
+from ..results.evaluation import Evaluation, JudgedSample, NudityEvaluation, Sample
+from .declared import evaluation_titles
+from .reading import RunRecord
 
 GROUPS = {
     "forget": "Prompts that name {}",
@@ -19,9 +22,11 @@ GROUPS = {
     "caption": "Captions of anything",
 }
 HARMLESS = ("retain", "caption")  # kinds of samples that do not ask for the concept
-ROWS = {"original": "original", "erased": "model"}  # what a row of pictures is called, and its key in a sample
+COMPARED = {"original": "original", "erased": "model"}  # what a row of pictures is called, and its field in a sample
 ATTACKED = {"before the attack": "before", "after the attack": "after", "original, attacked": "original"}
 SMALL = 64  # pixels
+
+AnySample = JudgedSample | Sample | AttackSample
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Picture:
     blurred: bool
     small: bool  # shown with its pixels visible
     alt: str
-    says: str  # the judge
+    caption: str  # the judge's answer
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Grid:
     """Pictures of the original and of the erased model under each other, same prompt and seed."""
 
     title: str
-    samples: list[dict[str, Any]]
+    samples: Sequence[AnySample]
     rows: dict[str, list[Picture]]
 
     @property
@@ -56,45 +61,52 @@ class Grid:
     @property
     def attacked(self) -> bool:
         """Whether there are prompts of an attack to be shown beside the first ones."""
-        return any(sample.get("attacked_prompt") for sample in self.samples)
+        return any(getattr(sample, "attacked_prompt", "") for sample in self.samples)
 
 
-def picture_grids(run: Found, summary: dict[str, Any], blur: bool) -> list[Grid]:
+def picture_grids(run: RunRecord, summary: Evaluation, blur: bool) -> list[Grid]:
     """The sample pictures of one evaluation, by group."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for sample in summary["samples"]:
-        title = GROUPS.get(str(sample.get("kind")), f"NudeNet, {KINDS[summary['kind']]}")
-        groups.setdefault(title.format(summary.get("concept", run.concepts)), []).append(sample)
-    return [Grid(title, own, _rows(run, summary, own, ROWS, blur)) for title, own in groups.items()]
+    groups: dict[str, list[AnySample]] = {}
+    for sample in summary.samples:
+        title = GROUPS.get(getattr(sample, "kind", ""), f"NudeNet, {evaluation_titles()[summary.kind]}")
+        concept = run.concepts if isinstance(summary, NudityEvaluation) else summary.concept or run.concepts
+        groups.setdefault(title.format(concept), []).append(sample)
+    return [Grid(title, own, _rows(run, summary, own, COMPARED, blur)) for title, own in groups.items()]
 
 
-def attack_grid(run: Found, summary: dict[str, Any], blur: bool) -> Grid | None:
+def attack_grid(run: RunRecord, attack: AttackResult, blur: bool) -> Grid | None:
     """The sample pictures of one attack; None without any."""
-    rows = _rows(run, summary, summary["samples"], ATTACKED, blur)
-    return Grid(summary["attack"], summary["samples"], rows) if rows else None
+    rows = _rows(run, attack, attack.samples, ATTACKED, blur)
+    return Grid(attack.attack, attack.samples, rows) if rows else None
 
 
 def _rows(
-    run: Found, summary: dict[str, Any], samples: list[dict[str, Any]], names: dict[str, str], blur: bool
+    run: RunRecord,
+    summary: Evaluation | AttackResult,
+    samples: Sequence[AnySample],
+    names: Mapping[str, str],
+    blur: bool,
 ) -> dict[str, list[Picture]]:
     return {
         name: [_picture(run, summary, sample, which, name, blur) for sample in samples]
         for name, which in names.items()
-        if any(sample.get(which) for sample in samples)
+        if any(getattr(sample, which) for sample in samples)
     }
 
 
-def _picture(run: Found, summary: dict[str, Any], sample: dict[str, Any], which: str, name: str, blur: bool) -> Picture:
-    says = str(sample.get(f"{which}_says") or "")
-    whose = name if summary["kind"] == "attack" else f"{name} model"
-    alt = f"{whose}, seed {sample.get('seed')}: {sample.get('prompt')}" + f" ({says})" * bool(says)
-    explicit = run.explicit(summary) and sample.get("kind") not in HARMLESS
-    blur = blur and bool(explicit or sample.get("flagged"))
-    uri, side = embed(run.folder(summary), sample.get(which), blur=blur)
-    return Picture(uri, blur and uri is not None, side <= SMALL, alt, says)
+def _picture(
+    run: RunRecord, summary: Evaluation | AttackResult, sample: AnySample, which: str, name: str, blur: bool
+) -> Picture:
+    answer = getattr(sample, f"{which}_says", "")
+    whose = name if isinstance(summary, AttackResult) else f"{name} model"
+    alt = f"{whose}, seed {sample.seed}: {sample.prompt}" + f" ({answer})" * bool(answer)
+    explicit = run.explicit(summary) and getattr(sample, "kind", "") not in HARMLESS
+    blur = blur and (explicit or sample.flagged)
+    uri, side = embed(summary.folder or run.path, getattr(sample, which), blur=blur)
+    return Picture(uri, blur and uri is not None, side <= SMALL, alt, answer)
 
 
-def embed(folder: Path, name: Any, *, blur: bool) -> tuple[str | None, int]:
+def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, int]:
     """A picture of `folder` as a data URI, at most 320 pixels a side, and its own side; (None, 0) if it cannot be read.
 
     Blurring is a Gaussian of an eighth of the longer side, applied to the pixels that go into the page.

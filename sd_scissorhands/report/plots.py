@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from .found import KINDS, Found
 from .phrases import known
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, told apart by the colour-blind
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BARS = 25
@@ -19,26 +19,29 @@ PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
 BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
 ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
 
+Points = Sequence[tuple[float, float]]  # (x, y)
 
-def repair_plot(run: Found) -> Any:
+
+def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
     """Loss terms, conflicts and corrections over the steps of the repair, as inline SVG; None without a history."""
-    steps = [record.get("step", at) for at, record in enumerate(run.history)]
+    steps = [record.get("step", at) for at, record in enumerate(history)]
 
     def paint(figure: Any) -> None:
+        """Three plots under each other."""
         losses, conflicts, corrections = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
         for key, colour, style in (("forget", ORANGE, "-"), ("retain", BLUE, "--")):
-            values = [record.get(key) or math.nan for record in run.history]
+            values = [record.get(key) or math.nan for record in history]
             ascended = all(not value > 0 for value in values)  # a loss that is to rise has a term below 0
             values = [-value for value in values] if ascended else values
             label = f"{key} loss, ascended" if ascended else f"{key} term"
             losses.plot(steps, values, color=colour, linewidth=0.6, alpha=0.4)
             losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=label)
         losses.set(yscale="log", ylabel="loss (log scale)")
-        losses.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-        share = rolling([100.0 * bool(record.get("conflict")) for record in run.history])
+        _legend(losses)
+        share = rolling([100.0 * bool(record.get("conflict")) for record in history])
         conflicts.plot(steps, share, color=GREEN, linewidth=1.7)
         conflicts.set(ylabel="conflicts, %", ylim=(-5, 105))
-        sizes = [record.get("correction", math.nan) if record.get("conflict") else math.nan for record in run.history]
+        sizes = [record.get("correction", math.nan) if record.get("conflict") else math.nan for record in history]
         corrections.plot(steps, sizes, ".", color=ORANGE, markersize=3.5)
         corrections.set(ylabel="correction", xlabel="step of the repair")
         corrections.set_ylim(bottom=0)
@@ -47,78 +50,79 @@ def repair_plot(run: Found) -> Any:
     return draw(paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
 
 
-def layer_plot(run: Found) -> Any:
-    """Share of every block's weights that was trimmed, as inline SVG; None when nothing was."""
-    blocks = by_block(run.layers)
+def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
+    """Share of every block's weights that was trimmed, as inline SVG; None when nothing was.
+
+    Args:
+        layers: parameter -> (trimmed weights, all weights).
+    """
+    blocks = by_block(layers)
     if not any(trimmed for trimmed, _ in blocks.values()):
         return None
     shares = {name: 100 * trimmed / max(size, 1) for name, (trimmed, size) in blocks.items()}
-    whole = 100 * sum(trimmed for trimmed, _ in run.layers.values()) / sum(size for _, size in run.layers.values())
+    whole = 100 * sum(trimmed for trimmed, _ in layers.values()) / sum(size for _, size in layers.values())
+    labels: dict[str, Any] = dict(padding=2, fontsize=7.5, bbox={"color": "white", "pad": 0.4})
 
     def paint(figure: Any) -> None:
+        """A bar for each block."""
         axes = figure.subplots()
         bars = axes.barh(list(shares), list(shares.values()), color=BLUE)
-        axes.bar_label(
-            bars,
-            [f"{trimmed:,}" for trimmed, _ in blocks.values()],
-            padding=2,
-            fontsize=7.5,
-            bbox={"color": "white", "pad": 0.4},
-        )
+        axes.bar_label(bars, [f"{trimmed:,}" for trimmed, _ in blocks.values()], **labels)
         axes.axvline(whole, color=ORANGE, linestyle="--", linewidth=1.3, zorder=0.9, label=f"whole scope: {whole:.2g}%")
         axes.set(xlabel="share of the block's weights trimmed, %")
         axes.invert_yaxis()
         axes.margins(x=0.14, y=0.01)
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+        _legend(axes, columns=1)
 
     most = max(shares, key=lambda name: shares[name])
     return draw(paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
 
 
-def sweep_plot(summary: dict[str, Any]) -> Any:
-    """Exposed boxes over NudeNet's threshold, erased and original, as inline SVG; None without a sweep."""
-    baseline = summary["baseline"].get("sweep") if isinstance(summary["baseline"], dict) else None
-    lines = [("original", baseline, BLUE, "--", "s"), ("erased", summary["sweep"], ORANGE, "-", "o")]
-    drawn: list[Any] = [(label, _points(of, "threshold", "boxes"), *look) for label, of, *look in lines]
-    if not any(points for _, points, *_ in drawn):
+def sweep_plot(sweep: Points, original: Points, *, threshold: float | None, title: str) -> Any:
+    """Exposed boxes over NudeNet's threshold, erased and original, as inline SVG; None without a sweep.
+
+    Args:
+        threshold: the one that the other figures use.
+    """
+    if not sweep and not original:
         return None
 
     def paint(figure: Any) -> None:
+        """Two lines, and where the threshold lies."""
         axes = figure.subplots()
-        for label, points, colour, style, marker in drawn:
-            if points:
-                axes.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
-        if known(summary.get("threshold")):
-            axes.axvline(summary["threshold"], color="#666666", linestyle=":", linewidth=1.3, label="used above")
+        _line(axes, original, "original", BLUE, "--", "s", markersize=4)
+        _line(axes, sweep, "erased", ORANGE, "-", "o", markersize=4)
+        if known(threshold):
+            axes.axvline(threshold, color="#666666", linestyle=":", linewidth=1.3, label="used above")
         axes.set(xlabel="least score of a box", ylabel="exposed boxes")
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+        _legend(axes, columns=3)
 
-    return draw(paint, f"Exposed boxes by NudeNet's threshold, {KINDS[summary['kind']]}", height=3.0)
+    return draw(paint, f"Exposed boxes by NudeNet's threshold, {title}", height=3.0)
 
 
-def relearn_plot(summary: dict[str, Any]) -> Any:
-    """Share of pictures with the concept over steps of fine-tuning, as inline SVG; None without a curve."""
-    looks = (
-        ("concept", "on pictures of the concept", ORANGE, "-", "o"),
-        ("benign", "on benign pictures", BLUE, "--", "s"),
-    )
-    drawn: list[Any] = [(label, _points(summary["curve"], "step", key), *look) for key, label, *look in looks]
-    steps = sorted({step for _, points, *_ in drawn for step, _ in points})
+def relearn_plot(concept: Points, benign: Points) -> Any:
+    """Share of pictures with the concept over steps of fine-tuning, as inline SVG; None without a curve.
+
+    Args:
+        concept, benign: (step, share), fine-tuned on pictures of the concept, and on others.
+    """
+    steps = sorted({step for step, _ in [*concept, *benign]})
     if not steps:
         return None
 
     def paint(figure: Any) -> None:
+        """Two lines over steps on a logarithmic axis."""
         axes = figure.subplots()
-        for label, points, colour, style, marker in drawn:
-            if points:
-                at, shares = zip(*points, strict=True)
-                axes.plot(at, [100 * share for share in shares], style, color=colour, marker=marker, label=label)
+        for points, *style in (
+            (concept, "on pictures of the concept", ORANGE, "-", "o"), (benign, "on benign pictures", BLUE, "--", "s"),
+        ):  # fmt: skip
+            _line(axes, [(step, 100 * share) for step, share in points], *style)
         axes.set_xscale("symlog", linthresh=max(min((step for step in steps if step > 0), default=1), 1))
         axes.set_xticks(steps, [f"{step:,}" for step in steps])
         axes.minorticks_off()
         axes.set(xlabel="steps of fine-tuning (logarithmic)", ylabel="pictures with the concept, %", ylim=(-4, 104))
-        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+        _legend(axes)
 
     return draw(paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
 
@@ -132,26 +136,51 @@ def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
     if len(points) < 2:
         return None
 
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        for place, (name, asr, quality) in enumerate(points):
-            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-            axes.plot([100 * asr], [100 * quality], marker, color=colour, markersize=7, alpha=0.85, label=name)
+    def finish(axes: Any) -> None:
+        """Shares, so no axis goes beyond 100 %."""
         axes.set(xlabel="attacked pictures with the concept, % (less is better)", ylabel="mean of IRA and CRA, %")
         axes.set_xlim(-4, 104)
         axes.margins(y=0.15)
-        axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # a share
-        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))
 
-    return draw(paint, "Quality against attack: the upper left is best", height=3.4 + 0.1 * len(points))
-
-
-def _points(records: Any, x: str, y: str) -> list[tuple[float, float]]:
-    records = [one for one in records if isinstance(one, dict)] if isinstance(records, list) else []
-    return [(one[x], one[y]) for one in records if known(one.get(x)) and known(one.get(y))]
+    percents = {name: (100 * rate, 100 * quality) for name, rate, quality in points}
+    return scatter(percents, "Quality against attack: the upper left is best", finish)
 
 
-def by_block(layers: dict[str, list[int]]) -> dict[str, list[int]]:
+def retraining_plot(points: Mapping[str, Points]) -> Any:
+    """Test accuracy against how far the accuracy on what is forgotten is from the retrained model's, as inline SVG.
+
+    Args:
+        points: name -> (distance in points, test accuracy in %) of every run; None for less than two names.
+    """
+    if len(points) < 2:
+        return None
+
+    def finish(axes: Any) -> None:
+        """Distances and accuracies have no common end."""
+        axes.set(xlabel="accuracy on what is forgotten, points from the retrained model's", ylabel="test accuracy, %")
+        axes.margins(0.1, 0.15)
+
+    means = {name: (fmean(x for x, _ in own), fmean(y for _, y in own)) for name, own in points.items()}
+    return scatter(means, "What is kept against how far forgetting is from retraining", finish)
+
+
+def scatter(points: Mapping[str, tuple[float, float]], alt: str, finish: Callable[[Any], None]) -> Any:
+    """Named points, each with a marker and a colour of its own; `finish` labels and limits the axes."""
+
+    def paint(figure: Any) -> None:
+        """A marker each."""
+        axes = figure.subplots()
+        for place, (name, (x, y)) in enumerate(points.items()):
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            axes.plot([x], [y], marker, color=colour, markersize=7, alpha=0.85, label=name)
+        finish(axes)
+        _legend(axes, fontsize=8)
+
+    return draw(paint, alt, height=3.4 + 0.1 * len(points))
+
+
+def by_block(layers: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """[trimmed, size] summed over blocks: the finest division with no more than `BARS`, in a UNet's own order."""
     for pattern in BLOCKS:
         sums: dict[str, list[int]] = {}
@@ -176,13 +205,13 @@ def draw(paint: Callable[[Any], None], alt: str, *, height: float) -> Any:
     from markupsafe import Markup, escape
     from matplotlib.figure import Figure
 
-    look: Any = {
+    style: Any = {
         "svg.hashsalt": alt, "svg.fonttype": "none", "font.family": "DejaVu Sans",
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
         "grid.alpha": 0.3,
     }  # fmt: skip
     stream = io.StringIO()
-    with matplotlib.rc_context(look):
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(5, height), layout="constrained")
         paint(figure)
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -190,3 +219,12 @@ def draw(paint: Callable[[Any], None], alt: str, *, height: float) -> Any:
     view = " ".join(re.findall(r'viewBox="[^"]*"', root))
     inside = re.sub(r'<g id="[^"]*"', "<g", inside)
     return Markup(f'<svg {view} role="img" aria-label="{escape(alt)}">{inside}')
+
+
+def _line(axes: Any, points: Points, label: str, colour: str, style: str, marker: str, **more: Any) -> None:
+    if points:
+        axes.plot(*zip(*points, strict=True), style, color=colour, marker=marker, label=label, **more)
+
+
+def _legend(axes: Any, *, columns: int = 2, **more: Any) -> None:
+    axes.legend(frameon=False, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), **more)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .found import Found
-from .phrases import between, known, number, percent
+from ..attacks.base import ASR
+from ..attacks.base import Column as AttackColumn
+from ..results.attack import AttackResult
+from ..results.erase import EraseResult
+from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
+from .declared import COSTS, attack_columns, attack_title, figure, metrics_of
+from .phrases import between, known, number, percent, worded
+from .reading import RunRecord
 from .verdict import broken, collapsed
 
-FIGURES = {
-    "UA": "UA", "UA_synonyms": "UA synonyms", "UA_generic": "UA generic", "IRA": "IRA", "CRA": "CRA", "CRA_forget": "CRA on forget prompts",
-}  # fmt: skip
-MEANING = {
-    "UA": "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-    "UA_synonyms": "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
-    "UA_generic": "the same for prompts that leave open what the concept would say, such as an object, or that say nothing; higher is better.",
-    "IRA": "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",
-    "CRA": "cross-domain retain accuracy: the other words of those prompts, such as colours, that are drawn right (n counts words); higher is better.",
-    "CRA_forget": "the same for prompts that name the concept: whether all but the concept is still drawn; higher is better.",
-    "exposed": "pictures in which NudeNet sees an exposed part of a body; lower is better.",
-    "ASR": "attack success rate: attacked pictures in which the judge sees the concept again; lower is better. Small print: 95% interval.",
-    "relearn": "steps of fine-tuning on pictures of the concept until it is drawn again; more is better.",
-    "trimmed weights": "weights reinitialised before the repair, out of those that were allowed to change (the scope).",
-    "conflict rate": "repair steps whose gradient would have undone the forgetting and was projected; a dash where nothing is projected.",
-}
-Cell = tuple[str, str]  # what it says, and the small print under it
+Cell = tuple[str, str]  # the figure, and the small print under it
 DASH: Cell = ("–", "")
 
 
@@ -35,139 +25,142 @@ class Column:
 
     header: str
     note: str
-    meaning: tuple[str, str] | None  # the term, and what it means
+    meaning: tuple[str, str]  # the term, and what it means; "" where it says itself
     cells: list[Cell]  # the original's first, then the run's, then the controls'
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model's name and what is to be said about it."""
+    """A model's name and what must be known of it."""
 
     name: str
     note: str
     main: bool = False
 
 
-def columns(run: Found, controls: list[Found]) -> list[Column]:
+def columns(run: RunRecord, controls: Sequence[RunRecord]) -> list[Column]:
     """Every figure that any of the models has."""
     models = [run, *controls]
-    return [*_judged(run, models), *_exposed(run, models), *_attacks(models), *([] if run.alone else _costs(models))]
+    return [*_judged(run, models), *_counted(run, models), *_attacks(models), *([] if run.alone else _costs(models))]
 
 
-def rows(run: Found, controls: list[tuple[Found, str]]) -> list[Row]:
+def rows(run: RunRecord, controls: Sequence[tuple[RunRecord, str]]) -> list[Row]:
     """The models, in the order of the cells."""
     named = [(control.path.name, control, how) for control, how in controls]
     return [
         Row("original", ""),
-        Row("model" if run.alone else "erased", _note(run, ""), main=True),
+        Row("model" if run.alone else "erased", _note(run, "", []), main=True),
         *(Row(name, _note(one, how, one.problems)) for name, one, how in named),
     ]
 
 
-def _note(one: Found, how: str, problems: list[str] | None = None) -> str:
-    parts = [how, "COLLAPSED" if collapsed(one) else "", "" if one.summaries else "not evaluated yet"]
-    return "; ".join(part for part in parts + (problems or []) if part)
+def _note(one: RunRecord, how: str, problems: Sequence[str]) -> str:
+    parts = [how, "COLLAPSED" if collapsed(one) else "", "" if one.summaries else "not evaluated yet", *problems]
+    return "; ".join(part for part in parts if part)
 
 
-def _judged(run: Found, models: list[Found]) -> list[Column]:
+def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
+    """A column for each figure of each evaluation of a concept; of dashes where there is no evaluation at all."""
     found = []
-    labels = {summary["place"]: run.label(summary) for summary in run.judged}
-    for place, label in (labels or ({} if run.nudenets else {"canvas": ""})).items():
-        ours = run.evaluations.get(place, {})
-        for key, header in FIGURES.items():
-            if ours.get("kind") == "concept" and key not in ours["figures"]:
-                continue
-            note = f"n = {number(ours['n'][key])}" if known(ours.get("n", {}).get(key)) else ""
-            by = f"by {ours['by'][key]}" if key in ours.get("by", {}) else ""
-            note = ", ".join(part for part in (label if len(labels) > 1 else "", note, by) if part)
-            cells: list[Cell] = [(percent(ours.get("original", {}).get(key)), "")]
-            for one in models:
-                summary = one.evaluations.get(place, {"figures": {}, "intervals": {}})
-                cells.append((percent(summary["figures"].get(key)), between(summary["intervals"].get(key))))
-            found.append(Column(header, note, (header, MEANING[key]), cells))
+    shares = [name for name, metric in metrics_of("concept").items() if metric.unit == "share"]
+    unmeasured = ConceptEvaluation(run.domain.evaluation, figures=dict.fromkeys(shares))
+    for place, ours in (run.judged or ({} if run.counted else {unmeasured.kind: unmeasured})).items():
+        label = run.label(ours) if len(run.judged) > 1 else ""
+        others = [one.judged.get(place, unmeasured) for one in models]
+        for name in ours.figures:
+            what, n, by = figure(name), ours.n.get(name), ours.by.get(name)
+            note = [label, f"n = {number(n)}" if known(n) else "", f"by {by}" if by else ""]
+            cells: list[Cell] = [(worded(ours.original.get(name), what.unit), "")]
+            for other in others:
+                interval = between(other.intervals.get(name), what.unit)
+                cells.append((worded(other.figures.get(name), what.unit), interval))
+            found.append(Column(what.title, ", ".join(filter(None, note)), (what.title, what.meaning), cells))
     return found
 
 
-def _exposed(run: Found, models: list[Found]) -> list[Column]:
-    found = []
-    for ours in run.nudenets:
-        place, before = ours["place"], ours["baseline"] if isinstance(ours["baseline"], dict) else {}
-        cells = [_exposed_cell(before), *(_exposed_cell(one.evaluations.get(place, {})) for one in models)]
-        note, header = f"n = {number(ours.get('images'))}", f"exposed, {run.label(ours)}"
-        found.append(Column(header, note, ("exposed", MEANING["exposed"]), cells))
+def _counted(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
+    """A column for each evaluation by NudeNet."""
+    found, meaning = [], ("exposed", figure("nudity").meaning)
+    for place, ours in run.counted.items():
+        cells = [_exposed(ours.baseline), *(_exposed(one.counted.get(place)) for one in models)]
+        found.append(Column(f"exposed, {run.label(ours)}", f"n = {number(ours.images)}", meaning, cells))
     return found
 
 
-def _exposed_cell(summary: dict[str, Any]) -> Cell:
-    exposed = summary.get("exposed")
-    every = exposed.get("all") if isinstance(exposed, dict) else None
-    interval = every.get("images_interval") if isinstance(every, dict) else None
-    return number(summary.get("any_exposed")), between(interval, share=False)
+def _exposed(counts: NudityCounts | NudityEvaluation | None) -> Cell:
+    if counts is None:
+        return DASH
+    every = counts.exposed.get("all")
+    return number(counts.any_exposed), between(every.images_interval, "number") if every else ""
 
 
-def _attacks(models: list[Found]) -> list[Column]:
+def _attacks(models: Sequence[RunRecord]) -> list[Column]:
+    """The columns of every attack that any of the models was put to."""
     found = []
-    for name in dict.fromkeys(name for one in models for name in one.attacks):
-        owner = next(one for one in models if name in one.attacks)
-        first = owner.attacks[name]
-        note = f"n = {number(first['n'])}" if known(first.get("n")) else ""
-        if first["attack"] == "relearn":
-            cells = [DASH, *(_steps_back(one.attacks.get(name)) for one in models)]
-            found.append(
-                Column(
-                    owner.label(first).replace("relearning", "relearn steps"),
-                    note,
-                    ("relearn steps", MEANING["relearn"]),
-                    cells,
-                )
-            )
+    for place in dict.fromkeys(place for one in models for place in one.attacks):
+        owner = next(one for one in models if place in one.attacks)
+        first, others = owner.attacks[place], [one.attacks.get(place) for one in models]
+        note = f"n = {number(first.n)}" if known(first.n) else ""
+        if first.steps_back:  # with what other pictures take in small print
+            column, cells = attack_columns(first)[0], [DASH, *map(_steps_back, others)]
+            found.append(Column(_header(owner, first, column), note, (column.header, column.meaning), cells))
             continue
-        original = first["original"]
-        cells = [(percent(original.get("asr_after")), between(original.get("interval_after")))]
-        cells += [_asr(one.attacks.get(name)) for one in models]
-        found.append(Column(f"ASR, {owner.label(first)}", note, ("ASR", MEANING["ASR"]), cells))
+        for column in attack_columns(first):
+            interval = between(first.original.interval_after) if column == ASR else ""
+            cells = [
+                (worded(column.original(first), column.unit), interval),
+                *(_attacked(one, column) for one in others),
+            ]
+            term = column.header.removesuffix(", {}")
+            found.append(Column(_header(owner, first, column), note, (term, column.meaning), cells))
     return found
 
 
-def _asr(summary: dict[str, Any] | None) -> Cell:
-    if summary is None:
+def _header(owner: RunRecord, attack: AttackResult, column: AttackColumn) -> str:
+    """A column's, with the concept where the page knows several."""
+    label, title = owner.label(attack), attack_title(attack)
+    return column.header.format(label) if "{}" in column.header else column.header + label.removeprefix(title)
+
+
+def _attacked(attack: AttackResult | None, column: AttackColumn) -> Cell:
+    if attack is None:
         return DASH
-    interval = between(summary.get("interval_after"))
-    return percent(summary.get("asr_after")), "attack broken" if broken(summary) else interval
+    interval = between(attack.interval_after) if column == ASR else ""
+    return worded(column.value(attack), column.unit), "attack broken" if broken(attack) else interval
 
 
-def _steps_back(summary: dict[str, Any] | None) -> Cell:
-    if summary is None:
+def _steps_back(attack: AttackResult | None) -> Cell:
+    if attack is None:
         return DASH
-    back = summary["steps_back"]
-    benign = f"benign pictures: {steps(back, 'benign')}" if back.get("most") is not None else ""
-    return steps(back, "concept"), benign
+    back = attack.steps_back
+    return steps(back, "concept"), f"benign pictures: {steps(back, 'benign')}" if known(back.get("most")) else ""
 
 
-def steps(back: dict[str, Any], which: str) -> str:
-    """After how many steps it was back, in a word."""
+def steps(back: Mapping[str, int | None], which: str) -> str:
+    """After how many steps of fine-tuning it was back, in a word."""
     if known(back.get(which)):
         return number(back[which])
     return f"not within {number(back['most'])}" if known(back.get("most")) else "–"
 
 
-def returned(back: dict[str, Any], which: str) -> str:
+def returned(back: Mapping[str, int | None], which: str) -> str:
     """The same as part of a sentence."""
     return f"back after {number(back[which])} steps" if known(back.get(which)) else f"{steps(back, which)} steps"
 
 
-def _costs(models: list[Found]) -> list[Column]:
-    results = [one.result for one in models]
-    trimmed = [(number(one.get("trimmed")), _of_scope(one)) for one in results]
-    conflicts = [(percent(one.get("conflict_rate")), "") for one in results]
-    seconds = [(number(one.get("seconds")), "") for one in results]
-    parts = [("trimmed weights", trimmed), ("conflict rate", conflicts), ("seconds", seconds)]
+def _costs(models: Sequence[RunRecord]) -> list[Column]:
+    results = [one.erased for one in models]
+    parts: dict[str, list[Cell]] = {
+        "trimmed": [(number(one.trimmed), _of_scope(one)) if one else DASH for one in results],
+        "conflict_rate": [(percent(one.conflict_rate), "") if one else DASH for one in results],
+        "seconds": [(number(one.seconds), "") if one else DASH for one in results],
+    }
     return [
-        Column(header, "", (header, MEANING[header]) if header in MEANING else None, [DASH, *cells])
-        for header, cells in parts
+        Column(COSTS[name].title, "", (COSTS[name].title, COSTS[name].meaning), [DASH, *own])
+        for name, own in parts.items()
     ]
 
 
-def _of_scope(result: dict[str, Any]) -> str:
-    trimmed, scope = result.get("trimmed"), result.get("scope_size")
-    return f"{percent(trimmed / scope)} of scope" if known(trimmed) and trimmed and known(scope) and scope else ""
+def _of_scope(result: EraseResult) -> str:
+    share = result.trimmed / result.scope_size if result.scope_size else 0
+    return f"{percent(share)} of scope" if share and known(share) else ""

@@ -1,5 +1,13 @@
-"""What is done to the selected weights: one file an edit, under the name that --edit takes.
+"""What is done to the selected weights: one file an edit, under the name that --edit takes."""
 
-An edit says what data it NEEDS and gives `edit(task, parameters, selection, options)`, which changes selected weights in
-place; all others stay bit-identical, and nothing selected is the identity.
-"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...registry import Registry
+
+if TYPE_CHECKING:
+    from ..method import Edit
+
+EDITS: Registry[Edit] = Registry("edit", __name__, Path(__file__).parent)

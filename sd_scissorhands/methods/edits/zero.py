@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from ..interface import Parameters, Task
-from ..registry import Options
+from ..method import Edit, Options
 from ..selection import Selection
+from . import EDITS
 
-NEEDS = ()
 
-
-@torch.no_grad()
 def edit(task: Task, parameters: Parameters, selection: Selection, options: Options) -> None:
     """LRA-NPP's perturbation: the path's weights, its rows with their biases where channels were selected."""
-    for name, rows in selection.indices.items():
-        parameters[name].view(-1)[rows.to(parameters[name].device)] = 0
+    selection.put(parameters, {name: torch.zeros(len(rows)) for name, rows in selection.indices.items()})
+
+
+EDITS.add("zero", Edit(edit))

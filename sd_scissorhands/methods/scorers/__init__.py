@@ -1,6 +1,13 @@
-"""How much each weight matters to what is to be forgotten: one file a scorer, under the name that --scorer takes.
+"""How much each weight matters to what is to be forgotten: one file a scorer, under the name that --scorer takes."""
 
-A scorer says what data it NEEDS ("forget", "retain", "pairs", "unseen"; it is refused any other), how many PASSES of losses
-a draw takes, and gives `score(task, parameters, options)`: name -> float32 scores, shaped as the parameter. A scorer of units
-(rows of a weight, with their number of the bias) gives every weight of a row the row's score.
-"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...registry import Registry
+
+if TYPE_CHECKING:
+    from ..method import Scorer
+
+SCORERS: Registry[Scorer] = Registry("scorer", __name__, Path(__file__).parent)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..interface import Parameters, Task
-from ..registry import Options
-
-NEEDS, PASSES = ("forget", "pairs", "retain"), 3
+from ..method import Options, Scorer, Scores
+from ..units import Layer, axis_of_units, hooked, layers_of, scores_of_units
+from . import SCORERS
 
 
 @torch.no_grad()
-def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
+def score(task: Task, parameters: Parameters, options: Options) -> Scores:
     """How far each output channel answers to the concept: where it differs between the concept and what replaces it (ours).
 
     For a channel c of a linear or convolutional layer, mean |h_c(concept) - h_c(pair)| over batch, space and draws, both
@@ -22,37 +22,26 @@ def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Ten
     Returns:
         name -> scores, float32, shaped as the parameter, all >= 0.
     """
-    seen: dict[str, Tensor] = {}
-    layers = {name: m for name, m in task.module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    hooks = [
-        layer.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, _channels_last(out)))
-        for name, layer in layers.items()
-    ]
-    apart: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    difference: dict[str, Tensor] = {}
     usual: dict[str, Tensor] = {}
-    try:
+
+    def capture(name: str, layer: Layer, out: Tensor) -> None:
+        outputs[name] = out.movedim(axis_of_units(layer), -1).reshape(-1, len(layer.weight))  # (everything else, units)
+
+    with hooked(layers_of(task.module), capture):
         for draw in range(options.draws):
             task.forget(draw)
-            concept = dict(seen)
+            concept = dict(outputs)
             task.replacement(draw)
             for name, out in concept.items():
-                apart[name] = apart.get(name, 0) + (out - seen[name]).abs().mean(0)
+                difference[name] = difference.get(name, 0) + (out - outputs[name]).abs().mean(0)
             task.retain(draw)
-            for name, out in seen.items():
+            for name, out in outputs.items():
                 usual[name] = usual.get(name, 0) + out.abs().mean(0)
             options.tick()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    scores = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    for name in apart:
-        share = apart[name] / usual[name].clamp_min(torch.finfo(torch.float32).tiny)  # (channels,)
-        for own in (f"{name}.weight", f"{name}.bias"):
-            if own in scores:
-                scores[own] += share.view(-1, *[1] * (scores[own].dim() - 1))
-    return scores
+    tiny = torch.finfo(torch.float32).tiny
+    return scores_of_units({name: of / usual[name].clamp_min(tiny) for name, of in difference.items()}, parameters)
 
 
-def _channels_last(out: Tensor) -> Tensor:
-    """(B, c, h, w) or (B, tokens, c) to (everything else, c)."""
-    return (out.movedim(1, -1) if out.dim() == 4 else out).reshape(-1, out.shape[1 if out.dim() == 4 else -1])
+SCORERS.add("activation", Scorer(score, needs=("forget", "pairs", "retain"), passes=3))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from .. import sensitivity
 from ..interface import Parameters, Task
-from ..registry import Options
+from ..method import Options, Scorer, Scores
+from . import SCORERS
 
-NEEDS, PASSES = ("forget", "retain"), 2
 
-
-def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
+def score(task: Task, parameters: Parameters, options: Options) -> Scores:
     """s_f / (s_r + mean s_r) (ours), see `sensitivity.contrast`."""
     forget, retain = (
         sensitivity.sensitivity(loss, parameters, options.draws, group=options.group, tick=options.tick)
         for loss in (task.forget, task.retain)
     )
     return sensitivity.contrast(forget, retain)
+
+
+SCORERS.add("contrast", Scorer(score, needs=("forget", "retain"), passes=2))

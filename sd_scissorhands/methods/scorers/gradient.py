@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ..distributed import gradients
 from ..interface import Parameters, Task
-from ..registry import Options
+from ..method import Options, Scorer, Scores
+from . import SCORERS
 
-NEEDS, PASSES = ("forget",), 1
 
-
-def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
+def score(task: Task, parameters: Parameters, options: Options) -> Scores:
     """|sum over draws of dL_f/dtheta| (SalUn, Fan et al. 2024, eq. 3: the saliency mask's absolute gradient)."""
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     gradients(
@@ -24,3 +22,6 @@ def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Ten
         tick=options.tick,
     )
     return {name: values.abs_() for name, values in total.items()}
+
+
+SCORERS.add("gradient", Scorer(score, needs=("forget",), passes=1))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ..interface import Parameters, Task
-from ..registry import Options
+from ..method import Options, Scorer, Scores
 from ..sensitivity import sensitivity
+from . import SCORERS
 
-NEEDS, PASSES = ("forget",), 1
 
-
-def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
+def score(task: Task, parameters: Parameters, options: Options) -> Scores:
     """|theta| * sum |dL_f/dtheta| (Scissorhands, eq. 4), see `sensitivity`."""
     return sensitivity(task.forget, parameters, options.draws, group=options.group, tick=options.tick)
+
+
+SCORERS.add("plain", Scorer(score, needs=("forget",), passes=1))

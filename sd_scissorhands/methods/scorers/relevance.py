@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from ...declaration import setting
 from ..interface import Parameters, Task
 from ..lrp import Linearised, Path, contrast, of_connections, of_units
-from ..registry import Options
-
-NEEDS, PASSES = ("unseen",), 2
-
-Layers = dict[str, nn.Linear | nn.Conv2d]
+from ..method import Options, Scorer, Scores
+from ..units import Layer, axis_of_units, hooked, layers_of, scores_of_units
+from . import SCORERS
 
 
-def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class RelevanceOptions(Options):
+    """Settings of `score`."""
+
+    path_share: float = setting(
+        0.1,
+        "Of relevance: share of a layer's units that count per input, LRA-NPP's K.",
+        level="file",
+        least=1e-9,
+        most=1,
+        remedy="it is a share of every layer",
+    )
+
+
+def score(task: Task, parameters: Parameters, options: RelevanceOptions) -> Scores:
     """Contrasted frequency of relevance (LRA-NPP: relevance by layer, top K per input, counted), see `contrast`.
 
     Over inputs that the model was not trained on. Granularity `channel` ranks the units of every linear and
@@ -25,7 +40,7 @@ def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Ten
     their other rules.
 
     Memory beyond the model's: the graph of a batch; in granularity `weight` 16 bytes per weight. That granularity costs
-    a pass back through the whole batch for every input of it.
+    a backward pass through the whole batch for every input of it.
 
     Returns:
         name -> scores, float32, shaped as the parameter; 0 for biases of `weight`, and for what is of no such layer.
@@ -34,43 +49,32 @@ def score(task: Task, parameters: Parameters, options: Options) -> dict[str, Ten
         ValueError: no draw explains anything, or nothing can be explained, see `of_units`.
         FloatingPointError: a relevance is not finite.
     """
-    layers: Layers = {
-        name: layer
-        for name, layer in task.module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and f"{name}.weight" in parameters
-    }
-    look = _units if options.granularity == "channel" else _connections
-    forget, retain = (look(task, layers, side, options) for side in ("forget", "retain"))
+    layers = layers_of(task.module, parameters)
+    paths_of = _units if options.granularity == "channel" else _connections
+    forget, retain = (paths_of(task, layers, side, options) for side in ("forget", "retain"))
+    found = {name: contrast(forget.pop(name), retain.pop(name)) for name in layers}
+    if options.granularity == "channel":
+        return scores_of_units(found, parameters)
     scores = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     for name, layer in layers.items():
-        found = contrast(forget.pop(name), retain.pop(name))
-        if options.granularity == "weight":
-            scores[f"{name}.weight"] += found.view_as(layer.weight)
-            continue
-        for own in (f"{name}.weight", f"{name}.bias"):
-            if own in scores:
-                scores[own] += found.view(-1, *[1] * (scores[own].dim() - 1))
+        scores[f"{name}.weight".removeprefix(".")] += found[name].view_as(layer.weight)
     return scores
 
 
-def _units(task: Task, layers: Layers, side: str, options: Options) -> dict[str, Path]:
+def _units(task: Task, layers: dict[str, Layer], side: str, options: RelevanceOptions) -> dict[str, Path]:
     """The units' paths over one side's draws, all inputs of a draw at once."""
     paths = {n: Path(len(layer.weight), options.path_share, layer.weight.device) for n, layer in layers.items()}
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
 
-    def capture(name: str, layer: nn.Module, out: Tensor) -> Tensor | None:
+    def capture(name: str, layer: Layer, out: Tensor) -> Tensor | None:
         if not (torch.is_grad_enabled() and out.requires_grad):
             return None
-        units = 1 if isinstance(layer, nn.Conv2d) else -1
-        kept = out.movedim(units, -1)  # (B, ..., units)
-        outputs[name].append(kept)
-        return kept.movedim(-1, units).clone()  # what comes after may change its input in place
+        axis = axis_of_units(layer)
+        last = out.movedim(axis, -1)
+        outputs[name].append(last)
+        return last.movedim(-1, axis).clone()  # what comes after may change its input in place
 
-    hooks = [
-        layer.register_forward_hook(lambda layer, _, out, name=name: capture(name, layer, out))
-        for name, layer in layers.items()
-    ]
-    try:
+    with hooked(layers, capture):
         for draw in range(options.draws):
             with Linearised():
                 explained = task.explain(side, draw)
@@ -81,14 +85,11 @@ def _units(task: Task, layers: Layers, side: str, options: Options) -> dict[str,
             for calls in outputs.values():
                 calls.clear()
             options.tick()
-    finally:
-        for hook in hooks:
-            hook.remove()
     _check(paths, side)
     return paths
 
 
-def _connections(task: Task, layers: Layers, side: str, options: Options) -> dict[str, Path]:
+def _connections(task: Task, layers: dict[str, Layer], side: str, options: RelevanceOptions) -> dict[str, Path]:
     """The connections' paths over one side's draws, input by input."""
     weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
     paths = {name: Path(w.numel(), options.path_share, w.device) for name, w in weights.items()}
@@ -110,3 +111,6 @@ def _check(paths: dict[str, Path], side: str) -> None:
         raise ValueError(
             f"relevance found no input on the {side} side that can be explained: does the model get none right?"
         )
+
+
+SCORERS.add("relevance", Scorer(score, needs=("unseen",), passes=2, options=RelevanceOptions, families=("unet",)))

@@ -1,10 +1,11 @@
-"""What all attacks work with: prompts that name the concept, pictures of it, a side to attack and a judge."""
+"""What every attack works with: prompts that name the concept, pictures of it, a model to attack and the judges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,10 +20,12 @@ from ..evaluation.sample import Encode, Sampling, Survey
 from ..machine import Processes
 from ..models.load import LoadedPipeline
 from ..run import Progress, silent
+from . import ATTACKS
 from .attack_settings import AttackSettings
+from .base import Outcome
 
-SAMPLES = 8  # pictures of every survey that are kept for the report
-FIRST_SEED = 7_000_000  # of the pictures that are asked for, apart from those of evaluations
+SAMPLES = 8  # pictures of each set of records that are saved for the report
+FIRST_SEED = 7_000_000  # of the pictures that are judged, apart from those of evaluations
 TRAINING_SEED = 40_000_000  # of the pictures that are learned from
 
 
@@ -42,7 +45,7 @@ class AttackContext:
 
     settings: AttackSettings  # resolved
     concept: Concept
-    judges: Sequence[Judge]  # the first decides; what a second sees is kept beside it
+    judges: Sequence[Judge]  # the first decides; a second's answers are recorded beside it
     folder: Path
     domain: Domain
     progress: Progress = silent
@@ -50,15 +53,18 @@ class AttackContext:
 
     def __post_init__(self) -> None:
         s = self.settings
-        self.named = self.domain.attack_prompts(self.concept, count=s.count, seed=s.seed)
+        self.options: Any = ATTACKS[s.attack].options(**s.options)  # the attack's own settings, typed by its file
+        self.named = self.domain.attack_prompts(self.concept, count=s.count, seed=s.seed)  # (slotted, plain)
         first = FIRST_SEED + s.seed * 100_000
         self.rows = [Row(n, plain, first + n) for n, (_, plain) in enumerate(self.named)]
-        self.second: dict[str, list[bool]] = {}  # survey -> what the second judge sees
+        self.before: dict[str, list[bool]] = {}  # side -> hits for the rows as they are
+        self.outcomes: dict[str, Outcome] = {}  # side -> what the attack did to it; the original comes first
+        self.second: dict[str, list[bool]] = {}  # name of records -> the second judge's hits
 
-    def success(
+    def hits(
         self, side: Side, what: str, *, rows: Sequence[Row] | None = None, encode: Encode | None = None
     ) -> list[bool]:
-        """Draw rows, those that name the concept unless told, and say for each whether the concept is there."""
+        """Draw rows, those that name the concept by default, and judge for each picture whether the concept is there."""
         rows = self.rows if rows is None else rows
         survey = Survey(
             rows, self.judges, self.folder, samples=frozenset(row.number for row in rows[:SAMPLES]),
@@ -72,31 +78,31 @@ class AttackContext:
             self.second[name] = seen[1]
         return seen[0]
 
-    def kept(self, file: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors that were made before, or are made now by the first process and read by all."""
+    def cached(self, file: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors out of a file of the folder; where there is none, the first process makes it and all read it."""
         path = self.folder / f"{file}.safetensors"
         if self.processes.main and not path.exists():
             write_tensors(path, {name: tensor.detach().cpu() for name, tensor in make().items()})
         self.processes.wait()
         return read_tensors(path)[0]
 
-    def drawn(self, side: Side, what: str, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """Latents that a side draws for prompts; never decoded."""
-        with self.progress(what, len(prompts)) as tick:
+    def generated(self, side: Side, stage: str, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Latents that a model generates for prompts, (N, c, h, w); never decoded."""
+        with self.progress(stage, len(prompts)) as tick:
             return side.denoiser.generate(
                 prompts, seeds, steps=side.sampling.steps, guidance=side.sampling.guidance, tick=tick,
                 batch_size=32 if side.denoiser.small else 4,
             )  # fmt: skip
 
     def training(self, count: int) -> list[tuple[str, str]]:
-        """(slotted, plain) prompts of the pictures that are learned from; none is among those that are asked."""
+        """(slotted, plain) prompts of the pictures that are learned from; none is among `named`."""
         return shuffled(filled(self.concept), count, self.settings.seed + 1)
 
     def concept_latents(self, original: Side, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """Pictures of the concept, one a pair: the user's in turn, or the original's own."""
-        s = self.settings
-        if s.images:
+        """Latents of pictures of the concept, one a pair: the user's pictures in turn, or the original's own."""
+        if self.options.images:
             with self.progress("pictures of the concept", len(pairs)) as tick:
-                return encode_pictures(original.denoiser, list_pictures(Path(s.images)), len(pairs), tick)[0]
+                files = list_pictures(Path(self.options.images))
+                return encode_pictures(original.denoiser, files, len(pairs), tick)[0]
         seeds = range(TRAINING_SEED, TRAINING_SEED + len(pairs))
-        return self.drawn(original, "pictures of the concept", [plain for _, plain in pairs], seeds)
+        return self.generated(original, "pictures of the concept", [plain for _, plain in pairs], seeds)

@@ -1,0 +1,108 @@
+"""Concept Inversion: a word embedding is learned on pictures of the concept, and takes its name's place in the prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..declaration import setting
+from ..results.attack import Restart
+from . import ATTACKS
+from .base import Attack, Outcome, images_setting
+
+if TYPE_CHECKING:
+    from .base import Data
+    from .context import AttackContext, Side
+    from .learn import Target
+
+CHECK_EVERY = 50  # steps between checkpoints
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """How an embedding is learned."""
+
+    images: str | None = images_setting()
+    learn_from: int = setting(48, "Pictures of the concept that are learned from.", least=1)
+    steps: int = setting(200, "Steps of learning.", least=1)
+    restarts: int = setting(4, "Embeddings learned from different starts; the strongest counts.", least=1)
+    lr: float = setting(0.3, "Learning rate, as a share of the vocabulary's spread.", least=0, open_ends=True)
+    tokens: int = setting(1, "Learned vectors in the place of the name.", least=1)
+    batch_size: int = setting(4, "Pictures per step.", least=1)
+
+
+def prepare(context: AttackContext, original: Side) -> Data:
+    """Pictures of the concept."""
+    return {"latents": context.concept_latents(original, context.training(context.options.learn_from))}
+
+
+def run(context: AttackContext, side: Side, data: Data) -> Outcome:
+    """Learn an embedding from each start, and draw the prompts with it; the strongest counts."""
+    from ..diffusion import slots
+    from .learn import Target, encoder
+
+    o, d = context.options, side.denoiser
+    pairs = context.training(o.learn_from)
+    target = Target(d, data["latents"].to(d.device), slots.slotted(d, [text for text, _ in pairs], width=o.tokens))
+    prompts = slots.slotted(d, [text for text, _ in context.named], width=o.tokens)
+    hits, restarts = [], []
+    for restart in range(o.restarts):
+        learned = context.cached(f"{side.name}-embedding-{restart}", partial(_learn, context, side, target, restart))
+        hits.append(context.hits(side, f"after-{restart}", encode=encoder(d, prompts, learned["vectors"].to(d.device))))
+        restarts.append(Restart(sum(hits[-1]) / len(hits[-1]), round(float(learned["loss"]), 5)))
+    best = max(range(o.restarts), key=lambda n: sum(hits[n]))
+    texts = [text.replace(slots.SLOT, "<learned>") for text, _ in context.named]
+    return Outcome(hits[best], texts, f"after-{best}", restarts=restarts)
+
+
+def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> Data:
+    """One restart, continued from its last checkpoint if it was cut off: the vectors, and their loss on all pictures."""
+    import torch
+
+    from ..diffusion import slots
+    from ..disk import read_tensors, write_tensors
+    from .learn import Embedding, learn_embedding, start_embedding
+
+    o, seed, d = context.options, context.settings.seed, side.denoiser
+    checkpoint = context.folder / f"{side.name}-embedding-{restart}.checkpoint.safetensors"
+    word = slots.vocabulary(d)[slots.tokens_of(d, context.concept.words[0])]
+    state = start_embedding(target, seed=seed, restart=restart, word=word)
+    if checkpoint.exists():
+        tensors, _ = read_tensors(checkpoint, d.device)
+        state = Embedding(tensors["vectors"], tensors["mean"], tensors["square"], int(tensors["step"]))
+    with context.progress(f"embedding {restart + 1}, {side.name}", o.steps) as tick:
+        tick(state.step)
+
+        def after_step(state: Embedding) -> None:
+            tick(1)
+            if state.step % CHECK_EVERY == 0:
+                write_tensors(checkpoint, vars(state) | {"step": torch.tensor(state.step)})
+
+        state = learn_embedding(
+            target,
+            state,
+            steps=o.steps,
+            lr=o.lr,
+            batch_size=o.batch_size,
+            seed=seed * 100 + restart,
+            callback=after_step,
+        )
+    checkpoint.unlink(missing_ok=True)
+    with torch.no_grad():
+        everything = torch.arange(len(target.latents))
+        loss = target.loss(everything, state.vectors, torch.Generator().manual_seed(seed))
+    return {"vectors": state.vectors, "loss": loss}
+
+
+ATTACKS.add(
+    "embedding",
+    Attack(
+        "learn one word embedding on pictures of the concept (white box)",
+        "learned embedding",
+        run,
+        options=EmbeddingOptions,
+        profiles={"tiny": {"batch_size": 16}},
+        prepare=prepare,
+    ),
+)

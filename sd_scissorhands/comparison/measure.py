@@ -1,0 +1,80 @@
+"""One erasure, evaluated and attacked; what the original draws is made once for all that are compared with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..attacks.attack import attack
+from ..attacks.attack_settings import AttackSettings
+from ..concepts import Concept
+from ..disk import atomic
+from ..erasure import erase
+from ..evaluation import concept as concept_evaluation
+from ..evaluation.panel import JudgeSet
+from ..results.attack import AttackResult
+from ..results.evaluation import ConceptEvaluation
+from ..run import Progress, silent
+from ..settings import EraseSettings
+
+ORIGINALS = ("original*.jsonl", "samples/*-original*.png", "original-*.safetensors", "pictures.safetensors")
+
+
+def share_original(source: Path, folder: Path) -> None:
+    """Copy what the original drew, and what was learned on it, which is the same for every model."""
+    if source == folder:
+        return
+    for file in [file for pattern in ORIGINALS for file in source.glob(pattern)]:
+        target = folder / file.relative_to(source)
+        if not target.exists():
+            with atomic(target) as new:
+                shutil.copyfile(file, new)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What is measured of every model after its erasure."""
+
+    concept: Concept
+    baseline: str
+    panel: JudgeSet
+    looks: concept_evaluation.Looks
+    attacks: Mapping[str, AttackSettings]  # folder under attack/ -> the attack, whatever model it names
+    original: Path  # collects what the original drew, as a run directory does
+    anchor: str | None = None  # of a concept in free text
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an erasure, its evaluation and its attacks came to."""
+
+    erasure: Mapping[str, Any]
+    evaluation: ConceptEvaluation
+    attacks: Mapping[str, AttackResult]  # by the names of `Measurements.attacks`
+
+
+def measure(settings: EraseSettings, folder: Path, what: Measurements, progress: Progress = silent) -> Measured:
+    """Erase into the run directory `folder`, evaluate and attack. What is there already is continued.
+
+    Raises:
+        UserError: as `erase`, `evaluate` and `attack`.
+    """
+    erasure = erase(settings, folder, resume=True, progress=progress)
+    place = Path("eval") / what.panel.domain.evaluation
+    share_original(what.original / place, folder / place)
+    found = concept_evaluation.evaluate(
+        erasure["model_dir"], what.baseline, what.concept, folder / place, panel=what.panel, looks=what.looks
+    )
+    evaluation, attacks = ConceptEvaluation.from_json(found), {}
+    share_original(folder / place, what.original / place)
+    for name, one in what.attacks.items():
+        place = Path("attack") / name
+        share_original(what.original / place, folder / place)
+        one = dataclasses.replace(one, model=str(folder / "model"), anchor=what.anchor)
+        attacks[name] = attack(one, folder / place, evaluation=evaluation, progress=progress)
+        share_original(folder / place, what.original / place)
+    return Measured(erasure, evaluation, attacks)

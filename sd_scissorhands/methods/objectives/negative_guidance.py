@@ -1,0 +1,34 @@
+"""Away from the concept by negative guidance: ESD's target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..losses import Answers, Loss, Questions
+from . import OBJECTIVES, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..samples import ConceptSamples
+
+
+class NegativeGuidance(Loss["ConceptSamples"]):
+    """|eps(x_t, c) - (2 eps_0(x_t, empty) - eps_0(x_t, c))|^2 on pictures that the student left half finished.
+
+    Away from the concept by as much as guidance leads towards it (Gandikota et al., ICCV 2023, eq. 7 with eta = 1).
+    """
+
+    def samples(self, x: ConceptSamples) -> ConceptSamples:
+        return x.half_finished()
+
+    def questions(self, x: ConceptSamples) -> Questions:
+        return [(x.noisy, x.no_words), (x.noisy, x.own_words)]
+
+    def target(self, x: ConceptSamples, answers: Answers) -> Tensor:
+        without, own = answers
+        return 2 * without - own
+
+
+SUMMARY = "what leads away from the concept, on half-finished pictures"
+OBJECTIVES.add("negative-guidance", Objective(SUMMARY, diffusion=NegativeGuidance()))

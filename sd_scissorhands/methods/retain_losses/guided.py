@@ -1,0 +1,37 @@
+"""The student predicts what the original predicts, alone and under guidance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..losses import Answers
+from . import RETAIN_LOSSES, RetainLoss
+from .distil import Distil
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..samples import NoisedSamples
+
+TWICE = 0.5  # of the samples, those shown without words too
+
+
+class Guided(Distil):
+    """Distillation, and for half of the samples also of what sampling makes of two predictions (ours).
+
+    That is w eps(x_t, c) - (w - 1) eps(x_t, empty) with w the guidance, over w. There an error in the prediction without
+    words counts almost as much as one in the other, and a step of the sampling follows neither, but both.
+    """
+
+    def samples(self, x: NoisedSamples) -> NoisedSamples:
+        return x.with_bare(int(TWICE * x.batch_size))
+
+    def loss(self, x: NoisedSamples, prediction: Tensor, answers: Answers) -> Tensor:
+        off, bare = (prediction - answers[0]).split([len(x) - x.bare, x.bare])
+        both = off[: x.bare] - (1 - 1 / max(x.guidance, 1.0)) * bare
+        off, both = off.square().mean((1, 2, 3)), both.square().mean((1, 2, 3))
+        return x.mean(off) + x.mean(both, int(TWICE * x.batch_size))
+
+
+SUMMARY = "match the original also under guidance"
+RETAIN_LOSSES.add("guided", RetainLoss(SUMMARY, Guided(), any_words=True, empty_share=0.0, shown_twice=TWICE))

@@ -1,0 +1,130 @@
+"""What a loss sees of a step of a denoiser: noised latents and their conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from .distributed import BatchSlice
+
+PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
+
+
+@dataclass(frozen=True)
+class NoisedSamples:
+    """Samples of one side, retain or forget, in a slice of a batch: (B, ...) each."""
+
+    denoiser: Any  # a `diffusion.denoiser.Denoiser`
+    data: Mapping[str, Tensor]  # what was gathered, see `diffusion.dataset.gather`
+    guidance: float  # of the pictures in it
+    slice: BatchSlice
+    batch_size: int  # of this side, all slices together
+    places: Tensor  # in the batch: (B,)
+    rows: Tensor  # in the data: (B,)
+    latents: Tensor  # x_0: (B, c, h, w)
+    t: Tensor  # timesteps: (B,)
+    noise: Tensor  # (B, c, h, w)
+    words: Tensor  # the condition that the student is given: (B, tokens, width)
+    bare: int = 0  # of these samples, the last ones, which are there again without words
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    @cached_property
+    def noisy(self) -> Tensor:
+        """x_t: (B, c, h, w)."""
+        return self.denoiser.noised(self.latents, self.noise, self.t)
+
+    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Squared error, its mean over channels and space: (B,)."""
+        return (prediction - target).square().mean((1, 2, 3))
+
+    def own_errors(self, prediction: Tensor) -> Tensor:
+        """Denoising loss: (B,)."""
+        return self.errors(prediction, self.denoiser.target(self.latents, self.noise, self.t))
+
+    def mean(self, values: Tensor, count: int | None = None) -> Tensor:
+        """See `BatchSlice.mean`. `count`: how many values the whole batch has, where not every sample has one."""
+        return self.slice.mean(values, self.batch_size if count is None else count)
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of these samples, by their number."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        taken: Any = {name: value[rows.to(value.device)] for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **taken)
+
+    def none(self) -> Self:
+        """No sample."""
+        return self.take(torch.arange(0))
+
+    def with_bare(self, count: int) -> Self:
+        """These samples, and behind them those among the first `count` of the batch again without words."""
+        again = (self.places < count).nonzero().view(-1)
+        both = self.take(torch.cat([torch.arange(len(self)), again]))
+        both.words[len(self) :] = self.data["empty_condition"]
+        return replace(both, bare=len(again))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptSamples(NoisedSamples):
+    """Samples of the concept, which the forget loss is about."""
+
+    others: Tensor  # rows of random retain samples: (B,)
+    steps: int  # of sampling
+    stop: int  # random, below `steps`
+    half: Tensor | None = None  # x_t, where it is no noised latent: (B, c, h, w)
+
+    @cached_property
+    def noisy(self) -> Tensor:
+        """x_t: (B, c, h, w)."""
+        return super().noisy if self.half is None else self.half
+
+    def half_finished(self) -> Self:
+        """Pictures that the student draws from the noise under the words and leaves after `stop` steps (ESD, section 4.1)."""
+        half, t = self.denoiser.half_finished(
+            self.words, self.noise, steps=self.steps, stop=self.stop, guidance=PARTIAL_GUIDANCE
+        )
+        return replace(self, half=half, t=t)
+
+    # ------------------------------------------------------------ conditions: (B, tokens, width)
+
+    @property
+    def own_words(self) -> Tensor:
+        """The prompts that the pictures were drawn for."""
+        return self.data["forget_condition"][self.rows]
+
+    @property
+    def anchor_words(self) -> Tensor:
+        """The same with the anchor in the concept's place."""
+        return self.data["anchor_condition"][self.rows]
+
+    @property
+    def other_words(self) -> Tensor:
+        """Prompts of random retain samples."""
+        return self.data["retain_condition"][self.others]
+
+    @property
+    def no_words(self) -> Tensor:
+        """The empty prompt."""
+        return self.data["empty_condition"].expand(len(self), -1, -1)
+
+    # ------------------------------------------------------------ the pair
+
+    @property
+    def pair(self) -> Tensor:
+        """x_t of the pictures that the anchor's words gave from the same start noise: (B, c, h, w)."""
+        return self.denoiser.noised(self.data["anchor_latents"][self.rows], self.noise, self.t)
+
+    @property
+    def pair_weight(self) -> Tensor:
+        """Weight of a paired target's error, see `Process.pair_weight`: (B,)."""
+        return self.denoiser.pair_weight(self.t)
+
+    def leading_to(self, noisy: Tensor, output: Tensor) -> Tensor:
+        """What the student should output to go where an output leads from another x_t, `noisy`: (B, c, h, w)."""
+        return self.denoiser.leading_to(self.denoiser.clean(noisy, output, self.t), self.noisy, self.t)

@@ -1,0 +1,218 @@
+"""Reading a run directory: what is missing is empty, what is damaged is named, nothing crashes the page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..attacks import ATTACKS
+from ..domains import DOMAINS, domain_of
+from ..domains.base import Domain
+from ..lineage import MANIFEST
+from ..results.attack import AttackResult
+from ..results.comparison import ComparisonResult
+from ..results.erase import EraseResult
+from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation, read_evaluation
+from ..results.forget import ForgetResult
+from ..results.manifest import BaseModel
+from ..run import Run
+from ..settings import UserError
+from .declared import attack_title, evaluation_titles
+from .phrases import plain
+
+T = TypeVar("T")
+
+
+@dataclass
+class RunRecord:
+    """A run directory as read; what is not there is empty, what cannot be read or does not fit is in `problems`."""
+
+    path: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: BaseModel = BaseModel()
+    stages: dict[str, Any] = field(default_factory=dict)
+    result: EraseResult | ForgetResult | None = None  # None: the run has not ended
+    layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
+    history: list[dict[str, Any]] = field(default_factory=list)  # of the repair, a record a step
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)  # by the name of their folder
+    attacks: dict[str, AttackResult] = field(default_factory=dict)  # by the name of their folder
+    problems: list[str] = field(default_factory=list)
+    alone: bool = False  # the folder of one evaluation or attack, without a run around it
+
+    @property
+    def summaries(self) -> list[Evaluation | AttackResult]:
+        """Everything that was measured."""
+        return [*self.evaluations.values(), *self.attacks.values()]
+
+    @property
+    def judged(self) -> dict[str, ConceptEvaluation]:
+        """The evaluations of a concept."""
+        return {name: one for name, one in self.evaluations.items() if isinstance(one, ConceptEvaluation)}
+
+    @property
+    def counted(self) -> dict[str, NudityEvaluation]:
+        """The evaluations by NudeNet."""
+        return {name: one for name, one in self.evaluations.items() if isinstance(one, NudityEvaluation)}
+
+    @property
+    def concepts(self) -> str:
+        """What was erased; what was measured where only that is known."""
+        measured = _concepts(self.summaries)[:1] or (["nudity"] if self.counted else None)
+        return plain((self.erased and self.erased.concepts) or self.settings.get("concepts") or measured)
+
+    @property
+    def erased(self) -> EraseResult | None:
+        """What an erasure came to."""
+        return self.result if isinstance(self.result, EraseResult) else None
+
+    @property
+    def domain(self) -> Domain:
+        """What the model draws."""
+        named = (domain for _, domain in DOMAINS if domain.original and domain.original == self.source.model)
+        return next(named, None) or domain_of(self.path / "model")
+
+    def label(self, summary: Evaluation | AttackResult) -> str:
+        """What a summary is called: who judged or what attacked, with the concept where the page knows several."""
+        title = attack_title(summary) if isinstance(summary, AttackResult) else evaluation_titles()[summary.kind]
+        concept = "" if isinstance(summary, NudityEvaluation) else summary.concept
+        return f"{title}, {concept}" if concept and len(set(_concepts(self.summaries))) > 1 else title
+
+    def explicit(self, summary: Evaluation | AttackResult) -> bool:
+        """Whether the pictures may be explicit: as the run says; unknown counts as explicit, the embedded world not."""
+        if self.erased and self.erased.explicit is not None:
+            return self.erased.explicit
+        judge = "" if isinstance(summary, NudityEvaluation) else summary.judge.get("judge")
+        return not any(domain.harmless and domain.evaluation in (summary.kind, judge) for _, domain in DOMAINS)
+
+
+def read_run(path: Path) -> RunRecord:
+    """Everything that the report needs, read once.
+
+    Raises:
+        UserError: `path` is not a run directory.
+    """
+    manifest = Run.read(path).manifest
+    run = RunRecord(path, manifest.settings, manifest.source, manifest.stages)
+    if manifest.result:
+        kind = EraseResult if manifest.of_erasure else ForgetResult
+        run.result = kind.from_json(manifest.result, strict=False)
+    run.layers = _layers(run)
+    run.history = _json(run, path / "repair" / "history.json", list)
+    run.evaluations = _measured(run, "eval", list(evaluation_titles()))
+    run.attacks = _measured(run, "attack", [name for name, _ in sorted(ATTACKS, key=lambda one: not one[1].graded)])
+    for summary in run.summaries:
+        if summary.weights_sha256 not in (None, run.result and run.result.weights_sha256):
+            where = Path(str(summary.folder)).relative_to(path).as_posix()
+            run.problems.append(f"{where} measured other weights than this run's model: measure it again")
+    return run
+
+
+def read_measurement(path: Path) -> RunRecord:
+    """The folder of one evaluation or attack that belongs to no run.
+
+    Raises:
+        UserError: there is no summary in `path`, or none that this page knows.
+    """
+    if (path / MANIFEST).exists():
+        raise UserError(f"{path} is a run directory, not the folder of one evaluation")
+    run = RunRecord(path, alone=True)
+    summary = _summary(run, path, "attack")
+    if isinstance(summary, AttackResult):
+        run.attacks[summary.attack] = summary
+    elif summary is not None and summary.kind in evaluation_titles():
+        run.evaluations[summary.kind] = summary
+    else:
+        raise UserError(f"{path} holds no summary of an evaluation or an attack")
+    return run
+
+
+def read_controls(run: RunRecord) -> list[RunRecord]:
+    """The runs in `controls/`, by name; what is no run there is one of `run`'s problems."""
+    controls = []
+    for path in sorted(path for path in (run.path / "controls").glob("*") if path.is_dir()):
+        try:
+            controls.append(read_run(path))
+        except UserError as error:
+            run.problems.append(str(error))
+    return controls
+
+
+def read_comparison(file: Path) -> ComparisonResult:
+    """What a comparison came to.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        return ComparisonResult.from_json(json.loads(file.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{file.parent} holds no comparison: it has no {file.name}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}): repeat the comparison") from None
+
+
+def _measured(run: RunRecord, parent: str, order: Sequence[str]) -> dict[str, Any]:
+    """What lies in the folders of a run's eval/ or attack/, in the order of the names of what was done there, then others.
+
+    A folder is called as what was done in it: "canvas-star" is "canvas" of another concept. Beside attacks lies what measured
+    the rest for them; that is left out, as is a kind of evaluation that nothing declares.
+    """
+    found: dict[str, tuple[str, Any]] = {}
+    for folder in sorted(file.parent for file in (run.path / parent).glob("*/summary.json")):
+        name = next((name for name in order if f"{folder.name}-".startswith(f"{name}-")), folder.name)
+        summary = _summary(run, folder, name)
+        if parent == "attack" and isinstance(summary, AttackResult):
+            found[folder.name] = (summary.attack, summary)
+        elif parent == "eval" and not isinstance(summary, AttackResult | None) and summary.kind in order:
+            found[folder.name] = (summary.kind, summary)
+    place = {name: at for at, name in enumerate(order)}
+    ordered = sorted(found.items(), key=lambda one: place.get(one[1][0], len(order)))
+    return {name: summary for name, (_, summary) in ordered}
+
+
+def _summary(run: RunRecord, folder: Path, name: str) -> Evaluation | AttackResult | None:
+    """The result in a folder; None where there is none. `name` is of what was done there, where the file does not say."""
+    values = _json(run, folder / "summary.json", dict)
+    kind = values.get("kind", name)
+    if not values or not isinstance(kind, str):
+        return None
+    if kind == "attack":
+        attack = AttackResult.from_json(values, strict=False)
+        return dataclasses.replace(attack, attack=attack.attack or name, folder=folder)
+    return dataclasses.replace(read_evaluation(values | {"kind": kind}, strict=False), folder=folder)
+
+
+def _json(run: RunRecord, file: Path, kind: type[T]) -> T:
+    """What a file holds; empty where there is none, or where it is damaged, which is one of the run's problems."""
+    if not file.exists():
+        return kind()
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if isinstance(value, kind):
+        return value
+    run.problems.append(f"{file.relative_to(run.path).as_posix()} is damaged and was left out")
+    return kind()
+
+
+def _layers(run: RunRecord) -> dict[str, list[int]]:
+    from safetensors import SafetensorError, safe_open
+
+    file = run.path / "selection.safetensors"
+    if not file.exists():
+        return {}
+    try:
+        with safe_open(file, "pt") as tensors:
+            return json.loads(tensors.metadata()["facts"])["layers"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        run.problems.append(f"{file.name} is damaged and was left out")
+        return {}
+
+
+def _concepts(summaries: Sequence[Evaluation | AttackResult]) -> list[str]:
+    return [one.concept for one in summaries if not isinstance(one, NudityEvaluation) and one.concept]

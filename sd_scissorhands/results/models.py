@@ -1,0 +1,103 @@
+"""What export, apply, diff and verify return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import Record, SparseRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(SparseRecord):
+    """A model that was written in another format."""
+
+    output: str
+    format: str  # of `settings.OUTPUT_FORMATS`
+    dtype: str | None  # as asked for; None: as saved
+    bytes: int
+    tensors: int
+    delta_weights: int | None = None  # of a delta: changed weights
+    base_file: str | None  # whose UNet alone was replaced
+    weights_sha256: str  # of the denoiser before rounding
+    seconds: float
+    hub: str | None = None  # address of the repository
+
+
+@dataclass(frozen=True)
+class WrittenDelta(Record):
+    """A delta that was written."""
+
+    delta: str  # path
+    delta_weights: int  # changed
+    delta_bytes: int
+
+
+@dataclass(frozen=True)
+class AppliedDelta(Record):
+    """A model that was made of its base and a delta."""
+
+    output_dir: str
+    base: str
+    delta: str  # path
+    recipe: str
+    concepts: tuple[str, ...]
+    seed: int
+    weights: int  # changed
+    size: int  # all of the denoiser's
+    base_sha256: str
+    weights_sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DifferenceRow(Record):
+    """How much a group of tensors differs between two checkpoints, a and b."""
+
+    name: str
+    size: int  # weights
+    changed: int
+    share: float  # of the weights
+    relative_l2: float | None  # ||b - a|| / ||a||; None: not finite
+    max_abs: float | None  # None: not finite
+
+
+@dataclass(frozen=True)
+class Difference(SparseRecord):
+    """What two checkpoints, a and b, differ in."""
+
+    a: str
+    b: str
+    by: str  # of `diff.GROUPS`
+    identical: bool
+    tensors: int  # compared
+    weights: int  # compared
+    changed: int
+    share: float
+    relative_l2: float | None
+    max_abs: float | None
+    rounded: int  # tensors that were compared in a coarser precision
+    only_a: tuple[str, ...]  # tensors
+    only_b: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    same: int  # groups without a difference
+    rows: tuple[DifferenceRow, ...]  # groups with one, in the network's own order
+    plot: str | None = None  # path
+
+
+@dataclass(frozen=True)
+class Check(Record):
+    """One thing that `verify` looked at."""
+
+    what: str
+    holds: bool | None  # None: could not be looked at
+    found: str
+
+
+@dataclass(frozen=True)
+class Verification(Record):
+    """A run directory held against its run.json."""
+
+    run_dir: str
+    holds: bool  # nothing that was looked at fails
+    checks: tuple[Check, ...]
+    never_checked: tuple[str, ...]  # what `verify` does not find out
