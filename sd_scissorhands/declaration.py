@@ -30,6 +30,7 @@ class Declared:
     help: str
     level: str = "advanced"  # of `LEVELS`
     choices: Choices | None = None  # a function where the names are a registry's, which may grow
+    examples: Choices | None = None  # names shown in --help where more than they may be given
     least: float | None = None  # smallest value allowed
     most: float | None = None  # largest value allowed
     remedy: str = ""  # ends the message about a value out of bounds

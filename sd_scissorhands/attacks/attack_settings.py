@@ -14,6 +14,7 @@ from ..places import file_name
 from ..settings import UsageError, UserError, flag
 from . import ATTACKS
 
+WHAT, SAMPLE, JUDGE, RUN = "What", "Drawing and counting", "Judges", "Run"  # panels of --help
 # What the JSON holds of an attack that has no such setting, as it always did: folders of former versions continue.
 NOT_TAKEN: dict[str, Any] = {
     "prompts": None, "images": None, "learn_from": 48, "few": 8, "steps": None, "restarts": 4, "lr": None, "tokens": None,
@@ -29,20 +30,22 @@ class AttackSettings:
     `parse_attacks`. One that is None takes the default of the model's profile.
     """
 
-    attack: str  # of `ATTACKS`
-    concept: str
-    model: str
-    baseline: str | None = None  # the original; None: what a run's model was made from
-    model_config: str | None = None  # of single files: a pipeline of their family, for configs and tokenizer
-    count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", least=1)
-    judge: str | None = None
-    threshold: float | None = None  # NudeNet's score, or CLIP's probability, that counts
-    clip: str | None = None
-    anchor: str | None = None  # what takes the place of a concept in free text
-    sampling_steps: int | None = setting(None, "Sampling steps.", least=1)
-    guidance: float | None = None
-    seed: int = 0
-    device: str = "auto"
+    # fmt: off
+    attack: str = setting("embedding", "How to bring it back{choices}; or NAME:SETTING=VALUE,... for more of its settings.", panel=WHAT, level="basic", examples=ATTACKS.names, default_text="embedding")
+    concept: str = setting(dataclasses.MISSING, "What was erased.", panel=WHAT, level="basic")
+    model: str = setting(dataclasses.MISSING, "The model under attack: pipeline directory, single .safetensors file or hub id.", panel=WHAT, level="basic")
+    baseline: str | None = setting(None, "The original, which is attacked as well.", panel=WHAT, default_text="what a run's model was made from")
+    model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
+    count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", panel=SAMPLE, least=1, flag="--limit", default_text="60")
+    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES, default_text="what fits")
+    threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, default_text="0.6; clip 0.5")
+    clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14")
+    anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
+    sampling_steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
+    guidance: float | None = setting(None, "Guidance scale.", panel=SAMPLE, default_text="7.5; tiny 3")
+    seed: int = setting(0, "The same seed gives the same attack.", panel=SAMPLE, default_text="0")
+    device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
+    # fmt: on
     options: Mapping[str, Any] = field(default_factory=dict)  # the attack's own settings, as far as they are given
 
     def __init__(self, attack: str, concept: str, model: str, baseline: str | None = None, **values: Any) -> None:

@@ -6,29 +6,35 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from ..declaration import PANELS, declared_of
+from ..declaration import PANELS, Declared, declared_of
+
+Field = tuple[str, Any, Declared, bool]  # name, type, declaration, whether it must be given
 
 
-def with_flags_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_flags_of(kind: type, more: Sequence[Field] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for every declared field of some settings that is not for files alone.
 
     The command is called with the fields that were given, by name, as its first argument, and with its own parameters.
+
+    Args:
+        more: fields that are declared elsewhere.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        made = [parameter for parameter in flags_of(kind) if parameter.name not in {one.name for one in own}]
+        fields = {field[0]: field for field in (*fields_of(kind), *more)}
+        ordered = sorted(fields.values(), key=lambda field: _place(field[2]))
+        made = [_flag(field) for field in ordered if field[0] not in {one.name for one in own}]
 
         @functools.wraps(command)
         def with_given(**typed: Any) -> None:
             given = {parameter.name: typed.pop(parameter.name) for parameter in made}
-            command({name: _plain(kind, name, value) for name, value in given.items() if value is not None}, **typed)
+            command({name: _plain(fields[name], value) for name, value in given.items() if value is not None}, **typed)
 
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*made, *own)]
         with_given.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -38,44 +44,54 @@ def with_flags_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def flags_of(kind: type) -> Iterator[inspect.Parameter]:
-    """The flags of some settings as parameters of a command: panel by panel, those of the settings' own class first."""
+def fields_of(kind: type) -> list[Field]:
+    """The declared fields of some settings that a flag gives, those of the settings' own class first."""
     hints, shared = typing.get_type_hints(kind), typing.get_type_hints(kind.__mro__[1])
-    fields = sorted(dataclasses.fields(kind), key=lambda field: (_panel(field), field.name in shared))
-    for field in fields:
+    found: list[Field] = []
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in shared):
         declared = declared_of(field)
-        if declared is None or declared.level == "file":
-            continue
-        names = [declared.flag or "--" + field.name.replace("_", "-")]
-        one, repeatable = _typed(hints[field.name]), False
-        if typing.get_origin(one) is tuple:
-            one, repeatable = str, not declared.listed
-        if one is bool and field.default is not False:
-            names = [f"{names[0]}/--no-{names[0][2:]}"]
-        choices = f": {', '.join(declared.allowed)}" if declared.allowed else ""
-        option = typer.Option(
-            *names, help=declared.help.replace("{choices}", choices), show_default=declared.default_text or False,
-            rich_help_panel=declared.panel,
-        )  # fmt: skip
-        annotation = Annotated[(list[one] if repeatable else one) | None, option]  # type: ignore[valid-type]
-        yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        if declared and declared.level != "file":
+            if type(field.default) in (int, float) and not declared.default_text:
+                declared = dataclasses.replace(declared, default_text=f"{field.default:g}")
+            found.append((field.name, hints[field.name], declared, field.default is dataclasses.MISSING))
+    return found
 
 
-def _panel(field: dataclasses.Field) -> int:
-    declared = declared_of(field)
-    return PANELS.index(declared.panel) if declared and declared.panel in PANELS else len(PANELS)
+def _flag(field: Field) -> inspect.Parameter:
+    """The flag of a field, as a parameter of a command."""
+    name, hint, declared, required = field
+    names = [declared.flag or "--" + name.replace("_", "-")]
+    one, repeatable = _single(hint), False
+    if typing.get_origin(one) is tuple:
+        one, repeatable = str, not declared.listed
+    names_shown = declared.examples() if callable(declared.examples) else declared.examples or declared.allowed
+    choices = f": {', '.join(names_shown)}" if names_shown else ""
+    option = typer.Option(
+        *names, help=declared.help.replace("{choices}", choices), show_default=declared.default_text or False,
+        rich_help_panel=declared.panel,
+    )  # fmt: skip
+    kind: Any = list[one] if repeatable else one  # type: ignore[valid-type]
+    annotation = Annotated[kind if required else kind | None, option]
+    default = inspect.Parameter.empty if required else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _typed(hint: Any) -> Any:
+def _place(declared: Declared) -> int:
+    """Where a field's panel stands in --help."""
+    return PANELS.index(declared.panel) if declared.panel in PANELS else len(PANELS)
+
+
+def _single(hint: Any) -> Any:
     """A field's type without None."""
     kinds = [one for one in typing.get_args(hint) if one is not type(None)]
     return kinds[0] if kinds and typing.get_origin(hint) is not tuple else hint
 
 
-def _plain(kind: type, name: str, value: Any) -> Any:
-    """A flag's value as the settings hold it: tuples for lists, text for paths."""
-    field = next(field for field in dataclasses.fields(kind) if field.name == name)
-    declared = declared_of(field)
-    if declared and declared.listed:
-        return tuple(word.strip() for word in value.split(",") if word.strip())
-    return tuple(value) if isinstance(value, list) else str(value) if isinstance(value, Path) else value
+def _plain(field: Field, value: Any) -> Any:
+    """A flag's value as the settings hold it: tuples for lists."""
+    _, hint, declared, _ = field
+    if declared.listed:
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        kind = typing.get_args(_single(hint))[0]
+        return tuple(kind(word) for word in words)
+    return tuple(value) if isinstance(value, list) else value

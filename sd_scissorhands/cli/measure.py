@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +11,12 @@ import typer
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation.evaluate_settings import EvaluateSettings
-from .flags import with_flags_of
-from .options import Device, Json, NoBlur, Quiet, as_typed, check_gates, fields_of, in_panel, parse_gates
+from .flags import Field, fields_of, with_flags_of
+from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 
 CONFIG = "Of single files: diffusers directory or hub id of their family, for configs and tokenizer."
 which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
+OWN = "Attacks' own settings"  # a panel of --help
 ATTACK_GATES = ("asr_before", "asr_after", "IRA", "CRA", "broken")  # broken: 1 if it fails on the original, too
 
 
@@ -62,32 +64,32 @@ def evaluate(
         check_gates(gates, gate_values(settings.kind, told.to_json()))
 
 
+def attack_options() -> list[Field]:
+    """The settings that attacks have for themselves, each with what every attack that takes it says of it."""
+    found: dict[str, list[tuple[str, Field]]] = {}
+    for attack, one in ATTACKS:
+        for field in fields_of(one.options):
+            found.setdefault(field[0], []).append((attack, field))
+    return [_joined(fields) for fields in found.values()]
+
+
+def _joined(fields: list[tuple[str, Field]]) -> Field:
+    (_, (name, hint, declared, _)), *_ = fields
+    takers: dict[str, list[str]] = {}
+    for attack, field in fields:
+        takers.setdefault(field[2].help, []).append(attack)
+    help_ = " ".join(f"{', '.join(attacks)}: {text}" for text, attacks in takers.items())
+    defaults = ", ".join(f"{attack} {field[2].default_text}" for attack, field in fields if field[2].default_text)
+    return name, hint, dataclasses.replace(declared, help=help_, default_text=defaults, panel=OWN), False
+
+
+@with_flags_of(AttackSettings, attack_options())
 def attack(
-    model: Annotated[str, which("The model under attack: pipeline directory, single .safetensors file or hub id.")],
-    concept: Annotated[str, which("What was erased.")],
-    attack: Annotated[str, which(f"{', '.join(ATTACKS.names())}; NAME:SETTING=VALUE,... for more of its settings.", True)] = "embedding",
-    baseline: Annotated[str | None, which("The original, which is attacked as well.", "what a run's model was made from")] = None,
-    model_config: Annotated[str | None, which(CONFIG, "by the file")] = None,
-    prompts: Annotated[Path | None, which("For list: the prompts, one a line.")] = None,
-    images: Annotated[Path | None, which("Directory of pictures of the concept.", "the original draws them")] = None,
-    steps: Annotated[int | None, draw("Steps of learning.", "embedding 200, token 40, relearn 160, tiny 80")] = None,
-    restarts: Annotated[int | None, draw("Embeddings learned from different starts; the strongest counts.", "4")] = None,
-    tokens: Annotated[int | None, draw("Learned vectors, or tokens of the suffix.", "embedding 1, token 5; tiny 3")] = None,
-    lr: Annotated[float | None, draw("Learning rate; embedding and token: share of the vocabulary's spread.", "0.3; token 0.5; relearn 1e-5, tiny 3e-4")] = None,
-    batch_size: Annotated[int | None, draw("Pictures per step.", "4; tiny 16; relearn 2, tiny 8")] = None,
-    limit: Annotated[int, draw("Prompts that name the concept, and pictures of every rate.", True)] = 60,
-    sampling_steps: Annotated[int | None, draw("Sampling steps.", "50; tiny 20")] = None,
-    guidance: Annotated[float | None, draw("Guidance scale.", "7.5; tiny 3")] = None,
-    seed: Annotated[int, draw("The same seed gives the same attack.", True)] = 0,
-    judge: Annotated[str | None, judging("nudenet, clip or canvas.", "what fits")] = None,
-    threshold: Annotated[float | None, judging("NudeNet's score, or CLIP's probability, that counts.", "0.6; clip 0.5")] = None,
-    anchor: Annotated[str | None, judging("What takes the place of a concept in free text.")] = None,
-    clip: Annotated[str | None, judging("CLIP model, local or hub; none for none.", "openai/clip-vit-large-patch14")] = None,
+    given: dict[str, Any],
     no_blur: NoBlur = False,
     output_dir: Annotated[Path | None, out("Where results go.", "RUN/attack/ATTACK of a run's model, else runs/attack-MODEL-ATTACK")] = None,
     fail_above: Annotated[list[str] | None, out("NAME=VALUE, e.g. asr_after=.1, broken=0: exit 3 if the figure is above.")] = None,
     fail_below: Annotated[list[str] | None, out("NAME=VALUE, e.g. IRA=.9: exit 3 if the figure is below.")] = None,
-    device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -102,11 +104,7 @@ def attack(
         sdscissor attack --model runs/nudity/model --concept nudity --attack list --prompts attacks.txt
     """
     gates = parse_gates(ATTACK_GATES, fail_above, fail_below)
-    device = device or "auto"
-    settings = AttackSettings(
-        **fields_of(AttackSettings, locals(), count=limit), prompts=prompts and str(prompts),
-        images=images and str(images), steps=steps, restarts=restarts, tokens=tokens, lr=lr, batch_size=batch_size,
-    )  # fmt: skip
+    settings = AttackSettings(**({"attack": "embedding"} | given))
     from .. import api, show
     from ..machine import Processes
 
