@@ -63,7 +63,7 @@ class Steps:
         self.task, self.module, self.clock = task, task.denoiser.module, Clock()
         self.repair = Repair(
             task, parameters, ENDLESS, settings.lr, settings.forget_weight, RULES[settings.projection],
-            settings.memories, ENDLESS, settings.relearn_every, parts=parts_of(settings, 1),
+            memory_every=ENDLESS, relearn_every=settings.relearn_every, parts=parts_of(settings, 1),
         )  # fmt: skip
         self.memories: list[list[Tensor]] = []
         self._error: BaseException | None = None
