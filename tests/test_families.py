@@ -399,8 +399,9 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
     assert told.weights_sha256 in made
 
 
-def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, opened, short):
-    foreign = dataclasses.replace(opened, world=None)
+def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, folder, short, tmp_path):
+    shutil.copytree(folder, tmp_path / "foreign", ignore=shutil.ignore_patterns("world.json", "judge.safetensors"))
+    foreign = open_pipeline(str(tmp_path / "foreign"))
     expected = {"sdxl": 5.0, "sd3": 7.0, "flux": 3.5}.get(family, 7.5)
     assert _fitted(dataclasses.replace(short, guidance=None), foreign, "cpu").guidance == expected
     assert _fitted(dataclasses.replace(short, guidance=2.0), foreign, "cpu").guidance == 2.0
