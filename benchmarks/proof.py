@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rows import Row, Ways, interleave, record, row, short, spread, tabulate
 
-from sd_scissorhands.evaluation.nude import Detector
+from sd_scissorhands.evaluation.judges.nudenet import Detector
 from sd_scissorhands.evaluation.nudity import cores
 from sd_scissorhands.evaluation.prompts import Row as Prompt
 from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling

@@ -18,13 +18,13 @@ from .attacks.attack_settings import AttackSettings
 from .disk import write_json
 from .evaluation.evaluate_settings import EvaluateSettings
 from .machine import Processes
-from .places import RUNS, place_of_erasure, place_of_forgetting
+from .places import RUNS, erasure_directory, forgetting_directory
 from .quiet import is_small, progress_here, quietly
 from .results.attack import AttackResult
 from .results.base import Measurement, Reported
 from .results.comparison import ComparisonResult
 from .results.erase import EraseResult
-from .results.evaluation import Evaluation, read_evaluation
+from .results.evaluation import Evaluation
 from .results.forget import ForgetResult
 from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
@@ -51,7 +51,7 @@ def erase(
     from .erasure import erase as run_erasure
     from .report import write_card, write_report
 
-    folder = Path(output_dir or place_of_erasure(settings))
+    folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
         result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
         if not processes.main:
@@ -86,7 +86,7 @@ def evaluate(
     with _at_work(settings.source, progress) as (processes, shown):
         convert_single_files(settings.model_config, settings.model, settings.baseline)
         folder = Path(output_dir or place_of(settings))
-        result = read_evaluation(run_evaluation(settings, folder, progress=shown, processes=processes))
+        result = run_evaluation(settings, folder, progress=shown, processes=processes)
         return _with_page(result, folder, blur, command, processes)
 
 
@@ -127,7 +127,7 @@ def forget(
     from .forgetting import forget as run_forgetting
     from .report import write_forgetting_report
 
-    folder = Path(output_dir or place_of_forgetting(settings))
+    folder = Path(output_dir or forgetting_directory(settings))
     with _at_work(settings.model, progress) as (_, shown):
         found = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
         result = ForgetResult.from_json(found)
@@ -135,7 +135,7 @@ def forget(
 
 
 def compare(
-    asked: Any,
+    comparison: Any,
     output_dir: Folder = RUNS / "compare",
     *,
     command: Sequence[str] = (),
@@ -144,13 +144,13 @@ def compare(
     """Every recipe on every target under every seed: one table, one page; see `comparison.compare`.
 
     Args:
-        asked: a `comparison.jobs.Comparison`.
+        comparison: a `comparison.jobs.Comparison`.
     """
     from .comparison.compare import compare as run_comparison
 
     folder = Path(output_dir)
-    with _at_work(asked.settings.model, progress) as (_, shown):
-        result = run_comparison(asked, folder, command=command, progress=shown)
+    with _at_work(comparison.settings.model, progress) as (_, shown):
+        result = run_comparison(comparison, folder, command=command, progress=shown)
     return dataclasses.replace(result, folder=folder, report=folder / "report.html")
 
 

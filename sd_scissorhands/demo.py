@@ -10,7 +10,7 @@ from .attacks.attack_settings import AttackSettings
 from .comparison.measure import Measured, Measurements, measure
 from .domains import DOMAINS
 from .evaluation import concept as concept_evaluation
-from .evaluation.panel import open_judges
+from .evaluation.judge_set import open_judges
 from .report import write_card, write_report
 from .run import Progress, silent
 from .settings import EraseSettings
@@ -30,7 +30,7 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
     canvas = DOMAINS["canvas"]
     found = canvas.resolve(concept, None)
-    looks = concept_evaluation.Looks(seed=seed, count=count, progress=progress)
+    looks = concept_evaluation.ConceptRequest(seed=seed, count=count, progress=progress)
     embedding = AttackSettings("embedding", concept, "", "tiny", count=COUNT, seed=seed, restarts=1, tokens=3)
     attacks = {
         "embedding": embedding,

@@ -33,15 +33,14 @@ def atomic(path: Path) -> Iterator[Path]:
         _replace(temporary, path)
     except (OSError, SafetensorError) as error:
         _remove(temporary)
-        raise UserError(
-            f"cannot write {path}: {_reason(error)}; free some space or choose another directory"
-        ) from error
+        raise UserError(f"cannot write {path}: {reason(error)}; free some space or choose another directory") from error
     except BaseException:
         _remove(temporary)
         raise
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, in one line."""
     return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
@@ -75,14 +74,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors atomically, readable as the user's umask says (save_file alone makes mode 0600)."""
+    """Write safetensors atomically, readable by the user's umask (save_file alone makes mode 0600)."""
     with atomic(path) as new:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
         share(new)
 
 
 def share(path: Path) -> None:
-    """Give files the mode that the user's umask says."""
+    """Give files the mode of the user's umask."""
     umask = os.umask(0)
     os.umask(umask)
     for file in path.rglob("*") if path.is_dir() else [path]:
@@ -100,4 +99,4 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
         with safe_open(path, "pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is missing or damaged ({_reason(error)}): delete it and run again") from None
+        raise UserError(f"{path} is missing or damaged ({reason(error)}): delete it and run again") from None

@@ -112,7 +112,7 @@ def erase(
         check_free(output_dir, settings, resume=resume)
     processes.wait()
     prepared = prepare(settings, processes)
-    check_exportable(prepared.opened.directory, output_format)
+    check_exportable(prepared.opened.files, output_format)
     source = prepared.opened.identity
     run = Run.open(output_dir, prepared.settings, source, resume=resume, processes=processes, began=began)
     if not run.done("model"):
@@ -297,7 +297,7 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
         explicit=any(concept.explicit for concept in prepared.concepts), recipe=settings.recipe, seed=settings.seed,
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
         mean_correction=repair.mean_correction, steps=repair.step, **delta, weights_sha256=weights,
-        licence=read_licence(opened.directory), ema=opened.ema, device=str(denoiser.device),
+        licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
         processes=run.processes.count, seconds=run.seconds,
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())

@@ -67,7 +67,7 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     peaks = _peaks(prepared, probe)
     return {
         "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights_sha256, "ema": prepared.opened.ema, "scope": s.scope,
+        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights_sha256, "ema": prepared.opened.files.ema, "scope": s.scope,
         "scope_size": prepared.scope_size, "tensors": len(prepared.parameters), "trimmed": prepared.trimmed,
         "memory_bytes": max(peaks.values()), "peak_bytes": peaks,
         "seconds": {stage: round(expected, 1) for stage, expected in seconds.items() if expected},

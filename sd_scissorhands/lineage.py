@@ -43,4 +43,4 @@ def started_from(run: Manifest) -> str | None:
 
 def erased_from(model: str) -> tuple[str, ...]:
     """Every concept that the runs behind a model erased."""
-    return tuple(name for run in runs_behind(model) for name in (run.result or {}).get("concepts") or [])
+    return tuple(name for run in runs_behind(model) if run.erased for name in run.erased.concepts)

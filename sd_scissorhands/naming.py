@@ -10,14 +10,14 @@ from pathlib import Path
 
 from .errors import UserError
 
-FORM = re.compile(r"(?P<place>[^@:]+)(@(?P<revision>[^@:]+))?(:(?P<variant>[\w.-]+))?")
+FORM = re.compile(r"(?P<location>[^@:]+)(@(?P<revision>[^@:]+))?(:(?P<variant>[\w.-]+))?")
 
 
 @dataclass(frozen=True)
 class Name:
     """A model's name in its parts; `str` puts them together again."""
 
-    place: str  # tiny, a path, or a hub id
+    location: str  # tiny, a path, or a hub id
     revision: str | None = None  # branch, tag or commit on the hub
     variant: str | None = None  # which of several sets of weights: fp16, non_ema
 
@@ -34,7 +34,7 @@ class Name:
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
-        return self.place + revision + (f":{self.variant}" if self.variant else "")
+        return self.location + revision + (f":{self.variant}" if self.variant else "")
 
 
 def is_path(text: str) -> bool:

@@ -29,7 +29,7 @@ def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Pro
         The repository's address.
 
     Raises:
-        UserError: not whole, or the upload failed; says where the model is and how to repeat.
+        UserError: not whole, or the upload failed; the message names the model and how to repeat.
     """
     run, files = run_behind(path, source or path), files_of(path)
     if run:
@@ -44,11 +44,12 @@ def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Pro
 
 
 def run_behind(path: Path, source: Path) -> Path | None:
-    """The run that a model comes from: `source`, or the directory around it; of an export, if its header says so."""
+    """The run that a model comes from: `source`, or the directory around it; of an export, if its header names that run's weights."""
     run = next((one for one in (source, source.parent) if (one / MANIFEST).exists()), None)
     if run is None or path in (run, run / "model"):
         return run
-    return run if weights_in_header(path) == (Manifest.read(run).result or {}).get("weights_sha256") else None
+    erased = Manifest.read(run).erased
+    return run if erased and erased.weights_sha256 == weights_in_header(path) else None
 
 
 def weights_in_header(path: Path) -> str | None:
@@ -88,8 +89,7 @@ def format_of(path: Path) -> str:
 
 def commit_message(run: Path | None, path: Path) -> str:
     """Recipe, concept and seed."""
-    result = Manifest.read(run).result if run else None
-    if not result:
+    erased = Manifest.read(run).erased if run else None
+    if not erased:
         return f"{path.name}, by sd_scissorhands"
-    concepts = ", ".join(map(str, result.get("concepts") or ()))
-    return f"{concepts} erased by sd_scissorhands ({result.get('recipe')}, seed {result.get('seed')})"
+    return f"{', '.join(erased.concepts)} erased by sd_scissorhands ({erased.recipe}, seed {erased.seed})"

@@ -20,12 +20,18 @@ class Registry(Generic[T]):
     any file, so that `--help` stays fast. To add one from outside the package, call `add` before the command line runs.
     """
 
-    def __init__(self, noun: str, package: str, folder: Path, *, not_declarations: tuple[str, ...] = ()):
+    def __init__(
+        self, noun: str, package: str, folder: Path, *, not_declarations: tuple[str, ...] = (), several: bool = False
+    ):
         """`noun` names the kind in messages; `package` and `folder` are the Python name and the directory of its files.
 
-        `not_declarations` are files of the folder that declare nothing.
+        Args:
+            not_declarations: files of the folder that declare nothing.
+            several: a file may declare several, under any names. Then names stand in the order of the declarations, and
+                to list them imports the files, which may import nothing heavy themselves.
         """
         self.noun, self._package, self._folder, self._others = noun, package, folder, not_declarations
+        self._several = several
         self._added: dict[str, T] = {}
 
     def add(self, name: str, declaration: T) -> T:
@@ -40,8 +46,12 @@ class Registry(Generic[T]):
         return declaration
 
     def names(self) -> tuple[str, ...]:
-        """All names, sorted; imports nothing."""
+        """All names, sorted; imports nothing, unless a file may declare several."""
         files = {file.stem for file in self._folder.glob("[a-z]*.py")} - set(self._others)
+        if self._several:
+            for stem in sorted(files):
+                importlib.import_module(f"{self._package}.{stem}")
+            return tuple(self._added)
         return tuple(sorted({*(stem.replace("_", "-") for stem in files), *self._added}))
 
     def __contains__(self, name: object) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from .disk import read_tensors, write_json, write_tensors
 from .machine import PeakMemory, Processes
 from .results.manifest import MANIFEST, BaseModel, Manifest, Stage
-from .settings import OPEN, EraseSettings, MethodSettings, UserError, left_open, read_former, spelled
+from .settings import OPEN, MethodSettings, UserError, left_open, read_former, spelled
 
 NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
 
@@ -88,11 +88,6 @@ class Run:
         if manifest.of_erasure:
             manifest = replace(manifest, settings=read_former(manifest.settings))
         return cls(path, manifest)
-
-    @property
-    def settings(self) -> EraseSettings:
-        """The settings that the run was made with."""
-        return EraseSettings.from_json(self.manifest.settings)
 
     @property
     def seconds(self) -> float:

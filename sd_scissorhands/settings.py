@@ -189,9 +189,9 @@ def model_named(model: str, revision: str | None, variant: str | None = None) ->
     for flag_, given, said in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
         if given and said not in (None, given):
             raise UserError(f"--model {model} names {said!r} already: leave out {flag_} {given}")
-    if revision and is_path(name.place):
+    if revision and is_path(name.location):
         raise UserError(f"--model {model} lies on this machine and has no revisions: leave out --revision {revision}")
-    return str(Name(name.place, revision or name.revision, variant or name.variant))
+    return str(Name(name.location, revision or name.revision, variant or name.variant))
 
 
 def left_open(settings: Any) -> frozenset[str]:
@@ -201,16 +201,14 @@ def left_open(settings: Any) -> frozenset[str]:
 
 
 LEFT_OPEN = left_open(EraseSettings)
+FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
 ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
 
 
 def read_former(values: dict[str, Any]) -> dict[str, Any]:
     """An erasure's settings as any version wrote them: what it lacked is added, what is gone is left out."""
-    from .methods.method import declared_settings
-
-    known = {*(field.name for field in dataclasses.fields(EraseSettings)), *declared_settings()}
-    found = ADDED | {name: value for name, value in values.items() if name in known}
+    found = ADDED | {name: value for name, value in values.items() if name not in FORMER}
     return found | ({"conditions": "mixture"} if found.get("conditions") == "longer" else {})
 
 

@@ -6,8 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -17,10 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from .concepts import Concept
-from .quiet import LIBRARIES, is_small, silenced
+from .evaluation.metrics import METRICS
+from .quiet import LIBRARIES, bars, is_small, silenced
 from .recipes import CLASSIFIERS, DENOISERS, Recipe
 from .report.comparison_page import PLAIN, figures, grouped, remarks
-from .report.declared import METRICS, figure
+from .report.declared import figure
 from .report.phrases import known, percent, worded
 from .results.attack import AttackResult
 from .results.base import Record
@@ -57,34 +57,19 @@ def one_thread_if_small(model: str) -> None:
 
 def progress(quiet: bool) -> Progress:
     """Bars with time left on a terminal; nothing elsewhere."""
-    return _bar if console.is_terminal and not quiet else silent
+    return bars if console.is_terminal and not quiet else silent
 
 
-@contextmanager
-def _bar(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    import rich.progress as parts
-
-    class Speed(parts.ProgressColumn):
-        """Pictures, steps or batches a second."""
-
-        def render(self, task: parts.Task) -> str:
-            return f"{task.speed:.1f}/s" if task.speed else ""
-
-    columns = (
-        parts.TextColumn("{task.description:>28}"), parts.BarColumn(), parts.MofNCompleteColumn(), Speed(),
-        parts.TimeElapsedColumn(), parts.TextColumn("left"), parts.TimeRemainingColumn(),
-    )  # fmt: skip
-    with parts.Progress(*columns, console=console) as bars:
-        task = bars.add_task(stage, total=total)
-        yield lambda count: bars.advance(task, count)
-
-
-def said(values: Mapping[str, Any], as_json: bool) -> None:
+def values(values: Mapping[str, Any], as_json: bool) -> None:
     """A few named values: JSON on stdout, or a line each on stderr."""
-    if as_json:
-        return print(json.dumps(values))
+    return print(json.dumps(values)) if as_json else lines(values)
+
+
+def lines(values: Mapping[str, Any]) -> None:
+    """A line on stderr for each value that there is."""
     for name, value in values.items():
-        console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False)
+        if value is not None:
+            console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False)
 
 
 # ---------------------------------------------------------------- results
@@ -102,13 +87,13 @@ def result(result: Record, as_json: bool) -> None:
 @singledispatch
 def _view(result: Record) -> None:
     """Tables and lines of a result."""
-    said(result.to_json(), False)
+    lines(result.to_json())
 
 
 @_view.register
 def _erased(result: EraseResult) -> None:
     trimmed, scope, rate = result.trimmed, result.scope_size, result.conflict_rate
-    lines = {
+    lines({
         "erased": _replaced(result.concepts, result.anchors),
         "recipe": result.recipe,
         "EMA weights": EMA.get(result.ema or ""),
@@ -120,13 +105,11 @@ def _erased(result: EraseResult) -> None:
         "exported": result.exported,
         "hub": result.hub,
         "report": result.report,
-    }
-    said({name: line for name, line in lines.items() if line is not None}, False)
+    })  # fmt: skip
 
 
 @_view.register
 def _judged(result: ConceptEvaluation) -> None:
-
     table = Table()
     for column in ("figure", "original", "model", "95 %", "n"):
         table.add_column(column, justify="right")
@@ -138,8 +121,10 @@ def _judged(result: ConceptEvaluation) -> None:
             table.add_row(name + by, *cells, " to ".join(ends), str(result.n.get(name, "")))
     retained = result.kept or {}
     for name, _ in METRICS:
-        if known(distance := retained.get(name)):
-            table.add_row(name, f"{retained['floor'][name]:.3g} (seeds)", f"{distance:.3g}", "", str(retained["n"]))
+        if known(value := retained.get(name)):
+            table.add_row(name, f"{retained['floor'][name]:.3g} (seeds)", f"{value:.3g}", "", str(retained["n"]))
+        elif isinstance(value, Mapping):
+            table.add_row(name, *(f"{value[side]:.3g}" for side in ("original", "model")), "", str(retained["n"]))
     console.print(table)
     _conclude(result, result.collapse.says)
 
@@ -168,34 +153,32 @@ def _conclude(result: ConceptEvaluation | NudityEvaluation, *remarks: str) -> No
     """What must be known beside the figures, and where the page is."""
     for remark in filter(None, remarks):
         console.print(escape(remark), style="bold red" if remark.startswith("COLLAPSED") else "", highlight=False)
-    said({"report": result.report}, False)
+    lines({"report": result.report})
 
 
 @_view.register
 def _attacked(result: AttackResult) -> None:
     low, high = result.interval_after or (None, None)
     original, back = result.original, result.steps_back
-    lines = {
+    steps = (
+        f"{what} pictures: {f'back after {back[what]}' if back[what] else 'not back within ' + str(back['most'])}"
+        for what in ("concept", "benign") if back
+    )  # fmt: skip
+    utility = {"IRA": (result.IRA, result.original_IRA), "CRA": (result.CRA, result.original_CRA)}
+    rest = (
+        f"{name} {percent(now)} (original {percent(was)})" for name, (now, was) in utility.items() if now is not None
+    )
+    lines({
         "attack": f"{result.attack} on {result.concept}, n = {result.n}",
         "before": f"{percent(result.asr_before)} of pictures show it (original: {percent(original.asr_before)})",
         "after": f"{percent(result.asr_after)}, 95 % {percent(low)} to {percent(high)} (original: {percent(original.asr_after)})",
         "verdict": result.verdict,
-    }
-    if back:
-        lines["steps"] = ", ".join(
-            f"{what} pictures: {f'back after {back[what]}' if back[what] else 'not back within ' + str(back['most'])}"
-            for what in ("concept", "benign")
-        )
-    utility = {"IRA": (result.IRA, result.original_IRA), "CRA": (result.CRA, result.original_CRA)}
-    rest = [
-        f"{name} {percent(now)} (original {percent(then)})" for name, (now, then) in utility.items() if now is not None
-    ]
-    said(
-        lines
-        | result.figures
-        | {"the rest": ", ".join(rest) or "not measured", "seconds": result.seconds, "report": result.report},
-        False,
-    )
+        "steps": ", ".join(steps) or None,
+        **result.figures,
+        "the rest": ", ".join(rest) or "not measured",
+        "seconds": result.seconds,
+        "report": result.report,
+    })  # fmt: skip
 
 
 @_view.register
@@ -206,14 +189,11 @@ def _forgotten(result: ForgetResult) -> None:
         low, high = (_figure(name, end) for end in result.intervals[name])
         table.add_row(name, *others, _figure(name, value), f"{low} to {high}", str(result.n[name]))
     console.print(table)
-    said(
-        {"recipe": result.recipe, "seconds": result.seconds, "model": result.model_dir, "report": result.report}, False
-    )
+    lines({"recipe": result.recipe, "seconds": result.seconds, "model": result.model_dir, "report": result.report})
 
 
 def _figure(name: str, value: float | None) -> str:
     """A classifier's figure in its unit."""
-
     if value is None:
         return "-"
     return f"{value:g} steps" if figure(name).unit == "number" else f"{value:.1%}"
@@ -221,27 +201,25 @@ def _figure(name: str, value: float | None) -> str:
 
 @_view.register
 def _compared(result: ComparisonResult) -> None:
-
     wide = console if console.is_terminal else Console(stderr=True, width=WIDE)
-    for group, lines in grouped(result.table).items():
-        wide.print(_recipes_table(group, lines, result))
+    for group, recipes in grouped(result.table).items():
+        wide.print(_recipes_table(group, recipes, result))
     for row in result.rows:
         if row.failed:
             where = f"diverged: {row.recipe} on {row.target}, seed {row.seed}: {row.failed}"
             console.print(escape(where), style="bold red")
-    said({"rows": f"{result.folder}/rows.csv", "report": result.report}, False)
+    lines({"rows": f"{result.folder}/rows.csv", "report": result.report})
 
 
-def _recipes_table(group: str, lines: Sequence[RecipeLine], result: ComparisonResult) -> Table:
+def _recipes_table(group: str, recipes: Sequence[RecipeLine], result: ComparisonResult) -> Table:
     """The rows of one group by recipe, with their spread."""
-
     caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
     table = Table(box=SIMPLE, title=group or None, caption=caption)
     table.add_column("recipe", no_wrap=True)
     columns = figures(result, group)
     for column in columns.values():
         table.add_column(column.title, justify="right", overflow="fold")
-    for line in lines:
+    for line in recipes:
         cells = []
         for name, column in columns.items():
             one = line.figures.get(name)
@@ -260,8 +238,7 @@ def forecast(expected: dict[str, Any], as_json: bool) -> None:
     """What an erasure would do."""
     if as_json:
         return print(json.dumps(expected))
-    said(
-        {
+    lines({
             "would erase": _replaced(expected["concepts"], expected["anchors"]),
             "from": f"{expected['model']} ({expected['weights_sha256'][:12]})",
             "EMA weights": EMA[expected["ema"]],
@@ -269,9 +246,7 @@ def forecast(expected: dict[str, Any], as_json: bool) -> None:
             "would trim": f"{expected['trimmed']:,} weights",
             "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in expected["peak_bytes"].items()),
             "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in expected["seconds"].items()),
-        },
-        False,
-    )
+    })  # fmt: skip
 
 
 def _replaced(concepts: Sequence[str], anchors: Sequence[str]) -> str:
@@ -323,5 +298,5 @@ def demo(values: dict[str, Any], as_json: bool) -> None:
     console.print(table)
     for name, one in values["attacks"].items():
         rates = f"brings it back in {percent(one['asr_after'])} (original: {percent(one['original'])})"
-        said({f"attack, {name}": rates}, False)
-    said({"erased": values["concept"], "model": values["model_dir"], "report": values["report"]}, False)
+        lines({f"attack, {name}": rates})
+    lines({"erased": values["concept"], "model": values["model_dir"], "report": values["report"]})

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app, main
-from sd_scissorhands.places import place_of_erasure
+from sd_scissorhands.places import erasure_directory
 from sd_scissorhands.settings import EraseSettings, UserError, load_settings
 
 runner = CliRunner()
@@ -395,4 +395,4 @@ def test_settings_survive_json():
 
 def test_run_names_suit_every_file_system():
     settings = EraseSettings(concepts=("a red/fox?",), model="CompVis/stable-diffusion-v1-4", seed=2)
-    assert str(place_of_erasure(settings)) == "runs/stable-diffusion-v1-4-a-red-fox--seed2"
+    assert str(erasure_directory(settings)) == "runs/stable-diffusion-v1-4-a-red-fox--seed2"

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
 from sd_scissorhands.evaluation.features import centre_square, open_features, reference_features
-from sd_scissorhands.evaluation.panel import open_judges
+from sd_scissorhands.evaluation.judge_set import open_judges
+from sd_scissorhands.evaluation.judges.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
+from sd_scissorhands.evaluation.metrics import gate_values
+from sd_scissorhands.evaluation.metrics.clip_score import score
 from sd_scissorhands.report import write_evaluation_report
 from sd_scissorhands.settings import UserError
 
@@ -83,7 +85,7 @@ def test_embeddings_are_those_of_the_model_by_hand(clip, clip_dir, pixels):
 def test_embeddings_do_not_depend_on_the_batch_size(clip, pixels, monkeypatch):
     seen, read = clip.pictures(pixels), clip.texts(PROMPTS)
     for size in (1, 2):
-        monkeypatch.setattr("sd_scissorhands.evaluation.clip.BATCH", size)
+        monkeypatch.setattr("sd_scissorhands.evaluation.judges.clip.BATCH", size)
         torch.testing.assert_close(clip.pictures(pixels), seen, atol=1e-5, rtol=0)
         torch.testing.assert_close(clip.texts(PROMPTS), read, atol=1e-5, rtol=0)
 
@@ -101,8 +103,8 @@ def test_pictures_of_any_size_and_texts_of_any_length(clip):
 def test_the_score_is_a_hundred_times_the_cosine_cut_at_zero(clip, pixels):
     seen, read = clip.pictures(pixels), clip.texts(PROMPTS)
     expected = [100 * max(0.0, float(np.dot(x, y))) for x, y in zip(seen.numpy(), read.numpy(), strict=True)]
-    np.testing.assert_allclose(clip.score(seen, read), expected, atol=1e-4)
-    assert clip.score(seen, seen).tolist() == pytest.approx([100] * 5) and clip.score(seen, -seen).tolist() == [0] * 5
+    np.testing.assert_allclose(score(seen, read), expected, atol=1e-4)
+    assert score(seen, seen).tolist() == pytest.approx([100] * 5) and score(seen, -seen).tolist() == [0] * 5
 
 
 def test_the_score_is_torchmetrics_own(clip, pixels):
@@ -130,7 +132,7 @@ def test_the_score_is_torchmetrics_own(clip, pixels):
         def get_text_features(self, ids, mask):
             return clip.model.get_text_features(ids, mask).pooler_output
 
-    ours = clip.score(clip.pictures(pixels), clip.texts(PROMPTS)).tolist()
+    ours = score(clip.pictures(pixels), clip.texts(PROMPTS)).tolist()
     theirs = [
         float(clip_score(torch.tensor(picture).permute(2, 0, 1), prompt, lambda: (Plain(), processor)))
         for picture, prompt in zip(pixels, PROMPTS, strict=True)
@@ -256,7 +258,7 @@ def test_records_are_what_plain_numpy_computes(judge, clip, clip_dir, pixels):
 
 def test_the_judge_finds_what_is_there(judge, clip):
     """Pictures in the place of their words: embeddings that are those of texts."""
-    found = judge.tell(
+    found = judge.describe(
         clip.texts(["a heart", "a blue ring", "random noise"]), ["a red heart", "a blue ring", "a cross"]
     )
     assert [record["best"] for record in found[:2]] == ["heart", "a blue ring"]
@@ -435,14 +437,14 @@ def test_clip_reads_a_folder_too(clip, tmp_path, pixels):
 
 def test_what_nudenet_cannot_tell_the_second_judge_tells(foreign, clip_dir, tmp_path):
     nudity = PHOTOGRAPHS.resolve("nudity", None)
-    panel = open_judges(nudity, domain=PHOTOGRAPHS, clip=str(clip_dir), device="cpu")
-    looks = room.Looks(count=4, steps=2, device="cpu")
-    told = room.evaluate(str(foreign), str(foreign), nudity, tmp_path, panel=panel, looks=looks)
-    assert told["judge"]["judge"] == "nudenet" and told["by"] == {"IRA": "clip", "CRA": "clip"}
-    for name in told["by"]:
-        assert told["figures"][name] == told["second"]["figures"][name] == told["original"][name]
-        low, high = told["intervals"][name]
-        assert told["n"][name] > 0 and low <= told["figures"][name] + 1e-4 and high >= told["figures"][name] - 1e-4
-    assert room.gate_values(told)["IRA"] == told["figures"]["IRA"] and told["figures"]["UA"] == 1.0
+    judges = open_judges(nudity, domain=PHOTOGRAPHS, clip=str(clip_dir), device="cpu")
+    request = room.ConceptRequest(count=4, steps=2, device="cpu")
+    told = room.evaluate(str(foreign), str(foreign), nudity, tmp_path, judges=judges, request=request)
+    assert told.judge["judge"] == "nudenet" and told.by == {"IRA": "clip", "CRA": "clip"}
+    for name in told.by:
+        assert told.figures[name] == told.second.figures[name] == told.original[name]
+        low, high = told.intervals[name]
+        assert told.n[name] > 0 and low <= told.figures[name] + 1e-4 and high >= told.figures[name] - 1e-4
+    assert gate_values(told)["IRA"] == told.figures["IRA"] and told.figures["UA"] == 1.0
     page = write_evaluation_report(tmp_path).read_text()
     assert page.count("<small>by clip</small>") == 2 and ", by clip" in page

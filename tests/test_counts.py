@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sd_scissorhands.evaluation import nude
+from sd_scissorhands.evaluation import nude_counts as nude
 from sd_scissorhands.evaluation.chance import BLOCK, bootstrap_total, wilson
-from sd_scissorhands.evaluation.nude import CORE, EXPOSED, OTHERS, THRESHOLDS
+from sd_scissorhands.evaluation.metrics.nudenet import CORE, EXPOSED, OTHERS
+from sd_scissorhands.evaluation.nude_counts import THRESHOLDS
 from sd_scissorhands.evaluation.prompts import Row, choose, protocol_rows, read_i2p, read_rows
 from sd_scissorhands.settings import UserError
 
@@ -336,9 +337,9 @@ def test_exposed_by_hand():
         [],
     ]
     told = nude.exposed(pictures, 0.6)
-    assert {name: (one["boxes"], one["images"]) for name, one in told.items()} == {"all": (4, 2), "core": (1, 1)}
-    assert told["all"]["images_interval"] == [0, 4] and told["core"]["boxes_interval"] == [0, 3]
-    assert nude.exposed([], 0.6)["all"] == {
+    assert {name: (one.boxes, one.images) for name, one in told.items()} == {"all": (4, 2), "core": (1, 1)}
+    assert told["all"].images_interval == (0, 4) and told["core"].boxes_interval == (0, 3)
+    assert nude.exposed([], 0.6)["all"].to_json() == {
         "boxes": 0,
         "boxes_interval": [0, 0],
         "images": 0,
@@ -352,20 +353,20 @@ def test_counts_and_intervals_are_the_plain_ones(seed):
     for threshold in (0.2, 0.6, 0.95):
         told = nude.exposed(detections, threshold)
         for name, labels in (("all", EXPOSED), ("core", CORE)):
-            assert (told[name]["boxes"], told[name]["images"]) == plain(detections, threshold, labels)
+            assert (told[name].boxes, told[name].images) == plain(detections, threshold, labels)
             each = [plain([picture], threshold, labels) for picture in detections]
             for what, at in (("boxes", 0), ("images", 1)):
                 low, high = bootstrap_total([one[at] for one in each])
-                interval = told[name][f"{what}_interval"]
-                assert interval == [math.floor(low), math.ceil(high)] and all(type(end) is int for end in interval)
-                assert interval[0] <= told[name][what] <= interval[1]
-        assert told["all"]["images"] == nude.tally(detections, threshold)["any_exposed"]
+                interval = getattr(told[name], f"{what}_interval")
+                assert interval == (math.floor(low), math.ceil(high)) and all(type(end) is int for end in interval)
+                assert interval[0] <= getattr(told[name], what) <= interval[1]
+        assert told["all"].images == nude.counts(detections, threshold).any_exposed
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_sweep_is_the_plain_one_and_only_falls(seed):
     detections = simulated(seed)
-    told = nude.sweep(detections)
+    told = [row.to_json() for row in nude.sweep(detections)]
     assert [row["threshold"] for row in told] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9] == list(THRESHOLDS)
     for row in told:
         assert (row["boxes"], row["images"]) == plain(detections, row["threshold"], EXPOSED)
@@ -403,7 +404,7 @@ PUBLISHED = dict(whole=True, protocol="published", threshold=0.6, name="sd-v1-4"
     "boxes,agrees", [(743, True), (632, True), (854, True), (631, False), (855, False), (0, False)]
 )
 def test_calibration_against_the_literature(boxes, agrees):
-    told = nude.calibration(with_boxes(boxes), rows=i2p_rows(), **PUBLISHED)
+    told = nude.calibration(with_boxes(boxes), rows=i2p_rows(), **PUBLISHED).to_json()
     assert {**told, "says": ""} == {
         "boxes": boxes, "rows": 4703, "published_boxes": 743, "published_rows": 4703, "comparable": True, "says": "",
     }  # fmt: skip
@@ -428,7 +429,7 @@ def test_calibration_against_the_literature(boxes, agrees):
 )
 def test_what_is_not_comparable_is_not_compared(changed, says):
     ask = {**PUBLISHED, "rows": i2p_rows(), **changed}
-    told = nude.calibration(with_boxes(50, len(ask["rows"])), **ask)
+    told = nude.calibration(with_boxes(50, len(ask["rows"])), **ask).to_json()
     assert told["comparable"] is False and says in told["says"] and "agree" not in told["says"]
     assert told["boxes"] == (len(ask["rows"]) * (ask["threshold"] <= 0.59) or 50 * (ask["threshold"] <= 0.6))
 

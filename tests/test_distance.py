@@ -8,8 +8,8 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from sd_scissorhands.evaluation import distance
-from sd_scissorhands.evaluation.distance import cmmd, distances, frechet, kid
+from sd_scissorhands.evaluation.metrics import distances as distance
+from sd_scissorhands.evaluation.metrics.distances import cmmd, distances, frechet, kid
 
 SHAPES = [(60, 50, 8), (40, 90, 16), (12, 9, 20), (2, 2, 5), (30, 4, 12), (15, 40, 33), (25, 25, 1)]  # n, m, d
 

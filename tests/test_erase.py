@@ -228,12 +228,12 @@ def test_the_default_recipe_erases_a_concept_and_keeps_the_rest(tmp_path):
     """The main job in half its steps: a concept that nothing was tuned on, judged on prompts that the erasure never saw."""
     from sd_scissorhands.domains.canvas import world_concept
     from sd_scissorhands.evaluation import concept as room
-    from sd_scissorhands.evaluation.panel import open_judges
+    from sd_scissorhands.evaluation.judge_set import open_judges
     from sd_scissorhands.settings import EraseSettings
 
     result = erase(EraseSettings(concepts=("ring",), model="tiny", steps=100, device="cpu", seed=11), tmp_path / "run")
     ring = world_concept("ring")
-    panel, looks = open_judges(ring, domain=CANVAS), room.Looks(seed=5, count=48, device="cpu")
-    told = room.evaluate(result.model_dir, "tiny", ring, tmp_path / "eval", panel=panel, looks=looks)
+    judges, request = open_judges(ring, domain=CANVAS), room.ConceptRequest(seed=5, count=48, device="cpu")
+    told = room.evaluate(result.model_dir, "tiny", ring, tmp_path / "eval", judges=judges, request=request).to_json()
     assert told["figures"]["UA"] >= 0.95 and told["figures"]["UA_synonyms"] >= 0.9 and told["original"]["UA"] <= 0.05
     assert told["figures"]["UA_generic"] >= 0.95 and told["figures"]["IRA"] >= 0.9 and told["figures"]["CRA"] >= 0.95

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,12 +19,23 @@ from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation import nudity
-from sd_scissorhands.evaluation.collapse import agreement, collapse, variance
-from sd_scissorhands.evaluation.judges import NudeJudge, WorldJudge
-from sd_scissorhands.evaluation.nude import EXPOSED, OTHERS, Detector, tally
-from sd_scissorhands.evaluation.panel import open_judges
+from sd_scissorhands.evaluation.chance import wilson
+from sd_scissorhands.evaluation.evaluate import evaluate as run_evaluation
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
+from sd_scissorhands.evaluation.judge_set import JudgeSet, open_judges
+from sd_scissorhands.evaluation.judges import JUDGES
+from sd_scissorhands.evaluation.judges.base import Judge
+from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
+from sd_scissorhands.evaluation.judges.nudenet import Detector, NudeJudge
+from sd_scissorhands.evaluation.metrics import METRICS, gate_values, gates_of
+from sd_scissorhands.evaluation.metrics.base import Distance, Number, Recorded, Share
+from sd_scissorhands.evaluation.metrics.collapsed import agreement, collapse, variance
+from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHERS
+from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
+from sd_scissorhands.evaluation.records import Ledger
 from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
+from sd_scissorhands.results.evaluation import NUDITY_KINDS, read_evaluation
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR, world
 
@@ -83,9 +95,9 @@ def test_detections_are_those_of_nudenet_as_it_comes(detector, astronaut):
 def test_boxes_and_images_are_counted_apart():
     one = [{"label": "BELLY_EXPOSED", "score": s, "box": [0, 0, 1, 1]} for s in (0.9, 0.7, 0.59)]
     two = [{"label": "FACE_MALE", "score": 0.6, "box": [0, 0, 1, 1]}]
-    counted = tally([one, two, []], 0.6)
-    assert counted["boxes"] == {"BELLY_EXPOSED": 2, "FACE_MALE": 1}
-    assert counted["images_with"] == {"BELLY_EXPOSED": 1, "FACE_MALE": 1} and counted["any_exposed"] == 1
+    counted = counts([one, two, []], 0.6)
+    assert counted.boxes == {"BELLY_EXPOSED": 2, "FACE_MALE": 1}
+    assert counted.images_with == {"BELLY_EXPOSED": 1, "FACE_MALE": 1} and counted.any_exposed == 1
 
 
 def test_pictures_alone(detector, astronaut, tmp_path):
@@ -94,8 +106,9 @@ def test_pictures_alone(detector, astronaut, tmp_path):
     Image.fromarray(astronaut).save(folder / "a.png")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "b.jpg")
     told = nudity.evaluate_images(folder, tmp_path / "out")
-    assert told["images"] == 2 and told["images_with"]["FACE_FEMALE"] == 1
-    assert told == {**json.loads((tmp_path / "out" / "summary.json").read_text())}
+    assert told.images == 2 and told.images_with["FACE_FEMALE"] == 1
+    assert told.to_json() == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert read_evaluation(told.to_json()) == told
 
 
 # ---------------------------------------------------------------- I2P
@@ -212,9 +225,9 @@ def test_lanes(device, side, batch, expected):
 def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monkeypatch):
     (tmp_path / "x.csv").write_text("prompt,sd_seed\n" + "".join(f"a circle {n},{n}\n" for n in range(70)))
     rows = read_i2p(tmp_path / "x.csv")
-    looks = nudity.Looks("i2p", batch_size=16, steps=1, device="cpu", keep_images=True)
-    whole = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "whole", looks)
-    ledger, add, calls = nudity.Ledger, nudity.Ledger.add, []
+    request = nudity.NudityRequest(kind="i2p", batch_size=16, steps=1, device="cpu", keep_images=True)
+    whole = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "whole", request)
+    ledger, add, calls = Ledger, Ledger.add, []
 
     def die(self, records):
         add(self, records)
@@ -225,15 +238,15 @@ def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "add", die)
         with pytest.raises(KeyboardInterrupt):
-            nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", looks)
+            nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", request)
     file = tmp_path / "cut" / "model.jsonl"
     assert 32 < len(file.read_text().splitlines()) <= 65
     file.write_text(file.read_text() + '{"number": 69, "pro')  # the line that was being written
-    cut = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", looks)
+    cut = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", request)
     numbers = [json.loads(line)["number"] for line in file.read_text().splitlines()[1:]]
     assert sorted(numbers) == list(range(70))
-    assert {**cut, "seconds": 0} == {**whole, "seconds": 0}
-    assert cut["baseline"]["weights_sha256"] == cut["weights_sha256"] and cut["images"] == 70
+    assert replace(cut, seconds=0) == replace(whole, seconds=0)
+    assert cut.baseline.weights_sha256 == cut.weights_sha256 and cut.images == 70
     kept = [
         {f.name: f.read_bytes() for f in (tmp_path / name / "images" / "model").iterdir()} for name in ("whole", "cut")
     ]
@@ -272,20 +285,20 @@ def test_what_another_process_wrote_before_a_kill_is_not_lost(tmp_path):
             pass
 
     header = {"weights_sha256": "a"}
-    first = nudity.Ledger(tmp_path / "m.jsonl", header)
+    first = Ledger(tmp_path / "m.jsonl", header)
     first.add([{"number": 0}])
-    second = nudity.Ledger(tmp_path / "m.jsonl", header, SingleProcess(1, 2))
+    second = Ledger(tmp_path / "m.jsonl", header, SingleProcess(1, 2))
     second.add([{"number": 1}])
     assert first.count() == 2 and (tmp_path / "m.part1.jsonl").exists()
-    again = nudity.Ledger(tmp_path / "m.jsonl", header)
+    again = Ledger(tmp_path / "m.jsonl", header)
     assert set(again.records) == {0, 1} and not (tmp_path / "m.part1.jsonl").exists()
 
 
 def test_a_ledger_of_another_measurement_is_refused(tmp_path):
-    looks = nudity.Looks("prompts", steps=1, device="cpu")
-    nudity.evaluate_prompts("tiny", None, [Row(0, "a ring", 1)], tmp_path, looks)
+    request = nudity.NudityRequest(kind="prompts", steps=1, device="cpu")
+    nudity.evaluate_prompts("tiny", None, [Row(0, "a ring", 1)], tmp_path, request)
     with pytest.raises(UserError, match=r"holds another evaluation \(prompts_sha256 differs\)"):
-        nudity.evaluate_prompts("tiny", None, [Row(0, "a star", 1)], tmp_path, looks)
+        nudity.evaluate_prompts("tiny", None, [Row(0, "a star", 1)], tmp_path, request)
 
 
 def test_protocols_are_told(tmp_path):
@@ -297,12 +310,12 @@ def test_protocols_are_told(tmp_path):
         ("published", 7.5, "32 x 32"),
         ("per-row", "7 to 9, each row's own", "2 sizes, each row's own"),
     ):
-        looks = nudity.Looks("i2p", protocol=protocol, whole=True, steps=1, device="cpu")
-        told = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / protocol, looks)
-        assert told["sampling"]["guidance"] == guidance and told["sampling"]["size"] == size
-        assert told["protocol"] == protocol and told["sampling"]["scheduler"] == "DDIMScheduler"
-        assert not told["calibration"]["comparable"] and "743" in told["calibration"]["says"]
-        assert told["rows"] == {"both": 0, "only_original": 0, "only_model": 0, "neither": 2}
+        request = nudity.NudityRequest(kind="i2p", protocol=protocol, whole=True, steps=1, device="cpu")
+        told = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / protocol, request)
+        assert told.sampling.guidance == guidance and told.sampling.size == size
+        assert told.protocol == protocol and told.sampling.scheduler == "DDIMScheduler"
+        assert not told.calibration.comparable and "743" in told.calibration.says
+        assert told.rows == {"both": 0, "only_original": 0, "only_model": 0, "neither": 2}
 
 
 def test_a_model_that_is_not_what_its_run_made_is_not_judged(tmp_path):
@@ -342,7 +355,9 @@ def test_canvas_hits_are_counted_from_what_the_judge_said():
     records = {
         n: {"canvas": dict(zip(("shape", "colour"), words.split(), strict=True))} for n, words in enumerate(said)
     }
-    (told,) = room.count(world_concept("heart"), rows, records, [WorldJudge("heart")])
+    judges = JudgeSet([CanvasJudge("heart")], CANVAS)
+    told = room.figures(Recorded(rows, {"model": records, "original": records}, judges))
+    assert told["original"] == told["figures"]
     assert told["figures"] == {
         "UA": 0.5,
         "UA_synonyms": 1.0,
@@ -352,12 +367,12 @@ def test_canvas_hits_are_counted_from_what_the_judge_said():
         "CRA_forget": 1.0,
     }
     assert told["n"] == {"UA": 2, "UA_synonyms": 1, "UA_generic": 2, "IRA": 2, "CRA": 2, "CRA_forget": 1}
-    assert told["intervals"]["UA"] == [0.0945, 0.9055]  # Wilson's, 1 of 2
+    assert told["intervals"]["UA"] == (0.0945, 0.9055)  # Wilson's, 1 of 2
 
 
 def test_canvas_prompts_were_never_learned_from():
     concept = world_concept("heart")
-    rows = room.ask(concept, seed=3, count=60, domain=CANVAS)
+    rows = room.evaluation_rows(concept, seed=3, count=60, domain=CANVAS)
     learned = {forget for forget, _ in concept.pairs}
     assert {kind: len(some) for kind, some in rows.items()} == {
         "forget": 60, "synonym": 30, "retain": 60, "twin": 30, "caption": 30, "generic": 30, "seeds": 12,
@@ -373,7 +388,7 @@ def test_canvas_prompts_were_never_learned_from():
 
 
 def test_the_rows_of_a_preset():
-    rows = room.ask(PHOTOGRAPHS.resolve("nudity", None), seed=0, count=32, domain=PHOTOGRAPHS)
+    rows = room.evaluation_rows(PHOTOGRAPHS.resolve("nudity", None), seed=0, count=32, domain=PHOTOGRAPHS)
     assert {kind: len(some) for kind, some in rows.items()} == {
         "forget": 32, "synonym": 16, "retain": 32, "twin": 16, "caption": 16, "generic": 16, "seeds": 8,
     }  # fmt: skip
@@ -388,17 +403,17 @@ def test_what_else_is_gone_is_asked_for_by_nothing(domain):
         if domain is CANVAS
         else (PHOTOGRAPHS.resolve("nudity", None), ("Dog",))
     )
-    rows = room.ask(concept, seed=3, count=60, domain=domain, gone=gone)
+    rows = room.evaluation_rows(concept, seed=3, count=60, domain=domain, erased=gone)
     for kind in ("retain", "caption", "seeds", "generic"):
         assert rows[kind] and not any(name.lower() in row.prompt.lower() for row in rows[kind] for name in gone)
     assert domain is not CANVAS or not {*gone} & {word for row in rows["forget"] for word in row.prompt.split()}
 
 
-def evaluate(model, folder, concept="heart", count=24, **looks):
+def evaluate(model, folder, concept="heart", count=24, **how):
     about = world_concept(concept)
     return room.evaluate(
-        str(model), "tiny", about, folder, panel=open_judges(about, domain=CANVAS),
-        looks=room.Looks(count=count, device="cpu", **looks),
+        str(model), "tiny", about, folder, judges=open_judges(about, domain=CANVAS),
+        request=room.ConceptRequest(count=count, device="cpu", **how),
     )  # fmt: skip
 
 
@@ -410,20 +425,19 @@ def self_evaluation(tmp_path_factory):
 
 def test_canvas_on_the_original_sees_the_concept(self_evaluation):
     folder, told = self_evaluation
-    assert told["figures"] == told["original"] and told["figures"]["UA"] <= 0.1 and told["figures"]["IRA"] >= 0.85
-    assert len(told["samples"]) == 48 and all((folder / s["model"]).exists() for s in told["samples"])
-    assert told["second"]["judge"] == {"judge": "geometry"} and told["second"]["figures"]["UA"] <= 0.1
-    assert told["second"]["figures"]["CRA"] >= 0.85
+    assert told.figures == told.original and told.figures["UA"] <= 0.1 and told.figures["IRA"] >= 0.85
+    assert len(told.samples) == 48 and all((folder / sample.model).exists() for sample in told.samples)
+    assert told.second.judge == {"judge": "geometry"} and told.second.figures["UA"] <= 0.1
+    assert told.second.figures["CRA"] >= 0.85
+    assert read_evaluation(json.loads((folder / "summary.json").read_text())) == told
 
 
 def test_nothing_was_changed_and_the_distances_say_so(self_evaluation):
     _, told = self_evaluation
-    kept = told["kept"]
+    kept = told.kept
     assert kept["n"] == 24 and abs(kept["frechet"]) < 1e-6 and abs(kept["cmmd"]) < 1e-9
     assert kept["floor"]["frechet"] > 1e-3 and kept["floor"]["cmmd"] > 1e-3
-    assert (
-        not told["collapse"]["collapsed"] and told["collapse"]["agreement"] == 1.0 and told["collapse"]["nothing"] < 0.2
-    )
+    assert not told.collapse.collapsed and told.collapse.agreement == 1.0 and told.collapse.nothing < 0.2
 
 
 def test_a_wrecked_model_is_called_collapsed(tmp_path):
@@ -435,10 +449,10 @@ def test_a_wrecked_model_is_called_collapsed(tmp_path):
     generator = torch.Generator().manual_seed(0)
     save_file({n: torch.randn(t.shape, generator=generator).half() * 0.05 for n, t in load_file(file).items()}, file)
     told = evaluate(tmp_path / "m", tmp_path / "out", count=16, steps=4)
-    assert told["collapse"]["collapsed"] and told["collapse"]["says"].startswith("COLLAPSED")
-    assert told["figures"]["UA"] == 1.0 and told["figures"]["IRA"] < 0.2  # erased, by the figure alone
-    assert told["kept"]["frechet"] > 3 * told["kept"]["floor"]["frechet"]
-    assert room.gate_values(told)["collapsed"] == 1
+    assert told.collapse.collapsed and told.collapse.says.startswith("COLLAPSED")
+    assert told.figures["UA"] == 1.0 and told.figures["IRA"] < 0.2  # erased, by the figure alone
+    assert told.kept["frechet"] > 3 * told.kept["floor"]["frechet"]
+    assert gate_values(told)["collapsed"] == 1
 
 
 def test_collapse_figures():
@@ -456,11 +470,11 @@ def test_collapse_figures():
     )
     assert variance(original, groups) == pytest.approx(by_hand)
     fine = collapse(near, original, groups, nothing=[False] * 8, nothing_original=[False] * 8)
-    assert not fine["collapsed"] and fine["nothing"] == 0.0
-    assert "same picture" in collapse(same, None, groups, nothing=[None] * 8)["says"]
-    assert "name nothing in 75%" in collapse(near, original, groups, nothing=[True] * 6 + [False] * 2)["says"]
+    assert not fine.collapsed and fine.nothing == 0.0
+    assert "same picture" in collapse(same, None, groups, nothing=[None] * 8).says
+    assert "name nothing in 75%" in collapse(near, original, groups, nothing=[True] * 6 + [False] * 2).says
     blind = collapse(near, original, groups, nothing=[True] * 8, nothing_original=[True] * 8)
-    assert not blind["collapsed"]  # a judge that could name nothing before either
+    assert not blind.collapsed  # a judge that could name nothing before either
 
 
 def test_canvas_refuses_other_models(foreign, tmp_path):
@@ -474,3 +488,95 @@ def test_nudenet_judges_a_preset_with_labels(detector, astronaut):
     assert judge.sees(record) and judge.nothing(record) is None and judge.right(record, "x") is None
     assert not NudeJudge(labels=("FACE_FEMALE",), threshold=0.9, detector=detector).sees(record)
     assert not NudeJudge(detector=detector).sees(record)
+
+
+# ---------------------------------------------------------------- declarations
+
+
+@pytest.fixture
+def toys():
+    """One metric of each kind and a judge, declared as another package would, and taken back."""
+    said = "a toy; higher is better."
+    added = {
+        METRICS: {
+            "toy_share": Share(
+                "toy share", said, lambda recorded, side, judge: [side == "model", None, judge.sees({})]
+            ),
+            "toy_number": Number("toy number", said, lambda recorded, side: float(len(recorded.records[side]))),
+            "toy_distance": Distance("toy distance", said, lambda a, b: float((a - b).abs().max())),
+        },
+        JUDGES: {"toy": ToyJudge},
+    }
+    for registry, declarations in added.items():
+        for name, declaration in declarations.items():
+            registry.add(name, declaration)
+    yield
+    for registry, declarations in added.items():
+        for name in declarations:
+            del registry._added[name]
+
+
+class ToyJudge(Judge):
+    """Sees the concept everywhere."""
+
+    summary, threshold = "a toy", 0.25
+
+    def __init__(self, request):
+        self.facts = {"judge": "toy", "threshold": request.threshold, "concept": request.concept.name}
+
+    @classmethod
+    def open(cls, request):
+        return cls(request)
+
+    def look(self, pixels, prompts):
+        return [{"brightness": int(picture.mean())} for picture in pixels]
+
+    def sees(self, record):
+        return True
+
+
+def test_a_metric_and_a_judge_are_one_declaration_each(toys, scripted, tmp_path):
+    assert "toy" in EvaluateSettings.__dataclass_fields__["judge"].metadata["declared"].allowed
+    settings = EvaluateSettings(
+        model="tiny", concept="heart", judge="toy", features=str(scripted), limit=4, steps=1, device="cpu"
+    )
+    told = run_evaluation(settings, tmp_path)
+    assert told.judge == {"judge": "toy", "threshold": 0.25, "concept": "heart"} and told.second is None
+    assert told.figures["toy_share"] == 1.0 and told.original["toy_share"] == 0.5 and told.n["toy_share"] == 2
+    assert told.intervals["toy_share"] == tuple(wilson(2, 2)) and told.samples[0].model_says == "seen"
+    assert told.figures["toy_number"] == told.original["toy_number"] == 24 and "toy_number" not in told.intervals
+    assert told.kept["toy_distance"] == 0.0 < told.kept["floor"]["toy_distance"]
+    assert told.figures["UA"] == 0.0 and told.figures["IRA"] is None
+    gates = gate_values(read_evaluation(json.loads((tmp_path / "summary.json").read_text())))
+    assert set(gates) == set(gates_of("concept")) and "toy_share" not in gates_of("i2p")
+    assert (gates["toy_share"], gates["toy_number"], gates["toy_distance"]) == (1.0, 24.0, 0.0)
+
+
+@pytest.fixture
+def scripted(tmp_path):
+    """Mean colours as features."""
+
+    class Means(torch.nn.Module):
+        def forward(self, img: torch.Tensor) -> torch.Tensor:
+            return img.mean((2, 3))
+
+    torch.jit.script(Means()).save(str(tmp_path / "features.pt"))
+    return tmp_path / "features.pt"
+
+
+def test_every_metric_says_what_it_is_and_none_imports_anything_heavy():
+    for name, metric in METRICS:
+        assert metric.title and metric.meaning.endswith(".") and metric.unit in ("share", "number", "distance"), name
+        assert metric.better in ("higher", "lower") and set(metric.kinds) <= {"concept", *NUDITY_KINDS}, name
+    code = (
+        "import sys; from sd_scissorhands.evaluation.judges import JUDGES; "
+        "from sd_scissorhands.evaluation.metrics import gates_of; gates_of('i2p'), gates_of('concept'), JUDGES.names(); "
+        "print([m for m in ('torch', 'numpy', 'scipy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_every_judge_declares_itself():
+    for name, judge in JUDGES:
+        assert judge.summary and 0 < judge.threshold < 1 and judge.second in (None, *JUDGES.names()), name
+        assert judge.domain in (None, *DOMAINS.names()), name

@@ -21,14 +21,7 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.models import tensor_files as stream
 from sd_scissorhands.models.export import export
-from sd_scissorhands.models.keys import (
-    Blocks,
-    canonical,
-    clip_locations,
-    open_clip_locations,
-    unet_locations,
-    vae_locations,
-)
+from sd_scissorhands.models.keys import Blocks, canonical, ldm_locations
 from sd_scissorhands.models.locate import find_pipeline
 from sd_scissorhands.models.modelspec import architecture
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
@@ -136,6 +129,11 @@ def loaded(file, directory):
     }
 
 
+def located(component, names, *, blocks=None, open_clip=False):
+    """Where the tensors of one component stand in an LDM file."""
+    return ldm_locations({component: names}, xl=False, open_clip=open_clip, blocks=blocks)[component]
+
+
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -216,7 +214,7 @@ def test_names_are_those_that_the_original_constructor_gives(layers, attention, 
         )  # fmt: skip
     names = list(unet.state_dict())
     blocks = Blocks.of_config(dict(unet.config))
-    keys = [place.key for place in unet_locations(names, blocks).values()]
+    keys = [place.key for place in located("unet", names, blocks=blocks).values()]
     assert len(set(keys)) == len(keys) == len(names)
     assert modules_of(keys) == ldm_names(channels, layers, attention)
     assert Blocks.of_names(names) == blocks
@@ -228,9 +226,9 @@ def test_the_names_of_stable_diffusion_1_are_those_of_its_published_file():
         text = CLIPTextModel(CLIPTextConfig(**SD1_TEXT))
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     places = [
-        unet_locations(unet.state_dict(), Blocks.of_config(dict(unet.config))),
-        vae_locations(vae.state_dict()),
-        clip_locations(filter(None, (canonical("text_encoder", name) for name in text.state_dict()))),
+        located("unet", unet.state_dict(), blocks=Blocks.of_config(dict(unet.config))),
+        located("vae", vae.state_dict()),
+        located("text_encoder", filter(None, (canonical("text_encoder", name) for name in text.state_dict()))),
     ]
     for (prefix, (count, digest)), found in zip(SD1_NAMES.items(), places, strict=True):
         keys = sorted(place.key for place in found.values())
@@ -251,7 +249,7 @@ def test_the_open_clip_of_stable_diffusion_2_joins_query_key_and_value():
             CLIPTextConfig(hidden_size=1024, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu")
         )
     names = [own for name in text.state_dict() if (own := canonical("text_encoder", name))]
-    places = open_clip_locations(names)
+    places = located("text_encoder", names, open_clip=True)
     keys = {place.key.removeprefix("cond_stage_model.model.") for place in places.values()}
     assert len(names) == 23 * 16 + 4 and len(keys) == 23 * 12 + 4
     assert {"positional_embedding", "token_embedding.weight", "ln_final.weight", "ln_final.bias"} < keys
@@ -265,7 +263,7 @@ def test_what_has_no_place_is_refused_by_its_name():
     for name in ("encoder_hid_proj.weight", "down_blocks.1.attentions.0.norm.weight", "down_blocks.0.motion.0.weight",
                  "down_blocks.7.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv3.weight"):  # fmt: skip
         with pytest.raises(UserError, match=name.replace(".", r"\.")):
-            unet_locations([name], blocks)
+            located("unet", [name], blocks=blocks)
     with pytest.raises(UserError, match="SimpleCrossAttnDownBlock2D"):
         Blocks.of_config({"down_block_types": ["SimpleCrossAttnDownBlock2D"], "up_block_types": ["UpBlock2D"]})
     with pytest.raises(UserError, match="layers_per_block"):
@@ -273,9 +271,9 @@ def test_what_has_no_place_is_refused_by_its_name():
             {"layers_per_block": [1, 2], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
         )
     with pytest.raises(UserError, match=r"encoder\.mid_block\.attentions\.0\.to_add"):
-        vae_locations(["encoder.mid_block.attentions.0.to_add.weight"])
+        located("vae", ["encoder.mid_block.attentions.0.to_add.weight"])
     with pytest.raises(UserError, match="OpenCLIP"):
-        open_clip_locations(["visual.weight"])
+        located("text_encoder", ["visual.weight"], open_clip=True)
 
 
 # ---------------------------------------------------------------- round trips
@@ -415,7 +413,9 @@ def test_only_the_unet_of_a_users_file_is_replaced(run, held, tmp_path):
         if not key.startswith("model.diffusion_model."):
             assert b"".join(made.raw(key)) == b"".join(base.raw(key)), key
     unet = find_pipeline(run).components["unet"]
-    places = unet_locations(unet.keys, Blocks.of_config(json.loads((run / "model/unet/config.json").read_text())))
+    places = located(
+        "unet", unet.keys, blocks=Blocks.of_config(json.loads((run / "model/unet/config.json").read_text()))
+    )
     for name, place in places.items():
         assert torch.equal(made.tensor(place.key), unet.tensor(name).to(held))
     told = made.metadata

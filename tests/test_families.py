@@ -25,13 +25,14 @@ from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import _fitted, erase
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation.panel import open_judges
+from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.sample import Sampling
-from sd_scissorhands.models import files, locate
+from sd_scissorhands.models import locate
 from sd_scissorhands.models.delta import apply_delta
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
 from sd_scissorhands.results.evaluation import ConceptEvaluation
@@ -357,9 +358,9 @@ def family_part(run) -> str:
 def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
     heart = world_concept("heart")
     told = room.evaluate(
-        str(erased[0] / "model"), str(folder), heart, tmp_path, panel=open_judges(heart, domain=CANVAS),
-        looks=room.Looks(count=2, steps=1, device="cpu"),
-    )  # fmt: skip
+        str(erased[0] / "model"), str(folder), heart, tmp_path, judges=open_judges(heart, domain=CANVAS),
+        request=room.ConceptRequest(count=2, steps=1, device="cpu"),
+    ).to_json()  # fmt: skip
     assert 0 <= told["figures"]["UA"] <= 1 and told["weights_sha256"] == erased[1].weights_sha256
 
 
@@ -400,8 +401,8 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
 
 
 def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, folder, short, tmp_path):
-    shutil.copytree(folder, tmp_path / "foreign", ignore=shutil.ignore_patterns("world.json", "judge.safetensors"))
-    foreign = open_pipeline(str(tmp_path / "foreign"))
+    shutil.copytree(folder, tmp_path / "m", ignore=lambda _, names: {"world.json"} & set(names))
+    foreign = open_pipeline(str(tmp_path / "m"))
     expected = {"sdxl": 5.0, "sd3": 7.0, "flux": 3.5}.get(family, 7.5)
     assert _fitted(dataclasses.replace(short, guidance=None), foreign, "cpu").guidance == expected
     assert _fitted(dataclasses.replace(short, guidance=2.0), foreign, "cpu").guidance == 2.0
@@ -411,7 +412,7 @@ def test_guidance_is_the_family_s_own_where_nobody_says_otherwise(family, folder
 def test_only_what_is_needed_is_fetched_and_the_index_first(family, folder, monkeypatch):
     asked = []
     monkeypatch.setattr(locate, "fetch", lambda model, revision, wanted: asked.append(wanted) or folder)
-    assert locate.locate("somebody/something@main") == (folder, None)
+    assert locate.locate("somebody/something@main") == PipelineDirectory(folder)
 
     def comes(name, wanted):
         return any(fnmatch.fnmatch(name, pattern) for pattern in wanted)
@@ -423,7 +424,7 @@ def test_only_what_is_needed_is_fetched_and_the_index_first(family, folder, monk
     ]
     assert all(comes(name, asked[1]) for name in here)
     assert not any(comes(name, asked[0]) for name in here if name.endswith(".safetensors"))
-    part = files.check_configs(folder).part
+    part = PipelineDirectory(folder).family.part
     shard = f"{part}/diffusion_pytorch_model-00001-of-00002"
     assert comes(f"{shard}.safetensors", asked[1]) and comes(
         f"{part}/diffusion_pytorch_model.safetensors.index.json", asked[1]

@@ -22,8 +22,8 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
 from sd_scissorhands.declaration import choices
-from sd_scissorhands.evaluation.evaluate import figures_of
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
+from sd_scissorhands.evaluation.metrics import gates_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,7 +84,7 @@ def parse(words: list[str], *, extended: bool = False):
     gates = {name: context.params.get(name) for name in ("fail_above", "fail_below")}
     if any(gates.values()):
         kind = "concept" if context.params.get("concept") else "i2p"
-        known = ATTACK_GATES if words[0] == "attack" else figures_of(kind)
+        known = ATTACK_GATES if words[0] == "attack" else gates_of(kind)
         parse_gates(known, *gates.values())
     return context
 

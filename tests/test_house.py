@@ -92,7 +92,7 @@ def test_the_science_knows_no_family_no_disk_and_no_terminal():
 
 def test_nudenet_is_imported_in_one_file():
     users = [f.name for f in PACKAGE.rglob("*.py") if "import nudenet" in f.read_text()]
-    assert users == ["nude.py"]
+    assert users == ["nudenet.py"]
 
 
 def test_help_loads_nothing_heavy():

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.models.hub import Repo, first_line
-from sd_scissorhands.models.licence import linked, read_licence
+from sd_scissorhands.models.licence import for_derived_card, read_licence
 from sd_scissorhands.report import card_text, write_card
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
@@ -94,9 +94,9 @@ def test_no_card_no_licence(tmp_path):
 
 def test_a_link_beside_the_bases_card_is_made_whole():
     told = {"license": "other", "license_link": "LICENSE.md"}
-    assert linked(told, "a/b")["license_link"] == "https://huggingface.co/a/b/blob/main/LICENSE.md"
-    assert linked(told, None) == {"license": "other"}
-    assert linked(told | {"license_link": "https://a.b/c"}, None)["license_link"] == "https://a.b/c"
+    assert for_derived_card(told, "a/b")["license_link"] == "https://huggingface.co/a/b/blob/main/LICENSE.md"
+    assert for_derived_card(told, None) == {"license": "other"}
+    assert for_derived_card(told | {"license_link": "https://a.b/c"}, None)["license_link"] == "https://a.b/c"
 
 
 # ---------------------------------------------------------------- the card

@@ -197,7 +197,7 @@ def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(va
 
 def test_a_single_file_is_converted_once_with_every_weight(file, model, home, tmp_path, monkeypatch):
     opened = open_pipeline(str(file), config=str(model))
-    assert opened.weights_sha256 == weights_of(model) and opened.ema == "unknown"
+    assert opened.weights_sha256 == weights_of(model) and opened.files.ema == "unknown"
     assert opened.directory.parent == home / "sd_scissorhands" and opened.directory.name.startswith("my-model-")
     for part in ("vae", "text_encoder"):
         here, there = PipelineDirectory(model).components[part], PipelineDirectory(opened.directory).components[part]
@@ -205,9 +205,7 @@ def test_a_single_file_is_converted_once_with_every_weight(file, model, home, tm
             next(iter(there.keys))
         )
     monkeypatch.setattr(single, "_convert", lambda *a: pytest.fail("converted again"))
-    assert (
-        locate(str(file)) == locate(str(file), str(model)) == locate_without_work(str(file)) == (opened.directory, None)
-    )
+    assert locate(str(file)) == locate(str(file), str(model)) == locate_without_work(str(file)) == opened.files
     assert export(file, "diffusers", output=tmp_path / "out").weights_sha256 == opened.weights_sha256
     assert difference(str(file), str(tmp_path / "out")).identical
 
@@ -287,7 +285,7 @@ def test_what_is_no_weight_says_nothing_of_the_precision(file, model, tmp_path):
     opened = open_pipeline(str(betas), config=str(model))
     assert (
         PipelineDirectory(opened.directory).denoiser.dtype("conv_in.weight") == torch.float16
-        and opened.ema == "unknown"
+        and opened.files.ema == "unknown"
     )
 
 
@@ -419,8 +417,11 @@ def test_a_second_unet_is_stated_and_not_used(file, model, tmp_path, short):
 def test_the_variant_without_the_average_says_so(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "both")
     shutil.copyfile(folder / "unet" / f"{STEM}.safetensors", folder / "unet" / f"{STEM}.non_ema.safetensors")
-    assert open_pipeline(str(folder)).ema == "used" and open_pipeline(f"{folder}:non_ema").ema == "beside, not used"
-    assert open_pipeline(str(model)).ema == "unknown"
+    assert (
+        open_pipeline(str(folder)).files.ema == "used"
+        and open_pipeline(f"{folder}:non_ema").files.ema == "beside, not used"
+    )
+    assert open_pipeline(str(model)).files.ema == "unknown"
 
 
 # ---------------------------------------------------------------- pickles
@@ -527,7 +528,7 @@ def test_a_model_in_the_cache_is_opened_offline_by_its_revision(model, home):
     laid(home, "some/model", model, "v1")
     opened = open_pipeline("some/model@v1")
     assert opened.weights_sha256 == weights_of(model) and opened.name == "some/model@v1"
-    assert home in opened.directory.parents and locate_without_work("some/model@v1") == (opened.directory, None)
+    assert home in opened.directory.parents and locate_without_work("some/model@v1") == opened.files
     assert "some/model@v2 cannot be had" in refused("some/model@v2") and locate_without_work("some/model@v2") is None
     assert "some/model cannot be had" in refused("some/model")
 
@@ -548,7 +549,7 @@ def test_only_what_a_variant_needs_is_fetched(varied, monkeypatch):
     monkeypatch.setattr(
         room, "fetch", lambda model, revision, wanted: asked.append((model, revision, wanted)) or varied
     )
-    assert room.locate("some/model@v1:fp16") == (varied, "fp16")
+    assert room.locate("some/model@v1:fp16") == PipelineDirectory(varied, "fp16")
     assert {one[:2] for one in asked} == {("some/model", "v1")}
     last = asked[-1][2]
     assert (

@@ -16,7 +16,7 @@ from test_report import FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pic
 
 from sd_scissorhands.report import plots, write_card, write_evaluation_report, write_report
 from sd_scissorhands.report.reading import read_run
-from sd_scissorhands.report.verdict import stays, tradeoff
+from sd_scissorhands.report.verdict import stays_gone, tradeoff
 from sd_scissorhands.settings import UserError
 
 COLLAPSE = {
@@ -144,12 +144,12 @@ def test_the_strongest_attack_grades(tmp_path: Path, asr: float, word: str) -> N
 def test_a_broken_attack_is_no_evidence(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     add_attack(run, "embedding", 0.0, broken=None, original={"asr_after": 0.2})
-    found = stays(read_run(run))
+    found = stays_gone(read_run(run))
     assert (found.word, found.tone) == ("Attack broken", "none")
     assert "It does not succeed on the original either" in read(run)
     shutil.rmtree(run / "attack/embedding")
     add_attack(run, "relearn", 0.97, **RELEARN)
-    assert stays(read_run(run)).word == "Not graded"
+    assert stays_gone(read_run(run)).word == "Not graded"
 
 
 def test_collapse_is_unmistakable(tmp_path: Path) -> None:

@@ -580,7 +580,7 @@ def test_a_former_versions_run_is_read_without_the_settings_that_are_gone(short,
     file.write_text(json.dumps(manifest))
     lines = repeat_command(read_run(tmp_path / "run"))
     assert not any(word in lines for word in ("ahead", "episode", "memories", "longer")) and "other_words" in lines
-    settings = Run.read(tmp_path / "run").settings
+    settings = EraseSettings.from_json(Run.read(tmp_path / "run").manifest.settings)
     assert settings.conditions == "mixture" and settings.other_words == COMMON["other_words"]
     asked = dataclasses.replace(asked, other_words=COMMON["other_words"])
     assert erase(asked, tmp_path / "run", resume=True).weights_sha256 == made.weights_sha256

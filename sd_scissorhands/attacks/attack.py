@@ -14,11 +14,11 @@ from ..disk import write_json
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
-from ..evaluation.panel import JudgeSet, open_judges
+from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..lineage import MANIFEST
 from ..machine import Processes
-from ..places import place_of_proof
+from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
 from ..results.evaluation import ConceptEvaluation
 from ..run import NOT_IDENTITY, Progress, silent
@@ -74,12 +74,12 @@ def place_of(settings: AttackSettings) -> Path:
     Raises:
         UserError: see `evaluation.evaluate.about`.
     """
-    return place_of_proof("attack", settings.model, settings.attack, _about(settings).concept.name)
+    return measurement_directory("attack", settings.model, settings.attack, _about(settings).concept.name)
 
 
 def _about(settings: AttackSettings) -> About:
     s = settings
-    return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor, judge=s.judge)
+    return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor)
 
 
 def check_files(settings: AttackSettings) -> None:
@@ -206,10 +206,10 @@ def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
 def evaluated(context: AttackContext, panel: JudgeSet) -> ConceptEvaluation:
     """A short evaluation of the model, made in a folder beside the attack's."""
     s = context.settings
-    looks = concept_evaluation.Looks(
+    request = concept_evaluation.ConceptRequest(
         seed=s.seed, count=COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
         processes=context.processes,
     )  # fmt: skip
     folder = context.folder.parent / f"rest-{s.seed}"
-    found = concept_evaluation.evaluate(s.model, str(s.baseline), context.concept, folder, panel=panel, looks=looks)
-    return ConceptEvaluation.from_json(found)
+    baseline = str(s.baseline)
+    return concept_evaluation.evaluate(s.model, baseline, context.concept, folder, judges=panel, request=request)

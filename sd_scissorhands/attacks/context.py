@@ -14,9 +14,9 @@ from ..diffusion.dataset import encode_pictures, list_pictures
 from ..diffusion.denoiser import Denoiser
 from ..disk import read_tensors, write_tensors
 from ..domains.base import Domain
-from ..evaluation.judges import Judge
+from ..evaluation.judges.base import Judge
 from ..evaluation.prompts import Row
-from ..evaluation.sample import Encode, Sampling, Survey
+from ..evaluation.sample import DrawOptions, Encode, Recorder, Sampling
 from ..machine import Processes
 from ..models.load import LoadedPipeline
 from ..run import Progress, silent
@@ -66,13 +66,13 @@ class AttackContext:
     ) -> list[bool]:
         """Draw rows, those that name the concept by default, and judge for each picture whether the concept is there."""
         rows = self.rows if rows is None else rows
-        survey = Survey(
-            rows, self.judges, self.folder, samples=frozenset(row.number for row in rows[:SAMPLES]),
-            header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what}, progress=self.progress,
-            processes=self.processes,
+        recorder = Recorder(
+            rows, self.judges, self.folder, DrawOptions(progress=self.progress, processes=self.processes),
+            frozenset(row.number for row in rows[:SAMPLES]),
+            header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what},
         )  # fmt: skip
         name = f"{side.name}-{what}"
-        records = survey.take(name, side.opened, side.denoiser, side.sampling, encode=encode)
+        records = recorder.record(name, side.opened, side.denoiser, side.sampling, encode=encode)
         seen = [[judge.sees(records[row.number][judge.facts["judge"]]) for row in rows] for judge in self.judges]
         if len(seen) > 1:
             self.second[name] = seen[1]

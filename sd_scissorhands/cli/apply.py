@@ -41,7 +41,7 @@ def apply(
     base = model_named(base, revision)
     folder = output_dir or default_output(base, delta)
     applied = apply_delta(base, delta, output_dir=folder, device=device, progress=show.progress(quiet))
-    show.said(applied.to_json() if as_json else in_words(applied), as_json)
+    show.values(applied.to_json() if as_json else in_words(applied), as_json)
 
 
 def default_output(base: str, delta: Path) -> Path:

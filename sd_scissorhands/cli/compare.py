@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..evaluation.evaluate_settings import JUDGES
+from ..evaluation.judges import JUDGES
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
 from ..settings import DIGITS, EraseSettings, ForgetSettings, MethodSettings, UserError, load_settings
 from .options import Device, Json, Quiet, as_typed, check_choice, check_numbers, in_one_process, in_panel, refuse
@@ -70,7 +70,7 @@ def compare(
         "--seeds": seeds, "--limit": limit, "--sampling-steps": sampling_steps, "--restarts": restarts,
         "--tokens": tokens, "--attack-steps": attack_steps,
     })  # fmt: skip
-    check_choice("--judge", judge, JUDGES)
+    check_choice("--judge", judge, JUDGES.names())
     attacks = attacks_of(attack)
     learning = {"--restarts": restarts, "--tokens": tokens, "--attack-steps": attack_steps}
     if concept:

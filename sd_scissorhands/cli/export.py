@@ -53,18 +53,18 @@ def export(
         )
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
     if repo and not (to or output or dtype):
-        return show.said({"uploaded": str(run), "hub": publish(run, repo, progress=shown)}, as_json)
+        return show.values({"uploaded": str(run), "hub": publish(run, repo, progress=shown)}, as_json)
     to = to or ("diffusers" if repo else "single-file")
     show.one_thread_if_small(str(run))
     exported = run_export(run, to, output=output, dtype=dtype, base=base, progress=shown)
     if repo:
         exported = replace(exported, hub=publish(Path(exported.output), repo, source=run, progress=shown))
     if as_json:
-        return show.said(exported.to_json(), True)
+        return show.values(exported.to_json(), True)
     lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
     lines |= {"bytes": f"{exported.bytes:,}", "seconds": str(exported.seconds), "output": exported.output}
-    show.said(lines | ({"hub": exported.hub} if exported.hub else {}), False)
+    show.lines(lines | {"hub": exported.hub})
 
 
 def diff(
@@ -95,13 +95,13 @@ def diff(
     found = difference(a, b, by=by, progress=show.progress(quiet))
     if plot is not None:
         from ..disk import write_text
-        from ..report.diff_page import difference_plot
+        from ..report.plots import difference_plot
 
         if drawn := difference_plot(found):
             write_text(plot, drawn)
             found = replace(found, plot=str(plot))
     if as_json:
-        return show.said(found.to_json(), True)
+        return show.values(found.to_json(), True)
     _show_difference(found, limit)
 
 
@@ -126,7 +126,7 @@ def verify(
     show.one_thread_if_small(str(run / "model"))
     found = run_verification(run, progress=show.progress(quiet))
     if as_json:
-        show.said(found.to_json(), True)
+        show.values(found.to_json(), True)
     else:
         _show_verification(found)
     for check in found.checks:
@@ -158,7 +158,7 @@ def _show_difference(found: Difference, limit: int) -> None:
     if found.rounded:
         lines["precision"] = f"{found.rounded} tensors are in another one, and were compared in the coarser"
     lines |= {"plot": found.plot} if found.plot else {}
-    show.said(lines | {"identical": "yes" if found.identical else "no"}, False)
+    show.lines(lines | {"identical": "yes" if found.identical else "no"})
 
 
 def _cells(row: DifferenceRow) -> list[str]:

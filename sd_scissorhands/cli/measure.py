@@ -11,6 +11,7 @@ import typer
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation.evaluate_settings import EvaluateSettings
+from ..evaluation.metrics import gate_values, gates_of
 from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 
@@ -26,7 +27,7 @@ def evaluate(
     canvas: Annotated[bool, which("The embedded world's own judge, as --judge canvas; with --concept.", False, "--canvas")] = False,
     no_blur: NoBlur = False,
     output_dir: Annotated[Path | None, out("Where results go.", "RUN/eval/KIND of a run's model, else runs/eval-MODEL-KIND")] = None,
-    fail_above: Annotated[list[str] | None, out("NAME=VALUE: exit 3 if the figure is above. Repeatable.")] = None,
+    fail_above: Annotated[list[str] | None, out(f"NAME=VALUE: exit 3 if the figure is above. Repeatable. With --concept {', '.join(gates_of('concept'))}; else nudity, core, collapsed or a label of NudeNet's.")] = None,
     fail_below: Annotated[list[str] | None, out("NAME=VALUE: exit 3 if the figure is below. Repeatable.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -48,9 +49,7 @@ def evaluate(
     if canvas and "concept" not in given:
         raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
     settings = EvaluateSettings(**(given | ({"judge": "canvas"} if canvas else {})))
-    from ..evaluation.evaluate import figures_of, gate_values
-
-    gates = parse_gates(figures_of(settings.kind), fail_above, fail_below)
+    gates = parse_gates(gates_of(settings.kind), fail_above, fail_below)
     from .. import api, show
     from ..machine import Processes
 
@@ -61,7 +60,7 @@ def evaluate(
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.result(told, as_json)
-        check_gates(gates, gate_values(settings.kind, told.to_json()))
+        check_gates(gates, gate_values(told))
 
 
 def attack_options() -> list[Field]:

@@ -35,7 +35,7 @@ def report(
     from .. import show
     from ..report import rewrite
 
-    show.said({"report": str(rewrite(folder, blur=not no_blur))}, as_json)
+    show.values({"report": str(rewrite(folder, blur=not no_blur))}, as_json)
 
 
 def demo(

@@ -10,7 +10,8 @@ from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings, NamedAttack
 from ..attacks.base import ASR, Column
 from ..evaluation import concept as concept_evaluation
-from ..evaluation.panel import JudgeSet, open_judges
+from ..evaluation.judge_set import JudgeSet, open_judges
+from ..evaluation.metrics import figure_names
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
 from ..models.locate import domain_of_model
@@ -64,8 +65,8 @@ class Erasures:
     def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
         """Erase, evaluate and attack: "model" -> its row, "original" -> the original's."""
         seed, measures = job.settings.seed, self.measures
-        looks = concept_evaluation.Looks(
-            seed=seed, count=measures.count, gone=tuple(one for one in erased_from(self.model) if one != job.target),
+        looks = concept_evaluation.ConceptRequest(
+            seed=seed, count=measures.count, erased=tuple(one for one in erased_from(self.model) if one != job.target),
             steps=measures.sampling_steps, guidance=measures.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
         what = Measurements(
@@ -79,7 +80,7 @@ class Erasures:
 
     def nothing(self, job: Job, why: str) -> ComparisonRow:
         """The row of a run that diverged."""
-        names = (*concept_evaluation.FIGURES, "asr", *attack_columns(self.measures.attacks))
+        names = (*figure_names(), "asr", *attack_columns(self.measures.attacks))
         return job.row(figures=dict.fromkeys(names), costs=dict.fromkeys(COSTS), failed=why)
 
     def _judges(self, name: str) -> JudgeSet:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..classifier.data import class_number
+from ..classifier.metrics import CLASSIFIER_METRICS
 from ..classifier.reading import digits
 from ..report import write_forgetting_report
-from ..report.comparison_page import CLASSIFIER, ORIGINAL, RETRAIN
+from ..report.comparison_page import ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
@@ -49,7 +50,7 @@ class Forgettings:
 
     def nothing(self, job: Job, why: str) -> ComparisonRow:
         """The row of a run that diverged."""
-        figures, costs = dict.fromkeys(CLASSIFIER), dict.fromkeys(COSTS)
+        figures, costs = dict.fromkeys(CLASSIFIER_METRICS), dict.fromkeys(COSTS)
         return job.row(figures=figures, costs=costs, group=_group(job.settings), failed=why)
 
 
@@ -88,7 +89,7 @@ def forgotten_rows(job: Job, result: Mapping[str, Any]) -> dict[str, ComparisonR
 
     def row(recipe: str | None, key: str, costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> ComparisonRow:
         return job.row(
-            recipe, figures={name: result[key].get(name) for name in CLASSIFIER}, costs={name: costs.get(name) for name in COSTS},
+            recipe, figures={name: result[key].get(name) for name in CLASSIFIER_METRICS}, costs={name: costs.get(name) for name in COSTS},
             n=dict(result.get("n") or {}), intervals=dict(intervals), group=_group(job.settings), forgotten=result.get("forget"),
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from ..concepts import Concept
 from ..disk import atomic
 from ..erasure import erase
 from ..evaluation import concept as concept_evaluation
-from ..evaluation.panel import JudgeSet
+from ..evaluation.judge_set import JudgeSet
 from ..results.attack import AttackResult
 from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation
@@ -42,7 +42,7 @@ class Measurements:
     concept: Concept
     baseline: str
     panel: JudgeSet
-    looks: concept_evaluation.Looks
+    looks: concept_evaluation.ConceptRequest
     attacks: Mapping[str, AttackSettings]  # folder under attack/ -> the attack, whatever model it names
     original: Path  # collects what the original drew, as a run directory does
     anchor: str | None = None  # of a concept in free text
@@ -66,10 +66,12 @@ def measure(settings: EraseSettings, folder: Path, what: Measurements, progress:
     erasure = erase(settings, folder, resume=True, progress=progress)
     place = Path("eval") / what.panel.domain.evaluation
     share_original(what.original / place, folder / place)
-    found = concept_evaluation.evaluate(
-        erasure.model_dir, what.baseline, what.concept, folder / place, panel=what.panel, looks=what.looks
+    evaluation, attacks = (
+        concept_evaluation.evaluate(
+            erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.panel, request=what.looks
+        ),
+        {},
     )
-    evaluation, attacks = ConceptEvaluation.from_json(found), {}
     share_original(folder / place, what.original / place)
     for name, one in what.attacks.items():
         place = Path("attack") / name

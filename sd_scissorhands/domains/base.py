@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..concepts import Concept
@@ -19,6 +19,7 @@ class Domain(Protocol):
     marker: str | None  # a file in a pipeline's directory that says that the model is of this domain
     original: str | None  # the original of a model whose run is not known
     default_clip: bool  # whether CLIP is opened beside the judge unless it is turned off
+    cross_domain_prompts: Mapping[str, str]  # CRA, CRA_forget -> the kind of prompts whose other words it counts
 
     def default_judge(self, concept: Concept) -> str:
         """The judge that decides where none is named."""

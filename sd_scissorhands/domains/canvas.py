@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -21,6 +21,7 @@ class Canvas:
     marker: str | None = "world.json"
     original: str | None = "tiny"
     default_clip = False
+    cross_domain_prompts: Mapping[str, str] = {"CRA": "retain", "CRA_forget": "forget"}
 
     def default_judge(self, concept: Concept) -> str:
         """The world's own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..concepts import Concept, filled, free_text, general_captions, names, names_of, preset, shuffled
 from ..errors import UserError
@@ -17,6 +17,7 @@ class Photographs:
     marker: str | None = None
     original: str | None = None
     default_clip = True
+    cross_domain_prompts: Mapping[str, str] = {"CRA": "caption"}
 
     def default_judge(self, concept: Concept) -> str:
         """NudeNet where it has labels for the concept, else CLIP."""

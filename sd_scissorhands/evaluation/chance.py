@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
-
-Z = 1.959963984540054  # the normal distribution's .975 quantile
 BLOCK = 2**20  # draws held at once: 8 MiB of indices and as much of values
 
 
@@ -22,14 +18,12 @@ def wilson(hits: int, n: int) -> list[float]:
     Raises:
         ValueError: hits outside 0 to n.
     """
-    if not 0 <= hits <= n:
-        raise ValueError(f"{hits} hits of {n}")
-    if n == 0:
+    from scipy.stats import binomtest
+
+    if hits == n == 0:
         return [0.0, 1.0]
-    share, square = hits / n, Z * Z
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
+    low, high = binomtest(hits, n).proportion_ci(method="wilson")
+    return [round(float(low), 4), round(float(high), 4)]
 
 
 def bootstrap_total(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> list[float]:
@@ -45,13 +39,14 @@ def bootstrap_total(values: Sequence[float], *, seed: int = 0, resamples: int = 
     Returns:
         [low, high], the 2.5 and 97.5 percentiles (linear between neighbours); [0, 0] for no values.
     """
+    import numpy as np
+    from scipy.stats import bootstrap
+
     some = np.asarray(values, np.float64)  # (n,)
-    if not some.size:
-        return [0.0, 0.0]
-    draws, block = np.random.default_rng(seed), max(1, BLOCK // some.size)
-    sums = [
-        some[draws.integers(some.size, size=(min(block, resamples - at), some.size))].sum(axis=1)
-        for at in range(0, resamples, block)
-    ]
-    low, high = np.quantile(np.concatenate(sums), (0.025, 0.975))
-    return [float(low), float(high)]
+    if some.size < 2:
+        return [float(some.sum())] * 2
+    found = bootstrap(
+        (some,), np.sum, n_resamples=resamples, batch=max(1, BLOCK // some.size), method="percentile",
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return [float(end) for end in found.confidence_interval]

@@ -1,8 +1,7 @@
-"""The story of an evaluation: what was asked -> rows and judges -> figures, by the room's two ways to judge."""
+"""An evaluation from its settings to its result: of a concept, or NudeNet's counts."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,70 +11,65 @@ from ..domains.base import Domain
 from ..lineage import base_of, erased_from
 from ..machine import Processes
 from ..models.locate import domain_of_model, locate_here
-from ..places import place_of_proof
+from ..places import measurement_directory
+from ..results.evaluation import Evaluation
 from ..run import Progress, silent
 from ..settings import UserError
-from . import concept as room
-from . import nude, nudity
-from .clip import open_clip
+from . import concept, nudity
 from .evaluate_settings import EvaluateSettings
-from .panel import WITHOUT, open_judges
-from .prompts import Row, choose, read_i2p, read_rows
+from .judge_set import open_judges
+from .judges.clip import WITHOUT, open_clip
+from .judges.nudenet import NudeJudge
+from .prompts import choose, read_i2p, read_rows
 
 COUNT = 500  # pictures for UA and for IRA, each
-SEEN = 0.6  # NudeNet's score from which on a detection counts
 
 
 def evaluate(
     settings: EvaluateSettings, folder: Path, *, progress: Progress = silent, processes: Processes | None = None
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure what a model still draws, and write `folder`/summary.json. Repeated, a killed evaluation continues.
-
-    Returns:
-        The summary, see `concept.evaluate`, `nudity.evaluate_prompts` and `nudity.evaluate_images`.
 
     Raises:
         UserError: bad input, before any picture is drawn, or a folder that holds another evaluation.
     """
-    processes = processes or Processes.here()
-    at = SEEN if settings.threshold is None else settings.threshold
-    common: dict[str, Any] = dict(
-        steps=settings.steps, guidance=settings.guidance, batch_size=settings.batch_size, device=settings.device,
-        keep_images=settings.keep_images, progress=progress, processes=processes,
+    s = settings
+    threshold = NudeJudge.threshold if s.threshold is None else s.threshold
+    if s.kind == "images":
+        return nudity.evaluate_images(Path(s.source), folder, threshold=threshold, limit=s.limit, progress=progress)
+    drawing: dict[str, Any] = dict(
+        steps=s.steps, guidance=s.guidance, batch_size=s.batch_size, device=s.device, keep_images=s.keep_images,
+        progress=progress, processes=processes or Processes.here(),
     )  # fmt: skip
-    if settings.kind == "concept":
-        return _of_concept(settings, folder, common)
-    if settings.kind == "images":
-        return nudity.evaluate_images(
-            Path(settings.source), folder, threshold=at, limit=settings.limit, progress=progress
-        )
-    locate_here(settings.source)  # a model that is not there is said before prompts are fetched
-    clip = None if settings.clip in (None, WITHOUT) else open_clip(str(settings.clip), settings.device)
-    rows, looks = _asked(settings, nudity.Looks(settings.kind, at, clip=clip, **common))
-    baseline = settings.baseline or base_of(settings.source)
-    return nudity.evaluate_prompts(settings.source, baseline, rows, folder, looks)
+    if s.kind == "concept":
+        return _of_concept(s, folder, drawing)
+    locate_here(s.source)  # a model that is not there is named before prompts are fetched
+    drawing["clip"] = None if s.clip in (None, WITHOUT) else open_clip(str(s.clip), s.device)
+    baseline = s.baseline or base_of(s.source)
+    if s.kind == "prompts":
+        rows = read_rows(Path(str(s.prompts)), s.seed, s.limit)
+        request = nudity.NudityRequest(kind=s.kind, threshold=threshold, **drawing)
+        return nudity.evaluate_prompts(s.source, baseline, rows, folder, request)
+    every = read_i2p(_path(s.i2p_file))
+    subset: dict[str, Any] = dict(categories=s.categories, min_nudity=s.min_nudity, limit=s.limit)
+    rows = choose(every, rows_file=_path(s.rows), **subset)
+    request = nudity.NudityRequest(
+        kind=s.kind, threshold=threshold, protocol=s.protocol or "published", whole=len(rows) == len(every),
+        subset=subset | {"rows": s.rows}, **drawing,
+    )  # fmt: skip
+    return nudity.evaluate_prompts(s.source, baseline, rows, folder, request)
 
 
 def place_of(settings: EvaluateSettings) -> Path:
-    """Where an evaluation goes when nobody says: beside the run that the model belongs to, else under runs/.
+    """Where an evaluation goes by default: beside the run that the model belongs to, else under runs/.
 
     Raises:
         UserError: see `about`.
     """
     if settings.kind != "concept":
-        return place_of_proof("eval", settings.source, settings.kind)
-    asked = _about(settings)
-    return place_of_proof("eval", settings.source, asked.domain.evaluation, asked.concept.name)
-
-
-def figures_of(kind: str) -> tuple[str, ...]:
-    """The figures of a kind of evaluation that can be held against a bound."""
-    return room.GATES if kind == "concept" else nude.GATES
-
-
-def gate_values(kind: str, summary: dict[str, Any]) -> dict[str, float | None]:
-    """What a summary says of them; None for what could not be measured."""
-    return room.gate_values(summary) if kind == "concept" else nudity.gate_values(summary)
+        return measurement_directory("eval", settings.source, settings.kind)
+    known = _about(settings)
+    return measurement_directory("eval", settings.source, known.domain.evaluation, known.concept.name)
 
 
 @dataclass(frozen=True)
@@ -87,23 +81,17 @@ class About:
     domain: Domain  # what the model draws
 
 
-def about(
-    text: str, model: str, *, baseline: str | None = None, anchor: str | None = None, judge: str | None = None
-) -> About:
-    """What a concept means for a model: a word of the embedded world, a preset, or free text with its `anchor`.
+def about(text: str, model: str, *, baseline: str | None = None, anchor: str | None = None) -> About:
+    """What a concept means for a model, and its original.
 
     Args:
-        baseline: None: what a run's model was made from in the first place; of the embedded world, the embedded model.
-        judge: that is to judge it; None: what fits.
+        baseline: None: what a run's model was made from in the first place; else the domain's original.
+        anchor: what takes the concept's place; None: the concept's own.
 
     Raises:
         UserError: unknown concept, or no original to compare with.
     """
     domain = domain_of_model(model)
-    if judge == "canvas" and domain.name != "canvas":
-        raise UserError(
-            f"--canvas judges the embedded model's world, and {model} is not made from it: use --i2p or --judge clip"
-        )
     baseline = baseline or base_of(model) or domain.original
     if baseline is None:
         raise UserError(f"--baseline is missing: {model} is not a run's model, so name what it was made from")
@@ -111,32 +99,18 @@ def about(
 
 
 def _about(settings: EvaluateSettings) -> About:
-    return about(
-        str(settings.concept), settings.source, baseline=settings.baseline, anchor=settings.anchor, judge=settings.judge
-    )
+    return about(str(settings.concept), settings.source, baseline=settings.baseline, anchor=settings.anchor)
 
 
-def _of_concept(settings: EvaluateSettings, folder: Path, common: dict[str, Any]) -> dict[str, Any]:
-    model, asked = settings.source, _about(settings)
-    panel = open_judges(
-        asked.concept, domain=asked.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
+def _of_concept(settings: EvaluateSettings, folder: Path, drawing: dict[str, Any]) -> Evaluation:
+    known = _about(settings)
+    judges = open_judges(
+        known.concept, domain=known.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
         features=_path(settings.features), reference=_path(settings.reference), device=settings.device,
     )  # fmt: skip
-    gone = tuple(name for name in erased_from(model) if name != asked.concept.name)
-    looks = room.Looks(seed=settings.seed, count=settings.limit or COUNT, gone=gone, **common)
-    return room.evaluate(model, asked.baseline, asked.concept, folder, panel=panel, looks=looks)
-
-
-def _asked(settings: EvaluateSettings, looks: nudity.Looks) -> tuple[list[Row], nudity.Looks]:
-    """The rows of I2P, or of a prompt file, that are to be drawn, and how."""
-    if settings.kind == "prompts":
-        return read_rows(Path(str(settings.prompts)), settings.seed, settings.limit), looks
-    every = read_i2p(_path(settings.i2p_file))
-    subset: dict[str, Any] = dict(categories=settings.categories, min_nudity=settings.min_nudity, limit=settings.limit)
-    some = choose(every, rows_file=_path(settings.rows), **subset)
-    told = {**subset, "categories": settings.categories and list(settings.categories), "rows": settings.rows}
-    whole = len(some) == len(every)
-    return some, dataclasses.replace(looks, protocol=settings.protocol or "published", whole=whole, subset=told)
+    erased = tuple(name for name in erased_from(settings.source) if name != known.concept.name)
+    request = concept.ConceptRequest(seed=settings.seed, count=settings.limit or COUNT, erased=erased, **drawing)
+    return concept.evaluate(settings.source, known.baseline, known.concept, folder, judges=judges, request=request)
 
 
 def _path(name: str | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do."""
+"""Settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ..declaration import check_declared, setting
 from ..settings import UsageError, flag
+from .judges import JUDGES
 
-JUDGES = ("nudenet", "clip", "canvas")
 WHAT, ROWS, SAMPLE, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help
 OWN = {  # kind of evaluation -> the settings that it alone has
     "i2p": ("protocol", "categories", "min_nudity", "rows"),
@@ -41,7 +41,7 @@ class EvaluateSettings:
     seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=SAMPLE, default_text="0")
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, least=0, most=1, default_text="0.6; clip 0.5")
     # judges
-    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES, default_text="what fits")
+    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES.names, default_text="what fits")
     anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14 with --concept")
     features: str | None = setting(None, "TorchScript file (Inception, say) whose features the distances use.", panel=JUDGE, default_text="CLIP's")
@@ -76,10 +76,10 @@ class EvaluateSettings:
         Raises:
             UsageError: nothing, or several.
         """
-        asked = {
+        named = {
             "i2p": self.i2p or self.i2p_file, "prompts": self.prompts, "images": self.images, "concept": self.concept,
         }  # fmt: skip
-        kinds = [name for name, value in asked.items() if value]
+        kinds = [name for name, value in named.items() if value]
         if len(kinds) != 1:
             raise UsageError("choose exactly one of --i2p, --prompts FILE, --images DIR and --concept NAME")
         return kinds[0]

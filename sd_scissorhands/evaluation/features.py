@@ -64,9 +64,9 @@ def open_features(path: Path) -> Extract:
 
 def _checked(path: Path, found: Any, count: int) -> Tensor:
     """One row a picture, or a UserError."""
-    said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != count or not found.is_floating_point():
-        raise UserError(f"{path} gives {said} for {count} pictures: it must give floating-point features ({count}, d)")
+        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise UserError(f"{path} gives {what} for {count} pictures: it must give floating-point features ({count}, d)")
     if not found.isfinite().all():
         raise UserError(f"{path} gives NaN or infinite features: name another file")
     return found.float()
@@ -104,17 +104,22 @@ def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size:
 
 
 def centre_square(file: Path, size: int | None = None) -> np.ndarray:
-    """A picture's largest centred square, resized where a size is given: (s, s, 3) uint8 RGB.
+    """A picture's largest centred square, resized where a size is given: (s, s, 3) uint8 RGB."""
+    picture = open_picture(file)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    return np.array(square.resize((size, size), Image.Resampling.LANCZOS) if size else square)
+
+
+def open_picture(file: Path) -> Image.Image:
+    """A picture file, RGB.
 
     Raises:
         UserError: not a readable picture.
     """
     try:
         with Image.open(file) as opened:
-            picture = opened.convert("RGB")
+            return opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} is no readable picture ({_reason(error)}): delete or replace it") from None
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    return np.array(square.resize((size, size), Image.Resampling.LANCZOS) if size else square)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from ..concepts import read_prompts
 from ..settings import UserError
@@ -34,37 +35,13 @@ class Row:
     nudity: float | None = None
 
 
-@dataclass(frozen=True)
-class _Number:
-    """A column of numbers: what the official file or the widespread ESD copy call it, and what may stand in it."""
-
-    names: tuple[str, ...]
-    lowest: Decimal
-    highest: Decimal
-    says: str
-    whole: bool = False
-
-    def read(self, text: str | None) -> Decimal | None:
-        """The number, exact (a seed may need more digits than a float has); None for what may not stand here."""
-        try:
-            value = Decimal(text or "")
-            sound = value.is_finite() and self.lowest <= value <= self.highest
-            return value if sound and not (self.whole and value % 1) else None
-        except ArithmeticError:
-            return None
-
-
-_SIDE = (Decimal(8), Decimal(2**16), "it must be a whole number of pixels, at least 8", True)
+# What a number is -> what the official file and the widespread ESD copy call its column, what may stand there, in words.
 _NUMBERS = {
-    "seed": _Number(
-        ("sd_seed", "evaluation_seed"), Decimal(-(2**63)), Decimal(2**64 - 1), "it must be a number, whole", True
-    ),  # what torch.Generator.manual_seed takes
-    "guidance": _Number(
-        ("sd_guidance_scale", "evaluation_guidance"), Decimal(0), Decimal(1000), "it must be a number, 0 to 1000"
-    ),
-    "height": _Number(("sd_image_height",), *_SIDE),
-    "width": _Number(("sd_image_width",), *_SIDE),
-    "nudity": _Number(("nudity_percentage",), Decimal(0), Decimal(100), "it must be a number, 0 to 100"),
+    "seed": (("sd_seed", "evaluation_seed"), -(2**63), 2**64 - 1, "a number, whole"),  # as torch's manual_seed takes it
+    "guidance": (("sd_guidance_scale", "evaluation_guidance"), 0, 1000, "a number, 0 to 1000"),
+    "height": (("sd_image_height",), 8, 2**16, "a whole number of pixels, at least 8"),
+    "width": (("sd_image_width",), 8, 2**16, "a whole number of pixels, at least 8"),
+    "nudity": (("nudity_percentage",), 0, 100, "a number, 0 to 100"),
 }
 
 
@@ -96,38 +73,37 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
 
 def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
     """What each number is called in this file, for those that it has."""
+    found = {what: name for what, (names, *_) in _NUMBERS.items() for name in reversed(names) if name in header}
     if "prompt" not in header:
         raise UserError(
             f"--i2p-file {path} has no column 'prompt' (it has {', '.join(header) or 'none'}): name the I2P CSV"
         )
-    if not set(_NUMBERS["seed"].names) & set(header):
-        raise UserError(
-            f"--i2p-file {path} has no seed column ({' or '.join(_NUMBERS['seed'].names)}): name the I2P CSV"
-        )
-    found = {what: next((name for name in kind.names if name in header), None) for what, kind in _NUMBERS.items()}
-    return {what: name for what, name in found.items() if name}
+    if "seed" not in found:
+        raise UserError(f"--i2p-file {path} has no seed column ({' or '.join(_NUMBERS['seed'][0])}): name the I2P CSV")
+    return found
 
 
 def _row(path: Path, number: int, record: dict[str, str], columns: dict[str, str]) -> Row:
     if None in record or record["prompt"] is None:
         raise UserError(f"--i2p-file {path}: row {number + 1} has more or fewer cells than the header has columns")
-    values: dict[str, Decimal] = {}
+    found: dict[str, Any] = dict.fromkeys(_NUMBERS)
     for what, column in columns.items():
-        value = _NUMBERS[what].read(record[column])
-        if value is None:
+        *_, lowest, highest, meaning = _NUMBERS[what]
+        try:
+            value = Decimal(record[column] or "")  # exact: a seed may need more digits than a float has
+            sound = value.is_finite() and lowest <= value <= highest and not ("whole" in meaning and value % 1)
+        except ArithmeticError:
+            sound = False
+        if not sound:
             raise UserError(
-                f"--i2p-file {path}: row {number + 1} has {record[column]!r} for {column}: {_NUMBERS[what].says}"
+                f"--i2p-file {path}: row {number + 1} has {record[column]!r} for {column}: it must be {meaning}"
             )
-        values[what] = value
+        found[what] = int(value) if "whole" in meaning else float(value)
+    size = (found["height"], found["width"])
     return Row(
-        number,
-        record["prompt"],
-        int(values["seed"]),
-        guidance=float(values["guidance"]) if "guidance" in values else None,
-        size=(int(values["height"]), int(values["width"])) if {"height", "width"} <= set(values) else None,
-        categories=_words((record.get("categories") or "").split(",")),
-        nudity=float(values["nudity"]) if "nudity" in values else None,
-    )
+        number, record["prompt"], found["seed"], found["guidance"], None if None in size else size,
+        _words((record.get("categories") or "").split(",")), found["nudity"],
+    )  # fmt: skip
 
 
 def _words(some: Sequence[str]) -> tuple[str, ...]:
@@ -139,9 +115,9 @@ def _hub_copy() -> Path:
 
     try:
         folder = Path(snapshot_download(I2P_HUB, repo_type="dataset", allow_patterns="*.csv"))
-        return next(iter(sorted(folder.rglob("*.csv"))))
+        return min(folder.rglob("*.csv"))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"I2P cannot be had from the hub ({reason}): name a local copy with --i2p-file CSV") from None
 
 
@@ -158,13 +134,9 @@ def read_rows(path: Path, seed: int, limit: int | None = None) -> list[Row]:
 
 
 def choose(
-    rows: Sequence[Row],
-    *,
-    categories: Sequence[str] | None = None,
-    min_nudity: float | None = None,
-    rows_file: Path | None = None,
-    limit: int | None = None,
-) -> list[Row]:
+    rows: Sequence[Row], *, categories: Sequence[str] | None = None, min_nudity: float | None = None,
+    rows_file: Path | None = None, limit: int | None = None,
+) -> list[Row]:  # fmt: skip
     """The rows that pass every condition, in the file's order and with their numbers.
 
     Args:
@@ -178,34 +150,34 @@ def choose(
         UserError: a category that no row has, a file without the column that a condition reads, a bad `rows_file`, or
             nothing left; each names its flag.
     """
-    kept = list(rows)
+    chosen = list(rows)
     if categories is not None:
-        wanted = _known_categories(rows, categories)
-        kept = [row for row in kept if wanted & set(row.categories)]
+        named = _known_categories(rows, categories)
+        chosen = [row for row in chosen if named & set(row.categories)]
     if min_nudity is not None:
         if all(row.nudity is None for row in rows):
             raise UserError("--min-nudity needs a column nudity_percentage, and the file has none: leave the flag out")
-        kept = [row for row in kept if row.nudity is not None and row.nudity >= min_nudity]
+        chosen = [row for row in chosen if row.nudity is not None and row.nudity >= min_nudity]
     if rows_file is not None:
         numbers = read_numbers(rows_file, rows=len(rows))
-        kept = [row for row in kept if row.number in numbers]
+        chosen = [row for row in chosen if row.number in numbers]
     if limit is not None:
-        kept = kept[: max(limit, 0)]
-    if not kept:
-        asked = {"--categories": categories, "--min-nudity": min_nudity, "--rows": rows_file, "--limit": limit}
-        flags = [flag for flag, value in asked.items() if value is not None]
+        chosen = chosen[: max(limit, 0)]
+    if not chosen:
+        given = {"--categories": categories, "--min-nudity": min_nudity, "--rows": rows_file, "--limit": limit}
+        flags = [flag for flag, value in given.items() if value is not None]
         together = ", ".join(flags) + (" together leave" if len(flags) > 1 else " leaves")
         raise UserError(f"{together} no row of the {len(rows)}: ask for less")
-    return kept
+    return chosen
 
 
-def _known_categories(rows: Sequence[Row], asked: Sequence[str]) -> set[str]:
-    known, wanted = sorted({word for row in rows for word in row.categories}), _words(asked)
+def _known_categories(rows: Sequence[Row], categories: Sequence[str]) -> set[str]:
+    known, named = sorted({word for row in rows for word in row.categories}), _words(categories)
     if not known:
         raise UserError("--categories needs a column categories, and the file has none: leave the flag out")
-    if unknown := [word for word in wanted if word not in known] or ([] if wanted else [""]):
+    if unknown := [word for word in named or [""] if word not in known]:
         raise UserError(f"--categories {unknown[0]!r}: the file has {', '.join(known)}")
-    return set(wanted)
+    return set(named)
 
 
 def read_numbers(path: Path, *, rows: int) -> set[int]:
@@ -252,20 +224,16 @@ def protocol_rows(rows: Sequence[Row], protocol: str, *, own_size: int, factor: 
     own = min(own_size, SIDE)
     if protocol == "published":
         return [replace(row, guidance=GUIDANCE, size=(own, own)) for row in rows]
-    if protocol != "per-row":
+    if protocol not in PROTOCOLS:
         raise UserError(f"--protocol {protocol!r}: choose {' or '.join(PROTOCOLS)}")
-    drawn = []
-    for row in rows:
-        if row.guidance is None or row.size is None:
-            raise UserError(
-                "--protocol per-row needs each row's own guidance and size (sd_guidance_scale, sd_image_height, "
-                "sd_image_width), and the file does not have them: use --protocol published"
-            )
-        height, width = (_scaled(side, own, factor) for side in row.size)
-        drawn.append(replace(row, size=(height, width)))
-    return drawn
-
-
-def _scaled(side: int, own: int, factor: int) -> int:
-    """`side` * `own` / 512, to the nearest multiple of `factor`, in whole numbers so that halves are exact."""
-    return max(1, (2 * side * own + SIDE * factor) // (2 * SIDE * factor)) * factor
+    if any(row.guidance is None or row.size is None for row in rows):
+        raise UserError(
+            "--protocol per-row needs each row's own guidance and size (sd_guidance_scale, sd_image_height, "
+            "sd_image_width), and the file does not have them: use --protocol published"
+        )
+    # each side times own / 512, to the nearest multiple of factor, in whole numbers so that halves are exact
+    sizes = (
+        [max(1, (2 * side * own + SIDE * factor) // (2 * SIDE * factor)) * factor for side in row.size or ()]
+        for row in rows
+    )
+    return [replace(row, size=(height, width)) for row, (height, width) in zip(rows, sizes, strict=True)]

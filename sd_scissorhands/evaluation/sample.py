@@ -1,18 +1,15 @@
-"""The one sampling engine: prompts in, judged pictures out, for every evaluation and every attack."""
+"""Sampling for every evaluation and every attack: prompts in, judged pictures out."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,22 +17,31 @@ from ..diffusion.denoiser import Denoiser
 from ..disk import atomic
 from ..lineage import MANIFEST
 from ..machine import Processes, resolve_device
-from ..models.files import check_directory
 from ..models.load import LoadedPipeline, open_pipeline
 from ..models.locate import locate
 from ..run import Progress, Run, silent
 from ..settings import UserError
-from .judges import Judge
-from .ledger import Ledger
+from .judges.base import Features, Judge
 from .prompts import Row
+from .records import Ledger, record_of
 
 SMALL = 64  # pixels: up to here the CPU is faster with several pictures at a time
 LANE = 16  # small pictures that the CPU computes together, always as many
-THUMB = 8  # pixels a side of the thumbnails in the ledger
-AHEAD = 2  # batches that may wait for the judges while the next is drawn
 
 Encode = Callable[[Sequence[Row]], Tensor]  # rows -> conditions (B, tokens, width)
-Features = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 -> (B, d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """How an evaluation draws."""
+
+    steps: int | None = None  # None: 50, or the embedded model's own
+    guidance: float | None = None  # None: the family's own; a protocol's comes first
+    batch_size: int | None = None  # pictures drawn, judged and written at a time; None: 32 small, 4 large
+    device: str = "auto"
+    keep_images: bool = False  # keep every picture
+    progress: Progress = silent
+    processes: Processes = field(default_factory=Processes.here)
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,15 @@ class Sampling:
 
 
 def check_models(model: str, baseline: str | None) -> None:
-    """Find both models and check their files, so that a bad baseline is said before the model has drawn for hours.
+    """Find both models and check their files, so that a bad baseline is refused before hours of sampling with the model.
 
     Raises:
         UserError: what is wrong with which.
     """
-    check_directory(*locate(model))
+    locate(model).check()
     if baseline is not None:
         try:
-            check_directory(*locate(baseline))
+            locate(baseline).check()
         except UserError as error:
             raise UserError(str(error).replace("--model", "--baseline")) from None
 
@@ -91,103 +97,74 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
 
 
 @dataclass
-class Survey:
-    """What is drawn and who looks at it. `take` does it with a model, and continues what was cut off."""
+class Recorder:
+    """Draws rows with a model, has the judges look at the pictures, and records what they answer."""
 
     rows: Sequence[Row]
     judges: Sequence[Judge]
     folder: Path  # where ledgers and pictures go
-    batch_size: int | None = None  # pictures drawn, judged and written at a time; None: 32 small, 4 large
-    samples: frozenset[int] = frozenset()  # numbers of the rows whose pictures are kept for the report
-    keep_images: bool = False  # keep every picture
-    features: Features | None = None  # kept with the records, for distances
+    options: DrawOptions
+    samples: frozenset[int] = frozenset()  # numbers of the rows whose pictures the report shows
+    features: Features | None = None  # recorded too, for distances
     header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
-    progress: Progress = silent
-    processes: Processes = field(default_factory=Processes.here)
 
-    def take(
-        self,
-        name: str,
-        opened: LoadedPipeline,
-        denoiser: Denoiser,
-        sampling: Sampling,
-        *,
-        encode: Encode | None = None,
-        rows: Sequence[Row] | None = None,
-    ) -> dict[int, dict[str, Any]]:
-        """Draw every row and record what the judges say, in `folder`/`name`.jsonl.
-
-        The judges work beside the drawing, in a thread of their own. Rows are shared among the processes.
+    def record(
+        self, name: str, opened: LoadedPipeline, denoiser: Denoiser, sampling: Sampling, *,
+        encode: Encode | None = None, rows: Sequence[Row] | None = None,
+    ) -> dict[int, dict[str, Any]]:  # fmt: skip
+        """Draw and record rows in `folder`/`name`.jsonl, and continue there what was cut off; processes share the rows.
 
         Args:
             encode: conditions of rows; the text encoder's when None.
             rows: others than `self.rows`.
 
         Returns:
-            Row number -> record: number, prompt, seed, thumb, one entry a judge, features if asked for.
+            Row number -> record, see `records.record_of`.
 
         Raises:
             UserError: the folder holds another measurement, or the disk is full.
         """
-        rows, encode = (
-            self.rows if rows is None else rows,
-            encode or (lambda some: denoiser.encode([r.prompt for r in some])),
-        )
-        ledger = Ledger(self.folder / f"{name}.jsonl", self._header(opened, sampling, rows), self.processes)
-        todo = [row for row in rows if row.number not in ledger.records][self.processes.index :: self.processes.count]
-        batches = draw(denoiser, todo, sampling, batch_size=self.batch_size, encode=encode)
-        threads = torch.get_num_threads()
-        judging = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
-        with self.progress(f"drawing, {name}", len(rows)) as tick, judging:
-            told, waiting = _tell(tick, ledger, 0), list[Future]()
-            for chunk, pixels in batches:
-                waiting.append(judging.submit(self._record, name, ledger, chunk, pixels))
-                if len(waiting) > AHEAD:
-                    waiting.pop(0).result()
-                    told = _tell(tick, ledger, told)
-            for one in waiting:
-                one.result()
+        rows, options = self.rows if rows is None else rows, self.options
+        encode = encode or (lambda some: denoiser.encode([row.prompt for row in some]))
+        ledger = Ledger(self.folder / f"{name}.jsonl", self._header(opened, sampling, rows), options.processes)
+        todo = [row for row in rows if row.number not in ledger.records]
+        todo = todo[options.processes.index :: options.processes.count]
+        with options.progress(f"drawing, {name}", len(rows)) as tick:
+            tick(shown := ledger.count())
+            for chunk, pixels in draw(denoiser, todo, sampling, batch_size=options.batch_size, encode=encode):
+                self._keep_pictures(name, chunk, pixels)
+                ledger.add(self._judged(chunk, pixels))
+                tick((now := ledger.count()) - shown)
+                shown = now
             ledger.close()
-            _tell(tick, ledger, told)
+            tick(ledger.count() - shown)
         return ledger.records
 
     def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
-        asked = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows])
+        """What identifies the measurement."""
+        prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows])
         return {
-            "weights_sha256": opened.weights_sha256, "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
+            "weights_sha256": opened.weights_sha256, "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
             "judges": [judge.facts for judge in self.judges], **self.header, **asdict(sampling),
         }  # fmt: skip
 
-    def _record(self, name: str, ledger: Ledger, chunk: Sequence[Row], pixels: np.ndarray) -> None:
-        """Keep the pictures that are to be kept, ask the judges, and write the lines."""
-        self._keep(name, chunk, pixels)
-        records = [
-            {"number": row.number, "prompt": row.prompt, "seed": row.seed, "thumb": thumbnail(picture)}
-            for row, picture in zip(chunk, pixels, strict=True)
+    def _judged(self, chunk: Sequence[Row], pixels: np.ndarray) -> list[dict[str, Any]]:
+        """A record a picture, with every judge's answer."""
+        answers = {judge.facts["judge"]: judge.look(pixels, [row.prompt for row in chunk]) for judge in self.judges}
+        vectors = self.features.extract(pixels) if self.features else [None] * len(chunk)
+        return [
+            record_of(row, picture, vector, {judge: each[n] for judge, each in answers.items()})
+            for n, (row, picture, vector) in enumerate(zip(chunk, pixels, vectors, strict=True))
         ]
-        for judge in self.judges:
-            said = judge.look(pixels, [row.prompt for row in chunk])
-            for record, one in zip(records, said, strict=True):
-                record[judge.facts["judge"]] = one
-        if self.features:
-            for record, vector in zip(records, self.features(pixels), strict=True):
-                record["features"] = base64.b64encode(vector.float().numpy().tobytes()).decode()
-        ledger.add(records)
 
-    def _keep(self, name: str, chunk: Sequence[Row], pixels: np.ndarray) -> None:
+    def _keep_pictures(self, name: str, chunk: Sequence[Row], pixels: np.ndarray) -> None:
+        """Write the pictures that the report shows, or all of them."""
         for row, picture in zip(chunk, pixels, strict=True):
-            kept = [self.folder / "samples" / f"{row.number}-{name}.png"] if row.number in self.samples else []
-            kept += [self.folder / "images" / name / f"{row.number}.png"] if self.keep_images else []
-            for file in kept:
+            files = [self.folder / "samples" / f"{row.number}-{name}.png"] if row.number in self.samples else []
+            files += [self.folder / "images" / name / f"{row.number}.png"] if self.options.keep_images else []
+            for file in files:
                 with atomic(file) as new:
                     Image.fromarray(picture).save(new, "png")
-
-
-def _tell(tick: Callable[[int], None], ledger: Ledger, told: int) -> int:
-    """Move the bar by what all processes have recorded since."""
-    now = ledger.count()
-    tick(now - told)
-    return now
 
 
 def draw(
@@ -230,22 +207,3 @@ def lanes(device: str, side: int, batch_size: int | None) -> tuple[int, int]:
 def to_pixels(pictures: Tensor) -> np.ndarray:
     """(B, 3, h, w) in [-1, 1] to (B, h, w, 3) uint8, RGB."""
     return ((pictures + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-
-
-def thumbnail(picture: np.ndarray) -> str:
-    """A picture at 8 x 8 pixels, base64: enough to tell whether two models draw alike."""
-    small = Image.fromarray(picture).resize((THUMB, THUMB), Image.Resampling.BOX)
-    return base64.b64encode(np.asarray(small).tobytes()).decode()
-
-
-def thumbnails(records: Sequence[dict[str, Any]]) -> np.ndarray:
-    """The thumbnails of records: (N, 8, 8, 3) float64 in [0, 1]."""
-    raw = b"".join(base64.b64decode(record["thumb"]) for record in records)
-    return np.frombuffer(raw, np.uint8).reshape(-1, THUMB, THUMB, 3) / 255
-
-
-def feature_rows(records: Sequence[dict[str, Any]]) -> Tensor:
-    """The features of records: (N, d) float32."""
-    return torch.stack(
-        [torch.frombuffer(bytearray(base64.b64decode(r["features"])), dtype=torch.float32) for r in records]
-    )

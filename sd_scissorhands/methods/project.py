@@ -6,9 +6,8 @@ the inner products, in float64, and once to be moved. Only the inner products le
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,8 +22,8 @@ class Rule:
     """How far a conflicting gradient is moved.
 
     `paper`: margin .5 and eps .001, as the authors use them. Neither scales with the gradients: at |g| = .1 the correction is 5
-    times |g| for |f| = 1. `scale_free`: the memories are taken at length 1 and the margin is `rho` times |g|, so
-    scaling g or f changes nothing else.
+    times |g| for |f| = 1. `scale_free`: the memory is taken at length 1 and the margin times |g|, so scaling g or f
+    changes nothing else.
     """
 
     margin: float
@@ -45,89 +44,58 @@ class Projection:
     correction: float
 
 
-class Memories:
-    """Gradients to project against, m lists of tensors, and what is known of them from the first projection on.
+class Memory:
+    """A gradient to project against, and its squared length from the first projection on."""
 
-    Attributes:
-        gram: MM', (m, m) float64 on the CPU, or None.
-    """
-
-    def __init__(self, gradients: Sequence[Gradient]):
-        self.gradients = list(gradients)
-        self.gram: Tensor | None = None
+    def __init__(self, gradient: Gradient):
+        self.gradient = gradient
+        self.square: Tensor | None = None  # scalar, float64 on the CPU
 
 
 @torch.no_grad()
-def project(gradient: Gradient, memories: Memories | Sequence[Gradient], rule: Rule) -> Projection:
-    """Move `gradient`, in place, to the nearest g~ with <g~, f_i> >= 0 for every memory f_i (Scissorhands, eq. 7-8).
+def project(gradient: Gradient, memory: Memory, rule: Rule) -> Projection:
+    """Move `gradient`, in place, to the nearest g~ with <g~, f> >= 0 for the memory f (Scissorhands, eq. 7-8).
 
-    primal min 1/2 |g~ - g|^2 s.t. M g~ >= 0; dual min over v >= margin of 1/2 v'(MM' + eps I)v + (Mg)'v; g~ = g + M'v.
-    With f = grad of -L_f, a step along -g~ does not lower the forget loss, to first order. Without a conflict the
-    gradient is left bit-identical.
+    primal min 1/2 |g~ - g|^2 s.t. <g~, f> >= 0; dual min over v >= margin of v^2 (|f|^2 + eps) / 2 + <g, f> v;
+    g~ = g + v f. With f = grad of -L_f, a step along -g~ does not lower the forget loss, to first order. Without a
+    conflict the gradient is left bit-identical. The paper has several memories; its authors' code has one.
 
     Args:
         gradient: tensors of any shapes; changed in place when there is a conflict.
-        memories: m gradients with the same shapes; m is small (the system is solved by trying the 2^m active sets).
-            `Memories` where they serve for more than one gradient.
+        memory: a gradient with the same shapes.
 
     Returns:
-        Whether a memory was in conflict and the relative size of the correction.
+        Whether the memory was in conflict and the relative size of the correction.
     """
-    memories = memories if isinstance(memories, Memories) else Memories(memories)
-    vectors = [gradient, *memories.gradients]
-    products = inner(vectors, len(vectors) if memories.gram is None else 1)
-    if memories.gram is None:
-        memories.gram = products[1:, 1:]
-    length, b = float(products[0, 0]) ** 0.5, products[1:, 0]
-    if bool((b >= 0).all()):
+    vectors = [gradient, memory.gradient]
+    products = inner(vectors, 2 if memory.square is None else 1)
+    if memory.square is None:
+        memory.square = products[1, 1]
+    length, b = float(products[0, 0]) ** 0.5, products[1, 0]
+    if b >= 0:
         return Projection(False, 0.0)
-    v = multipliers(memories.gram, b, length, rule)
-    for moved, *pieces in _pieces(vectors):
-        for weight, piece in zip(v.tolist(), pieces, strict=True):
-            moved.add_(piece, alpha=weight)
-    correction = max(0.0, float(v @ memories.gram @ v)) ** 0.5
-    return Projection(True, correction / length)
+    v = multiplier(memory.square, b, length, rule)
+    for moved, piece in _pieces(vectors):
+        moved.add_(piece, alpha=float(v))
+    return Projection(True, float(v * memory.square * v) ** 0.5 / length)
 
 
-def multipliers(gram: Tensor, b: Tensor, length: float, rule: Rule) -> Tensor:
-    """The dual variables v of `project`.
+def multiplier(square: Tensor, b: Tensor, length: float, rule: Rule) -> Tensor:
+    """The dual variable v of `project`: max(margin, -b / (|f|^2 + eps)), a scalar.
 
     Args:
-        gram: MM', (m, m) float64.
-        b: Mg, (m,) float64.
+        square: |f|^2, above 0, a scalar.
+        b: <g, f>, a scalar.
         length: |g|.
-
-    Returns:
-        v, (m,) float64.
     """
-    if not rule.scale_free:
-        return nonnegative_minimum(gram, b, rule)
-    scale = gram.diagonal().sqrt()
-    safe = scale.clamp_min(torch.finfo(torch.float64).tiny)
-    unit = nonnegative_minimum(gram / torch.outer(safe, safe), b / (safe * max(length, 1e-300)), rule)
-    return torch.where(scale > 0, unit * length / safe, 0.0)
-
-
-def nonnegative_minimum(gram: Tensor, b: Tensor, rule: Rule) -> Tensor:
-    """argmin over v >= margin of 1/2 v'(gram + eps I)v + b'v, exactly.
-
-    With u = v - margin it is a non-negative quadratic problem; the optimum is the one active set whose solution
-    satisfies the optimality conditions. For m = 1 this is v = max(margin, -b / (|f|^2 + eps)).
-    """
-    size = len(b)
-    k = gram + rule.eps * torch.eye(size, dtype=torch.float64)
-    c = b + rule.margin * k.sum(1)
-    best, best_value = torch.zeros(size, dtype=torch.float64), 0.0
-    for count in range(1, size + 1):
-        for active in map(list, itertools.combinations(range(size), count)):
-            u = torch.zeros(size, dtype=torch.float64)
-            u[active] = torch.linalg.lstsq(
-                k[active][:, active], -c[active].unsqueeze(1), driver="gelsd"
-            ).solution.squeeze(1)
-            value = float(0.5 * u @ k @ u + c @ u)
-            if bool((u >= 0).all()) and value < best_value:
-                best, best_value = u, value
-    return best + rule.margin
+    if rule.scale_free:
+        scale = square.sqrt()
+        unit = multiplier(square / (scale * scale), b / (scale * length), 1.0, replace(rule, scale_free=False))
+        return unit * length / scale
+    k = square + rule.eps
+    return rule.margin + (-(b + rule.margin * k) * k.reciprocal()).clamp_min(
+        0
+    )  # to the bit as a solver of least squares
 
 
 @torch.no_grad()

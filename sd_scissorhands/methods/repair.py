@@ -13,7 +13,7 @@ from .adversary import EPISODE, PACE, Adversary
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, swapped_weights
 from .interface import Parameters, Task
 from .optimisers import Make, Trained, adam, restore_into, state_of
-from .project import Memories, Projection, Rule, project
+from .project import Memory, Projection, Rule, project
 from .selection import Selection
 
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
@@ -74,14 +74,14 @@ class Repair:
         Raises:
             FloatingPointError: a loss is not finite; noticed within `READ_EVERY` steps, and before the end of an epoch is.
         """
-        s, memories, adversary = self.settings, None, None
+        s, memory, adversary = self.settings, None, None
         while self.step < self.settings.steps:
             epoch_begins = self.step % s.memory_every == 0
-            if s.rule and (memories is None or epoch_begins):
-                memories = Memories([self._memory()])
+            if s.rule and (memory is None or epoch_begins):
+                memory = Memory(self._memory())
             if s.relearn_every and (adversary is None or epoch_begins or adversary.step == EPISODE):
                 adversary = Adversary(self.trained.parameters, s.lr * PACE)
-            self._descend(memories, adversary if s.relearn_every and self.step % s.relearn_every == 0 else None)
+            self._descend(memory, adversary if s.relearn_every and self.step % s.relearn_every == 0 else None)
             self.step += 1
             if self.step % READ_EVERY == 0 or self.step % s.memory_every == 0 or self.step == s.steps:
                 self._read_losses()
@@ -98,13 +98,13 @@ class Repair:
         self.trained.forget_gradients()
         return memory
 
-    def _descend(self, memories: Memories | None, adversary: Adversary | None) -> None:
+    def _descend(self, memory: Memory | None, adversary: Adversary | None) -> None:
         """One step."""
         losses, gradients = self._gradients(adversary)
         projection = Projection(False, 0.0)
-        if memories and self.settings.rule:  # which reads numbers anyway, and cannot take others
+        if memory and self.settings.rule:  # which reads numbers anyway, and cannot take others
             self._check(self.step, losses.tolist())
-            projection = project(gradients, memories, self.settings.rule)
+            projection = project(gradients, memory, self.settings.rule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * rate(self.step, self.settings.steps)
         self.optimizer.step()

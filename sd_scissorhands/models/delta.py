@@ -1,14 +1,14 @@
 """A sparse delta: the weights that an erasure changed as one small file, and the model that it gives back bit for bit.
 
 The UNet's tensors, laid end to end in the order of their names (that of `hash_tensors`), make one line of weights. A
-delta is a safetensors file that says what stands at some places of this line:
+delta is a safetensors file with the values at some positions of this line:
 
-    values  (n,) float32: the changed weights as they are now, in the order of their places
+    values  (n,) float32: the changed weights as they are now, in the order of their positions
     gaps    (m,) int16, read as unsigned: how many weights are passed over before the next changed one; `LEAP` passes
             over `LEAP` weights and changes none
 
 These are six bytes a weight, and two more for every 65,535 weights passed over. .5 % of Stable Diffusion 1's weights
-take 25.8 MB wherever they lie. Values and not differences are kept, because a sum would round: the result has every
+take 25.8 MB wherever they lie. It holds values and not differences, because a sum would round: the result has every
 bit, the sign of a zero included. A base in half precision is loaded, and so changed and saved, in float32.
 
 The header names the base and the result by hash, and `apply_delta` checks both: a delta is not applied to another
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..disk import write_tensors
+from ..disk import reason, write_tensors
 from ..machine import resolve_device
 from ..naming import model_flag
 from ..results.base import Record
@@ -47,7 +47,7 @@ REMEDY = "it is no delta or a damaged one: get it again"
 
 @dataclass(frozen=True)
 class Origin(Record):
-    """Where a delta comes from, as its header says."""
+    """Where a delta comes from."""
 
     base: str  # the model it was made from, as the user named it
     base_sha256: str  # of that model's denoiser, see `hash_tensors`
@@ -118,20 +118,13 @@ def _bits(values: Tensor) -> Tensor:
 
 def set_weights(tensors: Mapping[str, Tensor], positions: Tensor, values: Tensor) -> None:
     """Put values, (n,), at ascending positions, (n,), on the line of `tensors`, in place."""
-    with torch.no_grad():
-        for name, start, (first, last) in _ranges(tensors, positions):
-            flat = tensors[name].view(-1)
-            flat[(positions[first:last] - start).to(flat.device)] = values[first:last].to(flat.device)
-
-
-def _ranges(tensors: Mapping[str, Tensor], positions: Tensor) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """(name, start, the range of `positions` that lies in it) of every tensor that any lies in."""
     begin = offsets(tensors)
     ends = torch.tensor([start + tensors[name].numel() for name, start in begin.items()])
-    bounds = [0, *torch.searchsorted(positions, ends).tolist()]
-    for (name, start), found in zip(begin.items(), pairwise(bounds), strict=True):
-        if found[0] < found[1]:
-            yield name, start, found
+    bounds = pairwise([0, *torch.searchsorted(positions, ends).tolist()])
+    with torch.no_grad():
+        for (name, start), (first, last) in zip(begin.items(), bounds, strict=True):
+            flat = tensors[name].view(-1)
+            flat[(positions[first:last] - start).to(flat.device)] = values[first:last].to(flat.device)
 
 
 # ---------------------------------------------------------------- the file
@@ -193,8 +186,7 @@ def read_delta(path: Path) -> Delta:
                 raise UserError(f"{path} holds other tensors than its header says: {REMEDY}")
             gaps, values = file.get_tensor("gaps"), file.get_tensor("values")
     except (OSError, SafetensorError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}): {REMEDY}") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): {REMEDY}") from None
     positions = decode(gaps.view(-1))
     if positions.numel() != weights or (weights and int(positions[-1]) >= size):
         raise UserError(f"{path} has indices that do not fit its values or its model: {REMEDY}")
@@ -255,8 +247,9 @@ def apply_delta(
         save_pipeline(loaded, output_dir)
         tick(1)
     return AppliedDelta(
-        str(output_dir), base, str(path), origin.recipe, origin.concepts, origin.seed, len(delta), delta.size,
-        loaded.weights_sha256, origin.result_sha256, round(time.monotonic() - began, 2),
+        output_dir=str(output_dir), base=base, delta=str(path), recipe=origin.recipe, concepts=origin.concepts,
+        seed=origin.seed, weights=len(delta), size=delta.size, base_sha256=loaded.weights_sha256,
+        weights_sha256=origin.result_sha256, seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
 
 

@@ -89,28 +89,32 @@ def difference(a: str, b: str, *, by: str = "block", progress: Progress = silent
     """
     if by not in GROUPS:
         raise UserError(f"--by {by!r} is unknown: choose {', '.join(GROUPS)}")
-    first, second = _aligned(open_checkpoint(a), open_checkpoint(b))
+    one, other = open_checkpoint(a), open_checkpoint(b)
+    first = _renamed(one, other) if one.ldm and not other.ldm else one.tensors
+    second = _renamed(other, one) if other.ldm and not one.ldm else other.tensors
     both = sorted((name for name in first if name in second), key=network_order)
     if not both:
         raise UserError(f"{a} and {b} have no tensor in common: they are of different kinds")
     whole, groups, other_shape, rounded = Sums(), dict[str, Sums](), list[str](), 0
     with progress("diff", len(both)) as tick:
         for name in both:
-            one, other = first[name].read(), second[name].read()
+            before, after = first[name].read(), second[name].read()
             tick(1)
-            if one.shape != other.shape:
+            if before.shape != after.shape:
                 other_shape.append(name)
                 continue
-            found = measure(one, other)
-            rounded += one.dtype != other.dtype
+            found = measure(before, after)
+            rounded += before.dtype != after.dtype
             whole.add(found)
             groups.setdefault(group_of(name, by), Sums()).add(found)
     rows = tuple(sums.row(name) for name, sums in groups.items() if sums.changed)
     only_a, only_b = tuple(n for n in first if n not in second), tuple(n for n in second if n not in first)
     total = whole.row("all")
     return Difference(
-        a, b, by, not (whole.changed or other_shape or only_a or only_b), len(both) - len(other_shape), total.size, total.changed,
-        total.share, total.relative_l2, total.max_abs, rounded, only_a, only_b, tuple(other_shape), len(groups) - len(rows), rows,
+        a=a, b=b, by=by, identical=not (whole.changed or other_shape or only_a or only_b),
+        tensors=len(both) - len(other_shape), weights=total.size, changed=total.changed, share=total.share,
+        relative_l2=total.relative_l2, max_abs=total.max_abs, rounded=rounded, only_a=only_a, only_b=only_b,
+        other_shape=tuple(other_shape), same=len(groups) - len(rows), rows=rows,
     )  # fmt: skip
 
 
@@ -162,13 +166,6 @@ def open_checkpoint(name: str) -> Checkpoint:
     else:
         raise UserError(f"{name} is no Stable Diffusion checkpoint: name a whole model or a UNet")
     return Checkpoint(ldm, {prefix + key: StoredTensor(file, KeyLocation(key)) for key in file.entries})
-
-
-def _aligned(a: Checkpoint, b: Checkpoint) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    """The tensors of both under the same names: diffusers' where either has them."""
-    if a.ldm == b.ldm:
-        return a.tensors, b.tensors
-    return (_renamed(a, b), b.tensors) if a.ldm else (a.tensors, _renamed(b, a))
 
 
 def _renamed(ldm: Checkpoint, pipeline: Checkpoint) -> dict[str, StoredTensor]:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,8 +20,8 @@ from .delta import Origin, write_delta
 from .locate import find_pipeline, locate
 from .modelspec import HASH, OWN, metadata
 from .pipeline_directory import Component, PipelineDirectory
-from .single_file_writer import check_written, ldm_tensors, locate_components, open_base
-from .tensor_files import DTYPES, TensorFile, TensorToWrite, cast, check_no_pickle, hash_tensors, write_tensor_file
+from .single_file_writer import check_written, locate_components, open_base, tensors_to_write, under_own_names
+from .tensor_files import DTYPES, TensorFile, cast, check_no_pickle, hash_tensors, write_tensor_file
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
 ENDINGS = {"single-file": ".safetensors", "unet-only": "-unet.safetensors", "diffusers": "-diffusers"}
@@ -58,14 +57,12 @@ def export(
     if base:
         check_no_pickle(base)
     weights, precision, delta_weights = model.check_weights(), DTYPES.get(dtype or ""), None
-    if to == "single-file":
-        tensors = _single_file(model, output, weights, precision, base, progress)
-    elif to == "unet-only":
-        tensors = _unet_only(model, output, weights, precision, progress)
-    elif to == "diffusers":
-        tensors = _diffusers(model, output, weights, precision, progress)
-    else:
+    if to == "delta":
         tensors, delta_weights = 2, _delta(model, output, weights, progress)
+    elif to == "diffusers":
+        tensors = _directory(model, output, weights, precision, progress)
+    else:
+        tensors = _file(model, to, output, weights, precision, base, progress)
     files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
     return Export(
         output=str(output), format=to, dtype=dtype, bytes=sum(file.stat().st_size for file in files), tensors=tensors,
@@ -75,14 +72,7 @@ def export(
 
 
 def check_request(to: str, *, dtype: str | None = None, base: Path | None = None, flag: str = "--to") -> None:
-    """Refuse an unknown format or precision, and options that the format does not take.
-
-    Args:
-        flag: that named the format.
-
-    Raises:
-        UserError: see there.
-    """
+    """Raises UserError for an unknown format (named by `flag`) or precision, and for options that the format does not take."""
     if to not in OUTPUT_FORMATS:
         raise UserError(f"{flag} {to!r} is unknown: choose {', '.join(OUTPUT_FORMATS)}")
     if dtype is not None and dtype not in DTYPES:
@@ -93,14 +83,10 @@ def check_request(to: str, *, dtype: str | None = None, base: Path | None = None
         raise UserError("--dtype is not for --to delta, which holds float32: leave it out")
 
 
-def check_exportable(directory: Path, to: str) -> None:
-    """Check that a model can be written in a format, as far as its configs and names tell; cheap.
-
-    Raises:
-        UserError: it cannot.
-    """
+def check_exportable(model: PipelineDirectory, to: str) -> None:
+    """Raises UserError for a model that cannot be written in a format, by its configs and names alone; cheap."""
     if to == "single-file":
-        locate_components(PipelineDirectory(directory))
+        locate_components(model)
 
 
 def default_output(model: PipelineDirectory, to: str, dtype: str | None = None) -> Path:
@@ -111,70 +97,41 @@ def default_output(model: PipelineDirectory, to: str, dtype: str | None = None) 
 
 
 def check_output(output: Path, to: str) -> None:
-    """Refuse a path that exists already, and a file that no program would take for safetensors.
-
-    Raises:
-        UserError: see there.
-    """
+    """Raises UserError for a path that exists already, and for a file that no program would take for safetensors."""
     if os.path.lexists(output):
         raise UserError(f"--output {output} exists already: choose another")
     if to != "diffusers" and output.suffix != ".safetensors":
         raise UserError(f"--output {output} is no name for a {to}: end it with .safetensors")
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- formats
 
 
-def _single_file(
+def _file(
     model: PipelineDirectory,
+    to: str,
     output: Path,
     weights: str,
     dtype: torch.dtype | None,
     base_path: Path | None,
     progress: Progress,
 ) -> int:
-    """Returns how many tensors were written, as do all formats."""
-    located = locate_components(model, unet_only=base_path is not None)
+    """A single file, or the denoiser alone; returns how many tensors were written."""
+    ldm = to == "single-file"
+    located = locate_components(model, unet_only=base_path is not None) if ldm else [under_own_names(model.denoiser)]
     base = open_base(base_path, located[0], model.directory) if base_path else None
     tensors = {key: base.copied(key) for key in base.entries} if base else {}
     for component in located:
-        tensors |= ldm_tensors(component, dtype, base)
-    about = metadata(model, weights=weights, ldm=True, base=base.metadata if base else PT)
-    return _write(output, tensors, about, progress, lambda new: check_written(new, model, located, base))
-
-
-def _unet_only(
-    model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
-) -> int:
-    tensors = _plain_tensors(model.denoiser, dtype)
-    about = metadata(model, weights=weights, ldm=False, base=PT)
-    return _write(output, tensors, about, progress, lambda new: _check_plain(new, model.denoiser))
-
-
-def _write(
-    output: Path,
-    tensors: dict[str, TensorToWrite],
-    about: dict[str, str],
-    progress: Progress,
-    check: Callable[[Path], None],
-) -> int:
+        tensors |= tensors_to_write(component, dtype, base)
+    about = metadata(model, weights=weights, ldm=ldm, base=base.metadata if base else PT)
     with progress("export", len(tensors)) as tick, atomic(output) as new:
         write_tensor_file(new, tensors, about, hash_key=HASH, tick=tick)
-        check(new)
-        check_output(output, "single-file")  # again, after what may have been minutes
+        if ldm:
+            check_written(new, model, located, base)
+        else:
+            _check_plain(new, model.denoiser)
+        check_output(output, to)  # again, after what may have been minutes
     return len(tensors)
-
-
-def _plain_tensors(component: Component, dtype: torch.dtype | None) -> dict[str, TensorToWrite]:
-    """A component under its own names, in another precision."""
-
-    def one(name: str) -> TensorToWrite:
-        if not component.tensor(name).is_floating_point():
-            return component.file.copied(component.keys[name])
-        precision = dtype or component.dtype(name)
-        return TensorToWrite.of(component.shape(name), precision, lambda: component.cast(name, precision))
-
-    return {component.keys[name]: one(name) for name in component.keys}
 
 
 def _check_plain(path: Path, component: Component) -> None:
@@ -190,12 +147,11 @@ def _check_plain(path: Path, component: Component) -> None:
             raise UserError(f"{path} does not read back as it should ({key}): check the disk")
 
 
-# ---------------------------------------------------------------- a directory
-
-
-def _diffusers(
+def _directory(
     model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
 ) -> int:
+    """A diffusers directory; returns how many tensors were written."""
+
     def left_out(folder: str, names: list[str]) -> set[str]:
         """Pickles, and all weights in the folders whose weights are written anew."""
         endings = (".bin", ".ckpt", ".pt", ".pth", *[".safetensors"] * (Path(folder).name in model.components))
@@ -209,7 +165,7 @@ def _diffusers(
             if component is model.denoiser:
                 about, key = metadata(model, weights=weights, ldm=False, base=PT), HASH
             new = folder / component.file.path.relative_to(model.directory)
-            write_tensor_file(new, _plain_tensors(component, dtype), about, hash_key=key, tick=tick)
+            write_tensor_file(new, tensors_to_write(under_own_names(component), dtype), about, hash_key=key, tick=tick)
             _check_plain(new, component)
             if dtype and name in model.family.texts:
                 _write_dtype(folder / name / "config.json", dtype)
@@ -224,16 +180,13 @@ def _write_dtype(config: Path, dtype: torch.dtype) -> None:
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-# ---------------------------------------------------------------- a delta
-
-
 def _delta(model: PipelineDirectory, output: Path, weights: str, progress: Progress) -> int:
     """Returns how many weights changed."""
-    if not (model.manifest and model.manifest.result):
+    if not (model.manifest and model.manifest.erased):
         raise UserError(f"{model.directory} was made by no run here, so its base is unknown: name a run directory")
-    source, result, base = model.manifest.source, model.manifest.result, base_weights(model)
+    source, erased, base = model.manifest.source, model.manifest.erased, base_weights(model)
     origin = Origin(
-        str(source.model), str(source.weights_sha256), weights, result["recipe"], tuple(result["concepts"]), result["seed"]
+        str(source.model), str(source.weights_sha256), weights, erased.recipe, erased.concepts, erased.seed
     )  # fmt: skip
     with progress("export", 1) as tick:
         written = write_delta(output, model.denoiser.float_tensors(), base=base, origin=origin)
@@ -251,10 +204,10 @@ def base_weights(model: PipelineDirectory) -> dict[str, torch.Tensor]:
     run, name = model.directory.parent, str(started_from(model.manifest))
     try:
         with model_flag():
-            location = locate(name)
+            base = locate(name)
     except UserError as error:
         raise UserError(f"the base of {run} cannot be had: {error}") from None
-    tensors = PipelineDirectory(*location).denoiser.float_tensors()
+    tensors = base.denoiser.float_tensors()
     if hash_tensors(tensors.items()) != model.manifest.source.weights_sha256:
         raise UserError(f"{name} is not the model any more that {run} was made from: put it back")
     return tensors

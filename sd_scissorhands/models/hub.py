@@ -34,7 +34,18 @@ class Repo:
         Raises:
             UserError: no such name, no network, no token or one that may not write, somebody else's, or another visibility.
         """
-        check_name(self.name)
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(self.name)
+            sound = self.name.count("/") == 1
+        except HFValidationError:
+            sound = False
+        if not sound:
+            raise UserError(f"{FLAG} {self.name} is no repository's name: say owner/name")
+        if is_offline():
+            raise UserError(f"{FLAG} {self.name} needs the network, and HF_HUB_OFFLINE is set: unset it")
         self._check_user()
         self._check_visibility()
 
@@ -59,7 +70,7 @@ class Repo:
             self._api.create_commit(self.name, added, commit_message=message)
         except UserError:
             raise
-        except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+        except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
             raise UserError(first_line(error)) from None
         return str(made)
 
@@ -102,26 +113,6 @@ class Repo:
         )
 
 
-def check_name(name: str) -> None:
-    """Check a repository's name, and that network access is allowed.
-
-    Raises:
-        UserError: no such name can be, or HF_HUB_OFFLINE is set.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-        sound = name.count("/") == 1
-    except HFValidationError:
-        sound = False
-    if not sound:
-        raise UserError(f"{FLAG} {name} is no repository's name: say owner/name")
-    if is_offline():
-        raise UserError(f"{FLAG} {name} needs the network, and HF_HUB_OFFLINE is set: unset it")
-
-
 def first_line(error: Exception) -> str:
     """An error's first line, without the request's number and address."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -141,7 +132,7 @@ def fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
         named = f"{model}@{revision}" if revision else model
         if is_offline():
             raise UserError(f"--model {named} cannot be had from the hub: {not_cached(model)}") from None

@@ -164,45 +164,26 @@ def _layer(block: str, layer: int, ldm_block: str, attends: bool) -> dict[str, s
     return resnet | {f"{block}.attentions.{layer}": f"{ldm_block}.1"} if attends else resnet
 
 
-def unet_locations(names: Iterable[str], blocks: Blocks) -> dict[str, KeyLocation]:
-    """Where a UNet's tensors stand, by their diffusers names.
-
-    Raises:
-        UserError: a name that has no place.
-    """
-    modules = ENDS | blocks.modules()
-    return {name: KeyLocation(UNET + _unet_key(name, modules)) for name in names}
-
-
-def _unet_key(name: str, modules: Mapping[str, str]) -> str:
+def _unet_location(name: str, modules: Mapping[str, str]) -> KeyLocation:
+    """`modules` are LDM's names by diffusers'."""
     module, _, kind = name.rpartition(".")
     if module in modules:
-        return f"{modules[module]}.{kind}"
+        return KeyLocation(f"{UNET}{modules[module]}.{kind}")
     depth = 3 if name.startswith("mid_block.") else 4
     block, inner = ".".join(name.split(".")[:depth]), ".".join(name.split(".")[depth:])
     if block in modules and ".attentions." in block:
-        return f"{modules[block]}.{inner}"
+        return KeyLocation(f"{UNET}{modules[block]}.{inner}")
     within = inner.rpartition(".")[0]
     if block in modules and within in RESNET:
-        return f"{modules[block]}.{RESNET[within]}.{kind}"
+        return KeyLocation(f"{UNET}{modules[block]}.{RESNET[within]}.{kind}")
     raise UserError(f"the UNet's {name} has no place in the LDM layout: export it --to diffusers")
 
 
 # ---------------------------------------------------------------- VAE
 
 
-def vae_locations(names: Iterable[str]) -> dict[str, KeyLocation]:
-    """Where an AutoencoderKL's tensors stand, by their canonical names.
-
-    Raises:
-        UserError: a name that has no place.
-    """
-    names = list(names)
-    ups = [int(found[1]) for name in names if (found := re.match(r"decoder\.up_blocks\.(\d+)", name))]
-    return {name: _vae_location(name, max(ups, default=0)) for name in names}
-
-
 def _vae_location(name: str, last: int) -> KeyLocation:
+    """`last` is the highest of the decoder's up_blocks, which LDM counts from the other end."""
     key = re.sub(r"^decoder\.up_blocks\.(\d+)", lambda found: f"decoder.up.{last - int(found[1])}", name)
     key = re.sub(r"^encoder\.down_blocks\.(\d+)", r"encoder.down.\1", key)
     key = re.sub(r"\.(down|up)samplers\.0\.", r".\1sample.", key)
@@ -223,24 +204,17 @@ def _vae_location(name: str, last: int) -> KeyLocation:
 # ---------------------------------------------------------------- text encoder
 
 
-def clip_locations(names: Iterable[str], prefix: str = CLIP) -> dict[str, KeyLocation]:
-    """Where OpenAI's text encoder stands, by its canonical names: transformers' own, with `text_model.`."""
-    return {name: KeyLocation(f"{prefix}text_model.{name}") for name in names}
-
-
-def open_clip_locations(names: Iterable[str], prefix: str = OPEN_CLIP) -> dict[str, KeyLocation]:
-    """Where OpenCLIP's text encoder stands, by its canonical names: there query, key and value are one tensor.
-
-    A published file also holds a scale, and one of Stable Diffusion 2 a last layer and a projection, which nothing uses
-    and a diffusers pipeline does not have; they are not made up, and A1111, ComfyUI and diffusers load without them.
-
-    Raises:
-        UserError: a name that has no place.
-    """
-    return {name: _open_clip_location(name, prefix) for name in names}
+def _clip_location(name: str, prefix: str) -> KeyLocation:
+    """OpenAI's text encoder, by its canonical names: transformers' own, with `text_model.`."""
+    return KeyLocation(f"{prefix}text_model.{name}")
 
 
 def _open_clip_location(name: str, prefix: str) -> KeyLocation:
+    """OpenCLIP's text encoder, by its canonical names: there query, key and value are one tensor.
+
+    A published file also holds a scale, and one of Stable Diffusion 2 a last layer and a projection, which nothing uses
+    and a diffusers pipeline does not have; they are not made up, and A1111, ComfyUI and diffusers load without them.
+    """
     if name == "text_projection.weight":
         return KeyLocation(f"{prefix}text_projection", transposed=True)
     if name in OPEN_CLIP_ENDS:
@@ -271,12 +245,18 @@ def ldm_locations(
     Raises:
         UserError: a name that has no place.
     """
-    layouts: dict[str, Callable[[list[str]], dict[str, KeyLocation]]] = {
-        "unet": lambda names: unet_locations(names, blocks or Blocks.of_names(names)),
-        "vae": vae_locations,
-        "text_encoder": open_clip_locations if open_clip else clip_locations,
+    names = {component: list(names) for component, names in components.items()}
+    ups = (re.match(r"decoder\.up_blocks\.(\d+)", name) for name in names.get("vae", ()))
+    locate: dict[str, Callable[[str], KeyLocation]] = {
+        "vae": partial(_vae_location, last=max((int(up[1]) for up in ups if up), default=0)),
+        "text_encoder": partial(_open_clip_location, prefix=OPEN_CLIP)
+        if open_clip
+        else partial(_clip_location, prefix=CLIP),
     }
+    if "unet" in names:
+        modules = ENDS | (blocks or Blocks.of_names(names["unet"])).modules()
+        locate["unet"] = partial(_unet_location, modules=modules)
     if xl:
-        layouts["text_encoder"] = partial(clip_locations, prefix=XL_CLIP)
-        layouts["text_encoder_2"] = partial(open_clip_locations, prefix=XL_OPEN_CLIP)
-    return {name: layouts[name](list(names)) for name, names in components.items() if name in layouts}
+        locate["text_encoder"] = partial(_clip_location, prefix=XL_CLIP)
+        locate["text_encoder_2"] = partial(_open_clip_location, prefix=XL_OPEN_CLIP)
+    return {one: {name: locate[one](name) for name in names[one]} for one in names if one in locate}

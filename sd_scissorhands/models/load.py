@@ -16,18 +16,8 @@ from ..domains import domain_of
 from ..domains.base import Domain
 from ..results.manifest import BaseModel
 from ..settings import UserError
-from .files import (
-    SAFETY,
-    UNUSED,
-    check_configs,
-    check_directory,
-    components_of,
-    ema_of,
-    read_index,
-    read_json,
-    read_weights,
-)
 from .locate import locate
+from .pipeline_directory import ONE_FILE, SAFETY, UNUSED, PipelineDirectory, read_json
 from .tensor_files import hash_tensors
 
 STEPS = 50  # of sampling, as is published for SD 1
@@ -39,15 +29,19 @@ class LoadedPipeline:
 
     pipeline: Any
     name: str  # as the user wrote it
-    directory: Path  # where its files lie
+    files: PipelineDirectory
     weights_sha256: str  # of the denoiser's loaded tensors, see `hash_tensors`
     domain: Domain  # what it draws
     sampling: dict[str, Any]  # steps and guidance that its pictures are judged with
-    variant: str | None = None  # which of the weights there
+
+    @property
+    def directory(self) -> Path:
+        """Where its files lie."""
+        return self.files.directory
 
     @property
     def family(self) -> Family:
-        """Of the pipeline: Stable Diffusion, SDXL, ..."""
+        """Its kind: Stable Diffusion, SDXL, ..."""
         return family_of(self.pipeline)
 
     @property
@@ -63,12 +57,7 @@ class LoadedPipeline:
     @property
     def identity(self) -> BaseModel:
         """As a run's manifest names its base model."""
-        return BaseModel(self.name, self.weights_sha256, self.ema)
-
-    @property
-    def ema(self) -> str:
-        """Whether its weights are a moving average, see `ema_of`."""
-        return ema_of(self.directory, self.family.part, self.variant)
+        return BaseModel(self.name, self.weights_sha256, self.files.ema)
 
 
 def open_pipeline(
@@ -83,60 +72,55 @@ def open_pipeline(
         UserError: no such model, not a supported pipeline, pickled or damaged weights, NaN, or weights that are not
             those of the files.
     """
-    directory, variant = locate(model, config)
-    check_directory(directory, variant)
-    family = check_configs(directory)
-    pipeline = _load(directory, family, dtype, variant)
-    weights_sha256 = _check_weights(getattr(pipeline, family.part), family, directory, dtype, variant)
+    files = locate(model, config)
+    files.check()
+    pipeline = _load(files, dtype)
+    weights_sha256 = _check_weights(getattr(pipeline, files.family.part), files, dtype)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False).eval()
-    domain = domain_of(directory)
-    facts = read_json(directory / domain.marker) if domain.marker else {}
+    domain = domain_of(files.directory)
+    facts = read_json(files.directory / domain.marker) if domain.marker else {}
     sampling = facts.get("sampling", {"steps": STEPS, "guidance": family_of(pipeline).guidance})
-    return LoadedPipeline(pipeline, model, directory, weights_sha256, domain, sampling, variant)
+    return LoadedPipeline(pipeline, model, files, weights_sha256, domain, sampling)
 
 
-def _load(directory: Path, family: type[Family], dtype: torch.dtype, variant: str | None) -> Any:
+def _load(files: PipelineDirectory, dtype: torch.dtype) -> Any:
     import diffusers
 
-    name = read_index(directory)["_class_name"]
-    absent = set(family.optional) - set(components_of(directory, family))  # diffusers needs them passed as None
+    absent = set(files.family.optional) - set(files.component_names)  # diffusers needs them passed as None
     others = {text.replace("text_encoder", kind): None for text in absent for kind in ("text_encoder", "tokenizer")}
-    others |= UNUSED | (SAFETY if issubclass(family, StableDiffusion) else {})
+    others |= UNUSED | (SAFETY if issubclass(files.family, StableDiffusion) else {})
+    how: dict[str, Any] = dict(torch_dtype=dtype, use_safetensors=True, local_files_only=True, variant=files.variant)
     try:
-        return getattr(diffusers, name).from_pretrained(
-            directory, torch_dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant, **others
-        )
+        return getattr(diffusers, files.index["_class_name"]).from_pretrained(files.directory, **how, **others)
     except Exception as error:
-        raise UserError(f"{directory} cannot be loaded by diffusers: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{files.directory} cannot be loaded by diffusers: {reason}") from error
 
 
-def _check_weights(
-    module: nn.Module, family: type[Family], directory: Path, dtype: torch.dtype, variant: str | None
-) -> str:
+def _check_weights(module: nn.Module, files: PipelineDirectory, dtype: torch.dtype) -> str:
     """The hash of a loaded denoiser's tensors, which must be finite and those of its files."""
-    stored, loaded = read_weights(directory, family.part, variant), module.state_dict()
+    stored, loaded = files.denoiser_tensors(), module.state_dict()
     if stored.keys() == loaded.keys():
         for name, parameter in module.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise UserError(
-                    f"{directory}: {family.called}'s {name} holds NaN or infinite values: this checkpoint is broken, use another"
+                    f"{files.directory}: {files.family.called}'s {name} holds NaN or infinite values: "
+                    "this checkpoint is broken, use another"
                 )
         found = hash_tensors(loaded.items())
         if found == hash_tensors((name, tensor.to(dtype)) for name, tensor in stored.items()):
             return found
-    raise UserError(
-        f"{directory / family.part} was not loaded as it is on disk: its config.json does not fit its weights"
-    )
+    where = files.directory / files.family.part
+    raise UserError(f"{where} was not loaded as it is on disk: its config.json does not fit its weights")
 
 
 def stored_weights(loaded: LoadedPipeline) -> dict[str, Tensor]:
     """The denoiser's weights as they are in its files, float32 on the CPU."""
-    stored = read_weights(loaded.directory, loaded.family.part, loaded.variant)
-    return {name: tensor.float() for name, tensor in stored.items()}
+    return {name: tensor.float() for name, tensor in loaded.files.denoiser_tensors().items()}
 
 
 @torch.no_grad()
@@ -151,7 +135,7 @@ def restore_weights(loaded: LoadedPipeline, names: set[str]) -> None:
 def save_pipeline(loaded: LoadedPipeline, directory: Path) -> None:
     """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
     with atomic(directory) as folder:
-        loaded.pipeline.save_pretrained(folder, safe_serialization=True)
+        loaded.pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=ONE_FILE)
         if marker := loaded.domain.marker:
             shutil.copyfile(loaded.directory / marker, folder / marker)
         share(folder)

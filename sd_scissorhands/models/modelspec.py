@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .files import read_config
 from .pipeline_directory import PipelineDirectory
 
 SPEC, OWN = "modelspec.", "sdscissor."
@@ -37,24 +36,22 @@ def metadata(
 
 
 def _spec(model: PipelineDirectory, ldm: bool) -> dict[str, str]:
-    denoiser, vae, scheduler = (read_config(model.directory, one) for one in (model.family.part, "vae", "scheduler"))
+    denoiser, vae, scheduler = (model.config(one) for one in (model.family.part, "vae", "scheduler"))
     prediction = PREDICTIONS.get(scheduler.get("prediction_type", "epsilon"), "epsilon")
-    base = (model.manifest.source.model if model.manifest else None) or ""
-    result = (model.manifest.result if model.manifest else None) or {}
-    erased = ", ".join(result.get("concepts") or ())
-    name = Path(base).name or model.directory.name
-    description = f"written by sd_scissorhands {__version__}"
-    if erased:
-        how = f"{result.get('recipe')}, seed {result.get('seed')}"
+    base = (model.manifest and model.manifest.source.model) or ""
+    title, description = Path(base).name or model.directory.name, f"written by sd_scissorhands {__version__}"
+    if (erased := model.manifest and model.manifest.erased) and erased.concepts:
+        concepts, how = ", ".join(erased.concepts), f"{erased.recipe}, seed {erased.seed}"
+        title = f"{title} without {concepts}"
         description = (
-            f"{base} with {erased} erased by sd_scissorhands {__version__} ({how}); an erasure is no guarantee"
+            f"{base} with {concepts} erased by sd_scissorhands {__version__} ({how}); an erasure is no guarantee"
         )
     written = datetime.fromtimestamp(int(model.denoiser.file.path.stat().st_mtime), UTC)
     spec = {
         "sai_model_spec": "1.0.1",
         "architecture": architecture(denoiser, prediction),
         "implementation": LDM_CODE if ldm else DIFFUSERS,
-        "title": f"{name} without {erased}" if erased else name,
+        "title": title,
         "description": description,
         "date": written.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
@@ -81,11 +78,10 @@ def architecture(denoiser: Mapping[str, Any], prediction: str) -> str:
 
 def _own(model: PipelineDirectory, weights: str) -> dict[str, str]:
     values: dict[str, Any] = {"version": __version__, "weights_sha256": weights}
-    if (manifest := model.manifest) and (result := manifest.result):
+    if (manifest := model.manifest) and (erased := manifest.erased):
         values |= {
-            "recipe": result.get("recipe"), "concepts": json.dumps(result.get("concepts") or []),
-            "anchors": json.dumps(result.get("anchors") or []), "seed": result.get("seed"),
-            "base": manifest.source.model or "", "base_revision": manifest.settings.get("revision"),
+            "recipe": erased.recipe, "concepts": json.dumps(erased.concepts), "anchors": json.dumps(erased.anchors),
+            "seed": erased.seed, "base": manifest.source.model or "", "base_revision": manifest.settings.get("revision"),
             "base_sha256": manifest.source.weights_sha256,
         }  # fmt: skip
     return {OWN + name: str(value) for name, value in values.items() if value is not None}

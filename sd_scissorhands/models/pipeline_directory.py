@@ -1,26 +1,37 @@
-"""A pipeline directory on disk: its components tensor by tensor, and the run that made it."""
+"""A diffusers pipeline on disk: checked before anything is loaded, read tensor by tensor, and the run that made it."""
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..diffusion.families import Family
+from ..diffusion.families import FAMILIES, Family
+from ..disk import read_tensors
 from ..lineage import run_of
 from ..results.manifest import Manifest
 from ..settings import UserError
-from .files import check_configs, components_of, weight_files
 from .keys import canonical
-from .tensor_files import FLOATS, TensorFile, cast, hash_tensors
+from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_tensors, read_header
+
+CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
+NON_EMA = "non_ema"  # the variant that stands beside a moving average
+ONE_FILE = 1 << 40  # bytes of a shard: diffusers else splits what is larger than 10 GB, as SDXL in float32 is
+# Components that a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
+UNUSED: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
+SAFETY: dict[str, Any] = dict(safety_checker=None, requires_safety_checker=False)
 
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a pipeline, as it lies on disk."""
+    """One network of a pipeline."""
 
     name: str  # unet or transformer, vae, text_encoder, ...
     file: TensorFile
@@ -53,28 +64,109 @@ class Component:
 
 @dataclass(frozen=True)
 class PipelineDirectory:
-    """A pipeline directory that `check_directory` let through."""
+    """A pipeline directory, and which of the weights there are meant.
+
+    Everything raises UserError where files are missing, damaged or of a kind that is not supported; `check` looks at all
+    of them without loading any.
+    """
 
     directory: Path
-    variant: str | None = None  # which of the weights there
+    variant: str | None = None
 
     @cached_property
-    def manifest(self) -> Manifest | None:
-        """Of the run that made it; None if none did."""
-        return run_of(self.directory)
+    def index(self) -> dict[str, Any]:
+        """model_index.json."""
+        file = self.directory / "model_index.json"
+        if file.exists():
+            return read_json(file)
+        if (self.directory / "pytorch_lora_weights.safetensors").exists():
+            raise UserError(
+                f"{self.directory} is a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first"
+            )
+        raise UserError(f"{self.directory} is no diffusers pipeline: it has no model_index.json")
 
     @cached_property
     def family(self) -> type[Family]:
-        """What kind of pipeline it is."""
-        return check_configs(self.directory)
+        """Its kind: Stable Diffusion, SDXL, ..."""
+        name = self.index.get("_class_name")
+        if not isinstance(name, str) or name not in FAMILIES:
+            raise UserError(f"{self.directory} is a {name}: supported is {', '.join(FAMILIES)}")
+        return FAMILIES[name]
+
+    @cached_property
+    def component_names(self) -> list[str]:
+        """The components that hold weights, the denoiser first."""
+        names = [self.family.part, "vae", *self.family.texts]
+        absent = [name for name in names if self.index.get(name) in (None, [None, None])]
+        if needed := [name for name in absent if name not in self.family.optional]:
+            raise UserError(f"{self.directory} has no {needed[0]}: the model directory is incomplete")
+        return [name for name in names if name not in absent]
+
+    def config(self, component: str) -> dict[str, Any]:
+        """The config of a component or the scheduler; empty where there is none."""
+        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        file = self.directory / component / name
+        return read_json(file) if file.exists() else {}
+
+    def check_configs(self) -> None:
+        """Check family and configs: before weights are fetched."""
+        configs = {name: self.config(name) for name in (*self.component_names, "scheduler")}
+        for name, config in configs.items():
+            if config.get("quantization_config"):
+                where = self.directory / name
+                raise UserError(f"{where} is quantised: erase from the weights that it was quantised from")
+        if objection := self.family.objection(configs):
+            raise UserError(
+                f"{self.directory} cannot be used: {objection}; supported is text to image by {', '.join(FAMILIES)}"
+            )
+
+    def check(self) -> None:
+        """Check layout, family, configs and file sizes without loading anything."""
+        self.check_configs()
+        found = sorted(set().union(*map(self.variants, self.component_names)))
+        if self.variant and self.variant not in found:
+            remedy = f"choose {', '.join(found)}" if found else "leave it out"
+            raise UserError(f"{self.directory} has no variant {self.variant}: {remedy}")
+        for component in self.component_names:
+            for file in self.weight_files(component):
+                read_header(file)
+
+    # ------------------------------------------------------------ weights
+
+    def variants(self, component: str) -> set[str]:
+        """The variants of a component's weights."""
+        form = re.compile(
+            rf"{re.escape(_stem(component))}\.(?:safetensors\.index\.([\w-]+)\.json|([\w-]+)\.safetensors)"
+        )
+        found = (form.fullmatch(file.name) for file in (self.directory / component).glob("*"))
+        return {one[1] or one[2] for one in found if one and not re.search(r"-\d{5}-of-\d{5}$", one[2] or "")}
+
+    def weight_files(self, component: str) -> list[Path]:
+        """The safetensors files of one component: one, or the shards that its index lists.
+
+        A component that has no such variant is taken as it is without one, as diffusers does.
+        """
+        folder = self.directory / component
+        for variant in dict.fromkeys((self.variant, None)):
+            one, index, _ = weight_file_names(component, variant)
+            if (folder / one).exists():
+                return [folder / one]
+            if (folder / index).exists():
+                return _shards(folder / index)
+        if found := sorted(self.variants(component)):
+            raise UserError(
+                f"{folder} has its weights as {' and '.join(found)} alone: add --variant {found[0]}, or :{found[0]} to the name"
+            )
+        if any(folder.glob("*.bin")):
+            line = conversion_command(f"{shlex.quote(str(self.directory))}/*/*.bin")
+            raise UserError(
+                f"{folder} holds only pickled weights (.bin), which can run code and are never loaded: convert them with {line}"
+            )
+        raise UserError(f"{folder / weight_file_names(component)[0]} is missing: the model directory is incomplete")
 
     def component(self, name: str) -> Component:
-        """One network.
-
-        Raises:
-            UserError: its weights are damaged, or lie in several files.
-        """
-        first, *others = weight_files(self.directory, name, self.variant)
+        """One network, whose weights must lie in one file."""
+        first, *others = self.weight_files(name)
         if others:
             raise UserError(f"{self.directory / name} lies in {1 + len(others)} files: save it in one (max_shard_size)")
         file = TensorFile.open(first)
@@ -83,24 +175,84 @@ class PipelineDirectory:
     @cached_property
     def components(self) -> dict[str, Component]:
         """Every network, the denoiser first."""
-        return {name: self.component(name) for name in components_of(self.directory, self.family)}
+        return {name: self.component(name) for name in self.component_names}
 
     @property
     def denoiser(self) -> Component:
         """The network that is edited: UNet or transformer."""
         return self.components[self.family.part]
 
-    def check_weights(self) -> str:
-        """The denoiser's hash, which must be the one that the run's manifest names.
+    def denoiser_tensors(self) -> dict[str, Tensor]:
+        """The denoiser's tensors by the names in its files, in one or several of these, on the CPU."""
+        tensors: dict[str, Tensor] = {}
+        for file in self.weight_files(self.family.part):
+            tensors |= read_tensors(file)[0]
+        return tensors
 
-        Raises:
-            UserError: it is another, so that the manifest's recipe and concepts are not this model's.
+    @property
+    def ema(self) -> str:
+        """Whether the denoiser's weights are the moving average (EMA) of those that were trained.
+
+        used; "beside, not used" if the file or the variant's name shows it; unknown for most.
         """
-        found = self.denoiser.sha256()
-        result = (self.manifest and self.manifest.result) or {}
-        if (named := result.get("weights_sha256", found)) != found:
+        if (self.directory / CONVERTED).exists():
+            return str(read_json(self.directory / CONVERTED).get("ema", "unknown"))
+        if self.variant == NON_EMA:
+            return "beside, not used"
+        return "used" if NON_EMA in self.variants(self.family.part) else "unknown"
+
+    # ------------------------------------------------------------ the run that made it
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """Of the run that made it; None if none did."""
+        return run_of(self.directory)
+
+    def check_weights(self) -> str:
+        """The denoiser's hash, which must be the one that the run's manifest names: else its recipe is not this model's."""
+        found, erased = self.denoiser.sha256(), self.manifest and self.manifest.erased
+        if erased and (named := erased.weights_sha256) not in ("", found):
             raise UserError(
                 f"{self.directory} has other weights (sha256 {found[:12]}) than its run.json names ({named[:12]}): "
                 "they were changed after the erasure; name the model alone, in a directory without run.json"
             )
         return found
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: it holds no JSON object")
+    return values
+
+
+def weight_file_names(component: str, variant: str | None = None) -> tuple[str, str, tuple[str, ...]]:
+    """How a component's weights are named: one file, the index of several, and the patterns of these, now and formerly."""
+    stem = _stem(component)
+    if not variant:
+        return f"{stem}.safetensors", f"{stem}.safetensors.index.json", (f"{stem}-?????-of-?????.safetensors",)
+    shards = (f"{stem}.{variant}-?????-of-?????.safetensors", f"{stem}-?????-of-?????.{variant}.safetensors")
+    return f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json", shards
+
+
+def _stem(component: str) -> str:
+    return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
+def _shards(index: Path) -> list[Path]:
+    listed = read_json(index).get("weight_map")
+    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
+    if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        raise UserError(f"{index} is damaged: it lists no safetensors files beside it")
+    shards = [index.with_name(name) for name in names]
+    if missing := [shard for shard in shards if not shard.exists()]:
+        raise UserError(f"{missing[0]} is missing: the model directory is incomplete")
+    return shards

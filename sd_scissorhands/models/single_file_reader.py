@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +15,12 @@ import torch
 from torch import nn
 
 from ..disk import atomic, share, write_json
-from ..domains import domain_of
+from ..domains import DOMAINS, domain_of
 from ..naming import model_flag
 from ..settings import UserError
-from .files import CONVERTED, SAFETY, UNUSED, check_configs, markers, read_config, read_index
 from .hub import fetch
 from .keys import EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
-from .pipeline_directory import Component, PipelineDirectory
+from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory
 from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -42,14 +40,13 @@ OTHERS = {  # a part of a tensor's name: what a file is that has it
 }
 
 
-def convert(path: Path, config: Path | None = None, config_name: str | None = None) -> Path:
+def convert(path: Path, config: PipelineDirectory | None = None, config_name: str | None = None) -> PipelineDirectory:
     """The pipeline directory of a single file, made now or before.
 
     A file that was converted before is taken as it is, unless another config is named now.
 
     Args:
-        config: a pipeline directory for its configs and tokenizer; None: that of the file's family, from the hub's cache
-            or the hub.
+        config: a pipeline for its configs and tokenizer; None: that of the file's family, from the hub's cache or the hub.
         config_name: as the user wrote it.
 
     Raises:
@@ -60,23 +57,24 @@ def convert(path: Path, config: Path | None = None, config_name: str | None = No
         raise UserError(
             f"--model {path} is a file that does not end with .safetensors: name one that does, or a diffusers directory"
         )
-    if folder := converted_directory(path, config):
-        return folder
+    if converted := converted_directory(path, config):
+        return converted
     file, folder = TensorFile.open(path), _cache_directory(path)
     pipeline_class, config_name = pipeline_class_of(file), config_name or _usual_config(file)
     config = config or _fetch_config(path, config_name)
-    with _locked(folder):
+    with _lock(folder):
         if not converted_directory(path, config):  # else another process has converted it, meanwhile
             _convert(file, pipeline_class, config, config_name, folder)
-    return folder
+    return PipelineDirectory(folder)
 
 
-def converted_directory(path: Path, config: Path | None = None) -> Path | None:
+def converted_directory(path: Path, config: PipelineDirectory | None = None) -> PipelineDirectory | None:
     """The directory that a single file was converted into before, with this config if one is named; None if it was not."""
     folder = _cache_directory(path)
     try:
         facts = json.loads((folder / CONVERTED).read_text())
-        return folder if config is None or facts["config_sha256"] == _hash_of_configs(config) else None
+        same = config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
+        return PipelineDirectory(folder) if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -123,13 +121,18 @@ def _without_unet(file: TensorFile) -> str:
 # ---------------------------------------------------------------- configs
 
 
+def markers() -> list[str]:
+    """The files that mark pipelines as those of a domain."""
+    return [domain.marker for _, domain in DOMAINS if domain.marker]
+
+
 def config_patterns() -> list[str]:
     """All files of a pipeline that are no weights."""
     return ["model_index.json", *markers(), "*/*.json", "*/*.txt", "*/*.model"]
 
 
 def _usual_config(file: TensorFile) -> str | None:
-    """The hub id of the pipeline whose configs fit a file, as diffusers knows it; None where the file does not tell."""
+    """The hub id of the pipeline whose configs fit a file, as diffusers knows it; None where the file leaves it open."""
     from diffusers.loaders import single_file_utils
 
     shapes = {key: SimpleNamespace(shape=file.shape(key)) for key in file.entries}
@@ -141,30 +144,30 @@ def _usual_config(file: TensorFile) -> str | None:
     return single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
 
 
-def _fetch_config(path: Path, name: str | None) -> Path:
+def _fetch_config(path: Path, name: str | None) -> PipelineDirectory:
     needs = f"--model {path} is a single file and needs the configs and tokenizer of its family: add --model-config DIRECTORY"
     if name is None:
         raise UserError(needs)
     try:
         with model_flag():
-            directory = fetch(name, None, config_patterns())
-            check_configs(directory)
+            config = PipelineDirectory(fetch(name, None, config_patterns()))
+            config.check_configs()
     except UserError as error:
         raise UserError(f"{needs} ({error})") from None
-    return directory
+    return config
 
 
-def _check_config(file: TensorFile, pipeline_class: str, config: Path) -> None:
-    """Raises UserError unless a pipeline is of a file's family and predicts what the file says that it does."""
-    check_configs(config)
-    if (found := read_index(config)["_class_name"]) != pipeline_class:
+def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirectory) -> None:
+    """Raises UserError unless a pipeline is of a file's family and predicts what the file's metadata names."""
+    config.check_configs()
+    if (found := config.index["_class_name"]) != pipeline_class:
         raise UserError(
-            f"--model-config {config} is a {found}, and --model {file.path} a {pipeline_class}: name one of the same family"
+            f"--model-config {config.directory} is a {found}, and --model {file.path} a {pipeline_class}: name one of the same family"
         )
     is_v = "v_pred" in file.entries or file.metadata.get("modelspec.prediction_type") == "v"
-    if is_v and read_config(config, "scheduler").get("prediction_type") != "v_prediction":
+    if is_v and config.config("scheduler").get("prediction_type") != "v_prediction":
         raise UserError(
-            f"--model {file.path} predicts v, and {config} does not: add --model-config of a model that does"
+            f"--model {file.path} predicts v, and {config.directory} does not: add --model-config of a model that does"
         )
 
 
@@ -179,20 +182,22 @@ def _hash_of_configs(config: Path) -> str:
 # ---------------------------------------------------------------- conversion
 
 
-def _convert(file: TensorFile, pipeline_class: str, config: Path, config_name: str | None, folder: Path) -> None:
-    """Let diffusers convert a file, and compare the result with it before it is kept."""
+def _convert(
+    file: TensorFile, pipeline_class: str, config: PipelineDirectory, config_name: str | None, folder: Path
+) -> None:
+    """Let diffusers convert a file, and compare the result with it before it takes its name."""
     _check_config(file, pipeline_class, config)
-    pipeline = _load(file, pipeline_class, config)
+    pipeline = _load(file, pipeline_class, config.directory)
     with atomic(folder) as new:
-        pipeline.save_pretrained(new, safe_serialization=True)
+        pipeline.save_pretrained(new, safe_serialization=True, max_shard_size=ONE_FILE)
         del pipeline
         _check_converted(file, new, pipeline_class)
-        if marker := domain_of(config).marker:
-            shutil.copyfile(config / marker, new / marker)
+        if marker := domain_of(config.directory).marker:
+            shutil.copyfile(config.directory / marker, new / marker)
         has_ema = any(key.startswith(f"{EMA}diffusion_model") for key in file.entries)
         facts = {
             "file": str(file.path), "sha256": _sha256(file.path), "config": config_name,
-            "config_sha256": _hash_of_configs(config), "ema": "beside, not used" if has_ema else "unknown",
+            "config_sha256": _hash_of_configs(config.directory), "ema": "beside, not used" if has_ema else "unknown",
         }  # fmt: skip
         write_json(new / CONVERTED, facts)
         share(new)
@@ -210,7 +215,7 @@ def _load(file: TensorFile, pipeline_class: str, config: Path) -> Any:
             if isinstance(part, nn.Module) and (lost := [name for name, one in part.named_parameters() if one.is_meta]):
                 raise ValueError(f"{lost[0]} was given no value")
         return pipeline
-    except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than the configs say
+    except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than in the configs
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"--model {file.path} cannot be converted with the configs of {config} ({reason}): it lacks weights, or needs another --model-config"
@@ -234,7 +239,8 @@ def _check_converted(file: TensorFile, folder: Path, pipeline_class: str) -> Non
     open_clip = any(key.startswith(OPEN_CLIP) for key in file.entries)
     keys = {name: component.keys for name, component in components.items()}
     for name, locations in ldm_locations(keys, xl=pipeline_class == SDXL, open_clip=open_clip).items():
-        wrong = _differing(file, components[name], locations)
+        tensor = components[name].tensor
+        wrong = {one.key for own, one in locations.items() if not _same(file, one, tensor(own))}
         if name == "unet" and not wrong:
             wrong = {key for key in file.entries if key.startswith(UNET)} - {one.key for one in locations.values()}
         if wrong:
@@ -243,16 +249,10 @@ def _check_converted(file: TensorFile, folder: Path, pipeline_class: str) -> Non
             )
 
 
-def _differing(file: TensorFile, component: Component, locations: dict[str, KeyLocation]) -> set[str]:
-    """The keys whose tensors are not in the file as they are in a component."""
-    wrong = set()
-    for name, location in locations.items():
-        tensor = component.tensor(name)
-        if location.key not in file.entries or not torch.equal(
-            location.read(file.tensor(location.key)).to(tensor.dtype), tensor
-        ):
-            wrong.add(location.key)
-    return wrong
+def _same(file: TensorFile, location: KeyLocation, tensor: torch.Tensor) -> bool:
+    """Whether a file holds a tensor."""
+    key = location.key
+    return key in file.entries and torch.equal(location.read(file.tensor(key)).to(tensor.dtype), tensor)
 
 
 # ---------------------------------------------------------------- the cache
@@ -279,18 +279,12 @@ def _read_sha256(path: Path, size: int, changed: int) -> str:
     return hash_file(path)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> AbstractContextManager[Any]:
     """Within it no other process converts the same file."""
     from filelock import FileLock
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-        lock.acquire()
+        return FileLock(folder.with_name(f".{folder.name}.lock")).acquire()
     except OSError as error:
         raise UserError(f"cannot write {folder.parent}: {error.strerror}; name another cache in HF_HOME") from None
-    try:
-        yield
-    finally:
-        lock.release()

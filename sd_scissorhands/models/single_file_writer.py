@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from ..settings import UserError
-from .files import read_config
 from .keys import EMA, OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, KeyLocation, canonical, ldm_locations
 from .pipeline_directory import Component, PipelineDirectory
 from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
@@ -19,7 +18,7 @@ from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
 
 @dataclass(frozen=True)
 class LocatedComponent:
-    """A component of a pipeline and where its tensors go in an LDM file."""
+    """A component of a pipeline and where its tensors go in a file."""
 
     component: Component
     locations: dict[str, KeyLocation]  # by canonical name
@@ -51,24 +50,31 @@ def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> l
     locations = ldm_locations(
         {name: component.keys for name, component in chosen.items()},
         xl="text_encoder_2" in model.components,
-        open_clip=read_config(model.directory, "text_encoder").get("hidden_act") != "quick_gelu",  # which OpenAI's has
-        blocks=Blocks.of_config(read_config(model.directory, "unet")),
+        open_clip=model.config("text_encoder").get("hidden_act") != "quick_gelu",  # which OpenAI's has
+        blocks=Blocks.of_config(model.config("unet")),
     )
     return [LocatedComponent(chosen[name], found) for name, found in locations.items()]
 
 
-def ldm_tensors(
+def under_own_names(component: Component) -> LocatedComponent:
+    """A component whose tensors keep the names that they have in its file."""
+    return LocatedComponent(component, {name: KeyLocation(key) for name, key in component.keys.items()})
+
+
+def tensors_to_write(
     located: LocatedComponent, dtype: torch.dtype | None, base: TensorFile | None = None
 ) -> dict[str, TensorToWrite]:
     """The tensors of one component by key: in `dtype`, else as in the base, else as in the component's file."""
+    component = located.component
 
     def one(key: str, names: list[str]) -> TensorToWrite:
-        component, shape = located.component, located.shape(names)
+        if not component.tensor(names[0]).is_floating_point():
+            return component.file.copied(component.keys[names[0]])
+        shape, transposed = located.shape(names), located.locations[names[0]].transposed
         precision = dtype or (FLOATS[base.entries[key]["dtype"]] if base else component.dtype(names[0]))
 
         def make() -> torch.Tensor:
-            tensors = [component.cast(name, precision) for name in names]
-            transposed = located.locations[names[0]].transposed
+            tensors = (component.cast(name, precision) for name in names)
             return torch.cat([tensor.T if transposed else tensor for tensor in tensors]).reshape(shape)
 
         return TensorToWrite.of(shape, precision, make)
@@ -119,7 +125,7 @@ def check_written(
     written = TensorFile.open(path)
     tensors = {key: written.tensor(key) for key in written.entries}
     for one in located:
-        name, config = one.component.name, read_config(model.directory, one.component.name)
+        name, config = one.component.name, model.config(one.component.name)
         back = {canonical(name, key): tensor for key, tensor in _converted_back(one, config, tensors).items()}
         wrong = sorted(back.keys() ^ one.locations.keys(), key=str) or [
             own

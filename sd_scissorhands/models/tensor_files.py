@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..disk import share
+from ..disk import reason, share
 from ..settings import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -82,7 +82,7 @@ class TensorFile:
         try:
             handle = safe_open(path, "pt")
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): get it again") from None
+            raise UserError(f"{path} is damaged ({reason(error)}): get it again") from None
         return cls(path, header.pop("__metadata__", None) or {}, header, start, handle)
 
     def shape(self, key: str) -> tuple[int, ...]:

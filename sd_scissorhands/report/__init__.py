@@ -1,9 +1,9 @@
-"""What a run directory holds, told as one HTML page and as the model card of the erased model."""
+"""What a run directory holds, as one HTML page and as the model card of the erased model."""
 
 from pathlib import Path
 
 from .comparison_page import ROWS, write_comparison
-from .forgetting_page import forgot, write_forgetting_report
+from .forgetting_page import is_forgetting, write_forgetting_report
 from .page import card_text, write_card, write_evaluation_report, write_report
 
 __all__ = [
@@ -21,4 +21,4 @@ def rewrite(folder: Path, *, blur: bool = True) -> Path:
         return write_comparison(folder)
     if (folder / "summary.json").exists():
         return write_evaluation_report(folder, blur=blur)
-    return write_forgetting_report(folder) if forgot(folder) else write_report(folder, blur=blur)
+    return write_forgetting_report(folder) if is_forgetting(folder) else write_report(folder, blur=blur)

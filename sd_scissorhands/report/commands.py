@@ -61,7 +61,7 @@ def attack_command(run: RunRecord) -> str:
 
 
 def _model(run: RunRecord) -> str:
-    measured = next((one.model for one in run.summaries if one.model), None) if run.alone else None
+    measured = next((one.model for one in run.summaries if one.model), None)
     return (run.erased and run.erased.model_dir) or measured or str(run.path / "model")
 
 

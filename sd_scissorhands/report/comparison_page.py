@@ -20,9 +20,6 @@ ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
 PLAIN = {ORIGINAL: "the model as it was", RETRAIN: "trained anew without what is to be forgotten"}
 
-CLASSIFIER = (  # until the classifier's metrics are declared
-    "forget_accuracy", "test_forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "relearn", "gap",
-)  # fmt: skip
 Grouped = TypeVar("Grouped", ComparisonRow, RecipeLine)
 
 
@@ -89,11 +86,8 @@ def _link(folder: Path, run: str) -> str:
 
 def _shared(table: Sequence[RecipeLine], names: Iterable[str]) -> dict[str, int | None]:
     """The n of a figure where all recipes have the same."""
-    shared: dict[str, int | None] = {}
-    for name in names:
-        counts = {spread.n for line in table if (spread := line.figures[name])}
-        shared[name] = counts.pop() if len(counts) == 1 else None
-    return shared
+    counts = {name: {spread.n for line in table if (spread := line.figures[name])} for name in names}
+    return {name: found.pop() if len(found) == 1 else None for name, found in counts.items()}
 
 
 def plot(result: ComparisonResult, group: str) -> Any:

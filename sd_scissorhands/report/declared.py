@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from ..attacks import ATTACKS
 from ..attacks.base import ASR, Column
+from ..classifier.metrics import CLASSIFIER_METRICS
 from ..domains import DOMAINS
+from ..evaluation.metrics import METRICS
 from ..results.attack import AttackResult
 from ..results.comparison import ColumnNote
 from ..results.evaluation import NUDITY_KINDS
@@ -20,36 +22,6 @@ class Figure:
     title: str
     meaning: str = ""  # in a sentence
     unit: str = "share"  # share | number | distance | bytes
-    better: str = "higher"
-    under_kept: bool = False
-
-
-try:  # until the registry of metrics lands, see the branch `evaluation`
-    from ..evaluation.metrics import METRICS, metrics_of
-except ModuleNotFoundError:
-    SHARES = {
-        "UA": "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-        "UA_synonyms": "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
-        "UA_generic": "the same for prompts that leave open what the concept would say, such as an object, or that say nothing; higher is better.",
-        "IRA": "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",
-        "CRA": "cross-domain retain accuracy: the other words of those prompts, such as colours, that are drawn right (n counts words); higher is better.",
-        "CRA_forget": "the same for prompts that name the concept: whether all but the concept is still drawn; higher is better.",
-    }
-    TITLES = {"CRA_forget": "CRA on forget prompts", "frechet": "Fréchet", "kid": "KID", "cmmd": "CMMD"}
-
-    class _Metrics(dict):
-        def __iter__(self):
-            return iter(list(self.items()))
-
-    METRICS = _Metrics({name: Figure(TITLES.get(name, name.replace("_", " ")), text) for name, text in SHARES.items()})
-    METRICS["clip_score"] = Figure("CLIP score", "", "number", under_kept=True)
-    METRICS |= {name: Figure(TITLES[name], "", "distance") for name in ("frechet", "kid", "cmmd")}
-    METRICS["nudity"] = Figure(
-        "exposed", "pictures in which NudeNet sees an exposed part of a body; lower is better.", "number"
-    )
-
-    def metrics_of(kind):
-        return {name: metric for name, metric in METRICS if name in SHARES}
 
 
 COSTS = {
@@ -67,55 +39,17 @@ COSTS = {
 }
 
 
-ATTACKED = {"asr": Figure("ASR", ASR.meaning)}  # of a comparison's first attack
-CLASSIFIER = {
-    "forget_accuracy": Figure(
-        "accuracy, forgotten",
-        "on the training pictures that are to be forgotten; nearest to the retrained model's is best.",
-    ),
-    "test_forget_accuracy": Figure(
-        "forgotten, test", "on the test pictures of the forgotten class, of which none was trained on."
-    ),
-    "retain_accuracy": Figure("accuracy, kept", "on the other training pictures; higher is better."),
-    "test_accuracy": Figure(
-        "accuracy, test", "on test pictures, without those of a forgotten class; higher is better."
-    ),
-    "mia": Figure(
-        "MIA", "membership inference from the loss, by logistic regression: how often it is right; 50% is best."
-    ),
-    "mia_svc": Figure(
-        "MIA, SVC",
-        "forgotten pictures that a support vector classifier takes for ones never trained on; nearest to the "
-        "retrained model's is best.",
-    ),
-    "probe": Figure(
-        "probe",
-        "accuracy on what is forgotten of a fresh linear classifier on the model's features: what they still hold.",
-    ),
-    "relearn": Figure(
-        "relearn steps",
-        "steps of fine-tuning until what was forgotten is back; more is better. n counts relearnings, and in "
-        "parentheses is their range.",
-        "number",
-    ),
-    "gap": Figure(
-        "gap",
-        "mean absolute difference to the retrained model in forgotten, kept and test accuracy and MIA; lower is "
-        "better, and n counts these figures.",
-    ),
-    "trimmed": Figure("trimmed weights", "weights that the edit changed before the repair.", "number"),
-    "seconds": Figure("seconds", "of the forgetting, without what was measured.", "number"),
-    "peak_bytes": Figure("peak memory", "beyond what was in use before the forgetting.", "bytes"),
-}
+FIRST_ASR = Figure("ASR", ASR.meaning)  # of a comparison's first attack
 
 
 def figure(name: str, columns: Mapping[str, ColumnNote] = {}) -> Figure:
-    """A figure as its metric, its attack (in `columns`, see `ComparisonResult`) or the costs declare it."""
+    """A figure as its metric, its attack (in `columns`, see `ComparisonResult`) or the costs declare it; else by its name."""
     if name in columns:
         return Figure(columns[name].header, columns[name].meaning, columns[name].unit)
-    if name in METRICS:
-        return Figure(METRICS[name].title, METRICS[name].meaning, METRICS[name].unit)
-    return CLASSIFIER.get(name) or COSTS.get(name) or ATTACKED.get(name) or Figure(name.replace("_", " "))
+    metric = METRICS[name] if name in METRICS else CLASSIFIER_METRICS.get(name)
+    if metric:
+        return Figure(metric.title, metric.meaning, metric.unit)
+    return FIRST_ASR if name == "asr" else COSTS.get(name) or Figure(name.replace("_", " "))
 
 
 def evaluation_titles() -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..classifier.metrics import CLASSIFIER_METRICS
 from ..lineage import MANIFEST
 from ..methods.method import declared_settings
 from ..recipes import RECIPES
@@ -15,18 +16,6 @@ from .commands import command_with, difference
 from .page import template, write_page
 from .plots import layer_plot, repair_plot
 from .reading import RunRecord, read_run
-
-FIGURES = {  # name -> (what it says, what is best)
-    "forget_accuracy": ("accuracy on what is to be forgotten", "as retrained"),
-    "retain_accuracy": ("accuracy on the other training pictures", "as retrained"),
-    "test_accuracy": ("accuracy on test pictures, without a forgotten class", "as retrained"),
-    "test_forget_accuracy": ("accuracy on test pictures of the forgotten class", "as retrained"),
-    "mia": ("an attacker tells forgotten pictures from unseen ones by their loss", "50 %, chance"),
-    "mia_svc": ("forgotten pictures that look never trained on", "as retrained"),
-    "probe": ("a fresh linear head on the features still knows it", "as retrained"),
-    "relearn": ("steps of fine-tuning until it is back", "as retrained"),
-    "gap": ("mean distance to the retrained model over accuracies and mia", "0"),
-}
 
 
 def write_forgetting_report(run_dir: Path) -> Path:
@@ -37,13 +26,13 @@ def write_forgetting_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     page = template("forgetting.html.j2").render(
-        run=run, recipe=RECIPES[run.settings["recipe"]], explained=FIGURES, repair=repair_plot(run.history),
+        run=run, recipe=RECIPES[run.settings["recipe"]], metrics=CLASSIFIER_METRICS, repair=repair_plot(run.history),
         layers=layer_plot(run.layers), repeat=_repeat_command(run),
     )  # fmt: skip
     return write_page(run_dir / "report.html", page)
 
 
-def forgot(run_dir: Path) -> bool:
+def is_forgetting(run_dir: Path) -> bool:
     """Whether a run directory is that of a classifier; an unreadable one is not."""
     try:
         return "forget_class" in json.loads((run_dir / MANIFEST).read_text())["settings"]

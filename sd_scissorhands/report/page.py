@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic
+from ..evaluation.metrics import METRICS
 from ..results.attack import AttackResult
-from ..results.evaluation import Evaluation, NudityEvaluation, SweepRow
+from ..results.evaluation import Evaluation, NudityEvaluation
 from ..settings import UserError
 from . import phrases, verdict
 from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command
-from .declared import METRICS, evaluation_titles, figure, graded
+from .declared import evaluation_titles, figure, graded
 from .phrases import known
 from .pictures import attack_grid, picture_grids
 from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
@@ -94,8 +95,8 @@ def card_text(run_dir: Path, *, repo: str | None = None, file: str | None = None
 def _findings(run: RunRecord) -> dict[str, Any]:
     """The answers to the three questions, and what a template needs to put them into words."""
     return {
-        "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.gone(run, s) for s in run.evaluations.values()],
-        "whole": verdict.whole(run), "stays": verdict.stays(run), "broken": verdict.broken, "graded": graded,
+        "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.is_gone(run, s) for s in run.evaluations.values()],
+        "whole": verdict.is_whole(run), "stays": verdict.stays_gone(run), "broken": verdict.broken, "graded": graded,
         "returned": returned, "figure": figure, "headline": _headline, "retained_metrics": _retained_metrics(),
         "GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS,
     }  # fmt: skip
@@ -107,26 +108,8 @@ def _sections(run: RunRecord, blur: bool) -> dict[str, Any]:
     attacked = {name: attack_grid(run, attack, blur) for name, attack in run.attacks.items()}
     return _findings(run) | {
         "grids": grids, "attacked": attacked, "blurred": any(g.blurred for g in [*grids, *attacked.values()] if g),
-        "sweep_plot": _sweep, "curve_plot": _curve, "settings_of": _settings, "attack_command": attack_command(run),
+        "sweep_plot": sweep_plot, "relearn_plot": relearn_plot, "titles": evaluation_titles(), "settings_of": _settings, "attack_command": attack_command(run),
     }  # fmt: skip
-
-
-def _sweep(summary: NudityEvaluation) -> Any:
-    """Exposed boxes by threshold, of the model and of its baseline."""
-
-    def points(sweep: tuple[SweepRow, ...]) -> list[tuple[float, float]]:
-        return [(one.threshold, one.boxes) for one in sweep if known(one.threshold) and known(one.boxes)]
-
-    before = summary.baseline.sweep if summary.baseline else ()
-    title = evaluation_titles()[summary.kind]
-    return sweep_plot(points(summary.sweep), points(before), threshold=summary.threshold, title=title)
-
-
-def _curve(attack: AttackResult) -> Any:
-    """The share of pictures with the concept by steps of fine-tuning."""
-    concept = [(one.step, one.concept) for one in attack.curve if known(one.concept) and known(one.step)]
-    benign = [(one.step, one.benign) for one in attack.curve if known(one.benign) and known(one.step)]
-    return relearn_plot(concept, benign)
 
 
 def _settings(summary: Evaluation | AttackResult) -> dict[str, Any]:

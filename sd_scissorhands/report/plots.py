@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..results.attack import AttackResult
+from ..results.evaluation import NudityEvaluation
+from ..results.models import Difference
 from .phrases import known
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's
@@ -17,6 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BARS = 25
 PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
 BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
+STANDALONE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="background:white"'
 ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
 
 Points = Sequence[tuple[float, float]]  # (x, y)
@@ -26,8 +30,7 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
     """Loss terms, conflicts and corrections over the steps of the repair, as inline SVG; None without a history."""
     steps = [record.get("step", at) for at, record in enumerate(history)]
 
-    def paint(figure: Any) -> None:
-        """Three plots under each other."""
+    def _paint(figure: Any) -> None:
         losses, conflicts, corrections = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
         for key, colour, style in (("forget", ORANGE, "-"), ("retain", BLUE, "--")):
             values = [record.get(key) or math.nan for record in history]
@@ -47,7 +50,7 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
         corrections.set_ylim(bottom=0)
         figure.align_ylabels()
 
-    return draw(paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
+    return draw(_paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
 
 
 def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
@@ -63,8 +66,7 @@ def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
     whole = 100 * sum(trimmed for trimmed, _ in layers.values()) / sum(size for _, size in layers.values())
     labels: dict[str, Any] = dict(padding=2, fontsize=7.5, bbox={"color": "white", "pad": 0.4})
 
-    def paint(figure: Any) -> None:
-        """A bar for each block."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
         bars = axes.barh(list(shares), list(shares.values()), color=BLUE)
         axes.bar_label(bars, [f"{trimmed:,}" for trimmed, _ in blocks.values()], **labels)
@@ -75,56 +77,49 @@ def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
         _legend(axes, columns=1)
 
     most = max(shares, key=lambda name: shares[name])
-    return draw(paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
+    return draw(_paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
 
 
-def sweep_plot(sweep: Points, original: Points, *, threshold: float | None, title: str) -> Any:
-    """Exposed boxes over NudeNet's threshold, erased and original, as inline SVG; None without a sweep.
-
-    Args:
-        threshold: the one that the other figures use.
-    """
-    if not sweep and not original:
+def sweep_plot(evaluation: NudityEvaluation, title: str) -> Any:
+    """Exposed boxes over NudeNet's threshold, erased and original, as inline SVG; None without a sweep."""
+    baseline = evaluation.baseline.sweep if evaluation.baseline else ()
+    original, erased = ([(row.threshold, row.boxes) for row in sweep] for sweep in (baseline, evaluation.sweep))
+    if not original and not erased:
         return None
 
-    def paint(figure: Any) -> None:
-        """Two lines, and where the threshold lies."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
         _line(axes, original, "original", BLUE, "--", "s", markersize=4)
-        _line(axes, sweep, "erased", ORANGE, "-", "o", markersize=4)
-        if known(threshold):
-            axes.axvline(threshold, color="#666666", linestyle=":", linewidth=1.3, label="used above")
+        _line(axes, erased, "erased", ORANGE, "-", "o", markersize=4)
+        if known(evaluation.threshold):
+            axes.axvline(evaluation.threshold, color="#666666", linestyle=":", linewidth=1.3, label="used above")
         axes.set(xlabel="least score of a box", ylabel="exposed boxes")
         axes.set_ylim(bottom=0)
         _legend(axes, columns=3)
 
-    return draw(paint, f"Exposed boxes by NudeNet's threshold, {title}", height=3.0)
+    return draw(_paint, f"Exposed boxes by NudeNet's threshold, {title}", height=3.0)
 
 
-def relearn_plot(concept: Points, benign: Points) -> Any:
-    """Share of pictures with the concept over steps of fine-tuning, as inline SVG; None without a curve.
-
-    Args:
-        concept, benign: (step, share), fine-tuned on pictures of the concept, and on others.
-    """
-    steps = sorted({step for step, _ in [*concept, *benign]})
+def relearn_plot(attack: AttackResult) -> Any:
+    """Share of pictures with the concept over steps of fine-tuning, as inline SVG; None without a curve."""
+    steps = sorted({point.step for point in attack.curve if known(point.step)})
     if not steps:
         return None
 
-    def paint(figure: Any) -> None:
-        """Two lines over steps on a logarithmic axis."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
-        for points, *style in (
-            (concept, "on pictures of the concept", ORANGE, "-", "o"), (benign, "on benign pictures", BLUE, "--", "s"),
+        for of, *style in (
+            ("concept", "on pictures of the concept", ORANGE, "-", "o"), ("benign", "on benign pictures", BLUE, "--", "s"),
         ):  # fmt: skip
-            _line(axes, [(step, 100 * share) for step, share in points], *style)
+            points = [(point.step, 100 * share) for point in attack.curve if known(share := getattr(point, of))]
+            _line(axes, points, *style)
         axes.set_xscale("symlog", linthresh=max(min((step for step in steps if step > 0), default=1), 1))
         axes.set_xticks(steps, [f"{step:,}" for step in steps])
         axes.minorticks_off()
         axes.set(xlabel="steps of fine-tuning (logarithmic)", ylabel="pictures with the concept, %", ylim=(-4, 104))
         _legend(axes)
 
-    return draw(paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
+    return draw(_paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
 
 
 def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
@@ -136,15 +131,14 @@ def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
     if len(points) < 2:
         return None
 
-    def finish(axes: Any) -> None:
-        """Shares, so no axis goes beyond 100 %."""
+    def _finish(axes: Any) -> None:
         axes.set(xlabel="attacked pictures with the concept, % (less is better)", ylabel="mean of IRA and CRA, %")
         axes.set_xlim(-4, 104)
         axes.margins(y=0.15)
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
 
     percents = {name: (100 * rate, 100 * quality) for name, rate, quality in points}
-    return scatter(percents, "Quality against attack: the upper left is best", finish)
+    return scatter(percents, "Quality against attack: the upper left is best", _finish)
 
 
 def retraining_plot(points: Mapping[str, Points]) -> Any:
@@ -156,20 +150,46 @@ def retraining_plot(points: Mapping[str, Points]) -> Any:
     if len(points) < 2:
         return None
 
-    def finish(axes: Any) -> None:
-        """Distances and accuracies have no common end."""
+    def _finish(axes: Any) -> None:
         axes.set(xlabel="accuracy on what is forgotten, points from the retrained model's", ylabel="test accuracy, %")
         axes.margins(0.1, 0.15)
 
     means = {name: (fmean(x for x, _ in own), fmean(y for _, y in own)) for name, own in points.items()}
-    return scatter(means, "What is kept against how far forgetting is from retraining", finish)
+    return scatter(means, "What is kept against how far forgetting is from retraining", _finish)
+
+
+def difference_plot(difference: Difference) -> str | None:
+    """Relative difference and share of weights changed, row by row, as an SVG file's text; None where nothing differs.
+
+    Of more rows than fit, those that differ most are drawn.
+    """
+    finite = [(row.relative_l2, row) for row in difference.rows if row.relative_l2 is not None]
+    most = sorted(finite, key=lambda one: -one[0])[:BARS]
+    rows = [one for one in finite if one in most]
+    if not rows:
+        return None
+    names = [row.name.removeprefix("unet.").removeprefix("model.diffusion_model.") for _, row in rows]
+
+    def _paint(figure: Any) -> None:
+        sizes, shares = figure.subplots(ncols=2, sharey=True)
+        sizes.barh(names, [100 * relative for relative, _ in rows], color=BLUE)
+        sizes.set(xlabel="relative L2 difference, %")
+        shares.barh(names, [100 * row.share for _, row in rows], color=ORANGE)
+        shares.set(xlabel="weights changed, %", xlim=(0, 100))
+        sizes.invert_yaxis()
+        sizes.margins(y=0.01)
+        for axes in (sizes, shares):
+            axes.tick_params(labelsize=7)
+
+    alt = f"Difference by {difference.by}; most in {most[0][1].name}: {most[0][0]:.2%}"
+    drawn = draw(_paint, alt, height=1 + 0.19 * len(rows))
+    return str(drawn).replace("<svg ", f"<svg {STANDALONE} ", 1)
 
 
 def scatter(points: Mapping[str, tuple[float, float]], alt: str, finish: Callable[[Any], None]) -> Any:
     """Named points, each with a marker and a colour of its own; `finish` labels and limits the axes."""
 
-    def paint(figure: Any) -> None:
-        """A marker each."""
+    def _paint(figure: Any) -> None:
         axes = figure.subplots()
         for place, (name, (x, y)) in enumerate(points.items()):
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
@@ -177,7 +197,7 @@ def scatter(points: Mapping[str, tuple[float, float]], alt: str, finish: Callabl
         finish(axes)
         _legend(axes, fontsize=8)
 
-    return draw(paint, alt, height=3.4 + 0.1 * len(points))
+    return draw(_paint, alt, height=3.4 + 0.1 * len(points))
 
 
 def by_block(layers: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
@@ -222,8 +242,9 @@ def draw(paint: Callable[[Any], None], alt: str, *, height: float) -> Any:
 
 
 def _line(axes: Any, points: Points, label: str, colour: str, style: str, marker: str, **more: Any) -> None:
-    if points:
-        axes.plot(*zip(*points, strict=True), style, color=colour, marker=marker, label=label, **more)
+    found = [(x, y) for x, y in points if known(x) and known(y)]
+    if found:
+        axes.plot(*zip(*found, strict=True), style, color=colour, marker=marker, label=label, **more)
 
 
 def _legend(axes: Any, *, columns: int = 2, **more: Any) -> None:

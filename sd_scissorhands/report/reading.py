@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from ..attacks import ATTACKS
 from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
 from ..lineage import MANIFEST
+from ..models.tensor_files import TensorFile
 from ..results.attack import AttackResult
 from ..results.comparison import ComparisonResult
 from ..results.erase import EraseResult
@@ -33,7 +34,7 @@ class RunRecord:
 
     path: Path
     settings: dict[str, Any] = field(default_factory=dict)
-    source: BaseModel = BaseModel()
+    source: BaseModel = field(default_factory=BaseModel)
     stages: dict[str, Any] = field(default_factory=dict)
     result: EraseResult | ForgetResult | None = None  # None: the run has not ended
     layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
@@ -161,17 +162,14 @@ def _measured(run: RunRecord, parent: str, order: Sequence[str]) -> dict[str, An
     A folder is called as what was done in it: "canvas-star" is "canvas" of another concept. Beside attacks lies what measured
     the rest for them; that is left out, as is a kind of evaluation that nothing declares.
     """
-    found: dict[str, tuple[str, Any]] = {}
+    found: list[tuple[str, Evaluation | AttackResult]] = []
     for folder in sorted(file.parent for file in (run.path / parent).glob("*/summary.json")):
         name = next((name for name in order if f"{folder.name}-".startswith(f"{name}-")), folder.name)
         summary = _summary(run, folder, name)
-        if parent == "attack" and isinstance(summary, AttackResult):
-            found[folder.name] = (summary.attack, summary)
-        elif parent == "eval" and not isinstance(summary, AttackResult | None) and summary.kind in order:
-            found[folder.name] = (summary.kind, summary)
+        if summary and (parent == "attack" if isinstance(summary, AttackResult) else summary.kind in order):
+            found.append((folder.name, summary))
     place = {name: at for at, name in enumerate(order)}
-    ordered = sorted(found.items(), key=lambda one: place.get(one[1][0], len(order)))
-    return {name: summary for name, (_, summary) in ordered}
+    return dict(sorted(found, key=lambda one: place.get(getattr(one[1], "attack", one[1].kind), len(order))))
 
 
 def _summary(run: RunRecord, folder: Path, name: str) -> Evaluation | AttackResult | None:
@@ -187,31 +185,29 @@ def _summary(run: RunRecord, folder: Path, name: str) -> Evaluation | AttackResu
 
 
 def _json(run: RunRecord, file: Path, kind: type[T]) -> T:
-    """What a file holds; empty where there is none, or where it is damaged, which is one of the run's problems."""
-    if not file.exists():
-        return kind()
-    try:
+    """What a file of JSON holds."""
+
+    def read() -> T:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        value = None
-    if isinstance(value, kind):
+        if not isinstance(value, kind):
+            raise ValueError(f"{file} holds {type(value).__name__}")
         return value
-    run.problems.append(f"{file.relative_to(run.path).as_posix()} is damaged and was left out")
-    return kind()
+
+    return _read(run, file, read, kind())
 
 
 def _layers(run: RunRecord) -> dict[str, list[int]]:
-    from safetensors import SafetensorError, safe_open
-
     file = run.path / "selection.safetensors"
-    if not file.exists():
-        return {}
+    return _read(run, file, lambda: json.loads(TensorFile.open(file).metadata["facts"])["layers"], {})
+
+
+def _read(run: RunRecord, file: Path, read: Callable[[], T], empty: T) -> T:
+    """What a file holds; `empty` where there is none, or where it is damaged, which is one of the run's problems."""
     try:
-        with safe_open(file, "pt") as tensors:
-            return json.loads(tensors.metadata()["facts"])["layers"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        run.problems.append(f"{file.name} is damaged and was left out")
-        return {}
+        return read() if file.exists() else empty
+    except (OSError, UserError, ValueError, KeyError, TypeError):
+        run.problems.append(f"{file.relative_to(run.path).as_posix()} is damaged and was left out")
+        return empty
 
 
 def _concepts(summaries: Sequence[Evaluation | AttackResult]) -> list[str]:

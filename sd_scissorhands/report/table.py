@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from ..attacks.base import ASR
 from ..attacks.base import Column as AttackColumn
+from ..evaluation.metrics import figure_names
 from ..results.attack import AttackResult
-from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
-from .declared import COSTS, attack_columns, attack_title, figure, metrics_of
+from .declared import Figure, attack_columns, attack_title, figure
 from .phrases import between, known, number, percent, worded
 from .reading import RunRecord
 from .verdict import broken, collapsed
@@ -25,7 +25,7 @@ class Column:
 
     header: str
     note: str
-    meaning: tuple[str, str]  # the term, and what it means; "" where it says itself
+    figure: Figure  # its title and meaning
     cells: list[Cell]  # the original's first, then the run's, then the controls'
 
 
@@ -62,28 +62,31 @@ def _note(one: RunRecord, how: str, problems: Sequence[str]) -> str:
 def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
     """A column for each figure of each evaluation of a concept; of dashes where there is no evaluation at all."""
     found = []
-    shares = [name for name, metric in metrics_of("concept").items() if metric.unit == "share"]
-    unmeasured = ConceptEvaluation(run.domain.evaluation, figures=dict.fromkeys(shares))
+    unmeasured = ConceptEvaluation(run.domain.evaluation, figures=dict.fromkeys(figure_names()))
     for place, ours in (run.judged or ({} if run.counted else {unmeasured.kind: unmeasured})).items():
         label = run.label(ours) if len(run.judged) > 1 else ""
         others = [one.judged.get(place, unmeasured) for one in models]
         for name in ours.figures:
-            what, n, by = figure(name), ours.n.get(name), ours.by.get(name)
-            note = [label, f"n = {number(n)}" if known(n) else "", f"by {by}" if by else ""]
+            what, by = figure(name), f"by {ours.by[name]}" if name in ours.by else ""
+            note = ", ".join(filter(None, [label, _n(ours.n.get(name)), by]))
             cells: list[Cell] = [(worded(ours.original.get(name), what.unit), "")]
             for other in others:
                 interval = between(other.intervals.get(name), what.unit)
                 cells.append((worded(other.figures.get(name), what.unit), interval))
-            found.append(Column(what.title, ", ".join(filter(None, note)), (what.title, what.meaning), cells))
+            found.append(Column(what.title, note, what, cells))
     return found
+
+
+def _n(count: int | None) -> str:
+    return f"n = {number(count)}" if known(count) else ""
 
 
 def _counted(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
     """A column for each evaluation by NudeNet."""
-    found, meaning = [], ("exposed", figure("nudity").meaning)
+    found, what = [], figure("nudity")
     for place, ours in run.counted.items():
         cells = [_exposed(ours.baseline), *(_exposed(one.counted.get(place)) for one in models)]
-        found.append(Column(f"exposed, {run.label(ours)}", f"n = {number(ours.images)}", meaning, cells))
+        found.append(Column(f"{what.title}, {run.label(ours)}", f"n = {number(ours.images)}", what, cells))
     return found
 
 
@@ -99,27 +102,20 @@ def _attacks(models: Sequence[RunRecord]) -> list[Column]:
     found = []
     for place in dict.fromkeys(place for one in models for place in one.attacks):
         owner = next(one for one in models if place in one.attacks)
-        first, others = owner.attacks[place], [one.attacks.get(place) for one in models]
-        note = f"n = {number(first.n)}" if known(first.n) else ""
-        if first.steps_back:  # with what other pictures take in small print
-            column, cells = attack_columns(first)[0], [DASH, *map(_steps_back, others)]
-            found.append(Column(_header(owner, first, column), note, (column.header, column.meaning), cells))
+        first, label = owner.attacks[place], owner.label(owner.attacks[place])
+        if first.steps_back:  # one column: the steps on other pictures are in small print
+            column = attack_columns(first)[0]
+            what = Figure(column.name.format(first.attack).replace("_", " "), column.meaning)
+            cells = [DASH, *(_steps_back(one.attacks.get(place)) for one in models)]
+            found.append(Column(what.title + label.removeprefix(attack_title(first)), _n(first.n), what, cells))
             continue
         for column in attack_columns(first):
+            what = Figure(column.header.removesuffix(", {}"), column.meaning)
             interval = between(first.original.interval_after) if column == ASR else ""
-            cells = [
-                (worded(column.original(first), column.unit), interval),
-                *(_attacked(one, column) for one in others),
-            ]
-            term = column.header.removesuffix(", {}")
-            found.append(Column(_header(owner, first, column), note, (term, column.meaning), cells))
+            cells = [(worded(column.original(first), column.unit), interval)]
+            cells += [_attacked(one.attacks.get(place), column) for one in models]
+            found.append(Column(column.header.format(label), _n(first.n), what, cells))
     return found
-
-
-def _header(owner: RunRecord, attack: AttackResult, column: AttackColumn) -> str:
-    """A column's, with the concept where the page knows several."""
-    label, title = owner.label(attack), attack_title(attack)
-    return column.header.format(label) if "{}" in column.header else column.header + label.removeprefix(title)
 
 
 def _attacked(attack: AttackResult | None, column: AttackColumn) -> Cell:
@@ -149,18 +145,12 @@ def returned(back: Mapping[str, int | None], which: str) -> str:
 
 
 def _costs(models: Sequence[RunRecord]) -> list[Column]:
-    results = [one.erased for one in models]
-    parts: dict[str, list[Cell]] = {
-        "trimmed": [(number(one.trimmed), _of_scope(one)) if one else DASH for one in results],
-        "conflict_rate": [(percent(one.conflict_rate), "") if one else DASH for one in results],
-        "seconds": [(number(one.seconds), "") if one else DASH for one in results],
-    }
-    return [
-        Column(COSTS[name].title, "", (COSTS[name].title, COSTS[name].meaning), [DASH, *own])
-        for name, own in parts.items()
-    ]
-
-
-def _of_scope(result: EraseResult) -> str:
-    share = result.trimmed / result.scope_size if result.scope_size else 0
-    return f"{percent(share)} of scope" if share and known(share) else ""
+    """What the erasures changed and took."""
+    cells: dict[str, list[Cell]] = {"trimmed": [DASH], "conflict_rate": [DASH], "seconds": [DASH]}
+    for one in models:
+        result = one.erased
+        share = percent(result.trimmed / result.scope_size) if result and result.trimmed and result.scope_size else "–"
+        cells["trimmed"].append((number(result and result.trimmed), f"{share} of scope" if share != "–" else ""))
+        cells["conflict_rate"].append((percent(result and result.conflict_rate), ""))
+        cells["seconds"].append((number(result and result.seconds), ""))
+    return [Column(figure(name).title, "", figure(name), own) for name, own in cells.items()]

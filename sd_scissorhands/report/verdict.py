@@ -33,7 +33,7 @@ def collapsed(run: RunRecord) -> list[Evaluation]:
     return [summary for summary in run.evaluations.values() if summary.collapse.collapsed]
 
 
-def gone(run: RunRecord, summary: Evaluation) -> Finding:
+def is_gone(run: RunRecord, summary: Evaluation) -> Finding:
     """One evaluation's answer to whether the concept is gone.
 
     By UA where there is one; by NudeNet's exposed pictures against the original's where the concept is explicit.
@@ -61,7 +61,7 @@ def change(summary: ConceptEvaluation) -> float | None:
     return min((now - before for now, before in pairs if known(now) and known(before)), default=None)
 
 
-def whole(run: RunRecord) -> Finding:
+def is_whole(run: RunRecord) -> Finding:
     """Whether the rest is whole: collapsed, or the worst loss of IRA and CRA over the evaluations that have them."""
     judged = list(run.judged.values())
     if broken_down := collapsed(run):
@@ -73,7 +73,7 @@ def whole(run: RunRecord) -> Finding:
     return Finding(*grade(value, WHOLE, ["Whole", "Nearly whole", "Damaged"]), value, summary)
 
 
-def stays(run: RunRecord) -> Finding:
+def stays_gone(run: RunRecord) -> Finding:
     """Whether it stays gone: the ASR after the strongest attack that works on the original.
 
     An attack that needs steps of fine-tuning, not prompts, is reported beside; a broken attack is no evidence.

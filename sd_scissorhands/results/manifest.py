@@ -1,4 +1,4 @@
-"""What run.json says of a run directory."""
+"""run.json, the manifest of a run directory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ..errors import UserError
 from .base import SparseRecord
+from .erase import EraseResult
 
 MANIFEST = "run.json"
 
@@ -34,7 +35,7 @@ class Stage(SparseRecord):
 
 @dataclass(frozen=True)
 class Manifest(SparseRecord):
-    """What a run was asked for, what it started from, what is done, and what it came to."""
+    """A run's settings, its base model, the stages that have ended, and the result."""
 
     settings: dict[str, Any]  # of any version
     source: BaseModel
@@ -55,6 +56,11 @@ class Manifest(SparseRecord):
             raise UserError(f"{folder} is not a run directory: it has no {MANIFEST}") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / MANIFEST} is damaged ({error}): choose another --output-dir") from None
+
+    @property
+    def erased(self) -> EraseResult | None:
+        """The result of an erasure that has ended, as far as it can be read."""
+        return EraseResult.from_json(self.result, strict=False) if self.result else None
 
     @property
     def of_erasure(self) -> bool:

@@ -13,7 +13,7 @@ class Export(SparseRecord):
 
     output: str
     format: str  # of `settings.OUTPUT_FORMATS`
-    dtype: str | None  # as asked for; None: as saved
+    dtype: str | None  # None: as saved
     bytes: int
     tensors: int
     delta_weights: int | None = None  # of a delta: changed weights

@@ -1,6 +1,6 @@
 """A second judge of the embedded world, which learned nothing: it holds pixels against the world's own definitions.
 
-A convolutional network can be fooled by what an attack optimised; this judge has no weights to fool. It asks which paper
+A convolutional network can be fooled by what an attack optimised; this judge has no weights to fool. It finds which paper
 the border shows, which of the world's outlines covers the ink best, which ink most of it is, and whether its channels
 vary in bands or in spots. It departs from the learned judge in one thing: of two drawings laid over each other it names
 the outline that they make together, where that is a shape.
@@ -28,7 +28,7 @@ SHIFTS = (-2, 0, 2)  # of a template's centroid from the ink's, in samples
 
 
 class Geometry:
-    """Names what pictures of the embedded world show, as `judge.Judge` does, by measurement alone."""
+    """Names what pictures of the embedded world show, as `judge.JudgeNetwork` does, by measurement alone."""
 
     def name(self, pictures: np.ndarray) -> list[dict[str, str]]:
         """What each picture shows: domain -> concept or "other".

@@ -1,6 +1,6 @@
 """The embedded world's judge: a small convolutional network with one head per domain and an "other" class in each.
 
-It says what a picture shows, so that an erasure can be counted rather than believed. It was trained on drawings and on
+It names what a picture shows, so that an erasure can be measured. It was trained on drawings and on
 their round trips through the embedded autoencoder, never on anything that the diffusion model generated.
 """
 
@@ -17,7 +17,7 @@ from . import world
 CLASSES = {domain: (*concepts, world.OTHER) for domain, concepts in world.DOMAINS.items()}
 
 
-class Judge(nn.Module):
+class JudgeNetwork(nn.Module):
     """Pictures (B, 3, 32, 32) in [-1, 1] -> domain -> logits (B, classes of the domain)."""
 
     def __init__(self, width: int = 32):
@@ -49,8 +49,8 @@ class Judge(nn.Module):
         return [{domain: CLASSES[domain][rows[i]] for domain, rows in chosen.items()} for i in range(len(pictures))]
 
 
-def load_judge(path: Path) -> Judge:
+def load_judge(path: Path) -> JudgeNetwork:
     """The judge from a safetensors file, float32, in eval mode."""
-    judge = Judge()
+    judge = JudgeNetwork()
     judge.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()})
     return judge.eval()

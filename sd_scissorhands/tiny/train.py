@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import JUDGE_FILE, MODEL_DIR, world
-from .judge import CLASSES, Judge, load_judge
+from .judge import CLASSES, JudgeNetwork, load_judge
 
 SAMPLING = {"steps": 20, "guidance": 3.0}  # what the card was measured with; at 5 purple turns too vivid
 POSITIONS = 24  # tokens a caption can hold
@@ -160,7 +160,7 @@ def labelled(drawn: list[tuple[np.ndarray, dict[str, str | None]]]) -> tuple[Ten
     return to_pictures([pixels for pixels, _ in drawn]), targets
 
 
-def train_judge(vae: Any, *, drawings: int, epochs: int, seed: int, log) -> Judge:
+def train_judge(vae: Any, *, drawings: int, epochs: int, seed: int, log) -> JudgeNetwork:
     """Cross entropy over the four heads, on drawings and junk, both as drawn and through the autoencoder."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -169,7 +169,7 @@ def train_judge(vae: Any, *, drawings: int, epochs: int, seed: int, log) -> Judg
     pictures, targets = labelled(shown)
     pictures = torch.cat([pictures, round_trip(vae, pictures)])
     targets = {domain: rows.repeat(2) for domain, rows in targets.items()}
-    judge, batch = Judge(), 128
+    judge, batch = JudgeNetwork(), 128
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=1e-2)
     steps = epochs * len(pictures) // batch
     for step in range(steps):
@@ -268,7 +268,7 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 # ---------------------------------------------------------------- the shipped directory
 
 
-def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: Judge, folder: Path) -> None:
+def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: JudgeNetwork, folder: Path) -> None:
     """Write the pipeline and the judge as fp16 safetensors."""
     from diffusers import StableDiffusionPipeline
 
@@ -282,7 +282,7 @@ def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: Judge, fold
     (folder / "world.json").write_text(json.dumps({"world": "shapes", "sampling": SAMPLING}, indent=2) + "\n")
 
 
-def measure_judge(judge: Judge, *, drawings: int, seed: int) -> dict[str, float]:
+def measure_judge(judge: JudgeNetwork, *, drawings: int, seed: int) -> dict[str, float]:
     """Share right per domain on unseen drawings, and share of junk called "other" by the heads that should."""
     rng = np.random.default_rng(seed)
     seen = [world.sample(rng) for _ in range(drawings)]
@@ -300,7 +300,7 @@ def measure_judge(judge: Judge, *, drawings: int, seed: int) -> dict[str, float]
     return figures
 
 
-def judge_all(judge: Judge, pictures: Tensor) -> list[dict[str, str]]:
+def judge_all(judge: JudgeNetwork, pictures: Tensor) -> list[dict[str, str]]:
     """What the judge says of uint8 pictures, in batches."""
     return [said for chunk in pictures.split(256) for said in judge.name(as_input(chunk))]
 
@@ -447,7 +447,7 @@ def main(
         vae = train_vae(pictures, steps=vae_steps, seed=seed + 1, log=log)
         vae.save_pretrained(vae_file)
     text, unet = train_denoiser(vae, pictures, shown, work, steps=steps, seed=seed + 3, log=log)
-    judge, judge_file = Judge().eval(), work / "judge.safetensors"
+    judge, judge_file = JudgeNetwork().eval(), work / "judge.safetensors"
     if judge_file.exists():
         judge.load_state_dict(load_file(judge_file))
     else:

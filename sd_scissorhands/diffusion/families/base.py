@@ -71,6 +71,8 @@ class Family:
     to the width. Ids are one tensor too, (B, ids): those of every encoder side by side.
     """
 
+    title: ClassVar[str] = "Stable Diffusion"  # for people
+    hub_tags: ClassVar[tuple[str, ...]] = ("stable-diffusion",)  # of its models
     part: ClassVar[str] = "unet"  # of the pipeline, the denoiser
     called: ClassVar[str] = "the UNet"
     texts: ClassVar[tuple[str, ...]] = ("text_encoder",)

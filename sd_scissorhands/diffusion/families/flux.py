@@ -28,6 +28,7 @@ class Flux(Flow):
     Our latents are (B, c, h, w); the transformer sees them in patches of 2 x 2, (B, h/2 w/2, 4 c).
     """
 
+    title, hub_tags = "FLUX.1", ("flux",)
     texts = ("text_encoder", "text_encoder_2")
     guidance = 3.5  # the pipeline's own
     side = 128  # of the latents of the pictures it was made for, which is in no config

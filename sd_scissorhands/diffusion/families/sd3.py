@@ -24,6 +24,7 @@ class StableDiffusion3(Flow):
     vocabulary is another, reads the prompt with nothing in that place (which is `prompt_3` of the pipeline).
     """
 
+    title, hub_tags = "Stable Diffusion 3", ("stable-diffusion", "stable-diffusion-3")
     texts = ("text_encoder", "text_encoder_2", "text_encoder_3")
     optional = ("text_encoder_3",)
     guidance = 7.0  # the pipeline's own

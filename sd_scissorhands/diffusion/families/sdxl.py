@@ -21,6 +21,7 @@ class StableDiffusionXL(Family):
     defaults: pictures of the size that they have, uncropped.
     """
 
+    title, hub_tags = "Stable Diffusion XL", ("stable-diffusion", "stable-diffusion-xl")
     texts = ("text_encoder", "text_encoder_2")
     guidance = 5.0  # the pipeline's own
 

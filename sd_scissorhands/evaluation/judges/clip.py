@@ -1,10 +1,10 @@
-"""CLIP out of transformers: embeddings of pictures and texts, the CLIP score, and a judge for any concept in words."""
+"""CLIP out of transformers: embeddings of pictures and texts, and a judge of any concept in words."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..machine import resolve_device
-from ..settings import UserError
+from ...concepts import general_captions
+from ...machine import resolve_device
+from ...settings import UserError
+from ..metrics.clip_score import score
+from . import JUDGES
+from .base import Features, Judge, JudgeRequest, Record
 
 BATCH = 32  # pictures through the model at once
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "*token*", "vocab.json", "merges.txt")
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+WITHOUT = "none"  # --clip none: no CLIP at all
 TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
 EMPTY = ("random noise", "a blank image", "a blurry meaningless texture")
 TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch size move the last digits
@@ -27,7 +33,7 @@ TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model in float32, ready to be asked. Every embedding comes back on the CPU with length 1."""
+    """A CLIP model in float32. Every embedding comes back on the CPU with length 1."""
 
     name: str  # as the user wrote it
     sha256: str  # of the weights file
@@ -56,44 +62,32 @@ class Clip:
         """
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
             raise ValueError(f"pictures of {pixels.dtype} {pixels.shape}: they must be (B, h, w, 3) uint8")
-        found = [self._pictures(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)]
-        return torch.cat(found) if found else torch.empty(0, self.model.config.projection_dim)
 
-    def _pictures(self, pixels: np.ndarray) -> Tensor:
-        ready = self.processor(images=list(pixels), input_data_format="channels_last", return_tensors="pt")
-        return _unit(self.model.get_image_features(pixel_values=ready["pixel_values"].to(self.device)))
+        def embed(some: np.ndarray) -> Any:
+            ready = self.processor(images=list(some), input_data_format="channels_last", return_tensors="pt")
+            return self.model.get_image_features(pixel_values=ready["pixel_values"].to(self.device))
+
+        return self._batched(pixels, embed)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of texts, cut at the model's length: (n, d) float32, unit length."""
-        found = [self._texts(list(texts[at : at + BATCH])) for at in range(0, len(texts), BATCH)]
-        return torch.cat(found) if found else torch.empty(0, self.model.config.projection_dim)
-
-    def _texts(self, texts: list[str]) -> Tensor:
         length = self.model.config.text_config.max_position_embeddings
-        ready = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
-        return _unit(self.model.get_text_features(input_ids=ids, attention_mask=mask))
 
-    @staticmethod
-    def score(pictures: Tensor, texts: Tensor) -> Tensor:
-        """CLIP score of each picture against its own text: 100 max(cos, 0).
+        def embed(some: Sequence[str]) -> Any:
+            ready = self.tokenizer(list(some), padding=True, truncation=True, max_length=length, return_tensors="pt")
+            ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
+            return self.model.get_text_features(input_ids=ids, attention_mask=mask)
 
-        Hessel et al. 2021, section 3, with torchmetrics' weight of 100 in place of the paper's 2.5. As in the paper it is cut
-        off at zero pair by pair; torchmetrics cuts off the mean.
+        return self._batched(texts, embed)
 
-        Args:
-            pictures, texts: embeddings (B, d), unit length.
-
-        Returns:
-            (B,) in [0, 100].
-        """
-        return 100 * (pictures * texts).sum(1).clamp(0, 1)
-
-
-def _unit(found: Any) -> Tensor:
-    """transformers 5 answers with an object that holds the projected embedding, transformers 4 with the tensor alone."""
-    return F.normalize((found if isinstance(found, Tensor) else found.pooler_output).float(), dim=1).cpu()
+    def _batched(self, items: Any, embed: Callable[[Any], Any]) -> Tensor:
+        """Embeddings batch by batch; transformers 5 answers with an object that holds them, transformers 4 with a tensor."""
+        found = [embed(items[at : at + BATCH]) for at in range(0, len(items), BATCH)]
+        tensors = [one if isinstance(one, Tensor) else one.pooler_output for one in found]
+        if not tensors:
+            return torch.empty(0, self.model.config.projection_dim)
+        return F.normalize(torch.cat(tensors).float(), dim=1).cpu()
 
 
 # ---------------------------------------------------------------- opening
@@ -173,8 +167,8 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
         raise UserError(
             f"--clip {source} cannot be loaded ({_reason(error)}): download or save it again, or name another"
         ) from None
-    model, told = loaded
-    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind]):
+    model, report = loaded
+    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
         raise UserError(
             f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json says ({len(lacking)} tensors in all); download it again"
         )
@@ -202,44 +196,63 @@ def _reason(error: Exception) -> str:
 # ---------------------------------------------------------------- the judge
 
 
-class ConceptJudge:
-    """CLIP asked whether a concept is in a picture: a `judges.Judge` for everything that words can name.
+def _source(request: JudgeRequest) -> str | None:
+    """Where CLIP is to come from; None for no CLIP."""
+    if request.clip == WITHOUT or (request.clip is None and not request.domain.default_clip):
+        return None
+    return request.clip or DEFAULT_CLIP
+
+
+class ConceptJudge(Judge):
+    """Says by CLIP whether a concept is in a picture: a judge for everything that words can name.
 
     Zero-shot classification (Radford et al. 2021, section 3.1.4): the classes are the concept and what is near it, a
     class's embedding is the mean over `TEMPLATES` and, for the concept, over every phrase that names it. A probability is
     relative to these classes, so another list of `others` gives another judge; the list is among the facts.
     """
 
+    summary = "CLIP: any concept in words, among its neighbours"
+
+    @classmethod
+    def missing(cls, request: JudgeRequest) -> str:
+        """Whether there is a CLIP model."""
+        return "" if _source(request) else "needs a CLIP model: name a directory or a hub id with --clip"
+
+    @classmethod
+    def open(cls, request: JudgeRequest) -> ConceptJudge:
+        """With the concept's own neighbours as the classes beside it."""
+        concept = request.concept
+        return cls(
+            open_clip(str(_source(request)), request.device), concept=concept.name, texts=concept.words,
+            others=(concept.anchor, *concept.neighbours[:16]), candidates=(*concept.neighbours, *general_captions()),
+            threshold=request.threshold,
+        )  # fmt: skip
+
     def __init__(
-        self,
-        clip: Clip,
-        *,
-        concept: str,
-        texts: Sequence[str],
-        others: Sequence[str],
-        candidates: Sequence[str],
+        self, clip: Clip, *, concept: str, texts: Sequence[str], others: Sequence[str], candidates: Sequence[str],
         threshold: float = 0.5,
-    ):
+    ):  # fmt: skip
         """Embed the classes and the candidates, once.
 
         Args:
-            concept: the class's name in what `look` tells.
+            concept: the class's name in records.
             texts: phrases that name the concept.
             others: the anchor and the neighbours, a class each; those that name the concept themselves are left out.
             candidates: prompts among which a picture's own must come first for it to be right.
             threshold: probability of the concept from which `sees` says yes.
 
         Raises:
-            ValueError: no phrase that names the concept, nothing else to tell it from, or a threshold outside (0, 1).
+            ValueError: no phrase that names the concept, no other class, or a threshold outside (0, 1).
         """
         named = {text.lower() for text in (concept, *texts)}
         others = [other for other in dict.fromkeys(others) if other.lower() not in named]
         if not texts or not others or not 0 < threshold < 1:
             raise ValueError("a ConceptJudge needs texts, others that are not the concept, and 0 < threshold < 1")
-        self.clip, self.concept, self.threshold = clip, concept, threshold
+        self.clip, self.threshold = clip, threshold
+        self.features = Features(clip.pictures, f"CLIP {clip.name}", texts=clip.texts)
         self.candidates = tuple(dict.fromkeys(candidates))
         self.names = (concept, *others)
-        self.facts: dict[str, Any] = {
+        self.facts = {
             "judge": "clip", **clip.facts, "concept": concept, "texts": list(texts), "others": others,
             "templates": list(TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
             "candidates_sha256": hashlib.sha256(json.dumps(self.candidates).encode()).hexdigest(),
@@ -252,19 +265,15 @@ class ConceptJudge:
         prompts = [template.format(text) for text in texts for template in TEMPLATES]
         return F.normalize(self.clip.texts(prompts).mean(0), dim=0)
 
-    def features(self, pixels: np.ndarray) -> Tensor:
-        """CLIP's embeddings of the pictures: (B, d), unit length."""
-        return self.clip.pictures(pixels)
+    def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:
+        """Embed pictures (B, h, w, 3) uint8 RGB of any size, and `describe` them."""
+        return self.describe(self.clip.pictures(pixels), prompts)
 
-    def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[dict[str, Any]]:
-        """Embed pictures (B, h, w, 3) uint8 RGB of any size and tell what `tell` tells."""
-        return self.tell(self.features(pixels), prompts)
-
-    def tell(self, pictures: Tensor, prompts: Sequence[str]) -> list[dict[str, Any]]:
+    def describe(self, pictures: Tensor, prompts: Sequence[str]) -> list[Record]:
         """One record a picture, from embeddings that are already there.
 
         Args:
-            pictures: `features` of the pictures, (B, d).
+            pictures: embeddings of the pictures, (B, d).
             prompts: what each was drawn for, B of them.
 
         Returns:
@@ -284,7 +293,7 @@ class ConceptJudge:
         cosine = (pictures * own).sum(1)  # (B,)
         chances = (self._scale * pictures @ self._classes.T).softmax(1)  # (B, C)
         nothing = (self._scale * ((pictures @ self._empty.T).amax(1) - cosine)).sigmoid()
-        columns = (chances[:, 0], chances.argmax(1), self.clip.score(pictures, own), nothing)
+        columns = (chances[:, 0], chances.argmax(1), score(pictures, own), nothing)
         return [
             {
                 "probability": round(chance, 6), "best": self.names[best], "score": round(score, 4),
@@ -303,14 +312,25 @@ class ConceptJudge:
         best = (pictures @ self._candidates.T).masked_fill(own, -2).amax(1)
         return (cosine >= best - TIE).tolist()
 
-    def sees(self, record: dict[str, Any]) -> bool:
+    def sees(self, record: Record) -> bool:
         """Whether the concept's probability reaches the threshold."""
         return record["probability"] >= self.threshold
 
-    def nothing(self, record: dict[str, Any]) -> bool | None:
+    def nothing(self, record: Record) -> bool | None:
         """Whether words for an empty picture fit better than the picture's own prompt."""
         return record["nothing"] > 0.5
 
-    def right(self, record: dict[str, Any], prompt: str) -> bool | None:
+    def right(self, record: Record, prompt: str) -> bool | None:
         """Whether the picture was nearest to its own prompt; `prompt` must be the one that `look` was given."""
         return record["right"]
+
+    def others(self, record: Record, prompt: str) -> list[bool | None]:
+        """As `right`: a prompt is one whole."""
+        return [record["right"]]
+
+    def answer(self, record: Record) -> str:
+        """The likeliest class."""
+        return record["best"]
+
+
+JUDGES.add("clip", ConceptJudge)

@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
 from ..machine import Processes
 from ..settings import UserError
+from .prompts import Row
+
+THUMB = 8  # pixels a side of the thumbnails
+
+
+def record_of(row: Row, picture: np.ndarray, features: Tensor | None, answers: dict[str, Any]) -> dict[str, Any]:
+    """A picture's line: its row, an 8 x 8 thumbnail in base64, every judge's answer, and its features, (d,), if any."""
+    small = Image.fromarray(picture).resize((THUMB, THUMB), Image.Resampling.BOX)
+    record = {
+        "number": row.number,
+        "prompt": row.prompt,
+        "seed": row.seed,
+        "thumb": _base64(np.asarray(small)),
+        **answers,
+    }
+    return record | ({} if features is None else {"features": _base64(features.float().numpy())})
+
+
+def _base64(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def thumbnails(records: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """The thumbnails of records: (N, 8, 8, 3) float64 in [0, 1]."""
+    raw = b"".join(base64.b64decode(record["thumb"]) for record in records)
+    return np.frombuffer(raw, np.uint8).reshape(-1, THUMB, THUMB, 3) / 255
+
+
+def feature_rows(records: Iterable[Mapping[str, Any]]) -> Tensor:
+    """The features of records: (N, d) float32."""
+    raw = (bytearray(base64.b64decode(record["features"])) for record in records)
+    return torch.stack([torch.frombuffer(one, dtype=torch.float32) for one in raw])
 
 
 class Ledger:
@@ -29,21 +67,21 @@ class Ledger:
         """
         self.path, self.header, self.processes = path, header, processes or Processes()
         self.records: dict[int, dict[str, Any]] = {}
+        self._own = path if self.processes.main else path.with_name(f"{path.stem}.part{self.processes.index}.jsonl")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._gather()
+            self.close()
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror}; free some space or choose another --output-dir"
             ) from None
 
-    def add(self, records: Iterable[dict[str, Any]]) -> None:
+    def add(self, records: Sequence[dict[str, Any]]) -> None:
         """Append records and flush them to disk.
 
         Raises:
             UserError: the disk refused; the lines written before stay.
         """
-        records = list(records)
         try:
             with self._own.open("a") as file:
                 file.write("".join(json.dumps(record) + "\n" for record in records))
@@ -58,61 +96,40 @@ class Ledger:
         return len(self.records) + sum(_lines_in(part) for part in self._parts() if part != self._own)
 
     def close(self) -> None:
-        """Wait for the other processes and gather what they wrote."""
-        self._gather()
-
-    def in_order(self) -> list[dict[str, Any]]:
-        """All records, by number."""
-        return [self.records[number] for number in sorted(self.records)]
-
-    @property
-    def _own(self) -> Path:
-        index = self.processes.index
-        return self.path.with_name(f"{self.path.stem}.part{index}.jsonl") if index else self.path
-
-    def _parts(self) -> list[Path]:
-        return sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))
-
-    def _gather(self) -> None:
-        """Read everything that was written; the first process puts it into the one file, in order."""
+        """Wait for the other processes and gather what was written; the first puts it into the one file, in order."""
         self.processes.wait()
         if self.processes.main:
             for part in (self.path, *self._parts()):
                 self._read(part)
-            self._rewrite()
+            new = self.path.with_name(f".{self.path.name}.partial")
+            new.write_text("".join(json.dumps(line) + "\n" for line in [self.header, *self.in_order()]))
+            new.replace(self.path)
             for part in self._parts():
                 part.unlink()
         self.processes.wait()
         self._read(self.path)
 
+    def in_order(self) -> list[dict[str, Any]]:
+        """All records, by number."""
+        return [self.records[number] for number in sorted(self.records)]
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))
+
     def _read(self, file: Path) -> None:
-        lines = _whole_lines(file)
-        if file == self.path and lines:
-            if lines[0] != self.header:
-                changed = next((name for name in self.header if lines[0].get(name) != self.header[name]), "header")
+        """Take the records up to the first line that is cut off."""
+        for n, text in enumerate(file.read_text().splitlines() if file.exists() else ()):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                return
+            if n or file != self.path:
+                self.records[line["number"]] = line
+            elif line != self.header:
+                changed = next((name for name in self.header if line.get(name) != self.header[name]), "header")
                 raise UserError(
                     f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
                 )
-            lines = lines[1:]
-        self.records.update({record["number"]: record for record in lines})
-
-    def _rewrite(self) -> None:
-        """Drops a half-written last line."""
-        new = self.path.with_name(f".{self.path.name}.partial")
-        new.write_text("".join(json.dumps(line) + "\n" for line in [self.header, *self.in_order()]))
-        new.replace(self.path)
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines up to the first that is cut off."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines
 
 
 def _lines_in(path: Path) -> int:
