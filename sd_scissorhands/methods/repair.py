@@ -75,7 +75,7 @@ class Repair:
             FloatingPointError: a loss is not finite; noticed within `READ_EVERY` steps, and before the end of an epoch is.
         """
         s, memory, adversary = self.settings, None, None
-        while self.step < s.steps:
+        while self.step < self.settings.steps:
             epoch_begins = self.step % s.memory_every == 0
             if s.rule and (memory is None or epoch_begins):
                 memory = Memory(self._memory())
