@@ -36,7 +36,7 @@ class MethodSettings:
     """How to unlearn, whatever the model is; docs/experiments.md gives the measurements behind the defaults."""
 
     # fmt: off
-    recipe: str = setting(DEFAULT_RECIPE, "The method, see sdscissor recipes.", panel=WHAT, level="basic", choices=tuple(RECIPES), default_text=DEFAULT_RECIPE)
+    recipe: str = setting(DEFAULT_RECIPE, "The method, see sdscissor recipes.", panel=WHAT, level="basic", choices=lambda: tuple(RECIPES), default_text=DEFAULT_RECIPE)
     # scores and selection
     scorer: str = setting(OPEN, "How weights are scored{choices}.", panel=SELECT, choices=SCORERS.names, default_text=BY_RECIPE)
     score_draws: int = setting(OPEN, "Batches per score.", level="file", least=1)
@@ -167,7 +167,7 @@ class ForgetSettings(MethodSettings):
     """Settings of one forgetting by an image classifier."""
 
     # fmt: off
-    recipe: str = setting("scissorhands", f"The method: {', '.join(recipes_for('classifier'))}.", panel=WHAT, level="basic", choices=tuple(RECIPES), default_text="scissorhands")
+    recipe: str = setting("scissorhands", f"The method: {', '.join(recipes_for('classifier'))}.", panel=WHAT, level="basic", choices=lambda: tuple(RECIPES), default_text="scissorhands")
     scope: str = setting(OPEN, "Weights that may change: full, head or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
     forget_class: str | None = setting(None, "A class, by its name or number.", panel=WHAT, level="basic")
     forget_indices: str | None = setting(None, "File with the numbers of training pictures, one a line, from 0.", panel=WHAT, level="basic")
