@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Semaphore, Thread
 from typing import Any
@@ -33,11 +33,11 @@ from scale import plain_selection
 from sd14 import TOKENS, build, build_encoders, erasure, save_pipeline
 from torch import Tensor
 
-from sd_scissorhands.erasure import parts_of
+from sd_scissorhands.erasure import slices_of
 from sd_scissorhands.methods import repair as repair_module
 from sd_scissorhands.methods.method import Options, score
 from sd_scissorhands.methods.project import RULES
-from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.selection import select_top
 from sd_scissorhands.recipes import ON_CPU
 
@@ -61,10 +61,11 @@ class Steps:
 
     def __init__(self, task: Any, parameters: dict[str, Tensor], settings: Any):
         self.task, self.module, self.clock = task, task.denoiser.module, Clock()
-        self.repair = Repair(
-            task, parameters, ENDLESS, settings.lr, settings.forget_weight, RULES[settings.projection],
-            settings.memories, ENDLESS, settings.relearn_every, parts=parts_of(settings, 1),
+        how = RepairSettings(
+            ENDLESS, settings.lr, settings.forget_weight, RULES[settings.projection], ENDLESS, settings.relearn_every,
+            slices=slices_of(settings, 1),
         )  # fmt: skip
+        self.repair = Repair(task, parameters, how)
         self.memories: list[list[Tensor]] = []
         self._error: BaseException | None = None
         self._go, self._done = Semaphore(0), Semaphore(0)
@@ -88,7 +89,7 @@ class Steps:
 
     def end(self) -> None:
         """Let the thread end."""
-        self.repair.steps = self.repair.step
+        self.repair.settings = replace(self.repair.settings, steps=self.repair.step)
         self._go.release()
 
     @property

@@ -53,8 +53,7 @@ def erase(
 
     folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
-        found = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
-        result = EraseResult.from_json(found)
+        result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
         if not processes.main:
             return dataclasses.replace(result, folder=folder)
         write_card(folder)

@@ -58,5 +58,5 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
 
 
 def _row(name: str, one: Measured) -> dict[str, Any]:
-    costs = {cost: one.erasure[cost] for cost in ("trimmed", "seconds")}
+    costs = {cost: getattr(one.erasure, cost) for cost in ("trimmed", "seconds")}
     return {"name": name, "figures": one.evaluation.figures, **costs, "asr": one.attacks["embedding"].asr_after}

@@ -1,4 +1,4 @@
-"""The story of an erasure: data -> scores -> selection -> edited -> repair -> model, each stage leaving its file."""
+"""The story of an erasure: data -> scores -> selection -> edit -> repair -> model, each stage leaving its file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
 from .diffusion.conditions import ConceptSlot, Mixture
@@ -21,6 +22,10 @@ from .diffusion.erasure_task import ErasureTask
 from .domains.base import Domain
 from .lineage import erased_from
 from .machine import Processes, resolve_device
+from .methods.interface import Parameters
+from .methods.objectives import OBJECTIVES
+from .methods.repair import Repair
+from .methods.scorers import SCORERS
 from .methods.selection import count_for
 from .models.delta import Origin, write_delta
 from .models.export import check_exportable, check_request, default_output, export
@@ -29,10 +34,13 @@ from .models.load import LoadedPipeline, open_pipeline, restore_weights, save_pi
 from .models.locate import domain_of_model, find_pipeline
 from .models.tensor_files import hash_tensors
 from .recipes import ON_CPU
+from .results.erase import EraseResult
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings, UserError
-from .stages import unlearn
+from .stages import Stages
+
+PARTS = {"unet": "UNet", "transformer": "transformer"}  # of a pipeline, what denoises -> in words
 
 
 @dataclass
@@ -43,12 +51,12 @@ class Prepared:
     opened: LoadedPipeline
     denoiser: Denoiser
     concepts: list[Concept]
-    parameters: dict[str, nn.Parameter]  # the scope
+    parameters: Parameters  # the scope
     retain_prompts: list[str]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """(forget prompt, neutral twin) of every pair of pictures, each concept's after the other's."""
+        """(forget prompt, the same with the anchor) of every pair of pictures, each concept's after the other's."""
         count, seed = self.settings.forget_count, self.settings.seed
         return [pair for concept in self.concepts for pair in shuffled(concept.pairs, count, seed)]
 
@@ -58,8 +66,14 @@ class Prepared:
         return sum(p.numel() for p in self.parameters.values())
 
     @property
-    def thin(self) -> bool:
-        """Whether what stays frozen, and the teacher, are kept in bf16; autocast makes that of them anyway."""
+    def scored(self) -> Parameters:
+        """What is scored: the scope, or all weights where the threshold is taken over them."""
+        everywhere = self.settings.threshold_scope == "global"
+        return self.denoiser.scope("full") | self.parameters if everywhere else self.parameters
+
+    @property
+    def casts_frozen(self) -> bool:
+        """Whether frozen weights and the teacher are held in bf16; autocast makes that of them anyway."""
         return self.settings.memory == "low" and self.settings.mixed_precision == "bf16"
 
     @property
@@ -75,7 +89,7 @@ def erase(
     output_format: str = "diffusers",
     resume: bool = False,
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> EraseResult:
     """Erase concepts from a model and save the result as a pipeline directory.
 
     Args:
@@ -87,8 +101,7 @@ def erase(
         progress: opens a progress bar for a stage.
 
     Returns:
-        run_dir, model_dir, concepts, seed, scope_size, trimmed, conflict_rate, seconds and more; also in run.json. With an
-        output format `exported`, the file's path.
+        What the run came to; also in run.json, without the file of another format.
 
     Raises:
         UserError: anything that the user can put right, before expensive work.
@@ -102,26 +115,17 @@ def erase(
     check_exportable(prepared.opened.files, output_format)
     source = prepared.opened.identity
     run = Run.open(output_dir, prepared.settings, source, resume=resume, processes=processes, began=began)
-    if run.done("model"):
-        return _exported(run, output_format, progress)
-    try:
-        facts = _unlearn(run, prepared, progress)
-    except FloatingPointError as error:
-        raise UserError(str(error)) from None
-    weights = hash_tensors(prepared.denoiser.module.state_dict().items())
-    if processes.main:
-        save_pipeline(prepared.opened, output_dir / "model")
-        if prepared.settings.train == "selection":
-            facts |= _write_delta(prepared, output_dir / "delta.safetensors", weights)
-    result = {
-        "run_dir": str(output_dir), "model_dir": str(output_dir / "model"),
-        "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "recipe": settings.recipe, "seed": settings.seed, "scope_size": prepared.scope_size, **facts,
-        "weights_sha256": weights, "licence": read_licence(prepared.opened.directory), "ema": prepared.opened.files.ema,
-        "device": str(prepared.denoiser.device), "processes": processes.count, "seconds": run.seconds,
-    }  # fmt: skip
-    run.finish("model", Stage("model"), result)
+    if not run.done("model"):
+        task = _task(prepared, _data(run, prepared, progress))
+        stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
+        selection = stages.select(prepared.scored)
+        trimmed = stages.edit(selection)
+        repair = stages.repair(selection, slices=slices_of(prepared.settings, processes.count))
+        _save_model(run, prepared, trimmed, repair)
     return _exported(run, output_format, progress)
+
+
+# ---------------------------------------------------------------- before the work
 
 
 def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prepared:
@@ -140,127 +144,23 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
             list_pictures(Path(folder))
     # without the download of a hub id, which comes after every other check
     domain = domain_of_model(settings.model, settings.model_config)
-    asked = dict.fromkeys(domain.spell(text) for text in settings.concepts)
-    gone = [name for name in erased_from(settings.model) if name not in asked]
-    beside = frozenset([*asked, *gone])
-    found = without_conflicts([domain.resolve(text, settings.anchor, beside) for text in asked], gone)
-    own = own_captions(settings.retain_prompts, [*gone, *(concept.name for concept in found)], domain)
+    names = dict.fromkeys(domain.spell(text) for text in settings.concepts)
+    before = [name for name in erased_from(settings.model) if name not in names]
+    others = frozenset([*names, *before])
+    found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
+    erased = [*before, *(concept.name for concept in found)]
+    own = own_captions(settings.retain_prompts, erased, domain)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
     settings = _fitted(settings, opened, device).resolved(opened.profile)
-    if settings.batch_size < processes.count:
-        raise UserError(
-            f"--batch-size {settings.batch_size} is less than the {processes.count} processes: each needs a sample"
-        )
-    if settings.forget_images and settings.repair == "paired":
-        raise UserError("--forget-images are pictures without pairs, which --repair paired needs: add --repair anchor")
-    if settings.scorer == "relevance" and (settings.forget_images or settings.retain_images):
-        raise UserError(
-            "--scorer relevance is zero-shot, it looks at nothing but what the model draws: "
-            "leave out --forget-images and --retain-images"
-        )
-    if settings.scorer == "relevance" and opened.family.part != "unet":
-        raise UserError(
-            f"--scorer relevance has rules for UNets alone, and {settings.model} has a transformer: choose another scorer or recipe"
-        )
+    _check_fit(settings, opened.family.part, processes.count)
     denoiser = Denoiser(
         opened.pipeline, mixed_precision=settings.mixed_precision, checkpointing=settings.checkpointing,
         compiled=settings.compile,
     )  # fmt: skip
-    parameters = denoiser.scope(settings.scope)
-    keep = retain_set(found, gone, settings, own, domain)
-    return Prepared(settings, opened, denoiser, found, parameters, keep)
-
-
-def own_captions(file: str | None, erased: Sequence[str], domain: Domain) -> list[str] | None:
-    """The user's captions to keep, without those that ask for what is erased; None where no file is named.
-
-    Raises:
-        UserError: it cannot be read, or holds no other caption.
-    """
-    if file is None:
-        return None
-    own = read_prompts(Path(file), "--retain-prompts")
-    if not (kept := [text for text in own if domain.spares(text, erased)]):
-        raise UserError(f"--retain-prompts {file} holds no caption that spares {', '.join(erased)}: add some to keep")
-    return kept
-
-
-def retain_set(
-    found: Sequence[Concept], gone: Sequence[str], settings: EraseSettings, own: list[str] | None, domain: Domain
-) -> list[str]:
-    """The diverse prompts to keep: an eighth neutral twins, an eighth near neighbours, the rest general captions or the user's.
-
-    None asks for what is erased, now or by the runs behind the model (`gone`).
-    """
-    erased = [*gone, *(concept.name for concept in found)]
-
-    def kept(texts: Iterable[str]) -> list[str]:
-        return [text for text in texts if domain.spares(text, erased)]
-
-    few = settings.retain_count // 8
-    chosen = []
-    for near in (kept(twin for c in found for _, twin in c.pairs), kept(text for c in found for text in c.neighbours)):
-        chosen += shuffled(near, few, settings.seed) if near else []
-    rest = settings.retain_count - len(chosen)
-    general = own or kept(domain.captions(10 * settings.retain_count, settings.seed + 2))
-    return chosen + shuffled(general, rest, settings.seed + 3)
-
-
-# ---------------------------------------------------------------- stages
-
-
-def _unlearn(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Any]:
-    """From the data to the repaired weights in `prepared.denoiser.module`."""
-    denoiser, settings, parameters = prepared.denoiser, prepared.settings, prepared.parameters
-    thin = prepared.thin
-    data, _ = run.stage("data", lambda: _gather(prepared, run.processes, progress), denoiser.device)
-    task = ErasureTask(denoiser, data, settings, _mixture(prepared))
-    task.teacher = denoiser.teacher(parameters, thin=thin)
-    scored = parameters
-    if settings.threshold_scope == "global":
-        scored = denoiser.scope("full") | scored
-    if thin:
-        denoiser.thin(scored)
-        prepared.opened.pipeline.vae.to("cpu")
-    parts = parts_of(settings, run.processes.count)
-    facts = unlearn(run, task, parameters, settings, scored=scored, progress=progress, parts=parts)
-    if thin:
-        restore_weights(prepared.opened, set(denoiser.parameters) - set(parameters))
-    return facts
-
-
-def _write_delta(prepared: Prepared, path: Path, weights: str) -> dict[str, Any]:
-    """What `sdscissor apply` makes the model of again from its base: little, where single weights were trained."""
-    opened, s = prepared.opened, prepared.settings
-    origin = Origin(
-        opened.name, opened.weights_sha256, weights, s.recipe, tuple(c.name for c in prepared.concepts), s.seed
-    )
-    return write_delta(path, opened.denoiser.state_dict(), base=stored_weights(opened), origin=origin).to_json()
-
-
-def _exported(run: Run, output_format: str, progress: Progress) -> dict[str, Any]:
-    """A finished run's result, and its model in another format beside it; what is there already is left as it is."""
-    result = run.manifest.result or {}
-    if output_format == "diffusers" or not run.processes.main:
-        return result
-    file = default_output(find_pipeline(run.path), output_format)
-    if not file.exists():
-        export(run.path, output_format, output=file, progress=progress)
-    return result | {"exported": str(file)}
-
-
-def parts_of(settings: EraseSettings, processes: int) -> int:
-    """In how many parts each of several processes takes its share of a batch."""
-    return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
-
-
-def _gather(prepared: Prepared, processes: Processes, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    settings, pairs, keep = prepared.settings, prepared.pairs, prepared.retain_prompts
-    with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-        data = gather(prepared.denoiser, settings, pairs, keep, group=processes, tick=tick)
-    return data, {"pairs": pairs, "retain": keep}
+    retain = retain_set(found, erased, settings, own, domain)
+    return Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain)
 
 
 def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:
@@ -274,8 +174,141 @@ def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> Era
     return dataclasses.replace(settings, memory=memory, **open_)
 
 
+def _check_fit(settings: EraseSettings, part: str, processes: int) -> None:
+    """Refuse settings that fit neither the data, nor the model, nor the processes.
+
+    Args:
+        part: of the pipeline, what denoises; of `PARTS`.
+
+    Raises:
+        UserError: the first that does not.
+    """
+    scorer, repair = SCORERS[settings.scorer], settings.repair
+    if settings.batch_size < processes:
+        raise UserError(
+            f"--batch-size {settings.batch_size} is less than the {processes} processes: each needs a sample"
+        )
+    if settings.forget_images and OBJECTIVES[repair].needs_pairs:
+        others = ", ".join(name for name, one in OBJECTIVES if one.diffusion and not one.needs_pairs)
+        raise UserError(
+            f"--forget-images are pictures without pairs, which --repair {repair} needs: add --repair {others}"
+        )
+    if scorer.zero_shot and (settings.forget_images or settings.retain_images):
+        raise UserError(
+            f"--scorer {settings.scorer} is zero-shot, it sees nothing but what the model draws: "
+            "leave out --forget-images and --retain-images"
+        )
+    if scorer.families and part not in scorer.families:
+        known = " and ".join(f"{PARTS[one]}s" for one in scorer.families)
+        raise UserError(
+            f"--scorer {settings.scorer} has rules for {known} alone, and {settings.model} has a {PARTS[part]}: "
+            "choose another scorer or recipe"
+        )
+
+
+def own_captions(file: str | None, erased: Sequence[str], domain: Domain) -> list[str] | None:
+    """The user's captions to retain, without those that ask for what is erased; None where no file is named.
+
+    Raises:
+        UserError: it cannot be read, or holds no other caption.
+    """
+    if file is None:
+        return None
+    own = [text for text in read_prompts(Path(file), "--retain-prompts") if domain.spares(text, erased)]
+    if not own:
+        raise UserError(f"--retain-prompts {file} holds no caption that spares {', '.join(erased)}: add some to keep")
+    return own
+
+
+def retain_set(
+    found: Sequence[Concept], erased: Sequence[str], settings: EraseSettings, own: list[str] | None, domain: Domain
+) -> list[str]:
+    """The diverse prompts to retain: an eighth with the anchor, an eighth near neighbours, the rest general captions or the user's.
+
+    None asks for what is erased, now or by the runs behind the model.
+    """
+
+    def sparing(texts: Iterable[str]) -> list[str]:
+        return [text for text in texts if domain.spares(text, erased)]
+
+    few, chosen = settings.retain_count // 8, list[str]()
+    anchors, neighbours = (text for c in found for _, text in c.pairs), (text for c in found for text in c.neighbours)
+    for near in (sparing(anchors), sparing(neighbours)):
+        chosen += shuffled(near, few, settings.seed) if near else []
+    general = own or sparing(domain.captions(10 * settings.retain_count, settings.seed + 2))
+    return chosen + shuffled(general, settings.retain_count - len(chosen), settings.seed + 3)
+
+
+# ---------------------------------------------------------------- the work
+
+
+def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
+    """Draw or read the pictures, see `gather`."""
+    settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
+            data = gather(prepared.denoiser, settings, pairs, retain, group=run.processes, tick=tick)
+        return data, {"pairs": pairs, "retain": retain}
+
+    return run.stage("data", make, prepared.denoiser.device)[0]
+
+
+def _task(prepared: Prepared, data: dict[str, Tensor]) -> ErasureTask:
+    """The denoiser with its data, and a frozen copy of what will change as its teacher."""
+    denoiser = prepared.denoiser
+    task = ErasureTask(denoiser, data, prepared.settings, _mixture(prepared))
+    task.teacher = denoiser.teacher(prepared.parameters, dtype=torch.bfloat16 if prepared.casts_frozen else None)
+    if prepared.casts_frozen:
+        denoiser.cast_frozen(prepared.scored)
+        prepared.opened.pipeline.vae.to("cpu")
+    return task
+
+
 def _mixture(prepared: Prepared) -> Mixture | None:
+    """The conditions that the concepts are unlearned under; None for their own prompts."""
     if prepared.settings.conditions == "name":
         return None
     slots = {prompt: ConceptSlot(*slot, c.generic) for c in prepared.concepts for prompt, slot in c.places.items()}
     return Mixture(prepared.denoiser, [slots[forget] for forget, _ in prepared.pairs])
+
+
+def slices_of(settings: EraseSettings, processes: int) -> int:
+    """In how many slices each of several processes takes its share of a batch."""
+    return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
+
+
+def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> None:
+    """Write the erased pipeline, a delta where single weights were trained, and what the run came to."""
+    opened, denoiser, settings = prepared.opened, prepared.denoiser, prepared.settings
+    if prepared.casts_frozen:
+        restore_weights(opened, set(denoiser.parameters) - set(prepared.parameters))
+    weights, delta = hash_tensors(denoiser.module.state_dict().items()), dict[str, Any]()
+    names = tuple(concept.name for concept in prepared.concepts)
+    if run.processes.main:
+        save_pipeline(opened, run.path / "model")
+        if settings.train == "selection":
+            origin = Origin(opened.name, opened.weights_sha256, weights, settings.recipe, names, settings.seed)
+            changed, base = opened.denoiser.state_dict(), stored_weights(opened)
+            delta = write_delta(run.path / "delta.safetensors", changed, base=base, origin=origin).to_json()
+    result = EraseResult(
+        run_dir=str(run.path), model_dir=str(run.path / "model"), concepts=names,
+        anchors=tuple(concept.anchor for concept in prepared.concepts),
+        explicit=any(concept.explicit for concept in prepared.concepts), recipe=settings.recipe, seed=settings.seed,
+        scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
+        mean_correction=repair.mean_correction, steps=repair.step, **delta, weights_sha256=weights,
+        licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
+        processes=run.processes.count, seconds=run.seconds,
+    )  # fmt: skip
+    run.finish("model", Stage("model"), result.to_json())
+
+
+def _exported(run: Run, output_format: str, progress: Progress) -> EraseResult:
+    """A finished run's result, and its model in another format beside it; what is there already is left as it is."""
+    result = EraseResult.from_json(run.manifest.result or {})
+    if output_format == "diffusers" or not run.processes.main:
+        return result
+    file = default_output(find_pipeline(run.path), output_format)
+    if not file.exists():
+        export(run.path, output_format, output=file, progress=progress)
+    return dataclasses.replace(result, exported=str(file))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.dataset import at_once
-from .erasure import Prepared, parts_of, prepare
+from .erasure import Prepared, prepare, slices_of
 from .machine import PeakMemory
 from .methods.distributed import gradient_hooks
 from .methods.retain_losses import RETAIN_LOSSES
@@ -29,18 +29,18 @@ class Probe:
     """What one sample takes, measured."""
 
     alone: float  # seconds of a sample's forward pass
-    among: float  # and of one among as many as are drawn together, which an accelerator takes at once
+    among: float  # and of one among as many as are sampled together, which an accelerator takes at once
     forward: int  # bytes at most, beyond what was there
-    backward: int  # bytes of a pass forward and back, gradients of weights apart
+    backward: int  # bytes of a forward and a backward pass, gradients of weights apart
     resident: int  # bytes in use with the model loaded
 
 
 def forecast(settings: EraseSettings) -> dict[str, Any]:
     """What `erase` would do, without doing it: weights, memory and time to expect.
 
-    A pass forward and one back are made on one sample, timed and their memory measured, on an accelerator also one forward on as
-    many as are drawn together; the rest is counted: a pass back as two forward and as three with checkpointing, guidance as
-    two samples, and of every stage the tensors that it holds at a time. Scorers that take more than gradients, and the Newton
+    A forward and a backward pass are made on one sample, timed and their memory measured, on an accelerator also a forward pass on
+    as many as are sampled together; the rest is counted: a backward pass as two forward and as three with checkpointing, guidance
+    as two samples, and of every stage the tensors that it holds at a time. Scorers that take more than gradients, and the Newton
     step, are not counted.
 
     Returns:
@@ -51,13 +51,13 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
     s, probe = prepared.settings, _probe(prepared)
     steps = len(prepared.pairs) * (2 - bool(s.forget_images)) * s.sampling_steps  # of the sampling of all pictures
     steps += s.retain_count * (not s.retain_images) * (s.retain_sampling_steps or s.sampling_steps)
-    looks_ahead = s.steps / s.relearn_every if s.relearn_every else 0
+    relearned = s.steps / s.relearn_every if s.relearn_every else 0  # steps of the adversary
     chooses = s.edit != "none" or s.train == "selection"
-    both = 3 + s.checkpointing  # a pass forward and back
+    both = 3 + s.checkpointing  # forward and backward
     repair = (
         s.steps * (2 * s.batch_size + shown_twice(s)) * (1 + both)
         + (s.projection != "none") * (s.steps / s.memory_every) * s.batch_size * both
-        + looks_ahead * s.batch_size / 2 * both
+        + relearned * s.batch_size / 2 * both
     )
     seconds = {
         "data": steps * 2 * probe.among,
@@ -78,34 +78,31 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
 def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     """Bytes at most by stage, of the stages that the settings ask for."""
     s, denoiser, scope = prepared.settings, prepared.denoiser, _bytes(prepared.parameters.values())
-    scored = denoiser.scope("full") if s.threshold_scope == "global" else prepared.parameters
+    scored = prepared.scored
     latents = math.prod(denoiser.latent_shape)
     words = denoiser.encode([""]).numel()
     cached = 4 * (latents + words) * (2 * len(prepared.pairs) + s.retain_count)
     together = min(at_once(denoiser, s.memory), max(len(prepared.pairs), s.retain_count))
     peaks = {"data": probe.resident + cached + 2 * together * probe.forward}
-    thin = prepared.thin
-    kept = probe.resident + cached + scope // (2 if thin else 1)  # and the teacher
-    if thin:
-        kept -= (_bytes(denoiser.scope("full").values()) - _bytes(scored.values())) // 2
+    resident = probe.resident + cached + scope // (2 if prepared.casts_frozen else 1)  # and the teacher
+    if prepared.casts_frozen:
+        resident -= (_bytes(denoiser.scope("full").values()) - _bytes(scored.values())) // 2
     selected = scope
     if s.edit != "none" or s.train == "selection":
         scores = 4 * sum(p.numel() for p in scored.values())
         passes = SCORERS[s.scorer].passes
-        peaks["scores"] = kept + passes * scores + s.batch_size * probe.backward
-        peaks["selection"] = kept + scores + min(SCRATCH, 2 * scores) + int(2 * s.top_k * scores)
+        peaks["scores"] = resident + passes * scores + s.batch_size * probe.backward
+        peaks["selection"] = resident + scores + min(SCRATCH, 2 * scores) + int(2 * s.top_k * scores)
     if s.train == "selection":
         selected = int(4 * s.top_k * prepared.scope_size)
     if s.steps:
         held = selected * (1 + (s.projection != "none")) + selected // 4 * MOMENTS[s.optimiser]
-        held += (
-            4 * scope * bool(s.relearn_every)
-        )  # the simulated attacker's displacement, its moments, the weights there
-        parts = parts_of(s, 1)
-        samples = math.ceil(2 * s.batch_size / parts)
+        held += 4 * scope * bool(s.relearn_every)  # the adversary's displacement, its moments, the weights there
+        slices = slices_of(s, 1)
+        samples = math.ceil(2 * s.batch_size / slices)
         samples -= s.batch_size // 2 * bool(s.relearn_every) if samples == 2 * s.batch_size else 0
-        samples += math.ceil(shown_twice(s) / parts)
-        peaks["repair"] = kept + held + samples * probe.backward
+        samples += math.ceil(shown_twice(s) / slices)
+        peaks["repair"] = resident + held + samples * probe.backward
     return peaks
 
 
@@ -119,7 +116,7 @@ def _bytes(parameters: Iterable[Tensor]) -> int:
 
 
 def _probe(prepared: Prepared) -> Probe:
-    """Measure a pass forward, without and with the pass back; a first one, which sets libraries up, never counts."""
+    """Measure a forward pass, without and with the backward; a first one, which sets libraries up, never counts."""
     d, parameters = prepared.denoiser, prepared.parameters
     count = 8 if prepared.denoiser.small else 1
     words = d.encode([""])
@@ -136,7 +133,7 @@ def _probe(prepared: Prepared) -> Probe:
 
     seconds(count)
     peak = PeakMemory(d.device)
-    alone, ahead = seconds(count), peak.bytes() or 0
+    alone, forward_bytes = seconds(count), peak.bytes() or 0
     among = alone
     if d.device.type != "cpu":
         together = 2 * at_once(d, prepared.settings.memory)  # with guidance
@@ -148,7 +145,7 @@ def _probe(prepared: Prepared) -> Probe:
     with gradient_hooks(parameters, lambda name, gradient: None):
         forward().backward()
     back, resident = peak.bytes() or 0, peak.start or sum(_bytes(part.parameters()) for part in _modules(prepared))
-    return Probe(alone, among, ahead // count, back // count, resident)
+    return Probe(alone, among, forward_bytes // count, back // count, resident)
 
 
 def _modules(prepared: Prepared) -> list[nn.Module]:

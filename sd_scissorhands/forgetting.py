@@ -24,7 +24,7 @@ from .results.forget import ForgetResult
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
-from .stages import unlearn
+from .stages import Stages
 
 PARTS = 4  # of a measurement, for its progress
 
@@ -75,14 +75,18 @@ def forget(
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
-    facts = unlearn(run, task, prepared.parameters, prepared.settings, scored=scored, progress=progress)
+    stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
+    selection = stages.select(scored)
+    trimmed = stages.edit(selection)
+    repair = stages.repair(selection)
     seconds, peak_bytes = round(time.monotonic() - began, 2), peak.bytes()
     save_classifier(opened, run.path / "model")
     figures, others = _measured(prepared, before, shared, progress)
     result = {
         "run_dir": str(output_dir), "model_dir": str(output_dir / "model"), "recipe": settings.recipe,
         "seed": settings.seed, "forget": prepared.says, "scope_size": sum(p.numel() for p in prepared.parameters.values()),
-        **facts, "seconds": seconds, "peak_bytes": peak_bytes, "weights_sha256": hash_weights(opened.model),
+        "trimmed": trimmed, "conflict_rate": repair.conflict_rate, "mean_correction": repair.mean_correction,
+        "steps": repair.step, "seconds": seconds, "peak_bytes": peak_bytes, "weights_sha256": hash_weights(opened.model),
         "figures": _values(figures), "n": {name: figure.n for name, figure in figures.items()},
         "intervals": _intervals(figures), "notes": {name: one.note for name, one in figures.items() if one.note},
         **{name: other and _values(other) for name, other in others.items()},

@@ -12,15 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .settings import UserError
+from .errors import UserError
+from .methods.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
-class Processes:
+class Processes(ProcessGroup):
     """The processes that share one command's work, as `accelerate launch` or `torchrun` started them."""
-
-    index: int = 0
-    count: int = 1
 
     @classmethod
     def here(cls) -> Processes:
@@ -30,77 +28,76 @@ class Processes:
             UserError: the launcher asks for sharded weights, or starts more processes than there are GPUs.
         """
         for name in ("DEEPSPEED", "FSDP"):
-            if _says(f"ACCELERATE_USE_{name}"):
+            if _is_set(f"ACCELERATE_USE_{name}"):
                 raise UserError(f"{name} is not supported: launch with --multi_gpu instead")
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-        if here > gpus > 0 and not _says("ACCELERATE_USE_CPU"):
+        if here > gpus > 0 and not _is_set("ACCELERATE_USE_CPU"):
             raise UserError(f"{here} processes for {gpus} GPU: launch with --num_processes {gpus}, or with --cpu")
         state = _distributed()
         return cls(state.process_index, state.num_processes)
 
     @property
     def main(self) -> bool:
-        """Whether this process speaks and writes what all share."""
+        """Whether this process prints and writes files."""
         return self.index == 0
 
-    def device(self, wanted: str) -> str:
+    def device(self, name: str) -> str:
         """The device of this process: with several, `auto` is each one's own."""
-        if self.count == 1 or wanted != "auto":
-            return wanted
-        return str(_distributed().device)
+        return name if self.count == 1 or name != "auto" else str(_distributed().device)
 
     def wait(self) -> None:
-        """Go on when every process is here."""
+        """Wait until every process is here."""
         if self.count > 1:
             state = _distributed()
-            with together():  # accelerate names a GPU for each process on the CPU too, where there is one
+            with collective():  # accelerate names a GPU for each process on the CPU too, where there is one
                 state.wait_for_everyone() if state.device.type == "cuda" else torch.distributed.barrier()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors, in place, by their means over the processes, see `methods.distributed.ProcessGroup`."""
+        """See `ProcessGroup`."""
         if self.count > 1:
-            with together():
+            with collective():
                 for tensor in tensors:
                     torch.distributed.all_reduce(tensor)
                     tensor.div_(self.count)
 
     def broadcast(self, tensors: Sequence[Tensor], owner: int) -> None:
-        """Replace tensors, in place, by those of process `owner`."""
+        """See `ProcessGroup`."""
         if self.count > 1:
-            with together():
+            with collective():
                 for tensor in tensors:
                     torch.distributed.broadcast(tensor, owner)
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Around what needs all processes, among other things or alone.
+def collective() -> Iterator[None]:
+    """Wrap collective calls; report a dead peer in one line.
 
     Raises:
-        UserError: one of them has ended, or cannot be reached.
+        UserError: another process has ended, or cannot be reached.
     """
     try:
         yield
     except RuntimeError as error:
-        said = str(error).lower()  # NCCL raises a class of its own, gloo none
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in said and "connection" not in said:
+        message = str(error)  # NCCL raises a class of its own, gloo none
+        of_gloo = any(word in message.lower() for word in ("gloo", "connection"))
+        if not isinstance(error, torch.distributed.DistError) and not of_gloo:
             raise
         raise UserError(
-            f"another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:120]}): "
-            "see what it said, then repeat the command with --resume"
+            f"another process of this run has ended or cannot be reached ({message.splitlines()[0][:120]}): "
+            "see its output, then repeat the command with --resume"
         ) from None
 
 
 def _distributed() -> Any:
-    """accelerate's state; on the CPU where the launcher says so or there is nothing else, which it does not find out itself."""
+    """accelerate's state; on the CPU where the launcher asks for it or there is nothing else, which it does not find out itself."""
     from accelerate import PartialState
 
-    return PartialState(cpu=_says("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+    return PartialState(cpu=_is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
 
 
-def _says(variable: str) -> bool:
+def _is_set(variable: str) -> bool:
     """Whether a launcher set a variable of the environment to true."""
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
@@ -112,7 +109,7 @@ def resolve_device(device: str) -> str:
         UserError: the device named is not there.
     """
     if device == "auto":
-        if _says("ACCELERATE_USE_CPU"):
+        if _is_set("ACCELERATE_USE_CPU"):
             return "cpu"
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -125,7 +122,7 @@ def resolve_device(device: str) -> str:
 class PeakMemory:
     """How much memory is in use at most from here on: of a CUDA device what torch took there, else of this process.
 
-    Within another's life it is a part of it: what the system counts is started afresh, and the other is told before.
+    Counts may be nested: an inner one resets the system's counter, whose value the outer ones take first.
     """
 
     _alive: ClassVar[list[PeakMemory]] = []
@@ -147,7 +144,7 @@ class PeakMemory:
         self._alive.append(self)
 
     def total(self) -> int | None:
-        """The peak so far, in bytes; None where the system does not say (not Linux). Ends the counting."""
+        """The peak so far, in bytes; None where the system does not count it (not Linux). Ends the counting."""
         if self in self._alive:
             self.seen = self._now()
             self._alive.remove(self)
@@ -164,7 +161,7 @@ class PeakMemory:
 
 
 def _status(key: str) -> int | None:
-    """A line of what Linux says of this process's memory, in bytes."""
+    """An entry of Linux's account of this process's memory, in bytes; None elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

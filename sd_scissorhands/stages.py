@@ -1,8 +1,11 @@
-"""What an erasure and a forgetting share: scores -> selection -> edited -> repair, each stage leaving its file in the run."""
+"""The stages that an erasure and a forgetting share: scores -> selection -> edited -> repair, each leaving its file in the run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,11 +14,11 @@ from torch import Tensor
 from .disk import read_tensors, write_json
 from .machine import PeakMemory
 from .methods import method as methods
-from .methods.distributed import SINGLE_PROCESS, ProcessGroup
 from .methods.edits import EDITS
 from .methods.interface import Parameters, Task
+from .methods.optimisers import OPTIMISERS
 from .methods.project import RULES
-from .methods.repair import OPTIMISERS, Repair
+from .methods.repair import Repair, RepairSettings
 from .methods.scorers import SCORERS
 from .methods.selection import Selection, select
 from .results.manifest import Stage
@@ -23,154 +26,133 @@ from .run import Progress, Run
 from .settings import MethodSettings, UserError
 
 
-def unlearn(
-    run: Run,
-    task: Task,
-    parameters: Parameters,
-    settings: MethodSettings,
-    *,
-    scored: Parameters,
-    progress: Progress,
-    parts: int = 1,
-) -> dict[str, Any]:
-    """Score, select, edit and repair; what is done already in `run` is read from there.
-
-    Args:
-        task: the model, with the parameters in it, and its data.
-        parameters: what may change.
-        settings: resolved.
-        scored: what the share `top_k` is taken of; only what is in `parameters` too is changed.
-        parts: that a process takes its batch of the repair in.
-
-    Returns:
-        trimmed (weights that the edit changed), conflict_rate and mean_correction (None without a projection) and steps.
-
-    Raises:
-        UserError: the model overflows, or the scorer finds nothing to go by.
-    """
-    selection, trimmed = Selection({}), 0
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raises UserError where the model overflows or a method finds nothing to go by."""
     try:
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        if settings.edit != "none" or settings.train == "selection":
-            selection = _select(run, task, parameters, scored, settings, progress)
-        if settings.edit != "none":
-            trimmed = len(selection)
-            _edit(run, task, parameters, selection, settings)
-        repair = _repair(run, task, parameters, selection, settings, progress, parts)
+        yield
     except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from None
-    conflicts = [record["conflict"] for record in repair.history]
-    corrections = [record["correction"] for record in repair.history if record["conflict"]]
-    projected = bool(conflicts) and settings.projection != "none"
-    return {
-        "trimmed": trimmed,
-        "conflict_rate": sum(conflicts) / len(conflicts) if projected else None,
-        "mean_correction": sum(corrections) / len(corrections) if corrections else None,
-        "steps": repair.step,
-    }
 
 
-def options_of(
-    method: methods.Scorer | methods.Edit,
-    settings: MethodSettings,
-    group: ProcessGroup = SINGLE_PROCESS,
-    tick=lambda: None,
-) -> methods.Options:
-    """What of the settings concerns a scorer or an edit."""
-    shared = methods.Options(settings.score_draws, settings.seed, settings.granularity, group, tick)
-    return methods.options_for(method, shared, settings.options)
+@dataclass(frozen=True)
+class Stages:
+    """Scores, selection, edit and repair in one run; a stage that is done already is read from its file."""
 
+    run: Run
+    task: Task  # the model, with the parameters in it, and its data
+    parameters: Parameters  # what may change
+    settings: MethodSettings  # resolved
+    progress: Progress
 
-def _select(
-    run: Run, task: Task, parameters: Parameters, scored: Parameters, settings: MethodSettings, progress: Progress
-) -> Selection:
-    device = next(iter(scored.values())).device
-    for parameter in scored.values():
-        parameter.requires_grad_(True)
+    def __post_init__(self) -> None:
+        """What may change takes gradients from now on."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
 
-    def make_scores() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        scorer = SCORERS[settings.scorer]
-        with progress("scores", settings.score_draws * scorer.passes) as tick:
-            options = options_of(scorer, settings, run.processes, lambda: tick(1))
-            return methods.score(task, scored, settings.scorer, options), {}
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.parameters.values())).device
 
-    def make_selection() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        by_layer = settings.threshold_scope == "layer"
-        selection = select(scores, settings.top_k, granularity=settings.granularity, by_layer=by_layer)
-        selection = selection.within(set(parameters))
-        layers = {name: [selection.count(name), p.numel()] for name, p in parameters.items()}
-        return selection.indices, {"trimmed": len(selection), "layers": layers}
+    @_explained()
+    def select(self, scored: Parameters) -> Selection:
+        """Score weights and select some; none where they are neither edited nor trained alone.
 
-    scores = {} if run.done("selection") else run.stage("scores", make_scores, device)[0]
-    indices, _ = run.stage("selection", make_selection, device)
-    for name in set(scored) - set(parameters):
-        scored[name].requires_grad_(False)
-    return Selection(indices)
+        Args:
+            scored: what the share `top_k` is taken of; only what is in `parameters` too is selected.
+        """
+        if self.settings.edit == "none" and self.settings.train != "selection":
+            return Selection({})
+        for parameter in scored.values():
+            parameter.requires_grad_(True)
+        scores = {} if self.run.done("selection") else self._scores(scored)
+        selection = self._selection(scores)
+        for name in set(scored) - set(self.parameters):
+            scored[name].requires_grad_(False)
+        return selection
 
+    def _scores(self, scored: Parameters) -> dict[str, Tensor]:
+        scorer = SCORERS[self.settings.scorer]
 
-def _edit(run: Run, task: Task, parameters: Parameters, selection: Selection, settings: MethodSettings) -> None:
-    """Edit; the file holds the new values of the selected weights, in the order of the selection's indices."""
+        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            with self.progress("scores", self.settings.score_draws * scorer.passes) as tick:
+                options = self._options(scorer, lambda: tick(1))
+                return methods.score(self.task, scored, self.settings.scorer, options), {}
 
-    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        methods.edit(task, parameters, selection, settings.edit, options_of(EDITS[settings.edit], settings))
-        return {
-            name: parameters[name].detach().view(-1)[rows.to(parameters[name].device)].cpu()
-            for name, rows in selection.indices.items()
-        }, {}
+        return self.run.stage("scores", make, self.device)[0]
 
-    fresh, _ = run.stage("edited", make)
-    with torch.no_grad():
-        for name, rows in selection.indices.items():
-            parameters[name].view(-1)[rows.to(parameters[name].device)] = fresh[name].to(parameters[name])
+    def _selection(self, scores: dict[str, Tensor]) -> Selection:
+        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            s, names = self.settings, set(self.parameters)
+            by_layer = s.threshold_scope == "layer"
+            chosen = select(scores, s.top_k, granularity=s.granularity, by_layer=by_layer).within(names)
+            layers = {name: [chosen.count(name), p.numel()] for name, p in self.parameters.items()}
+            return chosen.indices, {"trimmed": len(chosen), "layers": layers}
 
+        return Selection(self.run.stage("selection", make, self.device)[0])
 
-def _repair(
-    run: Run,
-    task: Task,
-    parameters: Parameters,
-    selection: Selection,
-    settings: MethodSettings,
-    progress: Progress,
-    parts: int,
-) -> Repair:
-    if settings.train == "selection" and not len(selection):
-        raise ValueError(f"--train selection has nothing to train: --scorer {settings.scorer} found no weight")
-    device = next(iter(parameters.values())).device
-    peak = PeakMemory(device)
-    repair = Repair(
-        task, parameters, settings.steps, settings.lr, settings.forget_weight, RULES[settings.projection],
-        settings.memory_every, settings.relearn_every,
-        OPTIMISERS[settings.optimiser],
-        selection if settings.train == "selection" else None, parts, run.processes,
-    )  # fmt: skip
-    if not settings.steps:
+    def _options(self, method: methods.Scorer | methods.Edit, tick=lambda: None) -> methods.Options:
+        """What of the settings concerns a scorer or an edit."""
+        s = self.settings
+        shared = methods.Options(s.score_draws, s.seed, s.granularity, self.run.processes, tick)
+        return methods.options_for(method, shared, s.options)
+
+    @_explained()
+    def edit(self, selection: Selection) -> int:
+        """Edit the selected weights; how many. The file holds their new values, in the order of the selection's indices."""
+        name = self.settings.edit
+        if name == "none":
+            return 0
+
+        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            methods.edit(self.task, self.parameters, selection, name, self._options(EDITS[name]))
+            return selection.values(self.parameters), {}
+
+        selection.put(self.parameters, self.run.stage("edited", make)[0])
+        return len(selection)
+
+    @_explained()
+    def repair(self, selection: Selection, *, slices: int = 1) -> Repair:
+        """Repair from the newest checkpoint on, to the last step.
+
+        Args:
+            slices: that a process takes its share of a batch in, one after the other.
+        """
+        s, run, peak = self.settings, self.run, PeakMemory(self.device)
+        if s.train == "selection" and not len(selection):
+            raise ValueError(f"--train selection has nothing to train: --scorer {s.scorer} found no weight")
+        how = RepairSettings(
+            s.steps, s.lr, s.forget_weight, RULES[s.projection], s.memory_every, s.relearn_every,
+            OPTIMISERS[s.optimiser], slices,
+        )  # fmt: skip
+        only = selection if s.train == "selection" else None
+        repair = Repair(self.task, self.parameters, how, only=only, group=run.processes)
+        if not s.steps:
+            return repair
+        if (stage := run.manifest.stage("repair")) and stage.step and (run.path / stage.file).exists():
+            tensors, metadata = read_tensors(run.path / stage.file, self.device)
+            repair.restore(tensors, stage.step, json.loads(metadata["history"]))
+        with self.progress("repair", s.steps) as tick:
+            tick(repair.step)
+
+            def after_step(repair: Repair) -> None:
+                tick(1)
+                self._checkpoint(repair)
+
+            repair.run(after_step)
+        if stage := run.manifest.stage("repair"):
+            run.finish("repair", replace(stage, peak_bytes=peak.total()))
+        if run.processes.main:
+            write_json(run.path / "repair" / "history.json", repair.history)
         return repair
-    entry = run.manifest.stages.get("repair")
-    if entry and (run.path / entry["file"]).exists():
-        tensors, metadata = read_tensors(run.path / entry["file"], device)
-        repair.restore(tensors, entry["step"], json.loads(metadata["history"]))
-    with progress("repair", settings.steps) as tick:
-        tick(repair.step)
 
-        def after_step(repair: Repair) -> None:
-            tick(1)
-            _checkpoint(run, repair)
-
-        repair.run(after_step)
-    run.manifest.stages["repair"]["peak_bytes"] = peak.total()
-    if run.processes.main:
-        write_json(run.path / "repair" / "history.json", repair.history)
-    return repair
-
-
-def _checkpoint(run: Run, repair: Repair) -> None:
-    """Save at the end of every epoch, where the memories are taken afresh anyway; only the newest is kept."""
-    if repair.step % repair.memory_every and repair.step < repair.steps:
-        return
-    before = run.manifest.stages.get("repair")
-    file = f"repair/step-{repair.step}.safetensors"
-    run.write(file, repair.state(), {"history": json.dumps(repair.history)})
-    run.finish("repair", Stage(file, step=repair.step))
-    if before and before["file"] != file and run.processes.main:
-        (run.path / before["file"]).unlink(missing_ok=True)
+    def _checkpoint(self, repair: Repair) -> None:
+        """Save at the end of every epoch, where the memory is taken afresh anyway; only the newest checkpoint stays."""
+        if repair.step % self.settings.memory_every and repair.step < self.settings.steps:
+            return
+        before, file = self.run.manifest.stage("repair"), f"repair/step-{repair.step}.safetensors"
+        self.run.write(file, repair.state(), {"history": json.dumps(repair.history)})
+        self.run.finish("repair", Stage(file, step=repair.step))
+        if before and before.file != file and self.run.processes.main:
+            (self.run.path / before.file).unlink(missing_ok=True)

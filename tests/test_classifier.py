@@ -547,14 +547,14 @@ def test_responses_come_from_one_pass_over_perturbed_copies(model, parts):
 def test_how_it_stands(model, parts):
     split = D.split_by_class(parts, "3")
     task = ClassifierTask(model, split)
-    assert task.share() == len(split.forget) / len(split.retain) and task.kept() > 0.97 and not task.gone()
+    assert task.share() == len(split.forget) / len(split.retain) and task.retained() > 0.97 and not task.forgotten()
     validation = model(split.validation.pictures).logits.argmax(1) == split.validation.labels
-    assert task.kept() == pytest.approx(float(validation.double().mean()))
+    assert task.retained() == pytest.approx(float(validation.double().mean()))
     with torch.no_grad():
         model.head.bias[3] = -1e4
-    assert task.gone() and task.kept() > 0.97
+    assert task.forgotten() and task.retained() > 0.97
     samples = ClassifierTask(model, D.split_at_random(parts, 0.1, 0))
-    assert samples.gone() == (samples._accuracy(samples.split.forget) <= samples.kept())
+    assert samples.forgotten() == (samples._accuracy(samples.split.forget) <= samples.retained())
 
 
 def test_scope_leaves_norms_out_by_type(families, model, parts):

@@ -384,11 +384,11 @@ class Blobs:
     def retain_each(self, draw: int) -> Tensor:
         return self._losses(False, draw)
 
-    def kept(self) -> float:
+    def retained(self) -> float:
         self.looks.append(self._accuracy(False))
         return self.looks[-1]
 
-    def gone(self) -> bool:
+    def forgotten(self) -> bool:
         return self._accuracy(True) <= 0.05
 
     def share(self) -> float:
@@ -412,9 +412,9 @@ OPTIONS = NewtonOptions(draws=3, damping=0.1, rounds=30, tolerance=0.02)
 
 def test_it_is_forgotten_and_the_rest_is_kept():
     task = Blobs()
-    assert not task.gone()
+    assert not task.forgotten()
     done = newton.remove(task, task.parameters, everything(task.parameters), OPTIONS)
-    assert task.gone() and 0 < len(done.alphas) < OPTIONS.rounds
+    assert task.forgotten() and 0 < len(done.alphas) < OPTIONS.rounds
     assert all(kept >= done.retained[0] - OPTIONS.tolerance - 1e-9 for kept in done.retained)
     after = snapshot(task)
     assert newton.remove(task, task.parameters, everything(task.parameters), OPTIONS).alphas == ()

@@ -313,7 +313,7 @@ def test_plain_diffusers_loads_an_erased_model_with_every_tensor(folder, opened,
     run, result = erased
     loaded = getattr(diffusers, type(opened.pipeline).__name__).from_pretrained(run / "model")
     part = opened.family.part
-    assert hash_tensors(getattr(loaded, part).state_dict().items()) == result["weights_sha256"] != opened.weights_sha256
+    assert hash_tensors(getattr(loaded, part).state_dict().items()) == result.weights_sha256 != opened.weights_sha256
     for name in {*opened.family.texts, "vae"}:
         ours, theirs = getattr(opened.pipeline, name).state_dict(), getattr(loaded, name).state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -334,7 +334,7 @@ def test_a_killed_erasure_continues_to_the_same_weights(settings, erased, tmp_pa
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "finish", die)
         erase(settings, tmp_path / "run")
-    assert erase(settings, tmp_path / "run", resume=True)["weights_sha256"] == erased[1]["weights_sha256"]
+    assert erase(settings, tmp_path / "run", resume=True).weights_sha256 == erased[1].weights_sha256
 
 
 def test_an_erased_model_is_verified_compared_and_exported(family, folder, erased, tmp_path):
@@ -343,9 +343,9 @@ def test_an_erased_model_is_verified_compared_and_exported(family, folder, erase
     told = difference(str(folder), str(run))
     assert not told.identical and {row.name.partition(".")[0] for row in told.rows} == {family_part(run)}
     for to, output in (("unet-only", tmp_path / "one.safetensors"), ("diffusers", tmp_path / "all")):
-        assert export(run, to, output=output).weights_sha256 == result["weights_sha256"]
-    assert open_pipeline(str(tmp_path / "all")).weights_sha256 == result["weights_sha256"]
-    assert hash_tensors(load_file(tmp_path / "one.safetensors").items()) == result["weights_sha256"]
+        assert export(run, to, output=output).weights_sha256 == result.weights_sha256
+    assert open_pipeline(str(tmp_path / "all")).weights_sha256 == result.weights_sha256
+    assert hash_tensors(load_file(tmp_path / "one.safetensors").items()) == result.weights_sha256
     if family in FLOWS:
         with pytest.raises(UserError, match="has a transformer"):
             export(run, "single-file", output=tmp_path / "no.safetensors")
@@ -361,7 +361,7 @@ def test_an_erased_model_is_evaluated(folder, erased, tmp_path):
         str(erased[0] / "model"), str(folder), heart, tmp_path, judges=open_judges(heart, domain=CANVAS),
         request=room.ConceptRequest(count=2, steps=1, device="cpu"),
     ).to_json()  # fmt: skip
-    assert 0 <= told["figures"]["UA"] <= 1 and told["weights_sha256"] == erased[1]["weights_sha256"]
+    assert 0 <= told["figures"]["UA"] <= 1 and told["weights_sha256"] == erased[1].weights_sha256
 
 
 @pytest.mark.parametrize("name", ["embedding", "token"])
@@ -392,7 +392,7 @@ def test_other_recipes_and_little_memory(family, settings, folder, tmp_path):
             with pytest.raises(UserError, match="--scorer relevance has rules for UNets alone"):
                 erase(dataclasses.replace(few, **change), tmp_path / name)
             continue
-        made.add(erase(dataclasses.replace(few, **change), tmp_path / name)["weights_sha256"])
+        made.add(erase(dataclasses.replace(few, **change), tmp_path / name).weights_sha256)
     assert len(made) == 5 - (family in FLOWS)
     told = apply_delta(
         settings.model, tmp_path / "low" / "delta.safetensors", output_dir=tmp_path / "again", device="cpu"

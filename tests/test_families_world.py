@@ -41,7 +41,7 @@ def test_a_velocity_predictor_forgets_a_shape_and_keeps_the_others(taught, tmp_p
         concepts=("heart",), model=str(taught), conditions="name", relearn_every=0, forget_weight=0.5, forget_count=24,
         retain_count=64, steps=60, lr=1e-3, batch_size=8, seed=0, device="cpu",
     )  # fmt: skip
-    erased = erase(settings, tmp_path / "run")["model_dir"]
+    erased = erase(settings, tmp_path / "run").model_dir
     before, after = ((right(str(model), ("heart",)), right(str(model), OTHERS)) for model in (taught, erased))
     assert before[0] >= 0.75 and before[1] >= 0.6
     assert after[0] <= 0.25 and after[1] >= 0.55

@@ -187,9 +187,9 @@ def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(va
     assert first_of(str(run / "model")) == f"{varied}:fp16"
     assert verify(run).holds is True and hash_tensors(base_weights(find_pipeline(run)).items()) == base
     assert {c.what for c in verify(run).checks if c.holds} >= {"base", "text_encoder", "vae", "delta"}
-    assert open_pipeline(str(run / "model")).weights_sha256 == result["weights_sha256"]
+    assert open_pipeline(str(run / "model")).weights_sha256 == result.weights_sha256
     resumed = erase(settings, run, resume=True)
-    assert resumed["weights_sha256"] == result["weights_sha256"]
+    assert resumed.weights_sha256 == result.weights_sha256
 
 
 # ---------------------------------------------------------------- single files
@@ -231,7 +231,7 @@ def test_an_erasure_from_our_own_export_is_measured_against_the_very_file(short,
     out = tmp_path / "out.safetensors"
     export(run, "single-file", output=out)
     told = evaluated("--model", out, "--baseline", file, "--model-config", "tiny", "--output-dir", tmp_path / "eval")
-    assert told["weights_sha256"] == result["weights_sha256"] != told["baseline_sha256"] == source["weights_sha256"]
+    assert told["weights_sha256"] == result.weights_sha256 != told["baseline_sha256"] == source["weights_sha256"]
 
 
 def evaluated(*how) -> dict:

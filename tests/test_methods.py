@@ -19,7 +19,8 @@ from sd_scissorhands.methods import method as methods
 from sd_scissorhands.methods.distributed import FULL_BATCH
 from sd_scissorhands.methods.edits import EDITS
 from sd_scissorhands.methods.method import DeclaredDataOnly, Options, options_for
-from sd_scissorhands.methods.repair import OPTIMISERS, Repair
+from sd_scissorhands.methods.optimisers import OPTIMISERS
+from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.scorers import SCORERS
 from sd_scissorhands.methods.selection import Selection, select
 from sd_scissorhands.recipes import recipes_for
@@ -125,7 +126,17 @@ def test_zero_shot_is_held():
     task, _ = classifier()
     seen = DeclaredDataOnly(task, ("unseen",))
     seen.explain("forget", 0)
-    for name in ("forget", "retain", "retain_each", "respond", "replacement", "relearn", "repair", "kept", "gone"):
+    for name in (
+        "forget",
+        "retain",
+        "retain_each",
+        "respond",
+        "replacement",
+        "relearn",
+        "repair",
+        "retained",
+        "forgotten",
+    ):
         with pytest.raises(PermissionError, match="not declared"):
             getattr(seen, name)
     for _, scorer in SCORERS:
@@ -163,7 +174,8 @@ def test_a_repair_of_the_selection_leaves_the_rest(optimiser):
     task, parameters = classifier()
     before = copy.deepcopy(task.module.state_dict())
     selection = select(methods.score(task, parameters, "gradient", OPTIONS), 0.3)
-    whole = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, make=OPTIMISERS[optimiser], only=selection)
+    how = RepairSettings(6, 1e-2, 0.1, memory_every=3, optimiser=OPTIMISERS[optimiser])
+    whole = Repair(task, parameters, how, only=selection)
     states: list[dict[str, torch.Tensor]] = []
 
     def keep(repair: Repair) -> None:
@@ -178,7 +190,7 @@ def test_a_repair_of_the_selection_leaves_the_rest(optimiser):
         assert torch.equal(after[name][~chosen], old[~chosen])
         changed += int((after[name] != old).sum())
     assert changed > 0.9 * len(selection)
-    half = Repair(task, parameters, 6, 1e-2, 0.1, None, memory_every=3, make=OPTIMISERS[optimiser], only=selection)
+    half = Repair(task, parameters, how, only=selection)
     half.restore(states[0], 3, [])
     half.run()
     assert all(torch.equal(after[name], tensor) for name, tensor in task.module.state_dict().items())
@@ -212,7 +224,7 @@ def test_negative_guidance_leads_away_from_the_concept(gathered):
     without, told = (
         task.denoiser.predict(forget.noisy, forget.t, words) for words in (empty, data["forget_condition"][forget.rows])
     )
-    [answers] = task._ask_teacher([(forget, loss.questions(forget))])
+    [answers] = task._answers([(forget, loss.questions(forget))])
     assert torch.allclose(loss.target(forget, answers), without - (told - without), atol=1e-4)
 
 
@@ -227,7 +239,7 @@ def test_half_finished_pictures_are_what_sampling_passes_through(gathered):
 
 def test_how_it_stands_on_an_untouched_denoiser(gathered):
     task, _ = denoiser(gathered)
-    assert task.kept() == pytest.approx(1.0) and not task.gone()
+    assert task.retained() == pytest.approx(1.0) and not task.forgotten()
     assert task.share() == len(task.data["forget_latents"]) / len(task.data["retain_latents"])
 
 
@@ -248,6 +260,6 @@ def test_every_recipe_runs_on_a_pipeline_of_ones_own(recipe, short, foreign, tmp
     if recipe == "scissorhands":  # whose scope is SD's own
         asked = dataclasses.replace(asked, scope="attn")
     told = erase(asked, tmp_path / "run")
-    assert told["steps"] == 2 and (tmp_path / "run" / "model" / "model_index.json").exists()
+    assert told.steps == 2 and (tmp_path / "run" / "model" / "model_index.json").exists()
     stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
     assert ("scores" in stages) == (recipe not in UNSCORED)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 from test_unlearn import Regression
 
 from sd_scissorhands import concepts as catalogue
+from sd_scissorhands.declaration import choices
 from sd_scissorhands.diffusion import conditions
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.conditions import SHARES, WIDTHS, ConceptSlot, Mixture
@@ -21,8 +23,12 @@ from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
+from sd_scissorhands.methods.losses import Answers, Loss, OwnError, Questions
 from sd_scissorhands.methods.method import Options, declared_settings
-from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.objectives import OBJECTIVES, Objective, loss_of
+from sd_scissorhands.methods.repair import Repair, RepairSettings
+from sd_scissorhands.methods.retain_losses import RETAIN_LOSSES, RetainLoss
+from sd_scissorhands.methods.samples import ConceptSamples
 from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
 from sd_scissorhands.models.load import open_pipeline
@@ -62,19 +68,25 @@ def some(denoiser: Denoiser, count: int = 6, seed: int = 0):
 def test_the_output_that_leads_to_a_picture_is_the_one_it_was_made_with(either):
     clean, noise, t = some(either)
     noisy = either.noised(clean, noise, t)
-    assert torch.allclose(either.leading_to(clean, noisy, t), either.target(clean, noise, t), atol=2e-4)
+    assert torch.allclose(either.process.leading_to(clean, noisy, t), either.target(clean, noise, t), atol=2e-4)
     output = torch.randn_like(clean)
-    assert torch.allclose(either.leading_to(either.clean(noisy, output, t), noisy, t), output, atol=2e-3)
+    assert torch.allclose(
+        either.process.leading_to(either.process.clean(noisy, output, t), noisy, t), output, atol=2e-3
+    )
 
 
 def test_a_pair_weighs_the_same_against_what_is_kept_as_noise_and_as_velocity(either):
     clean, noise, t = some(either)
     alpha = either.process.alphas[t]
-    assert torch.allclose(either.pair_weight(t), ((1 - alpha) / alpha).clamp_max(1))
+    assert torch.allclose(either.process.pair_weight(t), ((1 - alpha) / alpha).clamp_max(1))
     noisy, wrong = either.noised(clean, noise, t), clean + 0.1 * torch.randn_like(clean)
-    cost = (either.leading_to(wrong, noisy, t) - either.leading_to(clean, noisy, t)).square().mean((1, 2, 3))
+    cost = (
+        (either.process.leading_to(wrong, noisy, t) - either.process.leading_to(clean, noisy, t))
+        .square()
+        .mean((1, 2, 3))
+    )
     error = (wrong - clean).square().mean((1, 2, 3))  # its own, where noise is low
-    assert (either.pair_weight(t) * cost <= 2.01 * error).all()
+    assert (either.process.pair_weight(t) * cost <= 2.01 * error).all()
 
 
 def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
@@ -352,16 +364,8 @@ def test_a_relearner_over_still_weights_is_adam():
 
 def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
     task, there, here = (Forgetful(dtype=torch.float64) for _ in range(3))
-    repair = Repair(
-        task,
-        task.parameters,
-        3,
-        1e-2,
-        0.7,
-        None,
-        relearn_every=1,
-        make=lambda tensors, lr: torch.optim.SGD(tensors, lr),
-    )
+    sgd = lambda tensors, lr: torch.optim.SGD(tensors, lr)  # noqa: E731
+    repair = Repair(task, task.parameters, RepairSettings(3, 1e-2, 0.7, relearn_every=1, optimiser=sgd))
     ahead = Adversary(task.parameters, 0.1).advance(task, 0)
     with torch.no_grad():
         for name, parameter in there.parameters.items():
@@ -377,9 +381,8 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
 
 
 def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attacker_again():
-    make = lambda task: Repair(  # noqa: E731
-        task, task.parameters, 14, 1e-2, 0.1, None, memory_every=7, relearn_every=1
-    )
+    how = RepairSettings(14, 1e-2, 0.1, memory_every=7, relearn_every=1)
+    make = lambda task: Repair(task, task.parameters, how)  # noqa: E731
     whole, cut, fresh = Forgetful(), Forgetful(), Forgetful()
     one = make(whole)
     one.run()
@@ -397,8 +400,7 @@ def test_a_repair_that_looks_ahead_resumes_as_uninterrupted_and_starts_its_attac
     two.run()
     assert two.history == one.history and 7 % EPISODE
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), fresh.module.parameters(), strict=True))
-    blind = Repair(Forgetful(), (other := Forgetful()).parameters, 14, 1e-2, 0.1, None, memory_every=7)
-    blind.task = other
+    blind = Repair(other := Forgetful(), other.parameters, RepairSettings(14, 1e-2, 0.1, memory_every=7))
     blind.run()
     assert blind.history[2]["forget"] != one.history[2]["forget"]
 
@@ -538,9 +540,9 @@ def test_every_pair_has_its_place():
 
 def test_a_run_on_a_runs_result_knows_what_went_before(short, tmp_path):
     first = erase(dataclasses.replace(short, steps=0, edit="none"), tmp_path / "one")
-    second = dataclasses.replace(short, concepts=("blue",), model=first["model_dir"], steps=0, edit="none")
+    second = dataclasses.replace(short, concepts=("blue",), model=first.model_dir, steps=0, edit="none")
     result = erase(second, tmp_path / "two")
-    assert erased_from(result["model_dir"]) == ("blue", "heart") and base_of(result["model_dir"]) == "tiny"
+    assert erased_from(result.model_dir) == ("blue", "heart") and base_of(result.model_dir) == "tiny"
     for prompt in prepare(second).retain_prompts:
         named = world.read(prompt)
         assert "shape" in named and "heart" not in named.values() and "blue" not in named.values()
@@ -564,7 +566,7 @@ def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monk
         patch.setattr(Run, "finish", die)
         with pytest.raises(KeyboardInterrupt):
             erase(asked, tmp_path / "cut")
-    assert erase(asked, tmp_path / "cut", resume=True)["weights_sha256"] == whole["weights_sha256"]
+    assert erase(asked, tmp_path / "cut", resume=True).weights_sha256 == whole.weights_sha256
     stages = json.loads((tmp_path / "whole" / "run.json").read_text())["stages"]
     assert tuple(stages) == ("data", "repair", "model")
 
@@ -581,7 +583,30 @@ def test_a_former_versions_run_is_read_without_the_settings_that_are_gone(short,
     settings = EraseSettings.from_json(Run.read(tmp_path / "run").manifest.settings)
     assert settings.conditions == "mixture" and settings.other_words == COMMON["other_words"]
     asked = dataclasses.replace(asked, other_words=COMMON["other_words"])
-    assert erase(asked, tmp_path / "run", resume=True)["weights_sha256"] == made["weights_sha256"]
+    assert erase(asked, tmp_path / "run", resume=True).weights_sha256 == made.weights_sha256
+
+
+class NegativePreference(Loss[ConceptSamples]):
+    """2 / b log(1 + (L / L_0)^b) as descended by NPO (Zhang et al. 2024), of the denoising losses of student and original."""
+
+    def questions(self, x: ConceptSamples) -> Questions:
+        return [(x.noisy, x.words)]
+
+    def loss(self, x: ConceptSamples, prediction: torch.Tensor, answers: Answers) -> torch.Tensor:
+        return x.mean(2 * torch.nn.functional.softplus(x.own_errors(answers[0]) - x.own_errors(prediction)))
+
+
+def test_a_forget_loss_and_a_retain_loss_of_ones_own_are_a_few_lines(short, tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES._added, "preference", Objective("not this", diffusion=NegativePreference()))
+    monkeypatch.setitem(RETAIN_LOSSES._added, "own", RetainLoss("the loss it was trained with", OwnError()))
+    assert {"preference", "own"} <= {*choices(EraseSettings)["repair"], *choices(EraseSettings)["retain_loss"]}
+    asked = dataclasses.replace(short, repair="preference", retain_loss="own", edit="none", projection="none")
+    erase(asked, tmp_path / "run")
+    history = json.loads((tmp_path / "run" / "repair" / "history.json").read_text())
+    assert history[0]["forget"] == pytest.approx(2 * math.log(2), rel=1e-4)  # student and original are the same yet
+    assert history[-1]["forget"] < history[0]["forget"] and all(record["retain"] > 0 for record in history)
+    with pytest.raises(UserError, match="--repair preference is for diffusion models: choose ascent"):
+        loss_of("preference", "classifier")
 
 
 @pytest.mark.parametrize("scorer", ["activation", "contrast"])
@@ -591,7 +616,7 @@ def test_channels_are_trimmed_whole_under_the_mixture(short, tmp_path, scorer):
     )
     result = erase(asked, tmp_path / "run")
     chosen = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
-    assert 0 < chosen["trimmed"] <= 0.05 * result["scope_size"]
+    assert 0 < chosen["trimmed"] <= 0.05 * result.scope_size
     from safetensors.torch import load_file
 
     rows = load_file(tmp_path / "run" / "selection.safetensors")
@@ -607,7 +632,7 @@ def test_erasing_moves_concept_latents_towards_their_pairs(denoiser, short):
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         before = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
-        Repair(task, parameters, 25, 1e-3, 1.0, None).run()
+        Repair(task, parameters, RepairSettings(25, 1e-3, 1.0)).run()
         after = sum(float(task.repair(1000 + n)[0].detach()) for n in range(6))
     for parameter in parameters.values():
         parameter.requires_grad_(False)
@@ -622,4 +647,4 @@ def test_a_preset_is_erased_by_pairs_from_a_pipeline_that_is_not_of_the_embedded
         short, recipe=DEFAULT_RECIPE, model=str(foreign), concepts=(concept,), edit="none", relearn_every=1, steps=2
     )
     result = erase(asked, tmp_path / "run")
-    assert result["steps"] == 2 and result["weights_sha256"] != prepare(asked).opened.weights_sha256
+    assert result.steps == 2 and result.weights_sha256 != prepare(asked).opened.weights_sha256

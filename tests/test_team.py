@@ -20,12 +20,13 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.diffusion.dataset import encode_pictures
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
-from sd_scissorhands.erasure import erase, parts_of, prepare
+from sd_scissorhands.erasure import erase, prepare, slices_of
 from sd_scissorhands.forecast import Probe, forecast
 from sd_scissorhands.machine import PeakMemory, Processes, resolve_device
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, gradients
+from sd_scissorhands.methods.optimisers import OPTIMISERS
 from sd_scissorhands.methods.project import SCALE_FREE
-from sd_scissorhands.methods.repair import OPTIMISERS, Repair
+from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.selection import Selection
 from sd_scissorhands.methods.sensitivity import sensitivity
 from sd_scissorhands.models.delta import apply_delta
@@ -105,7 +106,7 @@ def test_a_teams_scores_have_the_bytes_of_ones_own(count, draws):
 def test_a_repair_in_parts_takes_the_same_steps(rule):
     tasks = [Regression(dtype=torch.float64) for _ in range(3)]
     for task, parts in zip(tasks, (1, 2, 5), strict=True):
-        Repair(task, task.parameters, 6, 1e-2, 0.3, rule, memory_every=3, parts=parts).run()
+        Repair(task, task.parameters, RepairSettings(6, 1e-2, 0.3, rule, memory_every=3, slices=parts)).run()
     start = Regression(dtype=torch.float64).parameters
     for name, wanted in tasks[0].parameters.items():
         assert not torch.equal(wanted, start[name])
@@ -115,7 +116,7 @@ def test_a_repair_in_parts_takes_the_same_steps(rule):
 def test_single_weights_are_trained_as_under_a_mask():
     task, other = Regression(), Regression()
     chosen = {"0.weight": torch.tensor([0, 7, 30]), "2.bias": torch.tensor([1])}
-    repair = Repair(task, task.parameters, 5, 1e-2, 0.3, None, only=Selection(chosen))
+    repair = Repair(task, task.parameters, RepairSettings(5, 1e-2, 0.3), only=Selection(chosen))
     repair.run()
     adam = torch.optim.Adam(other.module.parameters(), lr=1e-2)
     for step in range(5):
@@ -161,18 +162,18 @@ def test_eight_bit_moments_take_a_byte_and_resume():
         with torch.no_grad():
             for name, p in task.parameters.items():
                 p.copy_(start[name])
-        repair = Repair(task, task.parameters, cut or 6, 1e-2, 0.0, None, make=OPTIMISERS["adam-8bit"])
-        repair.steps = 6
+        how = RepairSettings(6, 1e-2, 0.0, optimiser=OPTIMISERS["adam-8bit"])
+        repair = Repair(task, task.parameters, how)
         if cut:
             while repair.step < cut:
                 repair._descend(None, None)
                 repair.step += 1
-            repair._settle()
+            repair._read_losses()
             state, history = {n: t.clone() for n, t in repair.state().items()}, repair.history
             assert state["state1/weight"].dtype == torch.uint8 and len({t.data_ptr() for t in state.values()}) == len(
                 state
             )
-            repair = Repair(task, task.parameters, 6, 1e-2, 0.0, None, make=OPTIMISERS["adam-8bit"])
+            repair = Repair(task, task.parameters, how)
             repair.restore(state, cut, history)
         repair.run()
         ends.append({name: p.detach().clone() for name, p in task.parameters.items()})
@@ -226,10 +227,10 @@ def test_a_process_that_dies_ends_the_run_and_the_run_resumes(asked, tmp_path):
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
         "    import sd_scissorhands.methods.repair as repair\n"
-        "    whole = repair.Repair._back_of\n"
+        "    whole = repair.Repair._backward\n"
         "    def short(self, *rest):\n"
         "        return os._exit(9) if self.step == 3 else whole(self, *rest)\n"
-        "    repair.Repair._back_of = short\n"
+        "    repair.Repair._backward = short\n"
     )
     words = [*asked, "--output-dir", str(tmp_path / "run")]
     path = os.pathsep.join([str(dying), os.environ.get("PYTHONPATH", "")])
@@ -307,10 +308,10 @@ def test_small_parts_hold_one_side_each(short, tmp_path):
         assert max(seen) == 1
 
 
-def test_parts_of_a_batch(short):
+def test_slices_of_a_batch(short):
     settings = dataclasses.replace(short, batch_size=7).resolved("tiny")
-    assert parts_of(settings, 2) == 1
-    assert [parts_of(dataclasses.replace(settings, micro_batch=4), n) for n in (1, 2, 4)] == [4, 2, 1]
+    assert slices_of(settings, 2) == 1
+    assert [slices_of(dataclasses.replace(settings, micro_batch=4), n) for n in (1, 2, 4)] == [4, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -348,15 +349,15 @@ def test_low_memory_leaves_the_frozen_weights_as_they_were(short, tmp_path):
     assert all(tensor.dtype == torch.float32 for tensor in now.values())
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert (settings["mixed_precision"], settings["micro_batch"], settings["checkpointing"]) == ("bf16", 1, True)
-    assert result["scope_size"] == sum(start[name].numel() for name in scope)
+    assert result.scope_size == sum(start[name].numel() for name in scope)
 
 
 def test_a_thin_copy_halves_what_is_frozen_and_norms_stay(short):
     prepared = prepare(dataclasses.replace(short, memory="low", mixed_precision="bf16"))
     denoiser = prepared.denoiser
-    teacher = denoiser.teacher(prepared.parameters, thin=True)
-    assert prepared.thin and all(tensor.dtype == torch.bfloat16 for tensor in teacher.values())
-    denoiser.thin(prepared.parameters)
+    teacher = denoiser.teacher(prepared.parameters, dtype=torch.bfloat16)
+    assert prepared.casts_frozen and all(tensor.dtype == torch.bfloat16 for tensor in teacher.values())
+    denoiser.cast_frozen(prepared.parameters)
     for name, p in denoiser.module.named_parameters():
         wanted = name not in prepared.parameters and name in denoiser.scope("full")
         assert p.dtype == (torch.bfloat16 if wanted else torch.float32), name
@@ -387,7 +388,7 @@ def test_less_memory_is_forecast_where_less_is_asked_for(short, foreign):
 def test_single_weights_look_ahead_too(short, tmp_path):
     asked = dataclasses.replace(short, train="selection", steps=4)
     found = {
-        every: erase(dataclasses.replace(asked, relearn_every=every), tmp_path / str(every))["weights_sha256"]
+        every: erase(dataclasses.replace(asked, relearn_every=every), tmp_path / str(every)).weights_sha256
         for every in (0, 2)
     }
     assert found[0] != found[2]
@@ -432,12 +433,12 @@ def test_a_peak_within_a_peak_does_not_hide_it():
 def test_a_delta_gives_back_the_model_whose_selection_was_trained(short, tmp_path):
     result = erase(dataclasses.replace(short, train="selection"), tmp_path / "run")
     told = apply_delta("tiny", tmp_path / "run" / "delta.safetensors", output_dir=tmp_path / "again")
-    assert told.weights_sha256 == result["weights_sha256"] and told.weights <= result["trimmed"]
+    assert told.weights_sha256 == result.weights_sha256 and told.weights <= result.trimmed
     now = load_file(tmp_path / "again" / "unet" / "diffusion_pytorch_model.safetensors")
     assert farthest(now, unet_of(tmp_path / "run")) == 0 < farthest(now, unet_of_base())
-    assert result["delta_weights"] == told.weights and result["delta_bytes"] < 8 * told.weights + 2000
+    assert result.delta_weights == told.weights and result.delta_bytes < 8 * told.weights + 2000
     whole = erase(short, tmp_path / "whole")
-    assert "delta" not in whole and not (tmp_path / "whole" / "delta.safetensors").exists()
+    assert whole.delta is None and not (tmp_path / "whole" / "delta.safetensors").exists()
 
 
 def test_training_a_selection_that_is_empty_is_refused(short, tmp_path, monkeypatch):

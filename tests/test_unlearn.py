@@ -12,7 +12,7 @@ from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice
 from sd_scissorhands.methods.edits.reinitialise import ReinitialiseOptions
 from sd_scissorhands.methods.method import Options, edit, score
 from sd_scissorhands.methods.project import SCALE_FREE
-from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.selection import Selection, select_top
 from sd_scissorhands.methods.sensitivity import contrast, sensitivity
 
@@ -139,7 +139,7 @@ def test_first_step_follows_the_projected_gradient():
     plain.module.load_state_dict({n: t.double() for n, t in task.module.state_dict().items()})
     plain.x, plain.y = task.x.double(), task.y.double()
     captured: list[torch.Tensor] = []
-    repair = Repair(task, task.parameters, 1, 1e-3, 0.5, SCALE_FREE)
+    repair = Repair(task, task.parameters, RepairSettings(1, 1e-3, 0.5, SCALE_FREE))
     step = repair.optimizer.step
     repair.optimizer.step = lambda: (captured.extend(p.grad.clone() for p in task.parameters.values()), step())
     repair.run()
@@ -159,7 +159,8 @@ def test_first_step_follows_the_projected_gradient():
 
 def test_resumed_repair_equals_an_uninterrupted_one():
     whole, cut = Regression(), Regression()
-    make = lambda task: Repair(task, task.parameters, 9, 1e-2, 0.1, SCALE_FREE, memory_every=3)  # noqa: E731
+    how = RepairSettings(9, 1e-2, 0.1, SCALE_FREE, memory_every=3)
+    make = lambda task: Repair(task, task.parameters, how)  # noqa: E731
     one = make(whole)
     one.run()
     saved = {}
@@ -186,7 +187,8 @@ def test_a_loss_that_overflows_stops_the_repair(rule):
         (float("nan") if draw == 3 else 1) * t for t in whole(task, draw, part, adversary)
     ]
     with pytest.raises(FloatingPointError, match="step 3"):
-        Repair(task, task.parameters, 9, 1e-3, 1.0, rule, memory_every=5).run(lambda repair: seen.append(repair.step))
+        how = RepairSettings(9, 1e-3, 1.0, rule, memory_every=5)
+        Repair(task, task.parameters, how).run(lambda repair: seen.append(repair.step))
     assert max(seen) < 5  # no epoch ends, so no checkpoint is written
 
 

@@ -39,6 +39,7 @@ def prepare(context: AttackContext, original: Side) -> Data:
 
 def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     """Learn an embedding from each start, and draw the prompts with it; the strongest counts."""
+    from ..concepts import SLOT
     from ..diffusion import slots
     from .learn import Target, encoder
 
@@ -52,7 +53,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
         hits.append(context.hits(side, f"after-{restart}", encode=encoder(d, prompts, learned["vectors"].to(d.device))))
         restarts.append(Restart(sum(hits[-1]) / len(hits[-1]), round(float(learned["loss"]), 5)))
     best = max(range(o.restarts), key=lambda n: sum(hits[n]))
-    texts = [text.replace(slots.SLOT, "<learned>") for text, _ in context.named]
+    texts = [text.replace(SLOT, "<learned>") for text, _ in context.named]
     return Outcome(hits[best], texts, f"after-{best}", restarts=restarts)
 
 
@@ -95,14 +96,7 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
     return {"vectors": state.vectors, "loss": loss}
 
 
-ATTACKS.add(
-    "embedding",
-    Attack(
-        "learn one word embedding on pictures of the concept (white box)",
-        "learned embedding",
-        run,
-        options=EmbeddingOptions,
-        profiles={"tiny": {"batch_size": 16}},
-        prepare=prepare,
-    ),
-)
+ATTACKS.add("embedding", Attack(
+    "learn one word embedding on pictures of the concept (white box)", "learned embedding", run, options=EmbeddingOptions,
+    profiles={"tiny": {"batch_size": 16}}, prepare=prepare,
+))  # fmt: skip

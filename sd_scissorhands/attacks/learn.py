@@ -15,7 +15,7 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.slots import Slotted, encode, plain_tokens, vocabulary
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode
-from ..methods.repair import restore_into, state_of
+from ..methods.optimisers import restore_into, state_of
 
 FIXED_DRAWS = 4  # timesteps and noises over which candidate suffixes are compared
 Tick = Callable[[int], None]

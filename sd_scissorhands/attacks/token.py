@@ -43,11 +43,12 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     """Learn a suffix for every prompt, and draw the prompts with it."""
     import torch
 
+    from ..concepts import SLOT
     from ..diffusion import slots
     from .learn import Target, encoder
 
     d, rows = side.denoiser, context.rows
-    prompts = slots.slotted(d, [f"{row.prompt} {slots.SLOT}" for row in rows], width=context.options.tokens)
+    prompts = slots.slotted(d, [f"{row.prompt} {SLOT}" for row in rows], width=context.options.tokens)
     target = Target(d, data["latents"].to(d.device), prompts)
     learned = [
         context.cached(f"{side.name}-tokens-{int(some[0])}", partial(_suffixes, context, side, target, some))
@@ -70,14 +71,7 @@ def _suffixes(context: AttackContext, side: Side, target: Target, rows: Tensor) 
     return {"ids": ids, "losses": losses}
 
 
-ATTACKS.add(
-    "token",
-    Attack(
-        "learn a suffix of real tokens for each prompt, by projected gradient (white box)",
-        "learned token",
-        run,
-        options=TokenOptions,
-        profiles={"tiny": {"tokens": 3}},
-        prepare=prepare,
-    ),
-)
+ATTACKS.add("token", Attack(
+    "learn a suffix of real tokens for each prompt, by projected gradient (white box)", "learned token", run,
+    options=TokenOptions, profiles={"tiny": {"tokens": 3}}, prepare=prepare,
+))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Forgetting a class or single samples of an image classifier, as a Task: cross entropy over drawn batches."""
+"""Forgetting a class or single samples of an image classifier, as a Task: cross entropy over seeded batches."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ClassifierTask:
     statistics of a batch normalisation move and no dropout acts, so a loss depends on weights and pictures alone.
 
     What the repair descends to forget is one of `methods.objectives`. The other labels that "random-label" trains on are
-    drawn once, from the classes that the training data hold. A Newton removal needs an objective with a forget loss.
+    chosen once, from the classes that the training data hold. A Newton removal needs an objective with a forget loss.
 
     No sample counts in L_f beyond `bound`: chance, the log of the number of classes, for a class; for samples what unseen pictures
     cost on average before any edit. The paper's L_f has no bound; on a network that fits its data it runs away (ours).
@@ -81,8 +81,8 @@ class ClassifierTask:
         self.module, self.split = module.eval(), split
         self.batch_size, self.seed, self.forget_loss = batch_size, seed, loss_of(repair, "classifier")
         self.device = device_of(module)
-        self.others = self._other_labels()  # (m,) what D_f is called instead
-        self._right = self._told(split.unseen).argmax(1) == split.unseen.labels  # (n unseen,)
+        self.others = self._other_labels()  # (m,) another class for each sample of D_f
+        self._right = self._checked_answer(split.unseen).argmax(1) == split.unseen.labels  # (n unseen,)
         self.bound = math.log(len(split.names)) if split.kind == "class" else self._usual_loss()
         self._orders: dict[str, tuple[int, Tensor]] = {}  # the latest order of every purpose
 
@@ -123,21 +123,20 @@ class ClassifierTask:
         return ClassSamples(part, batch_size, self.bound, forget.pictures[rows], labels, others)
 
     def relearn(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
-        """L_f of a batch, a scalar: what an attacker with D_f would descend."""
+        """L_f of a batch, a scalar: what an adversary with D_f descends."""
         rows = self._rows("relearn", draw)
         return part.mean(self._losses(self.split.forget, part.of(rows)), len(rows))
 
-    # ------------------------------------------------------------ what scorers ask
+    # ------------------------------------------------------------ what scorers measure
 
     def explain(self, side: str, draw: int) -> Tensor:
         """Logits of the true class of unseen pictures: (B,), each a function of its own picture alone.
 
-        No training picture is ever used. Pictures are drawn without repetition, class by class in the shares that the
+        No training picture is ever used. Pictures are chosen without repetition, class by class in the shares that the
         classes have in D_f (side "forget") or in D_r (side "retain"), among those that the model classified correctly
         before any edit (the authors skip the others too). For a forgotten class these are its pictures, or those of all
         other classes. Forgotten samples have no unseen pictures of their own: a random D_f has D_r's classes, so that
-        both sides explain the same and unseen data cannot tell what to forget. That is no fault of the draw but of
-        asking a zero-shot method for it.
+        both sides explain the same: no zero-shot method can find them.
 
         Raises:
             UserError: no unseen picture of such a class is classified correctly.
@@ -150,8 +149,8 @@ class ClassifierTask:
             )
         count = min(self.batch_size, int(weights.count_nonzero()))
         rows = torch.multinomial(weights, count, generator=self._generator(f"explain {side}", draw))
-        told = self._logits(unseen.pictures[rows])
-        return told.gather(1, unseen.labels[rows].to(self.device)[:, None])[:, 0]
+        answers = self._logits(unseen.pictures[rows])
+        return answers.gather(1, unseen.labels[rows].to(self.device)[:, None])[:, 0]
 
     def respond(self, draw: int) -> Tensor:
         """Cross entropy of copies of D_f's samples under Gaussian noise of standard deviation .1, L-CODEC's Y: (B,).
@@ -163,29 +162,29 @@ class ClassifierTask:
         rows = torch.randint(len(forget), (self.batch_size,), generator=generator)
         pictures = forget.pictures[rows]
         pictures = pictures + PERTURBATION * torch.randn(pictures.shape, generator=generator)
-        told, labels = self._logits(pictures), forget.labels[rows].to(self.device)
-        losses = F.cross_entropy(told.double(), labels, reduction="none")  # in float32 those near 0 would tie
+        answers, labels = self._logits(pictures), forget.labels[rows].to(self.device)
+        losses = F.cross_entropy(answers.double(), labels, reduction="none")  # in float32 those near 0 would tie
         return losses.float()
 
     def _shares(self, like: Dataset) -> Tensor:
         """Weights of the unseen pictures under which classes come in the shares of `like`'s: (n unseen,) float64."""
         labels, right, classes = self.split.unseen.labels, self._right, len(self.split.names)
-        wanted = like.labels.bincount(minlength=classes).double()
-        there = labels[right].bincount(minlength=classes).double()
-        return torch.where(right, (wanted / there.clamp_min(1))[labels], 0)
+        counts = like.labels.bincount(minlength=classes).double()
+        available = labels[right].bincount(minlength=classes).double()
+        return torch.where(right, (counts / available.clamp_min(1))[labels], 0)
 
-    # ------------------------------------------------------------ how it stands
+    # ------------------------------------------------------------ how well it does
 
-    def kept(self) -> float:
+    def retained(self) -> float:
         """Accuracy on the validation pictures, which were never trained on."""
         return self._accuracy(self.split.validation)
 
-    def gone(self) -> bool:
+    def forgotten(self) -> bool:
         """Whether accuracy on D_f is down to 1 % (a class), or to what it is on validation pictures (samples)."""
-        return self._accuracy(self.split.forget) <= (GONE if self.split.kind == "class" else self.kept())
+        return self._accuracy(self.split.forget) <= (GONE if self.split.kind == "class" else self.retained())
 
     def share(self) -> float:
-        """m / (n - m): the pictures to forget over those to keep."""
+        """m / (n - m): the pictures to forget over those to retain."""
         return len(self.split.forget) / len(self.split.retain)
 
     def scope(self, expression: str) -> Parameters:
@@ -204,8 +203,8 @@ class ClassifierTask:
 
     def _losses(self, data: Dataset, rows: Tensor, labels: Tensor | None = None) -> Tensor:
         """Cross entropy of some rows, under their own labels or under others: (B,)."""
-        wanted = (data.labels if labels is None else labels)[rows].to(self.device)
-        return F.cross_entropy(self._logits(data.pictures[rows]), wanted, reduction="none")
+        labels = (data.labels if labels is None else labels)[rows].to(self.device)
+        return F.cross_entropy(self._logits(data.pictures[rows]), labels, reduction="none")
 
     def _logits(self, pictures: Tensor) -> Tensor:
         if not len(pictures):  # which not every module takes
@@ -217,21 +216,21 @@ class ClassifierTask:
             raise UserError("there is no held-out picture to validate on: give more data")
         return float((answer(self.module, data).argmax(1) == data.labels).double().mean())
 
-    def _told(self, data: Dataset) -> Tensor:
-        """`answer`, with a module that does not take these pictures, or has other classes, told from one that does."""
+    def _checked_answer(self, data: Dataset) -> Tensor:
+        """`answer`, of a module that takes these pictures and has these classes; UserError for any other."""
         shape = tuple(data.pictures.shape[1:])
         try:
-            told = answer(self.module, data)
+            answers = answer(self.module, data)
         except (RuntimeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise UserError(
                 f"the model does not take pictures of shape {shape} ({reason[:120]}): prepare the data for this model"
             ) from None
-        if told.shape[1] != len(data.names):
+        if answers.shape[1] != len(data.names):
             raise UserError(
-                f"the model answers with {told.shape[1]} classes, but the data name {len(data.names)}: name the model's own"
+                f"the model answers with {answers.shape[1]} classes, but the data name {len(data.names)}: name the model's own"
             )
-        return told
+        return answers
 
     def _usual_loss(self) -> float:
         """Mean cross entropy of the validation pictures."""

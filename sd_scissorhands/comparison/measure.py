@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..attacks.attack import attack
 from ..attacks.attack_settings import AttackSettings
@@ -17,6 +16,7 @@ from ..erasure import erase
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet
 from ..results.attack import AttackResult
+from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation
 from ..run import Progress, silent
 from ..settings import EraseSettings
@@ -52,7 +52,7 @@ class Measurements:
 class Measured:
     """What an erasure, its evaluation and its attacks came to."""
 
-    erasure: Mapping[str, Any]
+    erasure: EraseResult
     evaluation: ConceptEvaluation
     attacks: Mapping[str, AttackResult]  # by the names of `Measurements.attacks`
 
@@ -66,12 +66,10 @@ def measure(settings: EraseSettings, folder: Path, what: Measurements, progress:
     erasure = erase(settings, folder, resume=True, progress=progress)
     place = Path("eval") / what.panel.domain.evaluation
     share_original(what.original / place, folder / place)
-    evaluation, attacks = (
-        concept_evaluation.evaluate(
-            erasure["model_dir"], what.baseline, what.concept, folder / place, judges=what.panel, request=what.looks
-        ),
-        {},
+    evaluation = concept_evaluation.evaluate(
+        erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.panel, request=what.looks
     )
+    attacks = {}
     share_original(folder / place, what.original / place)
     for name, one in what.attacks.items():
         place = Path("attack") / name

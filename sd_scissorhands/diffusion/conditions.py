@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..concepts import SLOT
 from .denoiser import Denoiser
-from .slots import SLOT, Slotted, encode, slotted, tokens_of, vocabulary
+from .slots import Slotted, encode, slotted, tokens_of, vocabulary
 
 SHARES = {"name": 0.45, "near": 0.25, "arbitrary": 0.15, "generic": 0.15}  # of the kinds of condition
 WIDTHS = (1, 2, 4, 8)  # how many arbitrary vectors fill the concept's slot

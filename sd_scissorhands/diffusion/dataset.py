@@ -15,14 +15,14 @@ from ..settings import EraseSettings, UserError
 from .denoiser import Denoiser
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are drawn together
+AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are sampled together
 
 
 def gather(
     denoiser: Denoiser,
     settings: EraseSettings,
     pairs: Sequence[tuple[str, str]],
-    keep: Sequence[str],
+    retain: Sequence[str],
     *,
     group: ProcessGroup = SINGLE_PROCESS,
     tick: Callable[[int], None],
@@ -30,9 +30,9 @@ def gather(
     """Everything the task needs, computed once.
 
     Args:
-        pairs: (forget prompt, neutral twin), as many as `settings.forget_count`.
-        keep: retain prompts, as many as `settings.retain_count`.
-        group: who share the drawing.
+        pairs: (forget prompt, the same with the anchor), as many as `settings.forget_count` for each concept.
+        retain: retain prompts, as many as `settings.retain_count`.
+        group: of processes, which share the sampling.
         tick: called with the number of pictures made or read.
 
     Returns:
@@ -44,36 +44,27 @@ def gather(
     Raises:
         UserError: a user's picture cannot be read.
     """
-    forget_prompts, anchors = [forget for forget, _ in pairs], [anchor for _, anchor in pairs]
 
-    def drawn(prompts: Sequence[str], side: int) -> dict[str, Tensor]:
+    def latents(name: str, prompts: Sequence[str], folder: str | None, side: int) -> dict[str, Tensor]:
+        """Of the pictures of a folder, or of what the model draws."""
+        if folder:
+            mean, deviation = encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), tick)
+            return {f"{name}_latents": mean, f"{name}_deviation": deviation}
         seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
         steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
-        return {
-            "latents": denoiser.generate(
-                prompts, seeds, steps=steps, guidance=settings.guidance,
-                batch_size=at_once(denoiser, settings.memory), group=group, tick=tick,
-            )
-        }  # fmt: skip
+        made = denoiser.generate(
+            prompts, seeds, steps=steps, guidance=settings.guidance, batch_size=at_once(denoiser, settings.memory),
+            group=group, tick=tick,
+        )  # fmt: skip
+        return {f"{name}_latents": made}
 
-    def given(folder: str, count: int) -> dict[str, Tensor]:
-        mean, deviation = encode_pictures(denoiser, list_pictures(Path(folder)), count, tick)
-        return {"latents": mean, "deviation": deviation}
-
-    def named(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {f"{name}_{kind}": tensor for kind, tensor in tensors.items()}
-
-    own, others = settings.forget_images, settings.retain_images
-    forget = given(own, len(pairs)) if own else drawn(forget_prompts, 0)
-    both = named("forget", forget) | named("anchor", drawn(anchors, 0))
-    retain = named("retain", given(others, len(keep)) if others else drawn(keep, 1))
-    conditions = {
-        "forget_condition": _encode(denoiser, forget_prompts),
-        "anchor_condition": _encode(denoiser, anchors),
-        "retain_condition": _encode(denoiser, keep),
-        "empty_condition": denoiser.unconditional(1)[0],
-    }
-    return {name: tensor.cpu() for name, tensor in (both | retain | conditions).items()}
+    forget, anchors = [prompt for prompt, _ in pairs], [anchor for _, anchor in pairs]
+    data = latents("forget", forget, settings.forget_images, 0) | latents("anchor", anchors, None, 0)
+    data |= latents("retain", retain, settings.retain_images, 1)
+    for name, prompts in (("forget", forget), ("anchor", anchors), ("retain", retain)):
+        data[f"{name}_condition"] = _encode(denoiser, prompts)
+    data["empty_condition"] = denoiser.unconditional(1)[0]
+    return {name: tensor.cpu() for name, tensor in data.items()}
 
 
 def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
@@ -81,7 +72,7 @@ def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
 
 
 def at_once(denoiser: Denoiser, memory: str) -> int:
-    """Pictures that are drawn together."""
+    """Pictures that are sampled together."""
     return 32 if denoiser.small else AT_ONCE[memory]
 
 

@@ -19,7 +19,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Denoiser:
     """A pipeline seen as a predictor of noise or of a velocity, as its family trained it.
 
-    Latents are shifted and scaled as the VAE says. A condition is one tensor, (B, tokens, width), see `Family`. t is an
+    Latents are shifted and scaled as the VAE's config has it. A condition is one tensor, (B, tokens, width), see `Family`. t is an
     index into `timesteps`, more noise the higher.
     """
 
@@ -51,25 +51,24 @@ class Denoiser:
         """
         return scope_of(self.module, expression, self.family.scopes, self.family.called)
 
-    def teacher(self, parameters: Mapping[str, nn.Parameter], *, thin: bool = False) -> dict[str, Tensor]:
+    def teacher(self, parameters: Mapping[str, nn.Parameter], *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Frozen copies of parameters as they stand; with the weights that nobody changes they are the frozen original.
 
         Args:
-            thin: keep them in bf16, which is what autocast would make of them.
+            dtype: of the copies; None for the parameters' own.
         """
-        kind = torch.bfloat16 if thin else None
-        return {name: parameter.detach().to(dtype=kind, copy=True) for name, parameter in parameters.items()}
+        return {name: parameter.detach().to(dtype=dtype, copy=True) for name, parameter in parameters.items()}
 
     @torch.no_grad()
-    def thin(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Keep in bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
+    def cast_frozen(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Cast to bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
         for name, frozen in self.scope("full").items():
             if name not in parameters:
                 frozen.data = frozen.data.bfloat16()
 
     @contextlib.contextmanager
     def whole_graph(self) -> Iterator[None]:
-        """Within it no forward pass is checkpointed, for who wants to see every activation's gradient."""
+        """Within it no forward pass is checkpointed, so that hooks see every activation's gradient."""
         was = self.module.is_gradient_checkpointing
         if was:
             self.module.disable_gradient_checkpointing()
@@ -134,7 +133,7 @@ class Denoiser:
         """The module's output, see `target`: (B, c, h, w) float32.
 
         Args:
-            weights: parameters by name that stand in for the module's own, a `teacher`'s; without a pass back.
+            weights: parameters by name that are swapped in for the module's own, a `teacher`'s; not with a backward pass.
         """
         if not len(noisy):  # which diffusers' attention cannot reshape
             return noisy.float()
@@ -149,18 +148,6 @@ class Denoiser:
         """What the module was trained to output, noise or a velocity: (B, c, h, w)."""
         return self.process.target(latents, noise, t)
 
-    def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        """The estimate of x_0 that an output of the module amounts to: (B, c, h, w)."""
-        return self.process.clean(noisy, output, t)
-
-    def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The output that leads from x_t to a given x_0, the inverse of `clean`: (B, c, h, w)."""
-        return self.process.leading_to(clean, noisy, t)
-
-    def pair_weight(self, t: Tensor) -> Tensor:
-        """Weight of a paired target's squared error, the same in every family at the same noise, see `Process`: (B,)."""
-        return self.process.pair_weight(t)
-
     def loss(self, latents: Tensor, condition: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Denoising loss per sample, mean over channels and space: (B,)."""
         predicted = self.predict(self.noised(latents, noise, t), t, condition)
@@ -174,11 +161,11 @@ class Denoiser:
 
         With the module as it is now and classifier-free guidance, see `Process.descend`.
         """
-        asked = torch.cat([self.unconditional(1).expand_as(conditions), conditions])
+        both = torch.cat([self.unconditional(1).expand_as(conditions), conditions])
 
         def guided(noisy: Tensor, t: Tensor) -> Tensor:
-            without, told = self.predict(torch.cat([noisy, noisy]), torch.cat([t, t]), asked).chunk(2)
-            return without + guidance * (told - without)
+            without, under = self.predict(torch.cat([noisy, noisy]), torch.cat([t, t]), both).chunk(2)
+            return without + guidance * (under - without)
 
         return self.process.descend(guided, noise, steps=steps, stop=stop)
 
@@ -198,7 +185,7 @@ class Denoiser:
         """Sampled latents of prompts, at the model's own size, scaled: (B, c, h, w). See `sample`, which draws each batch.
 
         Args:
-            group: who draw a batch each in turn; all are told all of them, which are the same whatever its size.
+            group: of processes, which draw a batch each in turn; all return all pictures, the same whatever the group's size.
             tick: called with the number of pictures after each batch.
         """
         batches, starts = [], range(0, len(prompts), batch_size)

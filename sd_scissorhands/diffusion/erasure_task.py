@@ -45,8 +45,8 @@ class ErasureTask:
         """Forget and retain loss of a slice of a batch, see `Task`: through the teacher once and the student once."""
         forget, retain = self.batches.step(draw, part, adversary)
         forget, retain = self.forget_loss.samples(forget), self.retain_loss.samples(retain)
-        asked = [(forget, self.forget_loss.questions(forget)), (retain, self.retain_loss.questions(retain))]
-        answers, retain_answers = self._ask_teacher(asked)
+        both = [(forget, self.forget_loss.questions(forget)), (retain, self.retain_loss.questions(retain))]
+        answers, retain_answers = self._answers(both)
         seen = [(x.noisy, x.t, x.words) for x in (forget, retain)]
         noisy, t, words = map(torch.cat, zip(*seen, strict=True))
         prediction, retain_prediction = self.denoiser.predict(noisy, t, words).split([len(forget), len(retain)])
@@ -56,23 +56,23 @@ class ErasureTask:
         )
 
     @torch.no_grad()
-    def _ask_teacher(self, asked: Sequence[tuple[NoisedSamples, Questions]]) -> list[Answers]:
+    def _answers(self, sides: Sequence[tuple[NoisedSamples, Questions]]) -> list[Answers]:
         """What the teacher predicts, for every side, in one pass of all questions.
 
-        Before the student's pass: weights must not be swapped between its forward and backward.
+        Compute teacher targets first: weights must not be swapped between forward and backward.
         """
-        flat = [(noisy, x.t, words) for x, questions in asked for noisy, words in questions]
+        flat = [(noisy, x.t, words) for x, questions in sides for noisy, words in questions]
         if not flat:
-            return [[] for _ in asked]
+            return [[] for _ in sides]
         noisy, t, words = map(torch.cat, zip(*flat, strict=True))
         predictions = self.denoiser.predict(noisy, t, words, self.teacher).split([len(one) for one, *_ in flat])
         answers = iter(predictions)
-        return [[next(answers) for _ in questions] for _, questions in asked]
+        return [[next(answers) for _ in questions] for _, questions in sides]
 
     def relearn(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
         """Denoising loss on half a batch of the concept's latents under their own prompts."""
         half = math.ceil(self.batches.size / 2)
-        rows, latents, t, noise = (part.of(drawn[:half]) for drawn in self.batches.draw("forget", "relearn", draw)[:4])
+        rows, latents, t, noise = (part.of(one[:half]) for one in self.batches.draw("forget", "relearn", draw)[:4])
         words = self.data["forget_condition"][rows]
         return part.mean(self.denoiser.loss(latents, words, noise, t), half)
 
@@ -80,8 +80,8 @@ class ErasureTask:
 
     def forget(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
         """Denoising loss on the concept's latents under the concept's prompts, or under the mixture's words."""
-        rows, *drawn, generator = self.batches.draw("forget", "forget", draw)
-        clean, t, noise, words = map(part.of, (*drawn, self.batches.forget_words(rows, generator)))
+        rows, clean, t, noise, generator = self.batches.draw("forget", "forget", draw)
+        clean, t, noise, words = map(part.of, (clean, t, noise, self.batches.forget_words(rows, generator)))
         return part.mean(self.denoiser.loss(clean, words, noise, t), len(rows))
 
     def retain(self, draw: int) -> Tensor:
@@ -103,8 +103,8 @@ class ErasureTask:
         """<eps(x_t, c), d>, with d what the words change, held fixed: (B,).
 
         `forget`: d = eps(x_t, c) - eps(x_t, c_anchor) on the concept's latents. `retain`: against the empty prompt, on
-        the retain latents. The latents are those that the model drew itself, noised anew; the states that its sampling
-        passed through are not kept.
+        the retain latents. The latents are those that the model generated itself, noised anew; the states of its sampling
+        are not stored.
         """
         rows, clean, t, noise, _ = self.batches.draw(side, "explain", draw)
         d, noisy = self.denoiser, self.denoiser.noised(clean, noise, t)
@@ -129,11 +129,11 @@ class ErasureTask:
         other = self.denoiser.predict(noisy, t, self.data["anchor_condition"][rows], self.teacher)
         return (self.denoiser.predict(noisy, t, words) - other).square().mean((1, 2, 3))
 
-    def kept(self) -> float:
+    def retained(self) -> float:
         """Share of the teacher's output on the retain set that the student gives too."""
         return probes.retained(self.batches, self.teacher)
 
-    def gone(self) -> bool:
+    def forgotten(self) -> bool:
         """Whether the concept's words have come to mean the anchor."""
         return probes.forgotten(self.batches, self.teacher)
 

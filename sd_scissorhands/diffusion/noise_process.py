@@ -1,4 +1,4 @@
-"""How a family adds noise and what its denoiser says of it: diffusion in discrete steps, or flow matching.
+"""How a family adds noise and what its denoiser outputs: diffusion in discrete steps, or flow matching.
 
 t is an index into as many `timesteps` in both, and more noise the higher it is.
 """
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-Said = Callable[[Tensor, Tensor], Tensor]  # x_t (B, c, h, w) and t (B,) to the module's output
+Predict = Callable[[Tensor, Tensor], Tensor]  # x_t (B, c, h, w) and t (B,) to the module's output
 
 
 class Process(Protocol):
@@ -21,7 +21,7 @@ class Process(Protocol):
     timesteps: int
 
     def time(self, t: Tensor) -> Tensor:
-        """What the module is told of t: (B,)."""
+        """The module's time input for t: (B,)."""
         ...
 
     def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -44,18 +44,18 @@ class Process(Protocol):
         """Weight of a paired target's squared error, min(1, 1 / SNR) with the signal-to-noise ratio of x_t: (B,).
 
         Two things hold whatever the module outputs. Against the retain term, whose errors of the same output have weight 1,
-        forgetting is worth the same in every family at the same noise: all of it where noise hides the picture and its
+        forgetting weighs the same in every family at the same noise: all of it where noise hides the picture and its
         shape is decided. And where noise is low, the large output that leads to another picture costs no more than a few
         times that picture's own error.
         """
         ...
 
-    def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+    def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
         """`stop` of `steps` steps of a sampling, and the timestep that it stands at: (B, c, h, w), (B,)."""
         ...
 
 
-class Discrete:
+class Discrete(Process):
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e; the module outputs e, or the velocity sqrt(abar) e - sqrt(1 - abar) x_0."""
 
     def __init__(self, scheduler: Any, device: torch.device):
@@ -66,30 +66,25 @@ class Discrete:
         self.velocity = scheduler.config.prediction_type == "v_prediction"
 
     def time(self, t: Tensor) -> Tensor:
-        """t itself."""
         return t
 
     def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t: (B, c, h, w)."""
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The noise, or the velocity."""
         if not self.velocity:
             return noise
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
     def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        """The estimate of x_0 that an output amounts to."""
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         if self.velocity:
             return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
         return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
 
     def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The inverse of `clean`."""
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         if self.velocity:
             return (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()
@@ -99,18 +94,18 @@ class Discrete:
         """min(1, 1 / SNR) = min(1, (1 - abar) / abar), see `Process`."""
         return ((1 - self.alphas[t]) / self.alphas[t]).clamp_max(1)
 
-    def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+    def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
         """By DDIM, as ESD samples (Gandikota et al., section 4.1)."""
         from diffusers import DDIMScheduler
 
         scheduler, noisy = DDIMScheduler.from_config(self.scheduler.config), noise
         scheduler.set_timesteps(steps, device=self.device)
         for time in scheduler.timesteps[:stop]:
-            noisy = scheduler.step(said(noisy, time.expand(len(noisy))), time, noisy).prev_sample
+            noisy = scheduler.step(predict(noisy, time.expand(len(noisy))), time, noisy).prev_sample
         return noisy, scheduler.timesteps[min(stop, steps - 1)].expand(len(noisy))
 
 
-class FlowMatching:
+class FlowMatching(Process):
     """x_t = (1 - s) x_0 + s e with s = sigmas[t]; the module outputs the velocity e - x_0 (Lipman et al. 2023, Liu et al. 2023).
 
     The sigmas are those that the scheduler would sample at, shifted as it shifts them, one for each timestep that it was
@@ -142,20 +137,16 @@ class FlowMatching:
         return self.sigmas[t].view(-1, 1, 1, 1)
 
     def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t: (B, c, h, w)."""
         sigma = self._sigma(t)
         return (1 - sigma) * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The velocity e - x_0."""
         return noise - latents
 
     def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        """x_0 = x_t - s v."""
         return noisy - self._sigma(t) * output
 
     def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """v = (x_t - x_0) / s, the inverse of `clean`."""
         return (noisy - clean) / self._sigma(t)
 
     def pair_weight(self, t: Tensor) -> Tensor:
@@ -163,13 +154,13 @@ class FlowMatching:
         sigma = self.sigmas[t]
         return (sigma / (1 - sigma)).square().clamp_max(1)
 
-    def descend(self, said: Said, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
+    def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
         """By Euler's method, over evenly spaced timesteps."""
         times = torch.linspace(self.timesteps - 1, 0, steps + 1).round().long().to(noise.device)
         noisy = noise
         for now, then in pairwise(times[: stop + 1]):
             t = now.expand(len(noisy))
-            noisy = noisy + (self.sigmas[then] - self.sigmas[now]) * said(noisy, t)
+            noisy = noisy + (self.sigmas[then] - self.sigmas[now]) * predict(noisy, t)
         return noisy, times[min(stop, steps - 1)].expand(len(noisy))
 
 

@@ -1,4 +1,4 @@
-"""Prompts with a place for vectors that are no word's: what an attack may put where a concept's name stood."""
+"""Prompts with a slot for vectors that are no word's, such as an attack puts where a concept's name was."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .families.base import SLOT
-
-__all__ = ["SLOT", "Slotted", "encode", "plain_tokens", "slotted", "spelled", "tokens_of", "vocabulary"]
 
 
 @dataclass(frozen=True)
 class Slotted:
-    """Tokenised prompts with `width` free places each."""
+    """Tokenised prompts with a slot of `width` vectors each."""
 
-    ids: Tensor  # (B, ids) int64, every encoder's side by side; any token but the last stands in the free places
-    free: Tensor  # (B, ids) bool; `width` for each encoder that has a slot
+    ids: Tensor  # (B, ids) int64, every encoder's side by side; in the slots any token but the last
+    free: Tensor  # (B, ids) bool, the slots; `width` for each encoder that has one
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -29,14 +26,14 @@ class Slotted:
 
 
 def slotted(denoiser: Denoiser, prompts: Sequence[str], *, width: int) -> Slotted:
-    """Tokenise prompts, each with `width` places where `SLOT` stands; what does not fit is cut off behind them."""
+    """Tokenise prompts, each with a slot of `width` vectors at `SLOT`; what does not fit is cut off behind it."""
     rows = [[encoder.slotted(prompt, width) for encoder in denoiser.family.encoders] for prompt in prompts]
     ids, free = (torch.stack([torch.cat([one[what] for one in row]) for row in rows]) for what in (0, 1))
     return Slotted(ids.to(denoiser.device), free.to(denoiser.device))
 
 
 def encode(denoiser: Denoiser, prompts: Slotted, vectors: Tensor | Sequence[Tensor]) -> Tensor:
-    """Conditions of slotted prompts with `vectors` in their places, differentiable in the vectors.
+    """Conditions of slotted prompts with `vectors` in their slots, differentiable in the vectors.
 
     Args:
         vectors: (width, d) for all prompts alike, or (B, width, d), or B times (own width, d), one set each; d is

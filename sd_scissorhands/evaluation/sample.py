@@ -93,7 +93,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
             raise UserError(
                 f"{model} is not the model that its run made (weights {opened.weights_sha256[:12]}, {MANIFEST} says {made[:12]})"
             )
-    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.half if device.startswith("cuda") else "no")
+    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.dtype if device.startswith("cuda") else "no")
 
 
 @dataclass

@@ -1,11 +1,10 @@
-"""Work that several processes share, and batches taken in parts: both are the same arithmetic."""
+"""Work that several processes share, and batches taken in slices: both are the same arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,59 +18,39 @@ class BatchSlice:
     count: int = 1
 
     def of(self, batch: Tensor) -> Tensor:
-        """The part's samples of a batch (B, ...)."""
+        """The slice's samples of a batch (B, ...)."""
         return batch[self.index :: self.count]
 
     def mean(self, values: Tensor, total: int) -> Tensor:
-        """A scalar of the part's values; over all parts these average to the mean of the batch's `total` values."""
+        """A scalar of the slice's values; over all slices these average to the mean of the batch's `total` values."""
         return values.sum() * (self.count / max(total, 1))
 
 
 FULL_BATCH = BatchSlice()
 
 
-class ProcessGroup(Protocol):
-    """Processes that hold the same weights and share the work on them."""
+@dataclass(frozen=True)
+class ProcessGroup:
+    """Processes that hold the same weights and share the work on them; as it stands, one process alone."""
 
-    @property
-    def index(self) -> int:
-        """This process among them, from 0."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """How many they are."""
-        ...
+    index: int = 0  # this process among them
+    count: int = 1
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors, in place, by their means over the processes."""
-        ...
 
     def broadcast(self, tensors: Sequence[Tensor], owner: int) -> None:
         """Replace tensors, in place, by those of process `owner`."""
-        ...
 
 
-class SingleProcess:
-    """A group of one."""
-
-    index, count = 0, 1
-
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing to do."""
-
-    def broadcast(self, tensors: Sequence[Tensor], owner: int) -> None:
-        """Nothing to do."""
-
-
-SINGLE_PROCESS = SingleProcess()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
 def swapped_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within it the parameters hold other weights, without a copy; gradients are gathered in the parameters as ever.
+    """Within it the parameters hold other weights, without a copy; gradients still accumulate in the parameters.
 
-    A pass back through gradient checkpointing repeats the forward pass, so it belongs inside too.
+    The backward pass belongs inside too: under gradient checkpointing it repeats the forward pass.
     """
     held = {name: parameters[name].data for name in weights}
     try:
@@ -92,10 +71,10 @@ def gradients(
     group: ProcessGroup = SINGLE_PROCESS,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Hand the gradient of every draw's loss to `use(name, gradient)`, draw after draw, and forget it.
+    """Call `use(name, gradient)` with the gradient of every draw's loss, draw after draw; none is held on to.
 
-    SingleProcess, a gradient goes as soon as it is there, so that no two of them are held at a time. A group computes as many draws at
-    a time as it has processes; every process is handed those of all draws, in their order, so that sums have the same bytes
+    One process alone frees a gradient as soon as it is used, so that no two of them are held at a time. A group computes as many
+    draws at a time as it has processes; every process uses those of all draws, in their order, so that sums have the same bytes
     whatever its size.
 
     Args:
@@ -105,24 +84,25 @@ def gradients(
     if group.count == 1:
         with gradient_hooks(parameters, use):
             for draw in range(draws):
-                _backward(loss(draw), parameters)
+                if (scalar := loss(draw)).requires_grad:
+                    torch.autograd.backward(scalar, inputs=list(parameters.values()))
                 tick()
         return
     for start in range(0, draws, group.count):
         mine = start + group.index
         own = torch.autograd.grad(loss(mine), list(parameters.values()), allow_unused=True) if mine < draws else ()
         for owner in range(min(group.count, draws - start)):
-            for place, (name, parameter) in enumerate(parameters.items()):
-                told = own[place] if owner == group.index else torch.empty_like(parameter)
-                told = torch.zeros_like(parameter) if told is None else told.contiguous()
-                group.broadcast([told], owner)
-                use(name, told)
+            for number, (name, parameter) in enumerate(parameters.items()):
+                shared = own[number] if owner == group.index else torch.empty_like(parameter)
+                shared = torch.zeros_like(parameter) if shared is None else shared.contiguous()
+                group.broadcast([shared], owner)
+                use(name, shared)
             tick()
 
 
 @contextmanager
 def gradient_hooks(parameters: Mapping[str, nn.Parameter], use: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Within it a pass back hands every parameter's gradient to `use(name, gradient)` and leaves none behind."""
+    """Within it a backward pass calls `use(name, gradient)` with every parameter's gradient and leaves none behind."""
 
     def hook(name: str) -> Callable[[Tensor], None]:
         def take(parameter: Tensor) -> None:
@@ -140,9 +120,3 @@ def gradient_hooks(parameters: Mapping[str, nn.Parameter], use: Callable[[str, T
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _backward(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
-    """The pass back to the parameters alone; a loss that depends on none of them has none."""
-    if loss.requires_grad:
-        torch.autograd.backward(loss, inputs=list(parameters.values()))

@@ -1,4 +1,4 @@
-"""What this room needs to know of a model and its data."""
+"""What the methods know of a model and its data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Parameters = dict[str, nn.Parameter]  # the parameters in scope, by their name i
 
 
 class Task(Protocol):
-    """A model with something to forget and something to keep.
+    """A model with something to forget and something to retain.
 
-    Everything that looks at data takes the number of a draw: the same number gives the same batch, timesteps and noise,
+    Everything that sees data takes the number of a draw: the same number gives the same batch, timesteps and noise,
     whatever was computed before it. So a resumed run repeats an uninterrupted one, and no generator state needs saving.
     """
 
@@ -26,12 +26,12 @@ class Task(Protocol):
         """L_f, a scalar: how badly the model does what it is to forget, under the data's own targets.
 
         Args:
-            part: of the batch; the losses of all parts average to that of the batch.
+            part: of the batch; the losses of all slices average to that of the batch.
         """
         ...
 
     def retain(self, draw: int) -> Tensor:
-        """L_r, a scalar: how badly the model does what it is to keep, under the data's own targets."""
+        """L_r, a scalar: how badly the model does the rest, under the data's own targets."""
         ...
 
     def retain_each(self, draw: int) -> Tensor:
@@ -43,7 +43,7 @@ class Task(Protocol):
         ...
 
     def explain(self, side: str, draw: int) -> Tensor:
-        """What relevance is asked for, a scalar of every sample: (B,), B may be 0. On data that nothing was trained on.
+        """A scalar of every sample whose relevance is computed: (B,), B may be 0. On data that nothing was trained on.
 
         Args:
             side: `forget` or `retain`.
@@ -65,17 +65,17 @@ class Task(Protocol):
         ...
 
     def relearn(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
-        """What an attacker would minimise to bring the concept back: L_f under its own name."""
+        """What an adversary minimises to bring the concept back: L_f under its own name."""
         ...
 
-    def kept(self) -> float:
-        """How well what is to be kept is still done, on data held out for this: a share, 1 at best."""
+    def retained(self) -> float:
+        """How well the rest is still done, on data held out for this: a share, 1 at best."""
         ...
 
-    def gone(self) -> bool:
+    def forgotten(self) -> bool:
         """Whether what is to be forgotten is."""
         ...
 
     def share(self) -> float:
-        """m / (n - m), samples to forget over samples to keep; 1 where nobody knows how many there were."""
+        """m / (n - m), samples to forget over samples to retain; 1 where nobody knows how many there were."""
         ...

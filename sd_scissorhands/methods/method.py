@@ -21,8 +21,8 @@ from .selection import Selection
 
 Scores = dict[str, Tensor]  # by the parameters' names, float32 and shaped as they are
 DATA = {  # a task's method -> the data that it shows
-    "forget": "forget", "relearn": "forget", "respond": "forget", "gone": "forget", "retain": "retain",
-    "retain_each": "retain", "kept": "retain", "replacement": "pairs", "explain": "unseen", "repair": "repair",
+    "forget": "forget", "relearn": "forget", "respond": "forget", "forgotten": "forget", "retain": "retain",
+    "retain_each": "retain", "retained": "retain", "replacement": "pairs", "explain": "unseen", "repair": "repair",
 }  # fmt: skip
 
 

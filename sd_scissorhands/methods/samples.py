@@ -20,7 +20,7 @@ class NoisedSamples:
     """Samples of one side, retain or forget, in a slice of a batch: (B, ...) each."""
 
     denoiser: Any  # a `diffusion.denoiser.Denoiser`
-    data: Mapping[str, Tensor]  # what was gathered, see `diffusion.dataset.gather`
+    data: Mapping[str, Tensor]  # see `diffusion.dataset.gather`
     guidance: float  # of the pictures in it
     slice: BatchSlice
     batch_size: int  # of this side, all slices together
@@ -72,7 +72,7 @@ class NoisedSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSamples(NoisedSamples):
-    """Samples of the concept, which the forget loss is about."""
+    """Samples of the concept, which a forget loss is about, with conditions (B, tokens, width) to ask the original under."""
 
     others: Tensor  # rows of random retain samples: (B,)
     steps: int  # of sampling
@@ -86,12 +86,9 @@ class ConceptSamples(NoisedSamples):
 
     def half_finished(self) -> Self:
         """Pictures that the student draws from the noise under the words and leaves after `stop` steps (ESD, section 4.1)."""
-        half, t = self.denoiser.half_finished(
-            self.words, self.noise, steps=self.steps, stop=self.stop, guidance=PARTIAL_GUIDANCE
-        )
+        how: Any = dict(steps=self.steps, stop=self.stop, guidance=PARTIAL_GUIDANCE)
+        half, t = self.denoiser.half_finished(self.words, self.noise, **how)
         return replace(self, half=half, t=t)
-
-    # ------------------------------------------------------------ conditions: (B, tokens, width)
 
     @property
     def own_words(self) -> Tensor:
@@ -113,8 +110,6 @@ class ConceptSamples(NoisedSamples):
         """The empty prompt."""
         return self.data["empty_condition"].expand(len(self), -1, -1)
 
-    # ------------------------------------------------------------ the pair
-
     @property
     def pair(self) -> Tensor:
         """x_t of the pictures that the anchor's words gave from the same start noise: (B, c, h, w)."""
@@ -123,8 +118,9 @@ class ConceptSamples(NoisedSamples):
     @property
     def pair_weight(self) -> Tensor:
         """Weight of a paired target's error, see `Process.pair_weight`: (B,)."""
-        return self.denoiser.pair_weight(self.t)
+        return self.denoiser.process.pair_weight(self.t)
 
     def leading_to(self, noisy: Tensor, output: Tensor) -> Tensor:
         """What the student should output to go where an output leads from another x_t, `noisy`: (B, c, h, w)."""
-        return self.denoiser.leading_to(self.denoiser.clean(noisy, output, self.t), self.noisy, self.t)
+        process = self.denoiser.process
+        return process.leading_to(process.clean(noisy, output, self.t), self.noisy, self.t)

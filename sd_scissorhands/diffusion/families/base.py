@@ -1,4 +1,4 @@
-"""What a family has to say: its denoiser, its words, its noise, and how its pipeline samples."""
+"""What a family defines: its denoiser, its words, its noise, and how its pipeline samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...concepts import SLOT as SLOT
+from ...concepts import SLOT
 from ...settings import UserError
 from ..noise_process import Discrete, Process
 
@@ -26,11 +26,11 @@ class Encoder:
     tokenizer: Any
     model: Any
     length: int  # tokens that every prompt is padded or cut to
-    slot: bool = True  # whether vectors may take the place of its words
+    slot: bool = True  # whether vectors may replace its words
 
     @property
     def embedding(self) -> nn.Embedding:
-        """The module that looks up tokens; T5 holds another under the name that is asked for, tied to it."""
+        """The module that looks up tokens; `get_input_embeddings` of a T5 is another, tied to it."""
         stack: Any = getattr(self.model, "encoder", None)
         return stack.embed_tokens if hasattr(stack, "embed_tokens") else self.model.get_input_embeddings()
 
@@ -41,10 +41,10 @@ class Encoder:
         ).input_ids  # fmt: skip
 
     def slotted(self, prompt: str, width: int) -> tuple[Tensor, Tensor]:
-        """Ids (length,) of a prompt with `width` places for vectors in its slot, and which these are, (length,) bool.
+        """Ids (length,) of a prompt with `width` positions for vectors in its slot, or at its end, and which these are, (length,) bool.
 
-        What does not fit is cut off behind them. The places hold a token that is not the last one, where a CLIP reads its
-        pooled embedding. An encoder without a slot reads the prompt with nothing there.
+        What does not fit is cut off behind them. They hold a token that is not the last one, where a CLIP reads its pooled
+        embedding. An encoder without a slot reads the prompt with nothing there.
         """
         if not self.slot:
             plain = " ".join(prompt.replace(SLOT, " ").split())
@@ -78,8 +78,8 @@ class Family:
     texts: ClassVar[tuple[str, ...]] = ("text_encoder",)
     optional: ClassVar[tuple[str, ...]] = ()  # text encoders that may be left out
     scopes: ClassVar[Mapping[str, str]] = UNET_SCOPES
-    guidance: ClassVar[float] = 7.5  # where nobody says otherwise
-    half: ClassVar[str] = "fp16"  # in which it draws on an accelerator
+    guidance: ClassVar[float] = 7.5  # where nothing else is asked for
+    dtype: ClassVar[str] = "fp16"  # of its passes on an accelerator
 
     def __init__(self, pipeline: Any):
         self.pipeline: Any = pipeline
@@ -90,7 +90,7 @@ class Family:
         """Where the denoiser is."""
         return self.module.device
 
-    # ------------------------------------------------------------ what each family says
+    # ------------------------------------------------------------ what each family defines
 
     @classmethod
     def objection(cls, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -220,11 +220,13 @@ def sampled_with_pooled(pipeline: Any, condition: Tensor, without: Tensor, own: 
 def unet_objection(configs: Mapping[str, Mapping[str, Any]], *, added: str | None) -> str | None:
     """Why a UNet cannot be used; `added`: the kind of further conditions that the family's have."""
     unet, scheduler = configs["unet"], configs["scheduler"]
-    seen, said = unet.get("in_channels", 4), unet.get("out_channels", 4)
-    if seen == 9:
+    inputs, outputs = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if inputs == 9:
         return "its UNet has 9 input channels, it was made for inpainting"
-    if seen != said:
-        return f"its UNet has {seen} input and {said} output channels, it sees or says more than a picture's noise"
+    if inputs != outputs:
+        return (
+            f"its UNet has {inputs} input and {outputs} output channels, it takes or gives more than a picture's noise"
+        )
     if unet.get("time_cond_proj_dim"):
         return "its UNet takes the guidance as an input, it was distilled"
     if unet.get("addition_embed_type") != added:

@@ -22,12 +22,11 @@ class Flow(Family):
     part = "transformer"
     called = "the transformer"
     scopes: ClassVar[Mapping[str, str]] = {"xattn": r"\.attn\.add_[kv]_proj\.", "attn": r"\.attn2?\.", "full": ""}
-    half = "bf16"  # as they are published; activations of FLUX pass what fp16 can hold
+    dtype = "bf16"  # as they are published; activations of FLUX pass what fp16 can hold
     patch = 2  # side of the patches that the transformer sees, in latents
 
     @classmethod
     def objection(cls, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
-        """See `Family`."""
         scheduler, own = configs["scheduler"], configs["transformer"]
         if (name := scheduler.get("_class_name")) != SCHEDULER:
             return f"its scheduler is {name}, not {SCHEDULER}"
@@ -38,11 +37,9 @@ class Flow(Family):
         return None
 
     def process(self) -> Process:
-        """See `Family`."""
         side = self.latent_shape[-1] // self.patch
         return FlowMatching.of(self.pipeline.scheduler, self.device, tokens=side * side)
 
     @property
     def multiple(self) -> int:
-        """See `Family`."""
         return self.pipeline.vae_scale_factor * self.patch

@@ -18,7 +18,7 @@ T5_LENGTH = 512  # tokens, as the pipeline has it
 class Flux(Flow):
     """FLUX.1 dev and schnell.
 
-    dev was distilled: guidance is an input and takes no second pass. The passes that train are told `guidance`, whatever
+    dev was distilled: guidance is an input and takes no second pass. Passes that train take `guidance`, whatever
     pictures are drawn with; what leads away from a concept (ESD) has its second pass all the same.
 
     A condition's tokens are T5's, and the pooled embedding is CLIP's. A vector that takes a word's place is one of T5's;
@@ -31,11 +31,10 @@ class Flux(Flow):
     title, hub_tags = "FLUX.1", ("flux",)
     texts = ("text_encoder", "text_encoder_2")
     guidance = 3.5  # the pipeline's own
-    side = 128  # of the latents of the pictures it was made for, which no config says
+    side = 128  # of the latents of the pictures it was made for, which is in no config
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
-        """See `Family`."""
         p = self.pipeline
         return (
             Encoder(p.tokenizer, p.text_encoder, p.tokenizer_max_length, slot=False),
@@ -44,24 +43,21 @@ class Flux(Flow):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """See `Family`."""
         return self.module.config.in_channels // self.patch**2, self.side, self.side
 
     def condition(self, ids: Tensor) -> Tensor:
-        """See `Family`."""
         (clip, t5), (first, second) = self.encoders, self.apart(ids)
         return with_pooled(t5.model(second)[0], clip.model(first).pooler_output).float()
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
-        """See `Family`."""
         words, pooled = without_pooled(condition, self.module.config.pooled_projection_dim)
         guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
-        said = self.module(
+        output = self.module(
             hidden_states=packed(noisy), timestep=process.time(t) / 1000, encoder_hidden_states=words,
             pooled_projections=pooled, guidance=guidance if self.module.config.guidance_embeds else None,
             txt_ids=words.new_zeros(words.shape[1], 3), img_ids=places(noisy),
         ).sample  # fmt: skip
-        return unpacked(said, noisy.shape[2] // 2)
+        return unpacked(output, noisy.shape[2] // 2)
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
         """See `Family`; `without` is not looked at."""

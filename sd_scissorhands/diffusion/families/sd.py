@@ -16,17 +16,15 @@ class StableDiffusion(Family):
     """Stable Diffusion 1 and 2, epsilon or v-prediction.
 
     2.x differs by its configs alone: OpenCLIP's text encoder is a CLIPTextModel in diffusers, the UNet's projections are
-    linear, the scheduler says what is predicted.
+    linear, the scheduler's config has what is predicted.
     """
 
     @classmethod
     def objection(cls, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
-        """See `Family`."""
         return unet_objection(configs, added=None)
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
-        """See `Family`."""
         p = self.pipeline
         return (Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),)
 
@@ -35,11 +33,9 @@ class StableDiffusion(Family):
         return self.encoders[0].model(ids)[0].float()
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
-        """See `Family`."""
         return self.module(noisy, t, condition).sample
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
-        """See `Family`."""
         return self.pipeline(
             prompt_embeds=condition, negative_prompt_embeds=without, output_type="latent", **how
         ).images  # fmt: skip

@@ -31,7 +31,6 @@ class StableDiffusion3(Flow):
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
-        """See `Family`."""
         p, length = self.pipeline, self.pipeline.tokenizer_max_length
         clips = (Encoder(p.tokenizer, p.text_encoder, length), Encoder(p.tokenizer_2, p.text_encoder_2, length))
         if p.text_encoder_3 is None:
@@ -44,22 +43,22 @@ class StableDiffusion3(Flow):
         return self.module.config.pooled_projection_dim
 
     def condition(self, ids: Tensor) -> Tensor:
-        """See `Family`."""
         apart = self.apart(ids)
-        said = [e.model(own, output_hidden_states=True) for e, own in zip(self.encoders[:2], apart[:2], strict=True)]
-        words, pooled = torch.cat([one.hidden_states[-2] for one in said], 2), torch.cat([one[0] for one in said], 1)
+        outputs = [e.model(own, output_hidden_states=True) for e, own in zip(self.encoders[:2], apart[:2], strict=True)]
+        words, pooled = (
+            torch.cat([one.hidden_states[-2] for one in outputs], 2),
+            torch.cat([one[0] for one in outputs], 1),
+        )
         width = self.module.config.joint_attention_dim
         empty = words.new_zeros(len(ids), T5_LENGTH, width)
         more = self.encoders[2].model(apart[2])[0] if len(apart) == 3 else empty
         return with_pooled(torch.cat([F.pad(words, (0, width - words.shape[2])), more], 1), pooled).float()
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
-        """See `Family`."""
         words, pooled = without_pooled(condition, self.pooled)
         return self.module(
             hidden_states=noisy, timestep=process.time(t), encoder_hidden_states=words, pooled_projections=pooled
         ).sample  # fmt: skip
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
-        """See `Family`."""
         return sampled_with_pooled(self.pipeline, condition, without, self.pooled, **how)

@@ -17,8 +17,8 @@ class StableDiffusionXL(Family):
     """SDXL, base model (Podell et al. 2023, arXiv 2307.01952).
 
     A condition's tokens are both encoders' last hidden states but one, side by side. A vector that takes a word's place is
-    the pair of what the two encoders would look up: they share a vocabulary. The time ids say what the pipeline says by
-    default: drawn in the size that is seen, uncropped.
+    the pair of what the two encoders would look up: they share a vocabulary. The time ids are the pipeline's
+    defaults: pictures of the size that they have, uncropped.
     """
 
     title, hub_tags = "Stable Diffusion XL", ("stable-diffusion", "stable-diffusion-xl")
@@ -27,14 +27,12 @@ class StableDiffusionXL(Family):
 
     @classmethod
     def objection(cls, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
-        """See `Family`."""
         if configs["vae"].get("latents_mean"):
             return "its VAE has means of its own for every channel"
         return unet_objection(configs, added="text_time")
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
-        """See `Family`."""
         p = self.pipeline
         return (
             Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),
@@ -47,9 +45,10 @@ class StableDiffusionXL(Family):
         return self.pipeline.text_encoder_2.config.projection_dim
 
     def condition(self, ids: Tensor) -> Tensor:
-        """See `Family`."""
-        said = [e.model(own, output_hidden_states=True) for e, own in zip(self.encoders, self.apart(ids), strict=True)]
-        return with_pooled(torch.cat([one.hidden_states[-2] for one in said], 2), said[1][0]).float()
+        outputs = [
+            e.model(own, output_hidden_states=True) for e, own in zip(self.encoders, self.apart(ids), strict=True)
+        ]
+        return with_pooled(torch.cat([one.hidden_states[-2] for one in outputs], 2), outputs[1][0]).float()
 
     def unconditional(self, count: int) -> Tensor:
         """Zeros where the pipeline has them for no negative prompt, as SDXL was trained; else the empty prompt."""
@@ -57,7 +56,6 @@ class StableDiffusionXL(Family):
         return torch.zeros_like(empty) if self.pipeline.config.force_zeros_for_empty_prompt else empty
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
-        """See `Family`."""
         words, pooled = without_pooled(condition, self.pooled)
         height, width = (side * self.pipeline.vae_scale_factor for side in noisy.shape[2:])
         size = torch.tensor([[height, width, 0, 0, height, width]], dtype=condition.dtype, device=condition.device)
@@ -65,5 +63,4 @@ class StableDiffusionXL(Family):
         return self.module(noisy, t, words, added_cond_kwargs=added).sample
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
-        """See `Family`."""
         return sampled_with_pooled(self.pipeline, condition, without, self.pooled, **how)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...declaration import setting
 from ..interface import Parameters, Task
 from ..method import Edit, Options
-from ..repair import WEIGHT_DECAY
+from ..optimisers import WEIGHT_DECAY
 from ..selection import Selection
 from . import EDITS
 
@@ -81,9 +81,9 @@ def remove(
     if not chosen or step == 0:
         return Removal()
     selection = selection.within(set(chosen))
-    done = Removal(retained=(task.kept(),))
+    done = Removal(retained=(task.retained(),))
     for number in range(options.rounds):
-        if task.gone():
+        if task.forgotten():
             break
         direction = step * _direction(task, chosen, selection, options, number, decay)
         lowest = done.retained[0] - options.tolerance - 1e-9  # the product's rounding
@@ -173,7 +173,7 @@ def _line_search(
     for halving in range(HALVINGS + 1):
         alpha = 0.5**halving
         _put(selection, chosen, before + alpha * direction)
-        retained = task.kept()
+        retained = task.retained()
         if retained >= lowest:  # which NaN is not
             return alpha, retained
     _put(selection, chosen, before)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..losses import Loss, Questions
+from ..samples import ConceptSamples
 from . import OBJECTIVES, Objective
 
-if TYPE_CHECKING:
-    from ..samples import ConceptSamples
 
-
-class Anchor(Loss["ConceptSamples"]):
+class Anchor(Loss[ConceptSamples]):
     """|eps(x_t, c) - eps_0(x_t, c_anchor)|^2 with eps_0 the frozen original (Kumari et al., ICCV 2023, arXiv 2303.13516).
 
     Scissorhands' code takes the trimmed model's own output on a fresh sample instead, which is unbounded drift. A share of

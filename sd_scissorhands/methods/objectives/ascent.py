@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
 from ..losses import Answers, OwnError, Samples
 from . import OBJECTIVES, Objective
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Ascent(OwnError):

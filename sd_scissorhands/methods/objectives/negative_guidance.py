@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
 from ..losses import Answers, Loss, Questions
+from ..samples import ConceptSamples
 from . import OBJECTIVES, Objective
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from ..samples import ConceptSamples
-
-
-class NegativeGuidance(Loss["ConceptSamples"]):
+class NegativeGuidance(Loss[ConceptSamples]):
     """|eps(x_t, c) - (2 eps_0(x_t, empty) - eps_0(x_t, c))|^2 on pictures that the student left half finished.
 
     Away from the concept by as much as guidance leads towards it (Gandikota et al., ICCV 2023, eq. 7 with eta = 1).

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
 from ..losses import Answers, Loss, Questions
+from ..samples import ConceptSamples
 from . import OBJECTIVES, Objective
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from ..samples import ConceptSamples
-
-
-class Paired(Loss["ConceptSamples"]):
+class Paired(Loss[ConceptSamples]):
     """w(t) |eps(x_t, c) - e*|^2, where e* leads from the concept's x_t to the original's estimate of its pair (ours).
 
     The pair is what the anchor's words gave from the same start noise. Its estimate x_0* is taken from its own x_t, under

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from ..losses import Answers, Loss, Questions
+from ..samples import ConceptSamples
 from . import OBJECTIVES, Objective
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from ..samples import ConceptSamples
-
-
-class OtherWords(Loss["ConceptSamples"]):
+class OtherWords(Loss[ConceptSamples]):
     """|eps(x_t, c) - eps_0(x_t, c_other)|^2 with the words of a random retain sample (Fan et al., ICLR 2024, arXiv 2310.12508)."""
 
     def questions(self, x: ConceptSamples) -> Questions:

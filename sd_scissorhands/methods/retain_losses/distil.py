@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..losses import Loss, Questions
+from ..samples import NoisedSamples
 from . import RETAIN_LOSSES, RetainLoss
 
-if TYPE_CHECKING:
-    from ..samples import NoisedSamples
 
-
-class Distil(Loss["NoisedSamples"]):
+class Distil(Loss[NoisedSamples]):
     """|eps(x_t, c) - eps_0(x_t, c)|^2 with eps_0 the frozen original.
 
     It answers for any words on any x_t; where noise hides the picture, the words are all there is.

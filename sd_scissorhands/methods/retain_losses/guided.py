@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
 from ..losses import Answers
+from ..samples import NoisedSamples
 from . import RETAIN_LOSSES, RetainLoss
 from .distil import Distil
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..samples import NoisedSamples
 
 TWICE = 0.5  # of the samples, those shown without words too
 
