@@ -129,8 +129,7 @@ def forget(
 
     folder = Path(output_dir or forgetting_directory(settings))
     with _at_work(settings.model, progress) as (_, shown):
-        found = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
-        result = ForgetResult.from_json(found)
+        result = run_forgetting(settings, folder, own=own, parts=parts, resume=resume, progress=shown)
         return dataclasses.replace(result, folder=folder, report=write_forgetting_report(folder))
 
 

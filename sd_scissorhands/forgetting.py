@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -21,6 +20,7 @@ from .classifier.train import retrain
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
 from .methods.objectives import loss_of
+from .results.forget import ForgetResult
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
@@ -50,7 +50,7 @@ def forget(
     shared: Path | None = None,
     resume: bool = False,
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> ForgetResult:
     """Make a classifier forget a class or single training pictures, save it in the format it came in, and measure it.
 
     Args:
@@ -63,11 +63,6 @@ def forget(
         resume: continue the same run after its last whole stage or checkpoint.
         progress: opens a progress bar for a stage.
 
-    Returns:
-        run_dir, model_dir, recipe, seed, forget, trimmed, steps, seconds (of the unlearning alone), peak_bytes (beyond what was in use
-        before it, None where the system does not say), figures, n and intervals by name, the figures of the original and of the
-        retrained model (None where nobody can retrain it) with their `intervals_beside`; also in run.json.
-
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
@@ -76,7 +71,7 @@ def forget(
     opened, task = prepared.opened, prepared.task
     run = Run.open(output_dir, prepared.settings, opened.identity, resume=resume)
     if run.done("model"):
-        return run.manifest.result or {}
+        return ForgetResult.from_json(run.manifest.result)
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
@@ -98,7 +93,7 @@ def forget(
         "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
     }  # fmt: skip
     run.finish("model", Stage("model"), result)
-    return result
+    return ForgetResult.from_json(result)
 
 
 def prepare(

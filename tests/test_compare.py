@@ -27,6 +27,7 @@ from sd_scissorhands.report.comparison_page import ROWS
 from sd_scissorhands.results.attack import AttackResult, OriginalRates
 from sd_scissorhands.results.comparison import ComparisonResult, ComparisonRow
 from sd_scissorhands.results.evaluation import ConceptEvaluation
+from sd_scissorhands.results.forget import ForgetResult
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
 
 runner = CliRunner()
@@ -308,12 +309,13 @@ def forgotten(settings, folder, *, shared, resume, progress):
         raise UserError("no space left")
     folder.mkdir(parents=True)
     figures = SHARES | {"relearn": 7.0 + settings.seed, "gap": 0.02, "mia": math.nan}
-    return {
+    result = {
         "forget": "126 samples", "trimmed": 5, "seconds": 1.5, "peak_bytes": 3 * 2**20, "figures": figures, "n": COUNTS,
         "original": SHARES | {"gap": 0.3}, "retrained": SHARES | {"forget_accuracy": 0.0, "gap": 0.0},
         "intervals": {name: [value - 0.1, value + 0.1] for name, value in figures.items() if value == value},
         "intervals_beside": {name: {"forget_accuracy": wilson(0, 50)} for name in ("original", "retrained")},
     }  # fmt: skip
+    return ForgetResult.from_json(result, strict=False)
 
 
 @pytest.fixture

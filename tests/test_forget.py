@@ -30,14 +30,14 @@ def shared(tmp_path_factory):
 def test_a_class_is_forgotten_and_the_rest_is_kept(shared, tmp_path):
     asked = ForgetSettings(forget_class="3", recipe="lra-npp")
     told = forget(asked, tmp_path / "run", shared=shared)
-    figures, retrained = told["figures"], told["retrained"]
+    figures, retrained = told.figures, told.retrained
     assert figures["forget_accuracy"] <= 0.01 and abs(figures["test_accuracy"] - retrained["test_accuracy"]) <= 0.02
-    assert told["original"]["forget_accuracy"] > 0.99 and retrained["forget_accuracy"] == 0
-    assert retrained["gap"] == 0 and figures["gap"] < told["original"]["gap"]
-    assert told["steps"] == 0 and 0 < told["trimmed"] < 40
-    assert set(told["n"]) == set(figures) == set(told["intervals"]) and told["n"]["forget_accuracy"] > 100
-    before, after = open_classifier("digits", cache_dir=shared), open_classifier(told["model_dir"])
-    assert told["weights_sha256"] == after.weights != before.weights
+    assert told.original["forget_accuracy"] > 0.99 and retrained["forget_accuracy"] == 0
+    assert retrained["gap"] == 0 and figures["gap"] < told.original["gap"]
+    assert told.steps == 0 and 0 < told.trimmed < 40
+    assert set(told.n) == set(figures) == set(told.intervals) and told.n["forget_accuracy"] > 100
+    before, after = open_classifier("digits", cache_dir=shared), open_classifier(told.model_dir)
+    assert told.weights_sha256 == after.weights != before.weights
     changed = [n for n, t in before.model.state_dict().items() if not torch.equal(t, after.model.state_dict()[n])]
     assert len(changed) == 1 and changed[0].endswith("weight")
     rows = (before.model.state_dict()[changed[0]] != after.model.state_dict()[changed[0]]).any(1).nonzero().view(-1)
@@ -46,8 +46,8 @@ def test_a_class_is_forgotten_and_the_rest_is_kept(shared, tmp_path):
 
 def test_l_codec_forgets_a_class(shared, tmp_path):
     told = forget(ForgetSettings(forget_class="3", recipe="l-codec"), tmp_path / "run", shared=shared)
-    assert told["figures"]["forget_accuracy"] <= 0.01
-    assert abs(told["figures"]["test_accuracy"] - told["retrained"]["test_accuracy"]) <= 0.02
+    assert told.figures["forget_accuracy"] <= 0.01
+    assert abs(told.figures["test_accuracy"] - told.retrained["test_accuracy"]) <= 0.02
 
 
 def test_the_same_seed_gives_the_same_weights_and_a_killed_run_continues(shared, tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_weights_and_a_killed_run_continues(shared,
     with pytest.raises(UserError, match="add --resume"):
         forget(CLASS, tmp_path / "cut", shared=shared)
     again = forget(CLASS, tmp_path / "cut", shared=shared, resume=True)
-    assert again["weights_sha256"] == whole["weights_sha256"] and again["figures"] == whole["figures"]
+    assert again.weights_sha256 == whole.weights_sha256 and again.figures == whole.figures
     assert forget(CLASS, tmp_path / "cut", shared=shared, resume=True) == again
     with pytest.raises(UserError, match=r"other settings .--seed 0 there, 1 here"):
         forget(dataclasses.replace(CLASS, seed=1), tmp_path / "cut", shared=shared, resume=True)
@@ -85,8 +85,8 @@ def test_every_recipe_forgets_random_pictures(recipe, shared, tmp_path):
     assert all(getattr(prepared.settings, name) is not None for name in ("scorer", "edit", "repair", "optimiser"))
     if recipe in ("scissorhands", "salun"):
         told = forget(settings, tmp_path / "run", shared=shared)
-        assert told["forget"] == "random 0.1" and told["figures"]["forget_accuracy"] > 0.1
-        assert (told["conflict_rate"] is None) == (recipe == "salun")
+        assert told.forget == "random 0.1" and told.figures["forget_accuracy"] > 0.1
+        assert (told.conflict_rate is None) == (recipe == "salun")
 
 
 def test_a_transformers_directory_and_an_npz(tmp_path):
@@ -110,11 +110,11 @@ def test_a_transformers_directory_and_an_npz(tmp_path):
         steps=3, batch_size=4, memory_every=2, score_draws=2, top_k=0.01,
     )  # fmt: skip
     told = forget(asked, tmp_path / "run")
-    assert told["forget"] == "6 samples" and told["retrained"] is None and "gap" not in told["figures"]
-    after = open_classifier(told["model_dir"])
+    assert told.forget == "6 samples" and told.retrained is None and "gap" not in told.figures
+    after = open_classifier(told.model_dir)
     assert type(after.model).__name__ == "ResNetForImageClassification" and after.names == ("a", "b", "c")
     beside = dataclasses.replace(asked, retrained=str(tmp_path / "resnet"))
-    assert forget(beside, tmp_path / "beside")["figures"]["gap"] is not None
+    assert forget(beside, tmp_path / "beside").figures["gap"] is not None
 
 
 def test_a_torch_module_of_ones_own_is_left_as_it_is(tmp_path):
@@ -132,7 +132,7 @@ def test_a_torch_module_of_ones_own_is_left_as_it_is(tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     after = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert set(after) == set(before) and any(not torch.equal(after[name], before[name]) for name in before)
-    assert told["forget"] == "class cat" and told["retrained"] is None
+    assert told.forget == "class cat" and told.retrained is None
 
 
 def test_the_command_line(shared, tmp_path, monkeypatch):

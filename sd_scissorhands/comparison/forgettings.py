@@ -13,6 +13,7 @@ from ..classifier.reading import digits
 from ..report import write_forgetting_report
 from ..report.comparison_page import ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
+from ..results.forget import Figures, ForgetResult, Intervals
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
 from .jobs import Comparison, Job, jobs_of
@@ -84,17 +85,19 @@ def _group(settings: ForgetSettings) -> str:
     return "lists of pictures" if settings.forget_indices else "random shares"
 
 
-def forgotten_rows(job: Job, result: Mapping[str, Any]) -> dict[str, ComparisonRow]:
+def forgotten_rows(job: Job, result: ForgetResult) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
 
-    def row(recipe: str | None, key: str, costs: Mapping[str, Any], intervals: Mapping[str, Any]) -> ComparisonRow:
+    def row(recipe: str | None, figures: Figures, costs: dict[str, Any], intervals: Intervals) -> ComparisonRow:
         return job.row(
-            recipe, figures={name: result[key].get(name) for name in CLASSIFIER_METRICS}, costs={name: costs.get(name) for name in COSTS},
-            n=dict(result.get("n") or {}), intervals=dict(intervals), group=_group(job.settings), forgotten=result.get("forget"),
+            recipe, figures={name: figures.get(name) for name in CLASSIFIER_METRICS}, costs=costs, n=dict(result.n),
+            intervals={name: list(ends) for name, ends in intervals.items()}, group=_group(job.settings),
+            forgotten=result.forget,
         )  # fmt: skip
 
-    rows = {"model": row(None, "figures", result, result.get("intervals") or {})}
-    for name, key in ((ORIGINAL, "original"), (RETRAIN, "retrained")):
-        if result.get(key):
-            rows[name] = row(name, key, {}, result["intervals_beside"][key])
+    costs = {name: getattr(result, name) for name in COSTS}
+    rows = {"model": row(None, result.figures, costs, result.intervals)}
+    for name, key, figures in ((ORIGINAL, "original", result.original), (RETRAIN, "retrained", result.retrained)):
+        if figures:
+            rows[name] = row(name, figures, dict.fromkeys(COSTS), result.intervals_beside[key])
     return rows
