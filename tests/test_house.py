@@ -1,4 +1,4 @@
-"""The house's own rules: a room imports only from rooms below it, heavy imports are lazy, and the prompts are sound."""
+"""The package's own rules: a folder imports only from its own layer and lower ones, heavy imports are lazy, and the prompts are sound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sd_scissorhands
 from sd_scissorhands import concepts
 
 PACKAGE = Path(sd_scissorhands.__file__).parent
-FLOORS = [
+LAYERS = [
     {"errors"},
     {"registry", "declaration", "results"},
     {"methods"},
@@ -32,32 +32,32 @@ FLOORS = [
     {"demo", "api"},
     {"show", "cli", "__main__"},
 ]
-FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {part: level for level, names in enumerate(LAYERS) for part in names}
 
 
-def imported_rooms(file: Path) -> set[str]:
-    """Rooms of the package that a file imports."""
-    parts, rooms = list(file.relative_to(PACKAGE).parts), set()
+def imported_parts(file: Path) -> set[str]:
+    """Folders and modules of the package that a file imports."""
+    parts, names = list(file.relative_to(PACKAGE).parts), set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = parts[: -node.level] + (node.module.split(".") if node.module else [])
-            rooms |= {base[0]} if base else {alias.name for alias in node.names if alias.name in FLOOR}
+            names |= {base[0]} if base else {alias.name for alias in node.names if alias.name in LAYER}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sd_scissorhands."):
-            rooms.add(node.module.split(".")[1])
-    return rooms
+            names.add(node.module.split(".")[1])
+    return names
 
 
-def room_of(file: Path) -> str:
+def part_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def test_every_room_imports_only_from_below():
+def test_every_part_imports_only_from_below():
     upward = [
-        f"{file.relative_to(PACKAGE)} -> {room}"
+        f"{file.relative_to(PACKAGE)} -> {part}"
         for file in PACKAGE.rglob("*.py")
         if file != PACKAGE / "__init__.py"
-        for room in imported_rooms(file)
-        if room != "__init__" and FLOOR[room] > FLOOR[room_of(file)]
+        for part in imported_parts(file)
+        if part != "__init__" and LAYER[part] > LAYER[part_of(file)]
     ]
     assert not upward
 
