@@ -21,7 +21,7 @@ GROUPS = {  # name -> its folders and modules, what it does
     "classifier": ("classifier", "Image classifiers: data, model, task, figures."),
     "models": ("models", "Where models come from and go: hub, directories, single files, deltas, export, verify."),
     "diffusion": ("diffusion", "Denoisers, their data and training batches. A family of pipelines is one file."),
-    "run": ("run stages lineage places", "The run directory: a file for each stage, so that a run can resume."),
+    "run": ("run stages lineage places", "The run directory; resuming."),
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
     "domains": ("domains concepts tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),
     "settings": ("settings recipes naming disk machine", "Settings and recipes; devices and files."),
