@@ -369,7 +369,7 @@ def test_a_module_of_ones_own(tmp_path):
     torch.manual_seed(0)
     opened = wrap(Plain(), ("ant", "bee", "cat", "dog"), name="mine")
     save_classifier(opened, tmp_path / "mine")
-    assert opened.identity == {"model": "mine", "weights_sha256": hash_weights(opened.model)}
+    assert opened.identity.to_json() == {"model": "mine", "weights_sha256": hash_weights(opened.model)}
     other = Plain()
     other.load_state_dict(load_file(tmp_path / "mine" / "model.safetensors"))
     assert hash_weights(other) == opened.weights and hash_weights(Plain()) != opened.weights

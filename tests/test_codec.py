@@ -423,14 +423,14 @@ def test_it_is_forgotten_and_the_rest_is_kept():
 
 def test_there_are_no_more_rounds_than_asked_for():
     task = Blobs()
-    task.gone = lambda: False
+    task.forgotten = lambda: False
     done = newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(rounds=2, draws=1))
     assert len(done.alphas) == 2 and len(done.retained) == 3
 
 
 def test_rounds_stop_as_soon_as_it_is_gone():
     task, asked = Blobs(), []
-    task.gone = lambda: bool(asked.append(1)) or len(asked) > 3
+    task.forgotten = lambda: bool(asked.append(1)) or len(asked) > 3
     done = newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(rounds=9, draws=1))
     assert len(done.alphas) == 3
 
@@ -483,7 +483,7 @@ def test_a_round_is_the_newton_step_of_an_oracle(halvings):
     fisher = sum(torch.outer(g, g) for g in samples) / len(samples)
     direction = torch.linalg.solve(fisher + 0.1 * torch.eye(4, dtype=torch.float64), gradient)
     answers = iter([1.0, *[0.5] * halvings, 0.99])
-    task.kept = lambda: next(answers)
+    task.retained = lambda: next(answers)
     options = NewtonOptions(draws=3, damping=0.1, rounds=1, tolerance=0.015)
     done = newton.remove(task, task.parameters, Selection({name: rows}), options, decay=0.01)
     assert done.alphas == (0.5**halvings,) and done.retained == (1.0, 0.99)
@@ -495,7 +495,7 @@ def test_a_round_is_the_newton_step_of_an_oracle(halvings):
 def test_a_round_that_costs_too_much_is_put_back_and_ends_it(kept):
     task = Blobs()
     before, answers = snapshot(task), [1.0]
-    task.kept = lambda: answers.pop() if answers else kept
+    task.retained = lambda: answers.pop() if answers else kept
     done = newton.remove(task, task.parameters, everything(task.parameters), NewtonOptions(rounds=5, draws=1))
     assert done.alphas == () and same(before, snapshot(task))
 
