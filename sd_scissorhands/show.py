@@ -69,7 +69,7 @@ def lines(values: Mapping[str, Any]) -> None:
     """A line on stderr for each value that there is."""
     for name, value in values.items():
         if value is not None:
-            console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False)
+            console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
 
 
 # ---------------------------------------------------------------- results
