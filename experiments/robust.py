@@ -45,7 +45,7 @@ SUBSTITUTION = {"recipe": "substitution"}
 WHOLE = {**SUBSTITUTION, "scope": "full", "steps": 300, "lr": 4e-4}  # scope and rate as the default recipe has them
 PAPER = {  # the paper's own settings, from which the recipe departs on the embedded model
     "recipe": "scissorhands", "scope": r"up_blocks\.[12]\.attentions\.1\..*attn1", "top_k": 0.005, "threshold_scope": "global",
-    "init": "kaiming", "projection": "paper", "forget_weight": 0.1, "retain_loss": "denoise",
+    "options": {"init": "kaiming"}, "projection": "paper", "forget_weight": 0.1, "retain_loss": "denoise",
 }  # fmt: skip
 PARTS: dict[str, Settings] = {
     "scissorhands-robust": ROBUST,
@@ -67,8 +67,26 @@ JUDGED_AFRESH = {"canvas-afresh": {"limit": 170, "seed": 1000}}  # prompts and s
 ONE = {"embedding": {"attack": "embedding", "count": PICTURES}}
 THREE = {"embedding-three": {"attack": "embedding", "count": PICTURES, "tokens": 3}}
 TOKEN = {"token": {"attack": "token", "count": PICTURES}}
-RELEARNED = {"relearn": {"attack": "relearn", "count": 24, "steps": 160, "lr": 3e-4}}
-RELEARNED_SLOWLY = {"relearn-slowly": {"attack": "relearn", "count": 24, "steps": 160, "lr": 1e-4}}
+STOPS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    10,
+    15,
+    20,
+    30,
+    40,
+    60,
+    80,
+    120,
+    160,
+)  # steps of fine-tuning after which the pictures are judged
+FINE_TUNED = {"attack": "relearn", "count": 24, "steps": STOPS[-1], "stops": STOPS}
+RELEARNED = {"relearn": {**FINE_TUNED, "lr": 3e-4}}
+RELEARNED_SLOWLY = {"relearn-slowly": {**FINE_TUNED, "lr": 1e-4}}
 
 
 def once(attack: dict[str, Settings]) -> dict[str, Settings]:
@@ -106,7 +124,7 @@ def judged(measure: str) -> dict[str, Cell]:
 
 def distance(rows: Rows) -> str:
     """Mean of the relative L2 distance of the weights from the original's."""
-    return mean((command("diff", "tiny", row["model"])["relative_l2"] for row in rows), 2)
+    return mean((command("diff", "tiny", row["model"])["relative_l2"] for row in rows), 3)
 
 
 def across(cell: Cell, *variants: str) -> Cell:

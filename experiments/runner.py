@@ -32,7 +32,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "experiments.md"
 WORKERS = 2
 SMOKE_ERASURE = {"steps": 3, "forget_count": 4, "retain_count": 16, "sampling_steps": 2, "score_draws": 1}
 SMOKE_EVALUATION = {"limit": 8}
-SMOKE_ATTACK = {"count": 8, "learn_from": 8, "steps": 3, "restarts": 1}
+SMOKE_ATTACK = {"count": 8, "steps": 3}
 
 Settings = Mapping[str, Any]
 Row = dict[str, Any]  # variant, concept, seed, run, model, seconds, and the summary of every measure by its name

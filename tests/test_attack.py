@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sd_scissorhands.attacks import ATTACKS, learn
 from sd_scissorhands.attacks.attack import attack, verdict
@@ -15,6 +16,8 @@ from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.attacks.base import Attack, Outcome
 from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
 from sd_scissorhands.attacks.relearn import steps_back
+from sd_scissorhands.cli import app
+from sd_scissorhands.cli.options import GateMissed
 from sd_scissorhands.concepts import SLOT, filled
 from sd_scissorhands.declaration import setting
 from sd_scissorhands.diffusion.slots import encode, slotted, spelled, vocabulary
@@ -338,6 +341,14 @@ def test_an_attack_is_one_declaration(tmp_path, monkeypatch):
     assert all(sample["attacked_prompt"].endswith("!!!") for sample in told["samples"])
     with pytest.raises(UserError, match="--marks 0 is too small"):
         AttackSettings("shout:marks=0", "heart", "tiny", "tiny")
+
+
+def test_a_gate_may_hold_a_column_of_the_attack(tmp_path):
+    line = ["attack", "--model", "tiny", "--concept", "heart", "--attack", "relearn:few=2,batch_size=2", "--steps", "2"]
+    line += ["--limit", "2", "--sampling-steps", "1", "--output-dir", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*line, "--fail-below", "relearn_steps=9", "--fail-above", "broken=1"])
+    assert isinstance(done.exception, GateMissed) and str(done.exception) == "relearn_steps is 2, below 9"
+    assert CliRunner().invoke(app, [*line, "--fail-below", "asr_relearn=1"]).exit_code == 2
 
 
 def test_nothing_is_drawn_before_the_files_were_read(tmp_path):

@@ -215,7 +215,7 @@ def test_several_attacks_each_have_columns_of_their_own(tmp_path):
     page = Path(told["report"]).read_text()
     for column in told["columns"].values():
         assert column["header"] in page and column["meaning"][:60] in page
-    assert "ASR, learned embedding (tokens 2)" in page and "relearning, steps" in page
+    assert "ASR, learned embedding (tokens 2)" in page and "relearn steps" in page
     assert told["table"][1]["figures"]["relearn_steps"]["mean"] == own["relearn_steps"]
     held = compare(hearts(recipes=PAIR[:1], measures=measures), tmp_path / "out")
     assert held["rows"] == told["rows"]

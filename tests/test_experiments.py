@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import os
 import re
 import subprocess
@@ -44,14 +43,13 @@ def test_every_table_has_its_marks_in_the_document():
 
 
 def test_every_setting_of_a_run_is_known():
-    kinds = (sd_scissorhands.EvaluateSettings, sd_scissorhands.AttackSettings, sd_scissorhands.EraseSettings)
-    judged, attacked, erased = ({field.name for field in dataclasses.fields(kind)} for kind in kinds)
     declared = [table for table in robust.TABLES.values() if isinstance(table, runner.Table)] + [unseen.TABLE]
     for run in [run for table in declared for one in table.runs for run in (one, one.reduced())]:
-        assert set(run.settings) <= erased, run
         sd_scissorhands.EraseSettings(concepts=run.concepts, model="tiny", **run.settings)
         for settings in run.measures.values():
-            assert set(settings) <= (attacked if "attack" in settings else judged)
+            attacked = "attack" in settings
+            kind = sd_scissorhands.AttackSettings if attacked else sd_scissorhands.EvaluateSettings
+            kind(concept=run.concepts[0], model="tiny", **settings)
     assert families.RECIPE and methods.EDITED
 
 

@@ -58,9 +58,7 @@ def attack(
     weights = {name: run_on(context, name) for name in ("original", "model")}
     evaluation = evaluation or evaluation_beside(context) or evaluated(context, panel)
     result = dataclasses.replace(
-        result_of(context), weights_sha256=weights["model"], baseline_sha256=weights["original"],
-        IRA=evaluation.figures.get("IRA"), CRA=evaluation.figures.get("CRA"),
-        original_IRA=evaluation.original.get("IRA"), original_CRA=evaluation.original.get("CRA"),
+        result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
     if processes.main:
@@ -132,18 +130,23 @@ def run_on(context: AttackContext, name: str) -> str:
 # ---------------------------------------------------------------- the result
 
 
-def result_of(context: AttackContext) -> AttackResult:
+def result_of(context: AttackContext, evaluation: ConceptEvaluation) -> AttackResult:
     """Success before and after of both sides, the verdict, and what the attack found beside."""
-    s, model, original = context.settings, context.outcomes["model"], context.outcomes["original"]
-    before = context.before
-    after, theirs = share(model.hits), share(original.hits)
+    s, before, model, original = (
+        context.settings,
+        context.before,
+        context.outcomes["model"],
+        context.outcomes["original"],
+    )
+    after, theirs, retained = share(model.hits), share(original.hits), evaluation.figures
     return AttackResult(
         attack=s.attack, concept=context.concept.name, model=s.model, baseline=str(s.baseline),
         judge=context.judges[0].facts, second=second_rates(context), n=len(model.hits), asr_before=share(before["model"]),
         asr_after=after, interval_before=interval(before["model"]), interval_after=interval(model.hits),
         original=OriginalRates(share(before["original"]), theirs, interval_after=interval(original.hits)),
-        broken=theirs < BACK, verdict=model.verdict or verdict(after, theirs), restarts=model.restarts, kinds=model.kinds,
-        steps_back=model.steps_back, curve=model.curve, figures=model.figures, settings=s.to_json(), seed=s.seed,
+        broken=theirs < BACK, verdict=model.verdict or verdict(after, theirs), IRA=retained.get("IRA"),
+        CRA=retained.get("CRA"), original_IRA=evaluation.original.get("IRA"), original_CRA=evaluation.original.get("CRA"),
+        restarts=model.restarts, kinds=model.kinds, steps_back=model.steps_back, curve=model.curve, figures=model.figures, settings=s.to_json(), seed=s.seed,
         samples=samples(context),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What an attack is asked to do."""
+"""The settings of an attack, and how the command line names several."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ class NamedAttack:
     options: Mapping[str, Any]  # settings of the attack, or count
 
     @property
-    def title(self) -> str:
-        """For tables."""
+    def note(self) -> str:
+        """What sets it apart in tables: its settings, where the name is not the attack's alone."""
         options = ", ".join(f"{name} {value}" for name, value in self.options.items())
-        return ATTACKS[self.attack].title + (f" ({options})" if self.name != self.attack else "")
+        return f" ({options})" if self.name != self.attack else ""
 
 
 def parse_attacks(text: str) -> tuple[NamedAttack, ...]:

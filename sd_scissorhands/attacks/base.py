@@ -78,7 +78,7 @@ class Attack:
     options: type[Any] = NoOptions  # a frozen dataclass: the attack's own settings, each declared with `setting`
     profiles: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
-    )  # profile -> defaults other than `options`' own
+    )  # profile -> defaults other than in `options`
     prepare: Callable[[AttackContext, Side], Data] | None = None  # on the original, once for both models
     columns: tuple[Column, ...] = (ASR,)
     graded: bool = True  # whether its success rate counts in the verdict

@@ -96,14 +96,7 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
     return {"vectors": state.vectors, "loss": loss}
 
 
-ATTACKS.add(
-    "embedding",
-    Attack(
-        "learn one word embedding on pictures of the concept (white box)",
-        "learned embedding",
-        run,
-        options=EmbeddingOptions,
-        profiles={"tiny": {"batch_size": 16}},
-        prepare=prepare,
-    ),
-)
+ATTACKS.add("embedding", Attack(
+    "learn one word embedding on pictures of the concept (white box)", "learned embedding", run, options=EmbeddingOptions,
+    profiles={"tiny": {"batch_size": 16}}, prepare=prepare,
+))  # fmt: skip

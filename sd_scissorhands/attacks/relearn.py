@@ -31,7 +31,7 @@ class RelearnOptions:
     lr: float = setting(1e-5, "Adam's learning rate.", least=0, open_ends=True)
     batch_size: int = setting(2, "Pictures per step.", least=1)
     stops: tuple[int, ...] | None = setting(
-        None, "Steps after which pictures are drawn and judged, beside the last.", default_text="ever less often"
+        None, "Steps after which pictures are judged, beside the last.", listed=True, default_text="ever less often"
     )
 
 
@@ -137,16 +137,8 @@ COLUMNS = (
         lambda result: at_least(result, "benign"), lambda result: 0, "number",
     ),
 )  # fmt: skip
-ATTACKS.add(
-    "relearn",
-    Attack(
-        "fine-tune on a few pictures of the concept, and on as many of anything else",
-        "relearning",
-        run,
-        options=RelearnOptions,
-        profiles={"tiny": {"steps": 80, "lr": 3e-4, "batch_size": 8}},
-        prepare=prepare,
-        columns=COLUMNS,
-        graded=False,
-    ),
-)
+ATTACKS.add("relearn", Attack(
+    "fine-tune on a few pictures of the concept, and on as many of anything else", "relearning", run,
+    options=RelearnOptions, profiles={"tiny": {"steps": 80, "lr": 3e-4, "batch_size": 8}}, prepare=prepare,
+    columns=COLUMNS, graded=False,
+))  # fmt: skip

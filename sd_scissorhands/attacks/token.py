@@ -71,14 +71,7 @@ def _suffixes(context: AttackContext, side: Side, target: Target, rows: Tensor) 
     return {"ids": ids, "losses": losses}
 
 
-ATTACKS.add(
-    "token",
-    Attack(
-        "learn a suffix of real tokens for each prompt, by projected gradient (white box)",
-        "learned token",
-        run,
-        options=TokenOptions,
-        profiles={"tiny": {"tokens": 3}},
-        prepare=prepare,
-    ),
-)
+ATTACKS.add("token", Attack(
+    "learn a suffix of real tokens for each prompt, by projected gradient (white box)", "learned token", run,
+    options=TokenOptions, profiles={"tiny": {"tokens": 3}}, prepare=prepare,
+))  # fmt: skip

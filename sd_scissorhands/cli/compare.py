@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..attacks import ATTACKS
 from ..evaluation.judges import JUDGES
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
 from ..settings import DIGITS, EraseSettings, ForgetSettings, MethodSettings, UserError, load_settings
@@ -16,8 +17,8 @@ from .options import Device, Json, Quiet, as_typed, check_choice, check_numbers,
 what, denoisers, classifiers, how = map(in_panel, ("What", "Diffusion: judging and attacking", "Classifiers", "Run"))
 OWN = ("concept", "concepts", "recipe", "model", "seed", "forget_class", "forget_random", "forget_indices")
 ATTACK = (
-    "Attacks, one after the other, or none; repeatable. NAME or NAME:SETTING=VALUE,..., e.g. embedding:tokens=3,restarts=1 or "
-    "relearn:lr=3e-4. The first one's success is the ASR of the table, each further one has columns of its own."
+    f"none, or attacks one after the other ({', '.join(ATTACKS.names())}), NAME or NAME:SETTING=VALUE,...; repeatable. The "
+    "first one's success is the ASR of the table, each further one has columns of its own."
 )
 
 

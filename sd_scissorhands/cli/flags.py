@@ -71,7 +71,7 @@ def _flag(field: Field) -> inspect.Parameter:
         rich_help_panel=declared.panel,
     )  # fmt: skip
     kind: Any = list[one] if repeatable else one  # type: ignore[valid-type]
-    annotation = Annotated[kind if required else kind | None, option]
+    annotation: Any = Annotated[kind if required else kind | None, option]  # type: ignore[valid-type]
     default = inspect.Parameter.empty if required else None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -78,8 +78,18 @@ def _joined(fields: list[tuple[str, Field]]) -> Field:
     for attack, field in fields:
         takers.setdefault(field[2].help, []).append(attack)
     help_ = " ".join(f"{', '.join(attacks)}: {text}" for text, attacks in takers.items())
-    defaults = ", ".join(f"{attack} {field[2].default_text}" for attack, field in fields if field[2].default_text)
+    texts = {attack: _default(attack, field) for attack, field in fields}
+    same = len(set(texts.values())) == 1
+    defaults = texts[fields[0][0]] if same else "; ".join(f"{attack} {text}" for attack, text in texts.items())
     return name, hint, dataclasses.replace(declared, help=help_, default_text=defaults, panel=OWN), False
+
+
+def _default(attack: str, field: Field) -> str:
+    """An attack's default of one of its settings, and those that it has on models of some profiles."""
+    others = ATTACKS[attack].profiles.items()
+    return ", ".join([
+        field[2].default_text or "", *(f"{profile} {values[field[0]]:g}" for profile, values in others if field[0] in values)
+    ])  # fmt: skip
 
 
 @with_flags_of(AttackSettings, attack_options())
@@ -102,8 +112,9 @@ def attack(
 
         sdscissor attack --model runs/nudity/model --concept nudity --attack list --prompts attacks.txt
     """
-    gates = parse_gates(ATTACK_GATES, fail_above, fail_below)
     settings = AttackSettings(**({"attack": "embedding"} | given))
+    columns = {one.name.format(settings.attack): one for one in ATTACKS[settings.attack].columns}
+    gates = parse_gates((*ATTACK_GATES, *columns), fail_above, fail_below)
     from .. import api, show
     from ..machine import Processes
 
@@ -111,4 +122,4 @@ def attack(
     told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
         show.result(told, as_json)
-        check_gates(gates, told.to_json())
+        check_gates(gates, told.to_json() | {name: column.value(told) for name, column in columns.items()})

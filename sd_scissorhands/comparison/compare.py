@@ -30,7 +30,7 @@ ROW = "row.json"  # of a run that is complete: its row, the original's beside it
 
 
 def compare(
-    asked: Comparison, root: Path, *, command: Sequence[str] = (), progress: Progress = silent
+    comparison: Comparison, root: Path, *, command: Sequence[str] = (), progress: Progress = silent
 ) -> ComparisonResult:
     """Make every row that is not there yet, one after the other, and write `root`/rows.json, rows.csv and report.html.
 
@@ -44,7 +44,7 @@ def compare(
     Raises:
         UserError: bad input, before any work; rows that were made by other settings.
     """
-    subject: Subject = (Erasures if isinstance(asked.settings, EraseSettings) else Forgettings)(asked)
+    subject: Subject = (Erasures if isinstance(comparison.settings, EraseSettings) else Forgettings)(comparison)
     began, jobs = time.monotonic(), subject.jobs(root)
     check_root(root, jobs)
     found = {job.folder: rows_of(job) for job in jobs}
@@ -57,10 +57,10 @@ def compare(
     rows = in_order(jobs, [found[job.folder] or {} for job in jobs])
     recipes = {job.settings.recipe: RECIPES[job.settings.recipe] for job in jobs}
     result = ComparisonResult(
-        kind=subject.kind, model=asked.settings.model, targets=list(dict.fromkeys(job.target for job in jobs)),
-        seeds=list(range(asked.seeds)), command=list(command), rows=rows, table=summarise(rows), columns=subject.columns,
+        kind=subject.kind, model=comparison.settings.model, targets=list(dict.fromkeys(job.target for job in jobs)),
+        seeds=list(range(comparison.seeds)), command=list(command), rows=rows, table=summarise(rows), columns=subject.columns,
         recipes={name: RecipeNote(one.summary, one.source, one.baseline) for name, one in recipes.items()},
-        measures=dataclasses.asdict(asked.measures) if subject.kind == "diffusion" else {},
+        measures=dataclasses.asdict(comparison.measures) if subject.kind == "diffusion" else {},
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
     write_json(root / ROWS, result.to_json())

@@ -33,11 +33,12 @@ class Erasures:
 
     kind = "diffusion"
 
-    def __init__(self, asked: Comparison):
-        settings: Any = asked.settings
-        self.asked, self.measures, self.model, self.anchor = asked, asked.measures, settings.model, settings.anchor
+    def __init__(self, comparison: Comparison):
+        settings: Any = comparison.settings
+        self.comparison, self.measures = comparison, comparison.measures
+        self.model, self.anchor = settings.model, settings.anchor
         self.domain = domain_of_model(self.model, settings.model_config)
-        named = [text for target in asked.targets for text in target["concepts"]]
+        named = [text for target in comparison.targets for text in target["concepts"]]
         found = [self.domain.resolve(text, self.anchor) for text in named]
         self.concepts = {concept.name: concept for concept in found}
         self._opened: tuple[str, JudgeSet] | None = None
@@ -46,15 +47,14 @@ class Erasures:
     def columns(self) -> dict[str, ColumnNote]:
         """What the figures are that the attacks bring beside the first one's ASR."""
         return {
-            name: ColumnNote(column.header.format(one.title), column.meaning, column.unit)
+            name: ColumnNote(column.header.format(ATTACKS[one.attack].title) + one.note, column.meaning, column.unit)
             for name, (one, column) in attack_columns(self.measures.attacks).items() if name != "asr"
         }  # fmt: skip
 
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
-        profile, depends_on = self.domain.profile, self._depends_on
-        each = [jobs_of(self.asked, profile, root, one, {"concepts": (one,)}, depends_on) for one in self.concepts]
-        return [job for jobs in each for job in jobs]
+        targets = [(one, {"concepts": (one,)}) for one in self.concepts]
+        return jobs_of(self.comparison, self.domain.profile, root, targets, self._depends_on)
 
     def check(self) -> None:
         """Open the judges, and look at the model's files, before work starts."""
@@ -89,7 +89,7 @@ class Erasures:
             self._opened = None
             self._opened = name, open_judges(
                 self.concepts[name], domain=self.domain, judge=self.measures.judge, threshold=self.measures.threshold,
-                clip=self.measures.clip, device=self.asked.settings.device,
+                clip=self.measures.clip, device=self.comparison.settings.device,
             )  # fmt: skip
         return self._opened[1]
 

@@ -23,18 +23,18 @@ class Forgettings:
 
     kind = "classifier"
 
-    def __init__(self, asked: Comparison):
-        self.asked, self.columns = asked, dict[str, ColumnNote]()
+    def __init__(self, comparison: Comparison):
+        self.comparison, self.columns = comparison, dict[str, ColumnNote]()
 
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
-        each = [jobs_of(self.asked, "classifier", root, _named(one), one, _depends_on) for one in self.asked.targets]
-        return [job for jobs in each for job in jobs]
+        targets = [(_named(target), target) for target in self.comparison.targets]
+        return jobs_of(self.comparison, "classifier", root, targets, _depends_on)
 
     def check(self) -> None:
         """Look up the classes, where it costs nothing to know them."""
-        if self.asked.settings.model == DIGITS:
-            for target in self.asked.targets:
+        if self.comparison.settings.model == DIGITS:
+            for target in self.comparison.targets:
                 if "forget_class" in target:
                     class_number(digits().train.names, target["forget_class"], "--forget-class")
 

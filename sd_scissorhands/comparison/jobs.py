@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,25 +133,26 @@ class Job:
 
 
 def jobs_of(
-    asked: Comparison, profile: str, root: Path, target: str, fields: Mapping[str, Any], more: Callable[[Any], Any]
-) -> list[Job]:
-    """The jobs of one target, seed by seed.
+    comparison: Comparison, profile: str, root: Path, targets: Sequence[tuple[str, Mapping[str, Any]]],
+    depends_on: Callable[[Any], dict[str, Any]],
+) -> list[Job]:  # fmt: skip
+    """The jobs of every target, seed by seed.
 
     Args:
-        fields: of the settings, that say what is to go.
-        more: of a run's settings, what its row depends on besides.
+        targets: what rows call each, and the fields of the settings that name it.
+        depends_on: of a run's settings, what its row depends on besides.
 
     Raises:
         UserError: a recipe does not fit the profile.
     """
-    shared: Any = asked.settings
+    shared: Any = comparison.settings
     jobs = []
-    for seed in range(asked.seeds):
-        for recipe in asked.recipes_on(profile):
+    for target, fields in targets:
+        for seed, recipe in itertools.product(range(comparison.seeds), comparison.recipes_on(profile)):
             settings = dataclasses.replace(shared, recipe=recipe, seed=seed, **fields).resolved(profile)
             made_by = {name: value for name, value in settings.to_json().items() if name not in NOT_IDENTITY}
             folder = root / folder_name(target) / f"{recipe}-seed{seed}"
-            jobs.append(Job(settings, target, root, folder, made_by | more(settings)))
+            jobs.append(Job(settings, target, root, folder, made_by | depends_on(settings)))
     return jobs
 
 

@@ -66,12 +66,10 @@ def measure(settings: EraseSettings, folder: Path, what: Measurements, progress:
     erasure = erase(settings, folder, resume=True, progress=progress)
     place = Path("eval") / what.panel.domain.evaluation
     share_original(what.original / place, folder / place)
-    evaluation, attacks = (
-        concept_evaluation.evaluate(
-            erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.panel, request=what.looks
-        ),
-        {},
+    evaluation = concept_evaluation.evaluate(
+        erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.panel, request=what.looks
     )
+    attacks = {}
     share_original(folder / place, what.original / place)
     for name, one in what.attacks.items():
         place = Path("attack") / name
