@@ -74,17 +74,20 @@ class Batches:
         data, settings, device = self.data, self.settings, self.denoiser.device
         rows, latents, t, noise, generator = self.draw("forget", "repair", number)
         retain = self.draw("retain", "repair retain", number)
-        words = self._retain_words(retain.rows, generator)
-        arrived = torch.rand(len(rows), generator=generator).to(device) < settings.anchor_share
+        retain_words = self._retain_words(retain.rows, generator)
+        arrived = torch.rand(self.size, generator=generator).to(device) < settings.anchor_share
         latents = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], latents)
-        shared = (self.denoiser, data, settings.guidance, part, self.size, torch.arange(self.size))
-        forget_words, fork = self.forget_words(rows, generator), generator.clone_state()
+        words, fork = self.forget_words(rows, generator), generator.clone_state()
+        others = torch.randint(len(data["retain_condition"]), (self.size,), generator=generator).to(device)
+        shared = (self.denoiser, settings.guidance, part, self.size, torch.arange(self.size))
+        no_words = data["empty_condition"].expand(self.size, -1, -1)
         forget = ConceptSamples(
-            *shared, rows, latents, t, noise, forget_words, steps=settings.sampling_steps,
+            *shared, latents, t, noise, words, no_words, own_words=data["forget_condition"][rows],
+            anchor_words=data["anchor_condition"][rows], other_words=data["retain_condition"][others],
+            pair_latents=data["anchor_latents"][rows], steps=settings.sampling_steps,
             stop=int(torch.randint(settings.sampling_steps, (1,), generator=fork)),
-            others=torch.randint(len(data["retain_condition"]), (len(rows),), generator=generator).to(device),
         )  # fmt: skip
-        return forget, NoisedSamples(*shared, *retain[:4], words)
+        return forget, NoisedSamples(*shared, retain.latents, retain.t, retain.noise, retain_words, no_words)
 
     def forget_words(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Conditions of forget samples: their own prompts', or the mixture's."""

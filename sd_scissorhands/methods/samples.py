@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -20,16 +19,15 @@ class NoisedSamples:
     """Samples of one side, retain or forget, in a slice of a batch: (B, ...) each."""
 
     denoiser: Any  # a `diffusion.denoiser.Denoiser`
-    data: Mapping[str, Tensor]  # see `diffusion.dataset.gather`
-    guidance: float  # of the pictures in it
+    guidance: float  # that the pictures were drawn with
     slice: BatchSlice
     batch_size: int  # of this side, all slices together
     places: Tensor  # in the batch: (B,)
-    rows: Tensor  # in the data: (B,)
     latents: Tensor  # x_0: (B, c, h, w)
     t: Tensor  # timesteps: (B,)
     noise: Tensor  # (B, c, h, w)
     words: Tensor  # the condition that the student is given: (B, tokens, width)
+    no_words: Tensor  # the condition of the empty prompt
     bare: int = 0  # of these samples, the last ones, which are there again without words
 
     def __len__(self) -> int:
@@ -66,15 +64,18 @@ class NoisedSamples:
         """These samples, and behind them those among the first `count` of the batch again without words."""
         again = (self.places < count).nonzero().view(-1)
         both = self.take(torch.cat([torch.arange(len(self)), again]))
-        both.words[len(self) :] = self.data["empty_condition"]
+        both.words[len(self) :] = both.no_words[len(self) :]
         return replace(both, bare=len(again))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSamples(NoisedSamples):
-    """Samples of the concept, which a forget loss is about, with conditions (B, tokens, width) to ask the original under."""
+    """Samples of the concept, which a forget loss is about, with more conditions (B, tokens, width)."""
 
-    others: Tensor  # rows of random retain samples: (B,)
+    own_words: Tensor  # of the prompts that the pictures were drawn for
+    anchor_words: Tensor  # of the same with the anchor in the concept's place
+    other_words: Tensor  # of random retain samples' prompts
+    pair_latents: Tensor  # what the anchor's words gave from the same start noise: (B, c, h, w)
     steps: int  # of sampling
     stop: int  # random, below `steps`
     half: Tensor | None = None  # x_t, where it is no noised latent: (B, c, h, w)
@@ -91,29 +92,9 @@ class ConceptSamples(NoisedSamples):
         return replace(self, half=half, t=t)
 
     @property
-    def own_words(self) -> Tensor:
-        """The prompts that the pictures were drawn for."""
-        return self.data["forget_condition"][self.rows]
-
-    @property
-    def anchor_words(self) -> Tensor:
-        """The same with the anchor in the concept's place."""
-        return self.data["anchor_condition"][self.rows]
-
-    @property
-    def other_words(self) -> Tensor:
-        """Prompts of random retain samples."""
-        return self.data["retain_condition"][self.others]
-
-    @property
-    def no_words(self) -> Tensor:
-        """The empty prompt."""
-        return self.data["empty_condition"].expand(len(self), -1, -1)
-
-    @property
     def pair(self) -> Tensor:
-        """x_t of the pictures that the anchor's words gave from the same start noise: (B, c, h, w)."""
-        return self.denoiser.noised(self.data["anchor_latents"][self.rows], self.noise, self.t)
+        """x_t of the pair: (B, c, h, w)."""
+        return self.denoiser.noised(self.pair_latents, self.noise, self.t)
 
     @property
     def pair_weight(self) -> Tensor:
