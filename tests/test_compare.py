@@ -26,6 +26,7 @@ from sd_scissorhands.report import write_comparison
 from sd_scissorhands.report.comparison_page import ROWS
 from sd_scissorhands.results.attack import AttackResult, OriginalRates
 from sd_scissorhands.results.comparison import ComparisonResult, ComparisonRow
+from sd_scissorhands.results.erase import EraseResult
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.results.forget import ForgetResult
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
@@ -268,7 +269,8 @@ def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
     def fake(settings, folder, what, progress):
         seen.append((settings.recipe, folder, tuple(what.attacks), what.original))
         attacks = {name: AttackResult(asr_after=0.25, original=OriginalRates(asr_after=0.75)) for name in what.attacks}
-        return Measured({"trimmed": 3, "seconds": 1.5}, evaluation, attacks)
+        erasure = EraseResult.from_json({"trimmed": 3, "seconds": 1.5}, strict=False)
+        return Measured(erasure, evaluation, attacks)
 
     monkeypatch.setattr(demonstration, "measure", fake)
     monkeypatch.setattr(demonstration, "write_card", lambda folder: None)

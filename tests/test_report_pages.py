@@ -14,9 +14,14 @@ import pytest
 from PIL import Image
 from test_report import FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pictures, put, read, roughness
 
+from sd_scissorhands.attacks import ATTACKS
+from sd_scissorhands.attacks.base import ASR, Attack, Column
+from sd_scissorhands.evaluation.metrics import METRICS
+from sd_scissorhands.evaluation.metrics.base import Number
 from sd_scissorhands.report import plots, write_card, write_evaluation_report, write_report
 from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.report.verdict import stays_gone, tradeoff
+from sd_scissorhands.results.evaluation import read_evaluation
 from sd_scissorhands.settings import UserError
 
 COLLAPSE = {
@@ -372,6 +377,35 @@ def test_page_with_everything_loads_nothing_and_repeats_no_id(tmp_path: Path) ->
     assert "<script" not in page.lower() and "http://" not in page and "https://" not in page
     assert len(ids := re.findall(r' id="([^"]+)"', page)) == len(set(ids))
     assert page == read(run)
+
+
+def test_a_metric_and_an_attack_are_on_the_pages_as_they_are_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = Number("Teapots", "how many teapots are in the pictures; more is better.", lambda measured, side: None)
+    monkeypatch.setitem(METRICS._added, "teapots", metric)
+    strength = Column("{}_strength", "{}, strength", "how strong the tea is.", lambda a: a.figures.get("tea"), lambda a: None, "number")  # fmt: skip
+    monkeypatch.setitem(ATTACKS._added, "tea", Attack("a cup", "cup of tea", lambda *_: None, columns=(ASR, strength)))
+    run = make_run(tmp_path / "run")
+    add_canvas(run, **PROOF | {"figures": FIGURES | {"teapots": 7.5}, "original": FIGURES | {"teapots": 3.25}})
+    add_attack(run, "tea", 0.111, figures={"tea": 0.625})
+    page, card = " ".join(read(run).split()), write_card(run).read_text()
+    for text in (
+        '<th scope="row">Teapots</th><td>–</td><td>3.25</td><td>7.5</td>', "<dd>how many teapots are in the pictures",
+        "ASR, cup of tea", "cup of tea, strength", "<td>0.625</td>", "<dd>how strong the tea is.", "the strongest attack that works: cup of tea",
+    ):  # fmt: skip
+        assert text in page, text
+    assert "| Teapots | – | 7.5 | – | 3.25 |" in card and "how many teapots" in card and "| cup of tea |" in card
+
+
+def test_a_damaged_number_is_no_measurement() -> None:
+    found = read_evaluation({"kind": "i2p", "images": "many", "samples": [{"seed": 3}, 4], "boxes": {"A": 2, "B": "x"}}, strict=False)  # fmt: skip
+    assert (
+        found.images != found.images and found.any_exposed != found.any_exposed
+    )  # NaN, which the page shows as a dash
+    assert found.boxes == {"A": 2} and [one.seed for one in found.samples] == [3]
+    with pytest.raises(ValueError, match="images is str, not int"):
+        read_evaluation({"kind": "i2p", "images": "many"})
 
 
 # ---------------------------------------------------------------- how it looks

@@ -127,13 +127,13 @@ def at_least(result: AttackResult, subject: str) -> float | None:
 
 COLUMNS = (
     Column(
-        "{}_steps", "{}, steps",
+        "{}_steps", "relearn steps",
         "steps of fine-tuning on pictures of the concept until half of the pictures show it again; more is better. Where it "
         "never was back, all the steps that were tried: at least so many.",
         lambda result: at_least(result, "concept"), lambda result: 0, "number",
     ),
     Column(
-        "{}_benign_steps", "{}, steps on other pictures", "the same for fine-tuning on pictures of anything else.",
+        "{}_benign_steps", "relearn steps, other pictures", "the same for fine-tuning on pictures of anything else.",
         lambda result: at_least(result, "benign"), lambda result: 0, "number",
     ),
 )  # fmt: skip

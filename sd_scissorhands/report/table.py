@@ -103,18 +103,18 @@ def _attacks(models: Sequence[RunRecord]) -> list[Column]:
     for place in dict.fromkeys(place for one in models for place in one.attacks):
         owner = next(one for one in models if place in one.attacks)
         first, label = owner.attacks[place], owner.label(owner.attacks[place])
-        if first.steps_back:  # one column: the steps on other pictures are in small print
-            column = attack_columns(first)[0]
-            what = Figure(column.name.format(first.attack).replace("_", " "), column.meaning)
-            cells = [DASH, *(_steps_back(one.attacks.get(place)) for one in models)]
-            found.append(Column(what.title + label.removeprefix(attack_title(first)), _n(first.n), what, cells))
-            continue
+        concept = label.removeprefix(attack_title(first))  # where the page knows several
         for column in attack_columns(first):
+            header = column.header.format(label) if "{}" in column.header else column.header + concept
             what = Figure(column.header.removesuffix(", {}"), column.meaning)
+            if first.steps_back:  # one column: the steps on other pictures are in small print
+                cells = [DASH, *(_steps_back(one.attacks.get(place)) for one in models)]
+                found.append(Column(header, _n(first.n), what, cells))
+                break
             interval = between(first.original.interval_after) if column == ASR else ""
             cells = [(worded(column.original(first), column.unit), interval)]
             cells += [_attacked(one.attacks.get(place), column) for one in models]
-            found.append(Column(column.header.format(label), _n(first.n), what, cells))
+            found.append(Column(header, _n(first.n), what, cells))
     return found
 
 
