@@ -99,8 +99,8 @@ def repairs(bench: Bench) -> None:
     task, parameters, settings = erasure(denoiser, recipe="scissorhands", batch_size=1 if bench.quick else 4)
     ours, plain = Steps(task, parameters, settings), Reference(denoiser, *encoders, parameters)
     ours.step()
-    memories = [[f.cpu() for f in memory] for memory in ours.memories]
-    plain.prepare(settings.lr, memories, RULES[settings.projection], settings.forget_weight)
+    memory = [f.cpu() for f in ours.memory]
+    plain.prepare(settings.lr, memory, RULES[settings.projection], settings.forget_weight)
     forget, retain = (Batch.random(denoiser, settings.batch_size) for _ in range(2))
     anchor = torch.randint(1000, (settings.batch_size, TOKENS)).to(bench.device)
     plain.settle(forget, anchor, retain)

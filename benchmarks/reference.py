@@ -70,7 +70,7 @@ class Reference:
 
     def __init__(self, denoiser: Denoiser, vae: nn.Module, words: nn.Module, parameters: dict[str, nn.Parameter]):
         self.denoiser, self.vae, self.words, self.parameters = denoiser, vae, words, parameters
-        self.clock, self.conflict = Clock(), True  # whether the memories opposed the last step
+        self.clock, self.conflict = Clock(), True  # whether the memory opposed the last step
 
     @torch.no_grad()
     def encoded(self, batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,9 +103,9 @@ class Reference:
         parts = everything.split([s.numel() for s in saliences])
         return {name: part.view_as(sums[name]) for (name, part) in zip(sums, parts, strict=True)}
 
-    def prepare(self, lr: float, memories: Sequence[Sequence[Tensor]], rule: Rule, forget_weight: float) -> None:
+    def prepare(self, lr: float, memory: Sequence[Tensor], rule: Rule, forget_weight: float) -> None:
         """What the steps need."""
-        self.memories, self.rule, self.forget_weight = memories, rule, forget_weight
+        self.memory, self.rule, self.forget_weight = memory, rule, forget_weight
         self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=lr, foreach=False, fused=False)
 
     def step(self, forget: Batch, anchor: Tensor, retain: Batch) -> None:
@@ -120,17 +120,17 @@ class Reference:
         with self.clock.part("projection"):
             gradients = [p.grad for p in self.parameters.values()]
             moved = [g.cpu() for g in gradients]
-            self.conflict = plain_projection(moved, self.memories, self.rule)
+            self.conflict = plain_projection(moved, self.memory, self.rule)
             for gradient, own in zip(gradients, moved, strict=True):
                 gradient.copy_(own)
         with self.clock.part("optimizer"):
             self.optimizer.step()
 
     def settle(self, forget: Batch, anchor: Tensor, retain: Batch) -> None:
-        """A first step, which makes the optimiser's moments; afterwards the memories oppose the gradient, so that it is projected."""
+        """A first step, which makes the optimiser's moments; afterwards the memory opposes the gradient, so that it is projected."""
         self.step(forget, anchor, retain)
         if not self.conflict:
-            torch._foreach_neg_([f for memory in self.memories for f in memory])
+            torch._foreach_neg_(list(self.memory))
 
     def clear(self) -> None:
         """Drop the gradients."""

@@ -20,11 +20,11 @@ import numpy as np
 import rows
 import torch
 from rows import Row, Turn, Ways, interleave, numel
-from scipy.optimize import minimize, nnls
+from scipy.optimize import minimize
 from sd14 import narrowed
 from torch import Tensor
 
-from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Gradient, Memories, Rule, project
+from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Gradient, Memory, Rule, project
 from sd_scissorhands.methods.selection import select_top
 
 ROUNDS = 3
@@ -82,20 +82,16 @@ def selection(divisor: int, where: Path) -> str:
 
 
 class Problem:
-    """A gradient and m memories in conflict with it: memory i is spread times noise less a fifth of the gradient."""
+    """A gradient and a memory in conflict with it: noise less a fifth of the gradient."""
 
-    def __init__(self, shapes: Sequence[torch.Size], m: int, spread: float = 0.3):
-        generator = torch.Generator().manual_seed(m)
+    def __init__(self, shapes: Sequence[torch.Size], spread: float = 0.3):
+        generator = torch.Generator().manual_seed(1)
         scale = sum(shape.numel() for shape in shapes) ** -0.5  # so that a random gradient has length 1
-
-        def noise() -> list[Tensor]:
-            return [torch.randn(shape, generator=generator).mul_(scale) for shape in shapes]
-
-        self.gradient = noise()
-        self.memories = [noise() for _ in range(m)]
-        for memory in self.memories:
-            for f, g in zip(memory, self.gradient, strict=True):
-                f.mul_(spread).sub_(g, alpha=0.2)
+        self.gradient, self.memory = (
+            [torch.randn(shape, generator=generator).mul_(scale) for shape in shapes] for _ in range(2)
+        )
+        for f, g in zip(self.memory, self.gradient, strict=True):
+            f.mul_(spread).sub_(g, alpha=0.2)
         self.start = [g.clone() for g in self.gradient]
 
     def restart(self) -> None:
@@ -104,87 +100,70 @@ class Problem:
             g.copy_(start)
 
 
-def plain_projection(gradient: Gradient, memories: Sequence[Gradient], rule: Rule) -> bool:
+def plain_projection(gradient: Gradient, memory: Gradient, rule: Rule) -> bool:
     """The usual code: flat vectors in double precision, a general solver for the dual problem, and back into tensors.
 
     Returns:
-        Whether a memory opposed the gradient, which is then changed in place.
+        Whether the memory opposed the gradient, which is then changed in place.
     """
 
     def flat(tensors: Gradient) -> np.ndarray:
         return torch.cat([t.flatten() for t in tensors]).double().numpy()
 
-    g = flat(gradient)
-    m = np.empty((len(memories), len(g)))
-    for row_of_m, memory in zip(m, memories, strict=True):
-        row_of_m[:] = flat(memory)
-    k, b = m @ m.T + rule.eps * np.eye(len(m)), m @ g
-    if (b >= 0).all():
+    g, f = flat(gradient), flat(memory)
+    k, b = f @ f + rule.eps, f @ g
+    if b >= 0:
         return False
     v = minimize(
-        lambda v: 0.5 * v @ k @ v + b @ v, np.full(len(m), rule.margin), jac=lambda v: k @ v + b,
-        bounds=[(rule.margin, None)] * len(m), method="SLSQP", options={"ftol": 1e-14},
-    ).x  # fmt: skip
-    moved = torch.from_numpy(g + v @ m).float()
+        lambda v: 0.5 * k * v[0] ** 2 + b * v[0], [rule.margin], jac=lambda v: k * v + b,
+        bounds=[(rule.margin, None)], method="SLSQP", options={"ftol": 1e-14},
+    ).x[0]  # fmt: skip
+    moved = torch.from_numpy(g + v * f).float()
     for tensor, part in zip(gradient, moved.split([t.numel() for t in gradient]), strict=True):
         tensor.copy_(part.view_as(tensor))
     return True
 
 
-def oracle(problem: Problem, rule: Rule) -> np.ndarray:
-    """The dual variables in float64: non-negative least squares on the Cholesky factor."""
-    vectors = [problem.start, *problem.memories]
-    products = np.zeros((len(vectors), len(vectors)))
-    for tensors in zip(*vectors, strict=True):
-        flat = torch.stack([t.flatten() for t in tensors]).double()
-        products += (flat @ flat.T).numpy()
-    k, b = products[1:, 1:], products[1:, 0]
-    scale = np.sqrt(k.diagonal()) if rule.scale_free else np.ones(len(b))
-    length = math.sqrt(products[0, 0]) if rule.scale_free else 1.0
-    k, b = k / np.outer(scale, scale) + rule.eps * np.eye(len(b)), b / scale / length
-    lower = np.linalg.cholesky(k)
-    u, _ = nnls(lower.T, -np.linalg.solve(lower, b + rule.margin * k.sum(1)))
-    return (u + rule.margin) * length / scale
-
-
 def relative_error(problem: Problem, rule: Rule) -> tuple[float, bool]:
-    """|ours - oracle| / |oracle| in float64, and whether a multiplier lies on its bound."""
-    v = oracle(problem, rule)
+    """|ours - float64's| / |float64's|, and whether the multiplier lies on its bound."""
+    square, b, length = (
+        sum(float(x.double().flatten() @ y.double().flatten()) for x, y in zip(left, right, strict=True))
+        for left, right in (
+            (problem.memory, problem.memory), (problem.memory, problem.start), (problem.start, problem.start)
+        )
+    )  # fmt: skip
+    unit = math.sqrt(square * length) if rule.scale_free else 1.0
+    v = max(rule.margin, -b / unit / ((1.0 if rule.scale_free else square) + rule.eps))
+    alpha = v * math.sqrt(length / square) if rule.scale_free else v
     problem.restart()
-    project(problem.gradient, problem.memories, rule)
-    apart, length = 0.0, 0.0
-    for found, start, *memories in zip(problem.gradient, problem.start, *problem.memories, strict=True):
-        expected = start.double()
-        for weight, memory in zip(v, memories, strict=True):
-            expected += weight * memory.double()
+    project(problem.gradient, Memory(problem.memory), rule)
+    apart, whole = 0.0, 0.0
+    for found, start, memory in zip(problem.gradient, problem.start, problem.memory, strict=True):
+        expected = start.double() + alpha * memory.double()
         apart += float((found - expected).square().sum())
-        length += float(expected.square().sum())
-    return math.sqrt(apart / length), bool((v <= rule.margin).any())
+        whole += float(expected.square().sum())
+    return math.sqrt(apart / whole), v <= rule.margin
 
 
 def projection(divisor: int, where: Path) -> str:
-    """Ours against the plain code, with one memory and with four, and how far ours is from a float64 oracle."""
-    errors = []
-    for m in (1, 4):
-        problem = Problem(shapes(divisor * HALVED), m)
-        known = Memories(problem.memories)
-        ways = {
-            "plain": lambda p=problem: plain_projection(p.gradient, p.memories, PAPER),
-            "ours": lambda p=problem: project(p.gradient, p.memories, PAPER),
-            "known": lambda p=problem, known=known: project(p.gradient, known, PAPER),
-        }
-        turns, probes = interleave(ways, ROUNDS, prepare=problem.restart)
-        memories = f"{m} {'memory' if m == 1 else 'memories'}"
-        for way, name in (("ours", memories), ("known", f"{memories} with known products")):
-            record(where, f"projection: {name}", turns[way], turns["plain"], probes, numel(problem.gradient))
-        errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
-        for memory in problem.memories:  # three times as long: the multipliers fall to their bound
-            torch._foreach_mul_(memory, 3)
-        errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
-        del problem, known, ways
+    """Ours against the plain code, and how far ours is from float64."""
+    problem = Problem(shapes(divisor * HALVED))
+    known = Memory(problem.memory)
+    ways = {
+        "plain": lambda: plain_projection(problem.gradient, problem.memory, PAPER),
+        "ours": lambda: project(problem.gradient, Memory(problem.memory), PAPER),
+        "known": lambda: project(problem.gradient, known, PAPER),
+    }
+    turns, probes = interleave(ways, ROUNDS, prepare=problem.restart)
+    for way, name in (("ours", "1 memory"), ("known", "1 memory with known products")):
+        record(where, f"projection: {name}", turns[way], turns["plain"], probes, numel(problem.gradient))
+    errors = [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
+    torch._foreach_mul_(problem.memory, 3)  # three times as long: the multiplier falls to its bound
+    errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
     worst = "; ".join(
-        f"{max(e for e, bound in errors if bound == side):.0e} with {name}"
-        for side, name in ((False, "all multipliers inside"), (True, "some on their bound"))
+        f"{max(e for e, bound in errors if bound == side):.0e} with the multiplier {name}"
+        for side, name in ((False, "inside"), (True, "on its bound"))
+        if any(bound == side for _, bound in errors)
     )
     note = f"Greatest relative error against float64, over both rules: {worst}."
     return rows.tabulate("projection", rows.COMPARED, rows.compared, note=note, document=where)
@@ -207,7 +186,7 @@ def growth(divisor: int, where: Path) -> str:
             for g, f in zip(gradient, memory, strict=True):
                 torch.neg(f, out=g)
 
-    ways: Ways = {name: lambda g=gradients[name], f=memories[name]: project(g, [f], PAPER) for name in sizes}
+    ways: Ways = {name: lambda g=gradients[name], f=memories[name]: project(g, Memory(f), PAPER) for name in sizes}
     grow("projection, 1 memory", ways, sizes, where, restart)
     header = "what, share of the UNet's weights; weights; s; ns a weight; extra MiB; speed probe, ms"
     return rows.tabulate("growth", header, grown, document=where)

@@ -56,7 +56,7 @@ SHORT = dict(  # of the forecast's runs: every stage, few pictures and steps
 class Steps:
     """The package's repair, in a thread of its own that waits after every step, so that others take turns with it.
 
-    The first step also makes the optimiser's moments and the memory gradients, which all others share.
+    The first step also makes the optimiser's moments and the memory gradient, which all others share.
     """
 
     def __init__(self, task: Any, parameters: dict[str, Tensor], settings: Any):
@@ -66,7 +66,7 @@ class Steps:
             slices=slices_of(settings, 1),
         )  # fmt: skip
         self.repair = Repair(task, parameters, how)
-        self.memories: list[list[Tensor]] = []
+        self.memory: list[Tensor] = []
         self._error: BaseException | None = None
         self._go, self._done = Semaphore(0), Semaphore(0)
         Thread(target=self._run, args=(torch.get_num_threads(),), daemon=True).start()
@@ -94,9 +94,8 @@ class Steps:
 
     @property
     def held(self) -> int:
-        """Bytes between two steps, beyond the model: moments, memories, the teacher's copies."""
-        memories = [tensor for memory in self.memories for tensor in memory]
-        return size(memories) + size(self.task.teacher.values()) + moments(self.repair.optimizer)
+        """Bytes between two steps, beyond the model: moments, the memory, the teacher's copies."""
+        return size(self.memory) + size(self.task.teacher.values()) + moments(self.repair.optimizer)
 
     def _run(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -112,22 +111,21 @@ class Steps:
         self._go.acquire()
 
     def _noted(self, project: Callable) -> Callable:
-        def call(gradients, memories, rule):
-            oppose(memories.gradients, gradients)
+        def call(gradients, memory, rule):
+            oppose(memory.gradient, gradients)
             with self.clock.part("projection"):
-                done = project(gradients, memories, rule)
-            self.memories = memories.gradients
+                done = project(gradients, memory, rule)
+            self.memory = memory.gradient
             assert done.conflict
             return done
 
         return call
 
 
-def oppose(memories: list[list[Tensor]], gradient: list[Tensor]) -> None:
+def oppose(memory: list[Tensor], gradient: list[Tensor]) -> None:
     """Turn a memory against the gradient, so that it is projected: with random weights a matter of chance."""
-    for memory in memories:
-        if sum(float(g.flatten() @ f.flatten()) for g, f in zip(gradient, memory, strict=True)) >= 0:
-            torch._foreach_neg_(memory)
+    if sum(float(g.flatten() @ f.flatten()) for g, f in zip(gradient, memory, strict=True)) >= 0:
+        torch._foreach_neg_(memory)
 
 
 def moments(optimizer: torch.optim.Optimizer) -> int:
@@ -172,8 +170,8 @@ def repair(bench: Bench) -> str:
     task, parameters, settings = erasure(denoiser, recipe="scissorhands", batch_size=1, **ON_CPU["balanced"])
     ours, plain = Steps(task, parameters, settings), Reference(denoiser, *encoders, parameters)
     ours.step()
-    memories = [[f.clone() for f in memory] for memory in ours.memories]
-    plain.prepare(settings.lr, memories, RULES[settings.projection], settings.forget_weight)
+    memory = [f.clone() for f in ours.memory]
+    plain.prepare(settings.lr, memory, RULES[settings.projection], settings.forget_weight)
     forget, retain, anchor = Batch.random(denoiser), Batch.random(denoiser), torch.randint(1000, (1, TOKENS))
     plain.settle(forget, anchor, retain)
     parts: dict[str, list[dict[str, float]]] = {"reference": [], "ours": []}
@@ -191,7 +189,7 @@ def repair(bench: Bench) -> str:
         "ours": timed("ours", ours.clock, ours.step),
     }
     turns, probes = interleave(ways, bench.rounds, prepare=plain.clear)
-    held = {"reference": size(f for m in memories for f in m) + moments(plain.optimizer), "ours": ours.held}
+    held = {"reference": size(memory) + moments(plain.optimizer), "ours": ours.held}
     ours.end()
     turns = {name: beyond(some, held[name]) for name, some in turns.items()}
     weights, model = numel(parameters.values()), size(denoiser.module.parameters())
