@@ -13,7 +13,7 @@ from sd_scissorhands import concepts
 PACKAGE = Path(sd_scissorhands.__file__).parent
 FLOORS = [
     {"errors"},
-    {"registry", "declaration", "results"},
+    {"registry", "declaration", "results", "pictures"},
     {"tiny"},
     {"recipes", "lineage", "naming"},
     {"settings", "concepts"},
