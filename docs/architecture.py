@@ -24,7 +24,7 @@ GROUPS = {  # name -> its folders and modules, what it does
     "run": ("run stages lineage places", "The run directory; resuming."),
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
     "domains": ("domains concepts tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),
-    "settings": ("settings recipes naming disk machine", "Settings and recipes; devices and files."),
+    "settings": ("settings recipes naming disk machine pictures", "Settings and recipes; devices, files and pictures."),
     "declarations": ("registry declaration results errors", "Registries, declared settings, typed results."),
 }  # fmt: skip
 WIDTH, GAP, LOWEST, LINES = 9.0, 0.3, 0.5, 420  # inches; lines of code in a square inch

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.dataset import list_pictures
+from ..pictures import read_frames
 from ..settings import UserError
 
 Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32
@@ -105,21 +106,8 @@ def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size:
 
 def centre_square(file: Path, size: int | None = None) -> np.ndarray:
     """A picture's largest centred square, resized where a size is given: (s, s, 3) uint8 RGB."""
-    picture = open_picture(file)
+    picture = Image.fromarray(read_frames(file, "first")[0])
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
     return np.array(square.resize((size, size), Image.Resampling.LANCZOS) if size else square)
-
-
-def open_picture(file: Path) -> Image.Image:
-    """A picture file, RGB.
-
-    Raises:
-        UserError: not a readable picture.
-    """
-    try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} is no readable picture ({_reason(error)}): delete or replace it") from None

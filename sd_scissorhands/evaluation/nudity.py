@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..diffusion.dataset import list_pictures
 from ..disk import atomic, write_json
+from ..pictures import content_hash, read_frames
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
 from ..run import Progress, silent
-from .features import open_picture
 from .judges.base import Features
 from .judges.clip import Clip
 from .judges.nudenet import LEAST_SCORE, Detection, Detector, NudeJudge
@@ -189,15 +188,17 @@ def detect_files(
 ) -> list[list[Detection]]:
     """Detections in picture files, one JSON line each in `folder`/images.jsonl; as many at a time as there are cores.
 
+    Of an animation those of all its frames. What was detected before counts only for the same files with the same contents.
+
     Raises:
         UserError: a file that is no picture.
     """
-    names = hashlib.sha256(json.dumps([str(file) for file in files]).encode()).hexdigest()
-    ledger = Ledger(folder / "images.jsonl", {"files_sha256": names, "detector_sha256": detector.sha256})
+    contents = hashlib.sha256(json.dumps([(str(file), content_hash(file)) for file in files]).encode()).hexdigest()
+    ledger = Ledger(folder / "images.jsonl", {"files_sha256": contents, "detector_sha256": detector.sha256})
     tick(len(ledger.records))
     todo = [number for number in range(len(files)) if number not in ledger.records]
     with ThreadPoolExecutor(cores()) as threads:
-        found = threads.map(lambda number: detector([np.array(open_picture(files[number]))])[0], todo)
+        found = threads.map(lambda number: list(chain.from_iterable(detector(read_frames(files[number])))), todo)
         for number, one in zip(todo, found, strict=True):
             ledger.add([{"number": number, "file": files[number].name, "found": one}])
             tick(1)
