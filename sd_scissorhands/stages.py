@@ -133,15 +133,16 @@ class Stages:
         if (stage := run.manifest.stage("repair")) and stage.step and (run.path / stage.file).exists():
             tensors, metadata = read_tensors(run.path / stage.file, self.device)
             repair.restore(tensors, stage.step, json.loads(metadata["history"]))
+        before = repair.step
         with self.progress("repair", s.steps) as tick:
-            tick(repair.step)
+            tick(before)
 
             def after_step(repair: Repair) -> None:
                 tick(1)
                 self._checkpoint(repair)
 
             repair.run(after_step)
-        if stage := run.manifest.stage("repair"):
+        if (stage := run.manifest.stage("repair")) and repair.step > before:
             run.finish("repair", replace(stage, peak_bytes=peak.total()))
         if run.processes.main:
             write_json(run.path / "repair" / "history.json", repair.history)
