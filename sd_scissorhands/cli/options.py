@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,12 +64,6 @@ def in_one_process(command: str) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"{command} runs in one process: start it without accelerate launch or torchrun")
-
-
-def fields_of(kind: type, typed: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A command's arguments (its `locals()`) that are fields of some settings, paths as text; `more` lies over them."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {n: str(value) if isinstance(value, Path) else value for n, value in typed.items() if n in names} | more
 
 
 # ---------------------------------------------------------------- checks
