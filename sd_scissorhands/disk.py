@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .settings import UserError
+from .errors import UserError, reason
 
 
 @contextmanager
@@ -37,11 +37,6 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
-
-
-def reason(error: Exception) -> str:
-    """Why a file could not be read or written, in one line."""
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
 def _replace(new: Path, path: Path) -> None:
@@ -70,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text atomically."""
     with atomic(path) as new:
-        new.write_text(text)
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may hold other bytes
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..disk import atomic, write_json
 from ..lineage import MANIFEST
+from ..parsing import read_json
 from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison_page import ORIGINAL, RETRAIN, ROWS
@@ -98,7 +99,7 @@ def rows_of(job: Job) -> dict[str, ComparisonRow] | None:
         check_free(job.folder, job.settings, resume=True)
         return None
     try:
-        found = json.loads(file.read_text())
+        found = read_json(file)
         theirs = ADDED | found["made_by"]
         rows = {name: ComparisonRow.from_json(row) for name, row in found["rows"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
