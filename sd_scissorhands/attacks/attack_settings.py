@@ -11,7 +11,7 @@ from typing import Any
 from ..declaration import SEED, check_declared, setting
 from ..evaluation.judges import JUDGES
 from ..places import file_name
-from ..settings import UsageError, UserError, flag
+from ..settings import UsageError, flag
 from . import ATTACKS
 
 WHAT, SAMPLE, JUDGE, RUN = "What", "Drawing and counting", "Judges", "Run"  # panels of --help
@@ -112,7 +112,7 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     found: dict[str, NamedAttack] = {}
     for attack, written in _split(text):
         if attack not in ATTACKS:
-            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+            raise UsageError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
         options = {name: _value(attack, name, value) for name, value in written.items()}
         words = [f"{name}-{value}" for name, value in written.items()]
         name = attack if attack not in found else file_name(attack, *words)

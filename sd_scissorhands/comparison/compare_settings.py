@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..attacks import ATTACKS
+from ..attacks.attack_settings import parse_attacks
 from ..declaration import check_declared, setting
 from ..evaluation.judges import JUDGES
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
@@ -66,7 +67,9 @@ class CompareSettings:
             raise UsageError(f"choose one of --concept (diffusion) and {OF_CLASSIFIERS} (classifier)")
         if self.concepts:
             self._refuse(OF_CLASSIFIERS, ("data",))
-            if self.attacks is None:
+            if self.attacks:
+                parse_attacks(self.attacks)
+            else:
                 self._refuse("an attack", tuple(ATTACKING))
         else:
             self._refuse("--concept", MEASURING)
