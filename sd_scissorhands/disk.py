@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import UserError, reason
+from .errors import UserError, printable, reason
+
+FORMULA = tuple("=+-@＝＋－＠")  # begins one, also at full width
 
 
 @contextmanager
@@ -66,6 +68,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a text atomically."""
     with atomic(path) as new:
         new.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may hold other bytes
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """A value of a CSV: a text that a spreadsheet would run as a formula gets an apostrophe, and controls are escaped."""
+    if not isinstance(value, str):
+        return value
+    text = "\n".join(map(printable, value.split("\n")))
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
