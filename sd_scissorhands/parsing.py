@@ -1,4 +1,4 @@
-"""JSON and TOML from anybody's file: a value, or a ValueError in a few words, never another error."""
+"""JSON and TOML from anybody's file: a value, or an error in a few words; and values as settings have them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import tomllib
 from pathlib import Path
 from typing import Any
+
+from .errors import UsageError, UserError
 
 DEEPEST = 100  # lists and objects within each other; Python's own recursion ends somewhat below 1,000
 
@@ -41,6 +43,58 @@ def parse_toml(text: str) -> dict[str, Any]:
         return _shallow(tomllib.loads(text))
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} deep") from None
+
+
+def read_toml(path: Path, flag: str) -> dict[str, Any]:
+    """The table of a TOML file, names with dashes as with underscores.
+
+    Raises:
+        UserError: it cannot be read, or is no TOML.
+    """
+    try:
+        values = parse_toml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {path} cannot be read: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{flag} {path} is not TOML: {error}") from None
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """The name and the value of NAME=VALUE: a number, true, false or a list as TOML writes them, else a text.
+
+    Raises:
+        UsageError: no NAME=VALUE.
+    """
+    name, sign, value = (part.strip() for part in text.partition("="))
+    if not (name and sign):
+        raise UsageError(f"--set {text!r} is not NAME=VALUE")
+    try:
+        return name.replace("-", "_"), parse_toml(f"value = {value}")["value"]
+    except ValueError:
+        return name.replace("-", "_"), value
+
+
+def of_type(source: str, name: str, declared: Any, value: Any) -> Any:
+    """A value of TOML as a setting's declared type has it.
+
+    Raises:
+        UserError: it is of another, naming where it stands.
+    """
+    declared = str(declared)
+    if declared.startswith("tuple"):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif declared.startswith("float") and (type(value) is float or (type(value) is int and abs(value) < 1e300)):
+        return float(value)
+    elif type(value).__name__ == declared.removesuffix(" | None"):
+        return value
+    raise UserError(f"{source}: {name} = {shortened(repr(value))} is not of type {declared}")
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text that may be long, for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _shallow(value: Any) -> Any:

@@ -18,7 +18,7 @@ from .methods.objectives import OBJECTIVES
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .naming import Name, is_path
-from .parsing import parse_toml
+from .parsing import assignment, of_type, read_toml
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -253,12 +253,16 @@ def load_settings(
     Raises:
         UserError: unreadable file, unknown key (with the nearest one), wrong type, impossible value.
     """
-    values = _read_toml(config) if config else {}
+    values = read_toml(config, "--config") if config else {}
+    if isinstance(values.get("concept"), str | list):
+        values["concepts"] = values.pop("concept")
+    if isinstance(values.get("concepts"), str):
+        values["concepts"] = [values["concepts"]]
     if present := [name for name in leave_out if name in values]:
         raise UserError(f"{config}: leave out {present[0]!r}: in a comparison the command line says it")
     sources = dict.fromkeys(values, str(config))
     for text in own:
-        name, value = _assigned(text)
+        name, value = assignment(text)
         values[name], sources[name] = value, f"--set {name}"
     fields = {field.name: field.type for field in dataclasses.fields(kind) if field.name != "options"}
     if not values.keys() <= fields.keys():
@@ -268,24 +272,9 @@ def load_settings(
     for name, value in values.items():
         if name not in fields:
             raise UserError(f"{sources[name]}: {_unknown(name, fields)}")
-        values[name] = _typed(sources[name], name, fields[name], value)
+        values[name] = of_type(sources[name], name, fields[name], value)
     values.update({name: value for name, value in flags.items() if value is not None})
     return kind(**_nested(kind, values))
-
-
-def _assigned(text: str) -> tuple[str, Any]:
-    """The name and the value of NAME=VALUE: a number, true, false or a list as TOML writes them, else a text.
-
-    Raises:
-        UsageError: no NAME=VALUE.
-    """
-    name, sign, value = (part.strip() for part in text.partition("="))
-    if not (name and sign):
-        raise UsageError(f"--set {text!r} is not NAME=VALUE")
-    try:
-        return name.replace("-", "_"), parse_toml(f"value = {value}")["value"]
-    except ValueError:
-        return name.replace("-", "_"), value
 
 
 def _nested(kind: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -315,35 +304,3 @@ def _check_options(settings: MethodSettings) -> None:
 def _unknown(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} cannot be read: {error}") from None
-    except ValueError as error:
-        raise UserError(f"--config {path} is not TOML: {error}") from None
-    values = {name.replace("-", "_"): value for name, value in values.items()}
-    if isinstance(values.get("concept"), str | list):
-        values["concepts"] = values.pop("concept")
-    if isinstance(values.get("concepts"), str):
-        values["concepts"] = [values["concepts"]]
-    return values
-
-
-def _typed(source: str, name: str, declared: Any, value: Any) -> Any:
-    declared = str(declared)
-    if declared.startswith("tuple"):
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif declared.startswith("float") and (type(value) is float or (type(value) is int and abs(value) < 1e300)):
-        return float(value)
-    elif type(value).__name__ == declared.removesuffix(" | None"):
-        return value
-    raise UserError(f"{source}: {name} = {shortened(repr(value))} is not of type {declared}")
-
-
-def shortened(text: str, most: int = 60) -> str:
-    """A text that may be long, for a message."""
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -533,7 +533,7 @@ def test_help_says_which_flag_runs_code():
     assert "It is a program and runs: name none that you do not trust." in shown
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", " =1", "＝1", "＋1", "－1", "＠x"])  # noqa: RUF001
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", " =1", "＝1", "＋1", "－1", "＠x"])
 def test_no_cell_of_a_csv_is_a_formula(text):
     from sd_scissorhands.disk import spreadsheet_cell
 

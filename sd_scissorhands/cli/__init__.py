@@ -12,7 +12,7 @@ import typer
 
 from .. import __version__
 from ..errors import UsageError, UserError, out_of_memory
-from ..settings import shortened
+from ..parsing import shortened
 from ..terminal import console
 from . import apply as applying
 from . import compare as comparing
