@@ -419,7 +419,7 @@ def failed(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
     return stopped.value.code, line
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 10**14, 10**5000])
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**14, 10**5000], ids=["negative", "33 bits", "long", "endless"])
 def test_a_seed_outside_the_one_declared_range_is_refused_everywhere(seed, tmp_path):
     concept = {"concept": "heart", "model": "tiny"}
     for make in (

@@ -178,8 +178,7 @@ def test_toys_erase_are_judged_and_attack(sdscissor):
     page = (folder / "run" / "report.html").read_text()
     for text in (
         "toy-recipe",
-        "toys stand in 50.0% (original: 50.0%)",  # among what says whether the rest is whole
-        "toy gone: 50.0% (original: 50.0%)",  # and whether the concept is gone
+        "toy gone: 50.0% (original: 50.0%)",  # among what says whether the concept is gone
         "toy metric",
         "a toy&#39;s meaning",
         "toy attack",
