@@ -74,7 +74,7 @@ def spreadsheet_cell(value: Any) -> Any:
     """A value of a CSV: a text that a spreadsheet would run as a formula gets an apostrophe, and controls are escaped."""
     if not isinstance(value, str):
         return value
-    text = "\n".join(map(printable, value.split("\n")))
+    text = "".join(letter if letter in "\r\n\t" else printable(letter) for letter in value)
     return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 

@@ -81,7 +81,7 @@ def of_type(source: str, name: str, declared: Any, value: Any) -> Any:
     Raises:
         UserError: it is of another, naming where it stands.
     """
-    declared = str(declared)
+    declared = getattr(declared, "__name__", None) or str(declared)  # a class where annotations are evaluated
     if declared.startswith("tuple"):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
