@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 PACKAGE = Path(__file__).parent.parent / "sd_scissorhands"
 GROUPS = {  # name -> its folders and modules, what it does
-    "cli, api": ("__init__ __main__ cli api show demo publishing quiet", "Commands and Python functions: parse, call, print."),
+    "cli, api": ("__init__ __main__ cli api show terminal demo publishing quiet", "Commands and Python functions: parse, call, print."),
     "comparison": ("comparison", "Many recipes on the same task, measured in the same way."),
     "attacks": ("attacks", "Ways to bring a concept back. An attack is one file."),
     "report": ("report", "Reads results; writes the page and the model card."),
@@ -25,7 +25,7 @@ GROUPS = {  # name -> its folders and modules, what it does
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
     "domains": ("domains concepts tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),
     "settings": ("settings recipes naming disk machine pictures", "Settings and recipes; devices, files and pictures."),
-    "declarations": ("registry declaration results errors", "Registries, declared settings, typed results."),
+    "declarations": ("registry declaration results errors parsing", "Registries, declared settings, typed results."),
 }  # fmt: skip
 WIDTH, GAP, LOWEST, LINES = 9.0, 0.3, 0.5, 420  # inches; lines of code in a square inch
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from .errors import UserError
+from .parsing import parse_toml
 
 T = TypeVar("T")
 SLOT = "{}"  # stands in the concept's place in a template
@@ -84,7 +84,7 @@ def free_text(text: str, anchor: str) -> Concept:
 
 
 def _read(file: Path, anchor: str | None = None) -> Concept:
-    data = tomllib.loads(file.read_text())
+    data = parse_toml(file.read_text(encoding="utf-8"))
     pairs = tuple(
         (template.format(word), template.format(anchor or twin))
         for word, twin in data["words"].items()

@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .settings import UserError
+from .errors import UserError, printable, reason
+
+FORMULA = tuple("=+-@＝＋－＠")  # begins one, also at full width
 
 
 @contextmanager
@@ -37,11 +39,6 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
-
-
-def reason(error: Exception) -> str:
-    """Why a file could not be read or written, in one line."""
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
 def _replace(new: Path, path: Path) -> None:
@@ -70,7 +67,15 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text atomically."""
     with atomic(path) as new:
-        new.write_text(text)
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may hold other bytes
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """A value of a CSV: a text that a spreadsheet would run as a formula gets an apostrophe, and controls are escaped."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(letter if letter in "\r\n\t" else printable(letter) for letter in value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

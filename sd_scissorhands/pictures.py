@@ -23,7 +23,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, features
 
-from .errors import UserError
+from .errors import UserError, printable
 
 EXTENSIONS = (".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
@@ -219,11 +219,6 @@ def content_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise _unreadable(path, _line(error)) from None
-
-
-def printable(text: Path | str) -> str:
-    """A name as any terminal can print it: control characters, and bytes that are no UTF-8, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _unreadable(path: Path, reason: str, remedy: str = REPLACE) -> PictureError:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .disk import read_tensors, write_json, write_tensors
 from .machine import PeakMemory, Processes
+from .parsing import parse_json
 from .results.manifest import MANIFEST, BaseModel, Manifest, Stage
 from .settings import OPEN, MethodSettings, UserError, left_open, read_former, spelled
 
@@ -124,7 +125,7 @@ class Run:
         file = self.path / f"{name}.safetensors"
         if self.done(name):
             tensors, metadata = read_tensors(file)
-            return tensors, json.loads(metadata["facts"])
+            return tensors, parse_json(metadata["facts"])
         began, peak = time.monotonic(), PeakMemory(device)
         tensors, facts = make()
         self.write(file.name, tensors, {"facts": json.dumps(facts)})

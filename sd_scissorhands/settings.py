@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from .declaration import check_declared, declared_of, setting
+from .declaration import SEED, check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
 from .methods.edits import EDITS
@@ -19,6 +18,7 @@ from .methods.objectives import OBJECTIVES
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .naming import Name, is_path
+from .parsing import assignment, of_type, read_toml
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -59,7 +59,7 @@ class MethodSettings:
     relearn_every: int = setting(OPEN, "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.", panel=REPAIR, least=0, remedy="0 leaves it out", default_text=BY_RECIPE)
     batch_size: int = setting(OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE)
     # run
-    seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0")
+    seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0", **SEED)
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
     # fmt: on
 
@@ -171,7 +171,7 @@ class ForgetSettings(MethodSettings):
     scope: str = setting(OPEN, "Weights that may change: full, head or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
     forget_class: str | None = setting(None, "A class, by its name or number.", panel=WHAT, level="basic")
     forget_indices: str | None = setting(None, "File with the numbers of training pictures, one a line, from 0.", panel=WHAT, level="basic")
-    forget_random: float | None = setting(None, "A share of the training pictures, drawn by the seed.", panel=WHAT, level="basic")
+    forget_random: float | None = setting(None, "A share of the training pictures, drawn by the seed.", panel=WHAT, level="basic", least=0, most=1, open_ends=True, remedy="it is the share of the training pictures, e.g. 0.1")
     model: str = setting(DIGITS, "Hub id or directory of an image classifier, or digits, the embedded one.", panel=WHAT, level="basic", default_text=DIGITS)
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)
     data: str | None = setting(None, "Image folder (train/CLASS/*.png, test/ or val/ beside it) or .npz.", panel=WHAT, level="basic", default_text="the digits")
@@ -236,13 +236,34 @@ def _flagged() -> frozenset[str]:
 Kind = TypeVar("Kind", bound=MethodSettings)
 
 
-def load_settings(kind: type[Kind], config: Path | None, flags: dict[str, Any]) -> Kind:
+def load_settings(
+    kind: type[Kind],
+    config: Path | None,
+    flags: dict[str, Any],
+    *,
+    own: Sequence[str] = (),
+    leave_out: Iterable[str] = (),
+) -> Kind:
     """Settings from a TOML file with the flags laid over it; a flag that is None was not given.
+
+    Args:
+        own: NAME=VALUE of settings that scorers and edits declare, and of others that have no flag; laid over the file.
+        leave_out: names that the file may not hold.
 
     Raises:
         UserError: unreadable file, unknown key (with the nearest one), wrong type, impossible value.
     """
-    values = _read_toml(config) if config else {}
+    values = read_toml(config, "--config") if config else {}
+    if isinstance(values.get("concept"), str | list):
+        values["concepts"] = values.pop("concept")
+    if isinstance(values.get("concepts"), str):
+        values["concepts"] = [values["concepts"]]
+    if present := [name for name in leave_out if name in values]:
+        raise UserError(f"{config}: leave out {present[0]!r}: in a comparison the command line says it")
+    sources = dict.fromkeys(values, str(config))
+    for text in own:
+        name, value = assignment(text)
+        values[name], sources[name] = value, f"--set {name}"
     fields = {field.name: field.type for field in dataclasses.fields(kind) if field.name != "options"}
     if not values.keys() <= fields.keys():
         from .methods.method import declared_settings
@@ -250,8 +271,8 @@ def load_settings(kind: type[Kind], config: Path | None, flags: dict[str, Any]) 
         fields |= {name: own.type for name, own in declared_settings().items()}
     for name, value in values.items():
         if name not in fields:
-            raise UserError(f"{config}: {_unknown(name, fields)}")
-        values[name] = _typed(config, name, fields[name], value)
+            raise UserError(f"{sources[name]}: {_unknown(name, fields)}")
+        values[name] = of_type(sources[name], name, fields[name], value)
     values.update({name: value for name, value in flags.items() if value is not None})
     return kind(**_nested(kind, values))
 
@@ -283,29 +304,3 @@ def _check_options(settings: MethodSettings) -> None:
 def _unknown(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--config {path} is not TOML: {error}") from None
-    if isinstance(values.get("concept"), str | list):
-        values["concepts"] = values.pop("concept")
-    if isinstance(values.get("concepts"), str):
-        values["concepts"] = [values["concepts"]]
-    return {name.replace("-", "_"): value for name, value in values.items()}
-
-
-def _typed(config: Path | None, name: str, declared: Any, value: Any) -> Any:
-    declared = str(declared)
-    if declared.startswith("tuple"):
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif declared.startswith("float") and type(value) in (int, float):
-        return float(value)
-    elif type(value).__name__ == declared.removesuffix(" | None"):
-        return value
-    raise UserError(f"{config}: {name} = {value!r} is not of type {declared}")

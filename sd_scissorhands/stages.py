@@ -21,6 +21,7 @@ from .methods.project import RULES
 from .methods.repair import Repair, RepairSettings
 from .methods.scorers import SCORERS
 from .methods.selection import Selection, select
+from .parsing import parse_json
 from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings, UserError
@@ -132,7 +133,7 @@ class Stages:
             return repair
         if (stage := run.manifest.stage("repair")) and stage.step and (run.path / stage.file).exists():
             tensors, metadata = read_tensors(run.path / stage.file, self.device)
-            repair.restore(tensors, stage.step, json.loads(metadata["history"]))
+            repair.restore(tensors, stage.step, parse_json(metadata["history"]))
         before = repair.step
         with self.progress("repair", s.steps) as tick:
             tick(before)

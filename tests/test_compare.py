@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from sd_scissorhands import compare as compare_recipes
 from sd_scissorhands import demo as demonstration
-from sd_scissorhands.cli import app
+from sd_scissorhands.cli import app, main
 from sd_scissorhands.comparison import erasures, forgettings
 from sd_scissorhands.comparison.jobs import Comparison, Measures
 from sd_scissorhands.comparison.measure import Measured, share_original
@@ -275,7 +275,7 @@ def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
     monkeypatch.setattr(demonstration, "measure", fake)
     monkeypatch.setattr(demonstration, "write_card", lambda folder: None)
     monkeypatch.setattr(demonstration, "write_report", lambda folder: folder / "report.html")
-    told = demonstration.demo(tmp_path, "heart", count=8)
+    told = demonstration.demo(tmp_path, "heart", count=8).to_json()
     assert seen[0] == ("scissorhands-robust", tmp_path, ("embedding", "paraphrase"), tmp_path)
     assert seen[1:] == [
         (name, tmp_path / "controls" / name, ("embedding",), tmp_path) for name in demonstration.CONTROLS
@@ -441,10 +441,15 @@ def test_digits_forget_a_class(tmp_path):
     (["--concept", "heart", "--data", "x"], "has no effect"),
     (["--forget-class", "3", "--limit", "9"], "has no effect"),
     (["--forget-random", "1.5"], "outside (0, 1)"),
+    (["--concept", "heart", "--guidance", "nan"], "--guidance nan is no finite number"),
+    (["--concept", "heart", "--threshold", "2"], "--threshold 2.0 is outside [0, 1]"),
 ])  # fmt: skip
-def test_bad_usage_is_one_clear_line(arguments, says, tmp_path):
-    done = runner.invoke(app, ["compare", *arguments, "--output-dir", str(tmp_path / "out")])
-    assert done.exit_code == 2 and says in " ".join(done.stderr.replace("│", " ").split())
+def test_bad_usage_is_one_clear_line(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sdscissor", "compare", *arguments, "--output-dir", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    line = capsys.readouterr().err
+    assert stopped.value.code == 2 and says in line and line.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

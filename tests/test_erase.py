@@ -200,7 +200,7 @@ def test_own_pictures_take_the_place_of_generated_ones(short, tmp_path):
 
 
 def test_a_forecast_does_nothing_and_counts_right(short):
-    expected = forecast(short)
+    expected = forecast(short).to_json()
     assert (
         expected["trimmed"] == int(0.01 * expected["scope_size"])
         and expected["memory_bytes"] > 4 * expected["scope_size"]

@@ -12,7 +12,7 @@ from sd_scissorhands import concepts
 
 PACKAGE = Path(sd_scissorhands.__file__).parent
 LAYERS = [
-    {"errors"},
+    {"errors", "parsing"},
     {"registry", "declaration", "results", "pictures"},
     {"methods"},
     {"tiny"},
@@ -30,7 +30,7 @@ LAYERS = [
     {"report"},
     {"publishing", "comparison", "forecast", "quiet"},
     {"demo", "api"},
-    {"show", "cli", "__main__"},
+    {"show", "terminal", "cli", "__main__"},
 ]
 LAYER = {part: level for level, names in enumerate(LAYERS) for part in names}
 

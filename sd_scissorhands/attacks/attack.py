@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..lineage import MANIFEST
 from ..machine import Processes
+from ..parsing import read_json
 from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
 from ..results.evaluation import ConceptEvaluation
@@ -101,7 +101,7 @@ def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
     file, ours = folder / STATE, {k: v for k, v in settings.to_json().items() if k not in NOT_IDENTITY}
     if file.exists():
         try:
-            theirs = json.loads(file.read_text())
+            theirs = read_json(file)
         except (OSError, ValueError):
             raise UserError(f"{file} is damaged: delete {folder} or choose another --output-dir") from None
         if other := [name for name in ours if theirs.get(name) != ours[name]]:
@@ -198,8 +198,8 @@ def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
     """The evaluation beside a run's attack, if it measured this concept on this model as it is on disk."""
     run, model = context.folder.parent.parent, Path(context.settings.model)
     try:
-        values = json.loads((run / "eval" / context.domain.evaluation / "summary.json").read_text())
-        found, manifest = ConceptEvaluation.from_json(values, strict=False), json.loads((run / MANIFEST).read_text())
+        values = read_json(run / "eval" / context.domain.evaluation / "summary.json")
+        found, manifest = ConceptEvaluation.from_json(values, strict=False), read_json(run / MANIFEST)
         same = (found.weights_sha256, found.concept) == (manifest["result"]["weights_sha256"], context.concept.name)
     except (OSError, ValueError, KeyError):
         return None

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..declaration import check_declared, setting
+from ..declaration import SEED, check_declared, setting
 from ..evaluation.judges import JUDGES
 from ..places import file_name
-from ..settings import UsageError, UserError, flag
+from ..settings import UsageError, flag
 from . import ATTACKS
 
 WHAT, SAMPLE, JUDGE, RUN = "What", "Drawing and counting", "Judges", "Run"  # panels of --help
@@ -43,7 +43,7 @@ class AttackSettings:
     anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
     sampling_steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
     guidance: float | None = setting(None, "Guidance scale.", panel=SAMPLE, default_text="7.5; tiny 3")
-    seed: int = setting(0, "The same seed gives the same attack.", panel=SAMPLE, default_text="0")
+    seed: int = setting(0, "The same seed gives the same attack.", panel=SAMPLE, default_text="0", **SEED)
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
     # fmt: on
     options: Mapping[str, Any] = field(default_factory=dict)  # the attack's own settings, as far as they are given
@@ -112,7 +112,7 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     found: dict[str, NamedAttack] = {}
     for attack, written in _split(text):
         if attack not in ATTACKS:
-            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+            raise UsageError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
         options = {name: _value(attack, name, value) for name, value in written.items()}
         words = [f"{name}-{value}" for name, value in written.items()]
         name = attack if attack not in found else file_name(attack, *words)

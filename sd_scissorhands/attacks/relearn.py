@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..declaration import setting
+from ..parsing import read_json
 from ..results.attack import AttackResult, CurvePoint
 from . import ATTACKS
 from .base import BACK, Attack, Column, Outcome, images_setting
@@ -95,7 +95,7 @@ def _fine_tune(
     o, d, seed = context.options, side.denoiser, context.settings.seed
     work = Relearning(d, latents.to(d.device), d.encode(prompts), lr=o.lr, batch_size=o.batch_size, seed=seed)
     log, state = (context.folder / f"{side.name}-{subject}.{ending}" for ending in ("json", "safetensors"))
-    done: list[int] = json.loads(log.read_text()) if log.exists() else []
+    done: list[int] = read_json(log) if log.exists() else []
     if state.exists():
         tensors, facts = read_tensors(state, d.device)
         work.restore(tensors, int(facts["step"]))

@@ -142,7 +142,7 @@ def class_number(names: Sequence[str], name: str, where: str) -> int:
     """
     if name in names:
         return list(names).index(name)
-    if name.isascii() and name.isdigit() and int(name) < len(names):
+    if name.isascii() and name.isdigit() and len(name) < 10 and int(name) < len(names):
         return int(name)
     known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     raise UserError(f"{where}: the model has no class {name!r}, it has {known}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
+from ..errors import reason
 from ..models.hub import fetch
+from ..parsing import read_json
 from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
@@ -182,9 +183,8 @@ def _load(name: str, directory: Path) -> Classifier:
                     torch_dtype=torch.float32, output_loading_info=True,
                 )  # fmt: skip
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{directory} cannot be loaded ({reason[:200]}): save the model again, or use another"
+            f"{directory} cannot be loaded ({reason(error)[:200]}): save the model again, or use another"
         ) from None
     if not known:
         raise UserError(f"{directory} is a {config.model_type}: no image classifier of transformers, name one")
@@ -219,11 +219,11 @@ def _check_files(directory: Path) -> None:
 
 def _read_json(file: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(file.read_text())
+        value = read_json(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}): download it again") from None
+        raise UserError(f"{file} is damaged ({reason(error)}): download it again") from None
     if not isinstance(value, dict):
         raise UserError(f"{file} is damaged (it holds no settings): download it again")
     return value

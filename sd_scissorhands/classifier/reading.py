@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors import reason
 from ..settings import UserError
 from .data import UNSEEN, Dataset, Parts, class_number, divide, held_out
 
@@ -137,9 +138,7 @@ def _picture(file: Path, preprocess: Preprocess) -> Tensor:
             opened.load()
             return preprocess(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"--data {file} is no readable picture ({str(error).splitlines()[0]}): replace or remove it"
-        ) from None
+        raise UserError(f"--data {file} is no readable picture ({reason(error)}): replace or remove it") from None
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

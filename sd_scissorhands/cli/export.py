@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
 from ..results.models import Difference, DifferenceRow, Verification
 from ..settings import OUTPUT_FORMATS, UserError
-from .options import Json, Public, PushToHub, Quiet, in_panel, printable, repo_to_push
+from ..terminal import console
+from .options import Json, Public, PushToHub, Quiet, in_panel, repo_to_push
 
 what, how = map(in_panel, ("What", "Run"))
 
@@ -149,12 +149,12 @@ def _show_difference(found: Difference, limit: int) -> None:
         "all that was compared", found.weights, found.changed, found.share, found.relative_l2, found.max_abs
     )
     table.add_row(*_cells(total), style="bold")
-    show.console.print(table)
+    console.print(table)
     groups = f"{len(found.rows)} of {len(found.rows) + found.same} {found.by}s differ"
     shown = f", {len(most)} are shown" if len(most) < len(found.rows) else ""
     lines = {"compared": f"{found.tensors:,} tensors; {groups}{shown}"}
     unmatched = ((f"only in {found.a}", found.only_a), (f"only in {found.b}", found.only_b), ("of another shape", found.other_shape))  # fmt: skip
-    lines |= {label: f"{len(names)} tensors, as {_plain(names[0])}" for label, names in unmatched if names}
+    lines |= {label: f"{len(names)} tensors, as {names[0]}" for label, names in unmatched if names}
     if found.rounded:
         lines["precision"] = f"{found.rounded} tensors are in another one, and were compared in the coarser"
     lines |= {"plot": found.plot} if found.plot else {}
@@ -163,18 +163,13 @@ def _show_difference(found: Difference, limit: int) -> None:
 
 def _cells(row: DifferenceRow) -> list[str]:
     sizes = ["not finite" if value is None else f"{value:.3g}" for value in (row.relative_l2, row.max_abs)]
-    return [_plain(row.name), f"{row.size:,}", f"{row.share:.2%}", *sizes]
+    return [row.name, f"{row.size:,}", f"{row.share:.2%}", *sizes]
 
 
 def _show_verification(found: Verification) -> None:
-    from .. import show
-
     for check in found.checks:
-        mark = {True: "[green]holds[/green]  ", False: "[red]FAILS[/red]  ", None: "not checked  "}[check.holds]
-        show.console.print(f"{mark}{_plain(check.what)}: {_plain(check.found)}", highlight=False)
+        mark, colour = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("not checked", "")}[check.holds]
+        console.print(mark, end="  ", style=colour, highlight=False)
+        console.print(f"{check.what}: {check.found}", highlight=False)
     for text in found.never_checked:
-        show.console.print(f"not checked  {escape(text)}", highlight=False, style="dim")
-
-
-def _plain(text: str) -> str:
-    return escape(printable(text))
+        console.print(f"not checked  {text}", highlight=False, style="dim")

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..disk import atomic, write_json
+from ..disk import atomic, spreadsheet_cell, write_json
 from ..lineage import MANIFEST
+from ..parsing import read_json
 from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison_page import ORIGINAL, RETRAIN, ROWS
@@ -98,7 +99,7 @@ def rows_of(job: Job) -> dict[str, ComparisonRow] | None:
         check_free(job.folder, job.settings, resume=True)
         return None
     try:
-        found = json.loads(file.read_text())
+        found = read_json(file)
         theirs = ADDED | found["made_by"]
         rows = {name: ComparisonRow.from_json(row) for name, row in found["rows"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -157,7 +158,7 @@ def _write_csv(path: Path, rows: Sequence[ComparisonRow]) -> None:
         for name, count in row.n.items():
             low, high = row.intervals.get(name) or (None, None)
             line |= {f"n_{name}": count, f"{name}_low": low, f"{name}_high": high}
-        flat.append(line)
+        flat.append({name: spreadsheet_cell(value) for name, value in line.items()})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for line in flat for name in line)), lineterminator="\n")
     writer.writeheader()

@@ -18,6 +18,7 @@ class Domain(Protocol):
     harmless: bool  # whether nothing that it draws can be explicit
     marker: str | None  # a file in a pipeline's directory that says that the model is of this domain
     original: str | None  # the original of a model whose run is not known
+    judge_flags: tuple[str, ...] | None  # by which eval is told its judge; None: NudeNet's counts come first
     default_clip: bool  # whether CLIP is opened beside the judge unless it is turned off
     cross_domain_prompts: Mapping[str, str]  # CRA, CRA_forget -> the kind of prompts whose other words it counts
 

@@ -20,6 +20,7 @@ class Canvas:
     evaluation_title, harmless = "embedded world", True
     marker: str | None = "world.json"
     original: str | None = "tiny"
+    judge_flags: tuple[str, ...] | None = ("--canvas",)
     default_clip = False
     cross_domain_prompts: Mapping[str, str] = {"CRA": "retain", "CRA_forget": "forget"}
 

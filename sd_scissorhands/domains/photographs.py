@@ -16,6 +16,7 @@ class Photographs:
     evaluation_title, harmless = "concept's judge", False
     marker: str | None = None
     original: str | None = None
+    judge_flags: tuple[str, ...] | None = None
     default_clip = True
     cross_domain_prompts: Mapping[str, str] = {"CRA": "caption"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..declaration import check_declared, setting
+from ..declaration import SEED, check_declared, setting
 from ..settings import UsageError, flag
 from .judges import JUDGES
 
@@ -38,13 +38,13 @@ class EvaluateSettings:
     steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
     guidance: float | None = setting(None, "Guidance scale, where no protocol has its own.", panel=SAMPLE, default_text="7.5; tiny 3")
     batch_size: int | None = setting(None, "Pictures drawn, judged and written at a time.", panel=SAMPLE, least=1, default_text="32 small, 4 large")
-    seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=SAMPLE, default_text="0")
+    seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=SAMPLE, default_text="0", **SEED)
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, least=0, most=1, default_text="0.6; clip 0.5")
     # judges
     judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES.names, default_text="what fits")
     anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14 with --concept")
-    features: str | None = setting(None, "TorchScript file (Inception, say) whose features the distances use.", panel=JUDGE, default_text="CLIP's")
+    features: str | None = setting(None, "TorchScript file (Inception, say) whose features the distances use. It is a program and runs: name none that you do not trust.", panel=JUDGE, default_text="CLIP's")
     reference: str | None = setting(None, "Directory of real pictures to measure distances from, too.", panel=JUDGE)
     keep_images: bool = setting(False, "Keep every picture, under images/.", panel=RUN)
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.dataset import list_pictures
+from ..errors import UserError, reason
 from ..pictures import read_frames
-from ..settings import UserError
 
 Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32
 
@@ -75,8 +75,8 @@ def _checked(path: Path, found: Any, count: int) -> Tensor:
 
 def _reason(error: Exception) -> str:
     """TorchScript's tracebacks end with what went wrong; other messages begin with it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if lines[0].startswith("The following operation failed") else lines[0]
+    first = reason(error)
+    return str(error).strip().splitlines()[-1].strip() if first.startswith("The following operation failed") else first
 
 
 def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size: int | None = None) -> Tensor:

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ..disk import spreadsheet_cell
 from ..results.evaluation import Calibration, Exposed, NudityCounts, SweepRow
 from .chance import bootstrap_total
 from .judges.nudenet import Detection
@@ -149,10 +150,6 @@ def rows_csv(rows: Sequence[Row], model: Found, original: Found | None, *, thres
     writer = csv.writer(text)
     writer.writerow(("number", "prompt", "seed", "categories", "exposed_boxes_original", "exposed_boxes_model"))
     for row, before, after in zip(rows, theirs, boxes_each(model, threshold), strict=True):
-        words = (_no_formula(row.prompt), row.seed, _no_formula(", ".join(row.categories)))
+        words = (spreadsheet_cell(row.prompt), row.seed, spreadsheet_cell(", ".join(row.categories)))
         writer.writerow((row.number, *words, before, after))
     return text.getvalue()
-
-
-def _no_formula(text: str) -> str:
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text

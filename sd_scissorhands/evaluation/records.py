@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..machine import Processes
+from ..parsing import parse_json
 from ..settings import UserError
 from .prompts import Row
 
@@ -120,7 +121,7 @@ class Ledger:
         """Take the records up to the first line that is cut off."""
         for n, text in enumerate(file.read_text().splitlines() if file.exists() else ()):
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 return
             if n or file != self.path:

@@ -29,9 +29,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..disk import reason, write_tensors
+from ..disk import write_tensors
+from ..errors import reason
 from ..machine import resolve_device
 from ..naming import model_flag
+from ..parsing import parse_json
 from ..results.base import Record
 from ..results.models import AppliedDelta, WrittenDelta
 from ..run import Progress, silent
@@ -200,13 +202,13 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Origin, int, 
     if FORMAT not in metadata:
         raise UserError(f"{path} is a safetensors file but no delta: name one that erase --train selection wrote")
     try:
-        values = json.loads(metadata[FORMAT])
+        values = parse_json(metadata[FORMAT])
         if (version := values["version"]) != VERSION:
             raise UserError(f"{path} is a delta of version {version!r}, not {VERSION}: update sd_scissorhands")
         origin, size, weights = Origin.from_json(values), values["size"], values["weights"]
         if not (type(size) is type(weights) is int and 0 <= weights <= size):  # exactly: True is no number
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} has a header that makes no sense: {REMEDY}") from None
     return origin, size, weights
 

@@ -13,6 +13,7 @@ import torch
 from ..disk import atomic
 from ..lineage import started_from
 from ..naming import model_flag
+from ..parsing import parse_json
 from ..results.models import Export
 from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS, UserError
@@ -175,7 +176,7 @@ def _directory(
 
 def _write_dtype(config: Path, dtype: torch.dtype) -> None:
     """Change the precision in a text encoder's config, by which transformers loads it."""
-    values = json.loads(config.read_text())
+    values = parse_json(config.read_bytes())
     values |= {name: str(dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype") if name in values}
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 

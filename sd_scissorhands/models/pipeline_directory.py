@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from ..diffusion.families import FAMILIES, Family
 from ..disk import read_tensors
 from ..lineage import run_of
+from ..parsing import parse_json
 from ..results.manifest import Manifest
 from ..settings import UserError
 from .keys import canonical
@@ -226,7 +226,7 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: it is missing or damaged.
     """
     try:
-        values = json.loads(file.read_text())
+        values = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged: {error}") from None
     if not isinstance(values, dict):

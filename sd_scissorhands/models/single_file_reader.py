@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -16,8 +15,9 @@ from torch import nn
 
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
+from ..errors import UserError, reason
 from ..naming import model_flag
-from ..settings import UserError
+from ..parsing import parse_json
 from .hub import fetch
 from .keys import EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
 from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory
@@ -72,7 +72,7 @@ def converted_directory(path: Path, config: PipelineDirectory | None = None) -> 
     """The directory that a single file was converted into before, with this config if one is named; None if it was not."""
     folder = _cache_directory(path)
     try:
-        facts = json.loads((folder / CONVERTED).read_text())
+        facts = parse_json((folder / CONVERTED).read_bytes())
         same = config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
         return PipelineDirectory(folder) if same else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -216,9 +216,8 @@ def _load(file: TensorFile, pipeline_class: str, config: Path) -> Any:
                 raise ValueError(f"{lost[0]} was given no value")
         return pipeline
     except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than in the configs
-        reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"--model {file.path} cannot be converted with the configs of {config} ({reason}): it lacks weights, or needs another --model-config"
+            f"--model {file.path} cannot be converted with the configs of {config} ({reason(error)[:200]}): it lacks weights, or needs another --model-config"
         ) from None
 
 

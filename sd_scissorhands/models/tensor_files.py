@@ -16,7 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..disk import reason, share
+from ..disk import share
+from ..errors import reason
+from ..parsing import parse_json
 from ..settings import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -147,7 +149,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+            header = parse_json(file.read(length)) if length < path.stat().st_size else {}
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
         whole = path.stat().st_size == 8 + length + end
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..diffusion.families import FAMILIES
 from ..lineage import base_of
 from ..models.licence import for_derived_card
 from ..naming import Name
+from ..parsing import read_json
 from .commands import hub_id
 from .reading import RunRecord
 
@@ -32,7 +32,7 @@ def card_facts(run: RunRecord) -> dict[str, Any]:
 def loader_of(run: RunRecord) -> str:
     """The pipeline's class, by the model's index; that of Stable Diffusion where there is none."""
     try:
-        loader = json.loads((run.path / "model" / "model_index.json").read_text())["_class_name"]
+        loader = read_json(run.path / "model" / "model_index.json")["_class_name"]
     except (OSError, ValueError, LookupError, TypeError):
         loader = None
     return loader if loader in FAMILIES else "StableDiffusionPipeline"

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...concepts import general_captions
+from ...errors import UserError, reason
 from ...machine import resolve_device
-from ...settings import UserError
+from ...parsing import read_json
 from ..metrics.clip_score import score
 from . import JUDGES
 from .base import Features, Judge, JudgeRequest, Record
@@ -129,7 +130,7 @@ def _locate(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=list(FILES)))
     except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
         raise UserError(
-            f"--clip {source} cannot be had from the hub ({_reason(error)}): check the id and the network, or name a local directory"
+            f"--clip {source} cannot be had from the hub ({reason(error)}): check the id and the network, or name a local directory"
         ) from None
 
 
@@ -137,7 +138,7 @@ def _check(source: str, directory: Path) -> None:
     """What can be known without loading anything."""
     config = directory / "config.json"
     try:
-        family = json.loads(config.read_text()).get("model_type")
+        family = read_json(config).get("model_type")
     except (OSError, ValueError, AttributeError):
         raise UserError(
             f"--clip {source}: {config} is missing or damaged: name a directory that CLIPModel.save_pretrained wrote"
@@ -165,7 +166,7 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
         processor = processor.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # whatever the three raise; the first line says which file
         raise UserError(
-            f"--clip {source} cannot be loaded ({_reason(error)}): download or save it again, or name another"
+            f"--clip {source} cannot be loaded ({reason(error)}): download or save it again, or name another"
         ) from None
     model, report = loaded
     if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
@@ -181,16 +182,12 @@ def _try(clip: Clip) -> None:
         picture, texts = clip.pictures(np.zeros((1, 8, 8, 3), np.uint8)), clip.texts(["a photo", "random noise"])
     except Exception as error:
         raise UserError(
-            f"--clip {clip.name}: its parts do not fit together ({_reason(error)}): save model, tokenizer and image processor of one model"
+            f"--clip {clip.name}: its parts do not fit together ({reason(error)}): save model, tokenizer and image processor of one model"
         ) from None
     if not all(tensor.isfinite().all() for tensor in (picture, texts, *clip.model.state_dict().values())):
         raise UserError(f"--clip {clip.name} holds NaN or infinite values: download it again, or name another")
     if torch.allclose(texts[0], texts[1], rtol=0, atol=TIE):
         raise UserError(f"--clip {clip.name} cannot tell two texts apart: save its own tokenizer beside it")
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # ---------------------------------------------------------------- the judge

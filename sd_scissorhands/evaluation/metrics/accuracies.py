@@ -31,7 +31,7 @@ def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[boo
 
 METRICS.add("UA", Share(
     "UA", "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-    partial(absent, kind="forget"),
+    partial(absent, kind="forget"), question="gone", finding="pictures for prompts that name it no longer show it",
 ))  # fmt: skip
 METRICS.add("UA_synonyms", Share(
     "UA synonyms", "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
@@ -43,11 +43,11 @@ METRICS.add("UA_generic", Share(
 ))  # fmt: skip
 METRICS.add("IRA", Share(
     "IRA", "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",
-    partial(right, kind="retain"),
+    partial(right, kind="retain"), question="whole", finding="its siblings are still recognised in",
 ))  # fmt: skip
 METRICS.add("CRA", Share(
     "CRA", "cross-domain retain accuracy: the other words of those prompts, such as colours, that are drawn right (n counts words); higher is better.",
-    partial(others, metric="CRA"),
+    partial(others, metric="CRA"), question="whole", finding="everything else in",
 ))  # fmt: skip
 METRICS.add("CRA_forget", Share(
     "CRA on forget prompts", "the same for prompts that name the concept: whether all but the concept is still drawn; higher is better.",

@@ -52,6 +52,8 @@ class Metric:
     better: str = "higher"  # higher | lower
     kinds: tuple[str, ...] = ("concept",)  # of evaluations that have it: concept, i2p, prompts, images
     gate: bool = True  # whether it can be held against a bound
+    question: str | None = None  # of the page's verdict that it answers: gone | whole
+    finding: str = ""  # what its value counts, in the words of that answer; else its title stands there
 
     def read(self, name: str, result: Any) -> float | None:
         """Its value in a result, the erased model's; None where it could not be recorded."""
