@@ -103,6 +103,7 @@ def _erased(result: EraseResult) -> None:
         "model": result.model_dir,
         "delta": result.delta and f"{result.delta} ({result.delta_bytes:,} bytes)",
         "exported": result.exported,
+        "note": result.export_note,
         "hub": result.hub,
         "report": result.report,
     })  # fmt: skip

@@ -64,7 +64,7 @@ def export(
     lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
     lines |= {"bytes": f"{exported.bytes:,}", "seconds": str(exported.seconds), "output": exported.output}
-    show.lines(lines | {"hub": exported.hub})
+    show.lines(lines | {"note": exported.note, "hub": exported.hub})
 
 
 def diff(

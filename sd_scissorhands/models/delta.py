@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..disk import reason, write_tensors
 from ..machine import resolve_device
-from ..naming import model_flag
+from ..naming import model_flag, public_name
 from ..results.base import Record
 from ..results.models import AppliedDelta, WrittenDelta
 from ..run import Progress, silent
@@ -49,7 +49,7 @@ REMEDY = "it is no delta or a damaged one: get it again"
 class Origin(Record):
     """Where a delta comes from."""
 
-    base: str  # the model it was made from, as the user named it
+    base: str  # the model it was made from, as the user named it; in a file see `public_name`
     base_sha256: str  # of that model's denoiser, see `hash_tensors`
     result_sha256: str  # of the denoiser that it gives
     recipe: str
@@ -168,7 +168,11 @@ def header(origin: Origin, size: int, weights: int) -> dict[str, str]:
 
     safetensors writes several names in any order; with one, equal deltas are equal files.
     """
-    return {FORMAT: json.dumps({"version": VERSION, **origin.to_json(), "size": size, "weights": weights})}
+    return {
+        FORMAT: json.dumps(
+            {"version": VERSION, **origin.to_json(), "base": public_name(origin.base), "size": size, "weights": weights}
+        )
+    }
 
 
 def read_delta(path: Path) -> Delta:

@@ -21,8 +21,10 @@ from ..settings import UserError
 from .hub import fetch
 from .keys import EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
 from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory
+from .prediction import Prediction
 from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file
 
+VERSION = 2  # of what is made of a file; another one in the cache is made anew
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 TEXTS = {SD: ("cond_stage_model.",), SDXL: ("conditioner.embedders.0.", "conditioner.embedders.1.")}
 SD2 = {  # the names of their tensors are the same, what they predict is not
@@ -59,11 +61,12 @@ def convert(path: Path, config: PipelineDirectory | None = None, config_name: st
         )
     if converted := converted_directory(path, config):
         return converted
-    file, folder = TensorFile.open(path), _cache_directory(path)
+    file, folder, named = TensorFile.open(path), _cache_directory(path), config is not None
     pipeline_class, config_name = pipeline_class_of(file), config_name or _usual_config(file)
     config = config or _fetch_config(path, config_name)
     with _lock(folder):
         if not converted_directory(path, config):  # else another process has converted it, meanwhile
+            _check_config(file, pipeline_class, config, named=named)
             _convert(file, pipeline_class, config, config_name, folder)
     return PipelineDirectory(folder)
 
@@ -73,6 +76,8 @@ def converted_directory(path: Path, config: PipelineDirectory | None = None) -> 
     folder = _cache_directory(path)
     try:
         facts = json.loads((folder / CONVERTED).read_text())
+        if facts["version"] != VERSION:
+            return None
         same = config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
         return PipelineDirectory(folder) if same else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -157,15 +162,15 @@ def _fetch_config(path: Path, name: str | None) -> PipelineDirectory:
     return config
 
 
-def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirectory) -> None:
-    """Raises UserError unless a pipeline is of a file's family and predicts what the file's metadata names."""
+def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirectory, *, named: bool) -> None:
+    """Raises UserError unless a pipeline is of a file's family and, if it was named, predicts what the file says."""
     config.check_configs()
     if (found := config.index["_class_name"]) != pipeline_class:
         raise UserError(
             f"--model-config {config.directory} is a {found}, and --model {file.path} a {pipeline_class}: name one of the same family"
         )
-    is_v = "v_pred" in file.entries or file.metadata.get("modelspec.prediction_type") == "v"
-    if is_v and config.config("scheduler").get("prediction_type") != "v_prediction":
+    own = Prediction.of_scheduler(config.config("scheduler"))
+    if named and Prediction.of_file(file).velocity and not own.velocity:
         raise UserError(
             f"--model {file.path} predicts v, and {config.directory} does not: add --model-config of a model that does"
         )
@@ -186,9 +191,9 @@ def _convert(
     file: TensorFile, pipeline_class: str, config: PipelineDirectory, config_name: str | None, folder: Path
 ) -> None:
     """Let diffusers convert a file, and compare the result with it before it takes its name."""
-    _check_config(file, pipeline_class, config)
     pipeline = _load(file, pipeline_class, config.directory)
     with atomic(folder) as new:
+        pipeline.scheduler = Prediction.of_file(file).scheduler(pipeline.scheduler)
         pipeline.save_pretrained(new, safe_serialization=True, max_shard_size=ONE_FILE)
         del pipeline
         _check_converted(file, new, pipeline_class)
@@ -196,7 +201,7 @@ def _convert(
             shutil.copyfile(config.directory / marker, new / marker)
         has_ema = any(key.startswith(f"{EMA}diffusion_model") for key in file.entries)
         facts = {
-            "file": str(file.path), "sha256": _sha256(file.path), "config": config_name,
+            "version": VERSION, "file": str(file.path), "sha256": _sha256(file.path), "config": config_name,
             "config_sha256": _hash_of_configs(config.directory), "ema": "beside, not used" if has_ema else "unknown",
         }  # fmt: skip
         write_json(new / CONVERTED, facts)
