@@ -81,10 +81,10 @@ def evaluate(
     """
     from .evaluation.evaluate import evaluate as run_evaluation
     from .evaluation.evaluate import place_of
-    from .models.locate import convert_single_files
+    from .models.composed import composed
 
     with _at_work(settings.source, progress) as (processes, shown):
-        convert_single_files(settings.model_config, settings.model, settings.baseline)
+        settings = composed(settings)
         folder = Path(output_dir or place_of(settings))
         result = run_evaluation(settings, folder, progress=shown, processes=processes)
         return _with_page(result, folder, blur, command, processes)
@@ -101,10 +101,10 @@ def attack(
     """Try to bring an erased concept back, and its original beside it; see `attacks.attack` and, for the rest, `evaluate`."""
     from .attacks.attack import attack as run_attack
     from .attacks.attack import place_of
-    from .models.locate import convert_single_files
+    from .models.composed import composed
 
     with _at_work(settings.model, progress) as (processes, shown):
-        convert_single_files(settings.model_config, settings.model, settings.baseline)
+        settings = composed(settings)
         folder = Path(output_dir or place_of(settings))
         return _with_page(run_attack(settings, folder, progress=shown), folder, blur, command, processes)
 

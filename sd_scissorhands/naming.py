@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .errors import UserError
 
@@ -38,25 +37,17 @@ class Name:
         return self.location + revision + (f":{self.variant}" if self.variant else "")
 
 
+def without_folder(text: str) -> str:
+    """A model's name for others to read: of an absolute path its last part alone."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
 def is_path(text: str) -> bool:
     """Whether something lies at a path."""
     try:
         return bool(text) and Path(text).expanduser().exists()
     except (OSError, RuntimeError):  # longer than any path, or ~ of nobody
         return False
-
-
-def hub_id(model: Any) -> str | None:
-    """`model` if it names a repository of the Hugging Face hub and no directory."""
-    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model), re.ASCII)
-    return str(model) if named and not Path(str(model)).exists() else None
-
-
-def public_name(model: str) -> str:
-    """A model's name for files that are shared: of a path on this machine the last part alone, of a hub id all."""
-    if hub_id(Name.parse(model).location):
-        return model
-    return re.split(r"[\\/]", model.rstrip("\\/"))[-1]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from .lineage import run_of
@@ -31,6 +32,13 @@ def measurement_directory(folder: str, model: str, what: str, concept: str = "")
     return path.parent / folder / (what if concept in ("", first) else file_name(what, concept))
 
 
-def file_name(*parts: str) -> str:
-    """Words as a name that every file system takes."""
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower())[:80]
+def file_name(*parts: str, most: int = 80) -> str:
+    """Words as a name that every file system takes: a longer one is cut, and a hash keeps it apart from others.
+
+    Args:
+        most: bytes, of which file systems count a name's, not its characters.
+    """
+    name = "".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower())
+    if len(name.encode()) <= most:
+        return name
+    return name.encode()[: most - 9].decode(errors="ignore") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]

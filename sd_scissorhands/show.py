@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -70,6 +71,31 @@ def lines(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if value is not None:
             console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line that says what was not done."""
+    lines({"note": text})
+
+
+def with_unet(model: str, unet: Path | None) -> str:
+    """The name of a model with the UNet of a file, if one is named, and a line on what it took of it."""
+    if unet is None:
+        return model
+    from .models import composed
+
+    made = composed.with_unet(model, str(unet))
+    lines({"unet": composed.origin_of(made)})
+    return made
+
+
+def composed(settings: Any) -> Any:
+    """The settings of a measurement with `unet` put into its model, and a line on what it took of it."""
+    from .models import composed
+
+    made = composed.composed(settings)
+    lines({"unet": composed.origin_of(str(made.model))})
+    return made
 
 
 # ---------------------------------------------------------------- results

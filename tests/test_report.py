@@ -17,9 +17,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from sd_scissorhands.naming import hub_id
 from sd_scissorhands.report import plots, write_card, write_report
-from sd_scissorhands.report.commands import difference, flags, repeat_command
+from sd_scissorhands.report.commands import difference, flags, hub_id, repeat_command
 from sd_scissorhands.report.plots import by_block
 from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.settings import EraseSettings, UserError, file_only, load_settings

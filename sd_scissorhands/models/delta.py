@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..disk import reason, write_tensors
 from ..machine import resolve_device
-from ..naming import model_flag, public_name
+from ..naming import model_flag, without_folder
 from ..results.base import Record
 from ..results.models import AppliedDelta, WrittenDelta
 from ..run import Progress, silent
@@ -49,7 +49,7 @@ REMEDY = "it is no delta or a damaged one: get it again"
 class Origin(Record):
     """Where a delta comes from."""
 
-    base: str  # the model it was made from, as the user named it; in a file see `public_name`
+    base: str  # the model it was made from, as the user named it; in a file see `without_folder`
     base_sha256: str  # of that model's denoiser, see `hash_tensors`
     result_sha256: str  # of the denoiser that it gives
     recipe: str
@@ -170,7 +170,13 @@ def header(origin: Origin, size: int, weights: int) -> dict[str, str]:
     """
     return {
         FORMAT: json.dumps(
-            {"version": VERSION, **origin.to_json(), "base": public_name(origin.base), "size": size, "weights": weights}
+            {
+                "version": VERSION,
+                **origin.to_json(),
+                "base": without_folder(origin.base),
+                "size": size,
+                "weights": weights,
+            }
         )
     }
 

@@ -108,7 +108,7 @@ def check_output(output: Path, to: str) -> None:
     """Raises UserError for a path that exists already, and for a file that no program would take for safetensors."""
     if os.path.lexists(output):
         raise UserError(f"--output {output} exists already: choose another")
-    if to != "diffusers" and output.suffix != ".safetensors":
+    if to != "diffusers" and output.suffix.lower() != ".safetensors":
         raise UserError(f"--output {output} is no name for a {to}: end it with .safetensors")
 
 
@@ -168,7 +168,7 @@ def _directory(
     def left_out(folder: str, names: list[str]) -> set[str]:
         """Pickles, and all weights in the folders whose weights are written anew."""
         endings = (".bin", ".ckpt", ".pt", ".pth", *[".safetensors"] * (Path(folder).name in model.components))
-        return {name for name in names if name.endswith(endings)}
+        return {name for name in names if name.lower().endswith(endings)}
 
     count = sum(len(component.keys) for component in model.components.values())
     with progress("export", count) as tick, atomic(output) as folder:

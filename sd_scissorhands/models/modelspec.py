@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .. import __version__
-from ..naming import public_name
+from ..naming import without_folder
 from .pipeline_directory import PipelineDirectory
 from .prediction import ZERO_KEYS, Prediction
 
@@ -38,7 +38,7 @@ def metadata(
 def _spec(model: PipelineDirectory, ldm: bool) -> dict[str, str]:
     denoiser, vae, scheduler = (model.config(one) for one in (model.family.part, "vae", "scheduler"))
     prediction = Prediction.of_scheduler(scheduler)
-    base = public_name((model.manifest and model.manifest.source.model) or "")
+    base = without_folder((model.manifest and model.manifest.source.model) or "")
     title, description = base.rpartition("/")[2] or model.directory.name, f"written by sd_scissorhands {__version__}"
     if (erased := model.manifest and model.manifest.erased) and erased.concepts:
         concepts, how = ", ".join(erased.concepts), f"{erased.recipe}, seed {erased.seed}"
@@ -80,7 +80,7 @@ def _own(model: PipelineDirectory, weights: str) -> dict[str, str]:
     if (manifest := model.manifest) and (erased := manifest.erased):
         values |= {
             "recipe": erased.recipe, "concepts": json.dumps(erased.concepts), "anchors": json.dumps(erased.anchors),
-            "seed": erased.seed, "base": public_name(manifest.source.model or ""), "base_revision": manifest.settings.get("revision"),
+            "seed": erased.seed, "base": without_folder(manifest.source.model or ""), "base_revision": manifest.settings.get("revision"),
             "base_sha256": manifest.source.weights_sha256,
         }  # fmt: skip
     return {OWN + name: str(value) for name, value in values.items() if value is not None}

@@ -8,7 +8,8 @@ from typing import Any
 from ..diffusion.families import FAMILIES
 from ..lineage import base_of
 from ..models.licence import for_derived_card
-from ..naming import Name, hub_id
+from ..naming import Name
+from .commands import hub_id
 from .reading import RunRecord
 
 OWN_TAGS = ("concept-erasure", "sd_scissorhands")

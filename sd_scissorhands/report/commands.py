@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
@@ -83,3 +85,9 @@ def flags(settings: dict[str, Any]) -> list[str]:
             for item in value if isinstance(value, list) else [value]:
                 words += [f"{key}={item}"] if str(item).startswith("-") else [key, str(item)]
     return words
+
+
+def hub_id(model: Any) -> str | None:
+    """`model` if it names a repository of the Hugging Face hub and no directory."""
+    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model), re.ASCII)
+    return str(model) if named and not Path(str(model)).exists() else None

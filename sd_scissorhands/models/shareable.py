@@ -1,0 +1,97 @@
+"""What of a model may leave this machine: the files that belong to it, without paths of this machine in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..settings import UserError
+from .pipeline_directory import PipelineDirectory
+from .single_file_reader import markers
+from .tensor_files import read_header
+
+CARDS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
+CONFIGS = (".json", ".txt", ".model")  # of a part: configs, and what tokenizers consist of
+VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.json")  # in which a path is a word among others
+ORIGINS = ("_name_or_path", "name_or_path")  # keys under which libraries write where a part was loaded from
+ROOTS = "home|Users|root|mnt|media|data|tmp|var|srv|opt|work|workspace|content|kaggle|scratch|private|Volumes"
+LOCAL_PATH = re.compile(rf"(?<![\w:/.~-])(?:/(?:{ROOTS})/|~/|[A-Za-z]:\\)[^\s\"'<>|)]+")
+
+
+def files_of_model(model: PipelineDirectory) -> tuple[dict[str, Path], list[str]]:
+    """The files that a pipeline consists of, by name, and the names of what else lies in its directory.
+
+    Raises:
+        UserError: one of the files is a link, which may lead anywhere.
+    """
+    own = {model.directory / name for name in ("model_index.json", *markers(), *CARDS)}
+    for name, kind in model.index.items():
+        if isinstance(kind, list) and any(kind) and Path(name).name == name:
+            own |= set(_files_of_part(model, name))
+    every = {
+        file.relative_to(model.directory).as_posix(): file
+        for file in sorted(model.directory.rglob("*"))
+        if file.is_symlink() or file.is_file()
+    }
+    files = {name: file for name, file in every.items() if file in own}
+    for name, file in files.items():
+        if any((model.directory / one).is_symlink() for one in (name, *Path(name).parents)):
+            raise UserError(f"{file} is a link, and links are not uploaded: copy the model with export --to diffusers")
+    return files, [name for name in every if name not in files]
+
+
+def _files_of_part(model: PipelineDirectory, name: str) -> Iterator[Path]:
+    """A part's configs, and the weights that are meant of it."""
+    folder = model.directory / name
+    yield from (file for file in folder.glob("*") if file.suffix in CONFIGS and not file.name.startswith("."))
+    if name in model.component_names:
+        yield from model.weight_files(name)
+    else:
+        yield folder / "model.safetensors"  # as of a safety checker
+
+
+def without_paths(name: str, file: Path) -> Path | bytes:
+    """A file as it may be read by others: where a library wrote its place into a config, without that.
+
+    Raises:
+        UserError: another path of this machine is in it.
+    """
+    if file.name in VOCABULARIES or file.suffix.lower() not in (".json", ".md", ".txt", ".safetensors"):
+        return file
+    if file.suffix.lower() == ".safetensors":
+        check_text(name, "\n".join((read_header(file)[0].get("__metadata__") or {}).values()))
+        return file
+    text = file.read_text(errors="replace")
+    if not local_paths(text):
+        return file
+    if file.suffix.lower() == ".json":
+        text = json.dumps(_without_origins(json.loads(text)), indent=2) + "\n"
+    check_text(name, text)
+    return text.encode()
+
+
+def check_text(name: str, text: str) -> None:
+    """Raises UserError for a text that names a path of this machine."""
+    if found := local_paths(text):
+        raise UserError(f"{name} names a path of this machine ({found[0][:100]}): take it out, then upload")
+
+
+def local_paths(text: str) -> list[str]:
+    """The absolute paths in a text, as far as they are those of a machine, and the user's home."""
+    home = str(Path.home())
+    unescaped = text.replace("\\/", "/").replace("\\\\", "\\")
+    return LOCAL_PATH.findall(unescaped) + [home] * (len(home) > 1 and home != "/root" and home in unescaped)
+
+
+def _without_origins(value: Any) -> Any:
+    """JSON without the places that parts were loaded from."""
+    if isinstance(value, dict):
+        return {
+            key: _without_origins(one)
+            for key, one in value.items()
+            if not (key in ORIGINS and isinstance(one, str) and local_paths(one))
+        }
+    return [_without_origins(one) for one in value] if isinstance(value, list) else value
