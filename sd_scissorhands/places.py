@@ -32,13 +32,13 @@ def measurement_directory(folder: str, model: str, what: str, concept: str = "")
     return path.parent / folder / (what if concept in ("", first) else file_name(what, concept))
 
 
-def file_name(*parts: str, most: int = 80) -> str:
-    """Words as a name that every file system takes: a longer one is cut, and a hash keeps it apart from others.
+def file_name(*parts: str) -> str:
+    """Words as a name that every file system takes."""
+    return shortened("".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower()))
 
-    Args:
-        most: bytes, of which file systems count a name's, not its characters.
-    """
-    name = "".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower())
+
+def shortened(name: str, most: int = 80) -> str:
+    """A name of `most` bytes at the most, of which file systems count 255: a longer one is cut, and ends with a hash of it."""
     if len(name.encode()) <= most:
         return name
     return name.encode()[: most - 9].decode(errors="ignore") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app, main
-from sd_scissorhands.places import erasure_directory
+from sd_scissorhands.comparison.jobs import folder_name
+from sd_scissorhands.places import erasure_directory, file_name
 from sd_scissorhands.settings import EraseSettings, UserError, load_settings
 
 runner = CliRunner()
@@ -396,3 +397,11 @@ def test_settings_survive_json():
 def test_run_names_suit_every_file_system():
     settings = EraseSettings(concepts=("a red/fox?",), model="CompVis/stable-diffusion-v1-4", seed=2)
     assert str(erasure_directory(settings)) == "runs/stable-diffusion-v1-4-a-red-fox--seed2"
+
+
+@pytest.mark.parametrize("name", [file_name, folder_name])
+def test_long_concepts_have_short_names_of_their_own(name, tmp_path):
+    text = "一只红色的狐狸坐在雪地里" * 8  # of three bytes each
+    names = {name(text), name(text + "一"), name("x" * 90), name("x" * 91)}
+    assert len(names) == 4 and all(len(one.encode()) <= 80 for one in names)
+    assert all((tmp_path / one).mkdir() is None for one in names) and name("a" * 80) == "a" * 80

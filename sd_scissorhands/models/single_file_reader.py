@@ -21,7 +21,7 @@ from torch import nn
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
 from ..naming import model_flag
-from ..places import file_name
+from ..places import shortened
 from ..settings import UserError
 from .hub import fetch
 from .keys import BUFFERS, EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
@@ -295,7 +295,8 @@ def cache_directory(stem: str, sha256: str) -> Path:
     """Where a pipeline that is made of a file goes, by the file's name and a hash."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HOME) / "sd_scissorhands" / f"{file_name(stem, most=60)}-{sha256[:12]}"
+    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in stem)
+    return Path(constants.HF_HOME) / "sd_scissorhands" / f"{shortened(name, 60)}-{sha256[:12]}"
 
 
 def _sha256(path: Path) -> str:
