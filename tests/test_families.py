@@ -21,6 +21,7 @@ from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
+from sd_scissorhands.diffusion.noise_process import Discrete
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import _fitted, erase
