@@ -80,22 +80,18 @@ def note(text: str) -> None:
 
 def with_unet(model: str, unet: Path | None) -> str:
     """The name of a model with the UNet of a file, if one is named, and a line on what it took of it."""
-    if unet is None:
-        return model
     from .models import composed
 
-    made = composed.with_unet(model, str(unet))
-    lines({"unet": composed.origin_of(made)})
+    made = composed.with_unet(model, str(unet)) if unet else model
+    origin(made)
     return made
 
 
-def composed(settings: Any) -> Any:
-    """The settings of a measurement with `unet` put into its model, and a line on what it took of it."""
-    from .models import composed
+def origin(model: str | None) -> None:
+    """A line on what a model took of another file, if it did."""
+    from .models.composed import origin_of
 
-    made = composed.composed(settings)
-    lines({"unet": composed.origin_of(str(made.model))})
-    return made
+    lines({"unet": origin_of(model) if model else None})
 
 
 # ---------------------------------------------------------------- results

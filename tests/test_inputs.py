@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import build
 from typer.testing import CliRunner
 
+from sd_scissorhands.api import composed
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.lineage import base_of as first_of
 from sd_scissorhands.models import single_file_reader as single
-from sd_scissorhands.models.composed import composed, origin_of, with_unet
+from sd_scissorhands.models.composed import origin_of, with_unet
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import base_weights, export
 from sd_scissorhands.models.load import open_pipeline

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from ..disk import atomic, write_json
 from ..settings import UserError
 from .delta import FORMAT
 from .keys import UNET, Blocks, ldm_locations
-from .locate import convert_single_files, locate
+from .locate import locate
 from .pipeline_directory import CONVERTED, PipelineDirectory, read_json, weight_file_names
 from .single_file_reader import cache_directory, lock
 from .tensor_files import TensorFile, hash_file, write_tensor_file
 
-if TYPE_CHECKING:
-    from ..attacks.attack_settings import AttackSettings
-    from ..evaluation.evaluate_settings import EvaluateSettings
-
-    Measuring = TypeVar("Measuring", EvaluateSettings, AttackSettings)
-
 FACTS = "composed.json"  # in the directory: of what it is made
-PREFIXES = (
-    "",
-    "unet.",
-    "transformer.",
-    UNET,
-    "diffusion_model.",
-)  # before a denoiser's names, in other programs' files
-
-
-def composed(settings: Measuring) -> Measuring:
-    """Settings whose models are pipelines: single files converted, and `unet` put into `model`, whose baseline is then the base.
-
-    Raises:
-        UserError: see `with_unet` and `convert_single_files`.
-    """
-    convert_single_files(settings.model_config, settings.model, settings.baseline)
-    if settings.unet is None:
-        return settings
-    base = str(settings.model)
-    return dataclasses.replace(
-        settings, model=with_unet(base, settings.unet), baseline=settings.baseline or base, unet=None, model_config=None
-    )
+# Before a denoiser's names, in other programs' files.
+PREFIXES = ("", "unet.", "transformer.", UNET, "diffusion_model.")
 
 
 def with_unet(base: str, unet: str) -> str:

@@ -125,7 +125,7 @@ def pipeline_class_of(file: TensorFile) -> str:
 
 def _without_unet(file: TensorFile) -> str:
     if file.entries.keys() & {"input_blocks.0.0.weight", "conv_in.weight"}:
-        return "a UNet alone"
+        return "a UNet alone, which eval, attack, export and diff take as --unet beside its base as --model"
     if "decoder.conv_in.weight" in file.entries or any(key.startswith(VAE) for key in file.entries):
         return "a VAE alone"
     return f"no model ({UNET}* is missing)"
