@@ -209,7 +209,7 @@ def test_paths_of_this_machine_are_not_uploaded(hub, own):
     spoil(
         own / "model" / "vae" / "config.json",
         _name_or_path="/home/somebody/models/vae",
-        nested={"name_or_path": "/mnt/x/y"},
+        nested={"name_or_path": "file:///mnt/x/y"},
     )
     manifest = json.loads((own / "run.json").read_text())
     manifest["source"]["model"] = "/home/somebody/models/sd14"

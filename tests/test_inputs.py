@@ -601,7 +601,7 @@ def test_a_model_takes_the_unet_of_another_file(model, how, tmp_path):
     assert opened.weights_sha256 != base.weights_sha256
     theirs = base.denoiser.state_dict()
     for key, tensor in opened.denoiser.state_dict().items():
-        assert torch.allclose(tensor, theirs[key] + 0.25, atol=2e-3), key
+        assert torch.equal(tensor, (theirs[key].half() + 0.25).float()), key
     for key, tensor in opened.pipeline.text_encoder.state_dict().items():
         assert torch.equal(tensor, base.pipeline.text_encoder.state_dict()[key])
     count = len(theirs)

@@ -10,7 +10,7 @@ from ..disk import atomic, write_json
 from ..settings import UserError
 from .delta import FORMAT
 from .keys import UNET, Blocks, ldm_locations
-from .locate import locate
+from .locate import find_pipeline
 from .pipeline_directory import CONVERTED, PipelineDirectory, read_json, weight_file_names
 from .single_file_reader import cache_directory, lock
 from .tensor_files import TensorFile, hash_file, write_tensor_file
@@ -28,8 +28,7 @@ def with_unet(base: str, unet: str) -> str:
     Raises:
         UserError: no such base or file, or tensors that the base's denoiser does not have by name and shape.
     """
-    files = locate(base)
-    files.check()
+    files = find_pipeline(base)
     path = Path(unet).expanduser()
     chosen, tensors = _chosen(TensorFile.open(path), files), _tensors(files)
     digest = _digest(path, files)

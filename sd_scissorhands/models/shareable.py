@@ -18,7 +18,7 @@ CONFIGS = (".json", ".txt", ".model")  # of a part: configs, and what tokenizers
 VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.json")  # in which a path is a word among others
 ORIGINS = ("_name_or_path", "name_or_path")  # keys under which libraries write where a part was loaded from
 ROOTS = "home|Users|root|mnt|media|data|tmp|var|srv|opt|work|workspace|content|kaggle|scratch|private|Volumes"
-LOCAL_PATH = re.compile(rf"(?<![\w:/.~-])(?:/(?:{ROOTS})/|~/|[A-Za-z]:\\)[^\s\"'<>|)]+")
+LOCAL_PATH = re.compile(rf"(?<![\w:/.~-])(?:file:///|/(?:{ROOTS})/|~/|[A-Za-z]:\\)[^\s\"'<>|)]+")
 
 
 def files_of_model(model: PipelineDirectory) -> tuple[dict[str, Path], list[str]]:
