@@ -134,7 +134,7 @@ def _file(
     note = None
     if ldm:
         predicted, tensors = Prediction.of_scheduler(model.config("scheduler")), with_last_text_block(tensors)
-        tensors |= predicted.markers()
+        tensors |= predicted.markers(tensors[next(iter(located[0].by_key()))].code)
         note = predicted.misread_by_comfyui(tensors)
     about = metadata(model, weights=weights, ldm=ldm, base=base.metadata if base else PT)
     with progress("export", len(tensors)) as tick, atomic(output) as new:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from .keys import OPEN_CLIP, XL_OPEN_CLIP
 from .tensor_files import TensorFile, TensorToWrite
 
@@ -43,14 +41,10 @@ class Prediction:
         """As ModelSpec calls what is predicted."""
         return "v" if self.velocity else "epsilon"
 
-    def markers(self) -> dict[str, TensorToWrite]:
-        """The marker tensors of a single file."""
+    def markers(self, code: str) -> dict[str, TensorToWrite]:
+        """The marker tensors of a single file; `code` is the dtype of its UNet, which they have too."""
         named = {V_PRED: self.velocity, ZTSNR: self.zero_snr}
-        return {
-            name: TensorToWrite.of((0,), torch.float32, lambda: torch.zeros(0))
-            for name, there in named.items()
-            if there
-        }
+        return {name: TensorToWrite(code, (0,), 0, lambda: iter(())) for name, there in named.items() if there}
 
     def metadata(self) -> dict[str, str]:
         """What a single file's metadata name of it."""
