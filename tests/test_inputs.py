@@ -662,7 +662,7 @@ def test_commands_take_a_unet(model, tmp_path):
     assert not json.loads(done.stdout)["identical"]
     settings = composed(EvaluateSettings(model=str(model), unet=str(file), concept="heart"))
     assert settings.model == with_unet(str(model), str(file)) and settings.baseline == str(model)
-    attacked = composed(AttackSettings("list", "heart", str(model), unet=str(file)))
+    attacked = composed(AttackSettings("embedding", "heart", str(model), unet=str(file)))
     assert attacked.model == settings.model and attacked.baseline == str(model) and attacked.unet is None
     assert "unet" not in attacked.to_json()
     with pytest.raises(UserError, match="--unet has no effect without --model"):
