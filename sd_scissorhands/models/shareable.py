@@ -38,7 +38,7 @@ def files_of_model(model: PipelineDirectory) -> tuple[dict[str, Path], list[str]
     }
     files = {name: file for name, file in every.items() if file in own}
     for name, file in files.items():
-        if any((model.directory / one).is_symlink() for one in (name, *Path(name).parents)):
+        if any((model.directory / one).is_symlink() for one in (Path(name), *Path(name).parents[:-1])):
             raise UserError(f"{file} is a link, and links are not uploaded: copy the model with export --to diffusers")
     return files, [name for name in every if name not in files]
 
