@@ -31,16 +31,12 @@ def files_of_model(model: PipelineDirectory) -> tuple[dict[str, Path], list[str]
     for name, kind in model.index.items():
         if isinstance(kind, list) and any(kind) and Path(name).name == name:
             own |= set(_files_of_part(model, name))
-    every = {
-        file.relative_to(model.directory).as_posix(): file
-        for file in sorted(model.directory.rglob("*"))
-        if file.is_symlink() or file.is_file()
-    }
-    files = {name: file for name, file in every.items() if file in own}
+    files = {file.relative_to(model.directory).as_posix(): file for file in sorted(own) if file.is_file()}
     for name, file in files.items():
         if any((model.directory / one).is_symlink() for one in (Path(name), *Path(name).parents[:-1])):
             raise UserError(f"{file} is a link, and links are not uploaded: copy the model with export --to diffusers")
-    return files, [name for name in every if name not in files]
+    lying = (file for file in sorted(model.directory.rglob("*")) if file.is_symlink() or file.is_file())
+    return files, [file.relative_to(model.directory).as_posix() for file in lying if file not in own]
 
 
 def _files_of_part(model: PipelineDirectory, name: str) -> Iterator[Path]:

@@ -219,9 +219,9 @@ def _convert(
 
 @contextmanager
 def _usual_names(file: TensorFile, folder: Path) -> Iterator[tuple[TensorFile, Path]]:
-    """A file whose text encoder has the names that diffusers reads, and where it lies: written anew if it has older ones."""
+    """A file with the names that diffusers reads, its own and its text encoder's, and where it lies: written anew if it has others."""
     names = {key: f"{found[1]}text_model.{found[2]}" for key in file.entries if (found := OLD_TEXT.fullmatch(key))}
-    if not names:
+    if not names and file.path.suffix == ".safetensors":
         yield file, file.path
         return
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
