@@ -181,6 +181,7 @@ def test_only_the_files_of_the_model_are_uploaded(hub, own):
     model = own / "model"
     (model / "id_rsa").write_text("secret")
     (model / "unet" / "old.safetensors").write_bytes(b"the concept, whole")
+    (model / "unet" / "secret.json").write_text("{}")
     (model / "notes").mkdir()
     (model / "notes" / "config.json").write_text("{}")
     (model / "secrets").symlink_to(own)

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import UserError
-from .pipeline_directory import PipelineDirectory
+from .pipeline_directory import PipelineDirectory, weight_file_names
 from .single_file_reader import markers
 from .tensor_files import read_header
 
 CARDS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
-CONFIGS = (".json", ".txt", ".model")  # of a part: configs, and what tokenizers consist of
 VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.json")  # in which a path is a word among others
+CONFIGS = (  # of a part
+    "config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "spiece.model", *VOCABULARIES,
+)  # fmt: skip
 ORIGINS = ("_name_or_path", "name_or_path")  # keys under which libraries write where a part was loaded from
 ROOTS = "home|Users|root|mnt|media|data|tmp|var|srv|opt|work|workspace|content|kaggle|scratch|private|Volumes"
 LOCAL_PATH = re.compile(rf"(?<![\w:/.~-])(?:file:///|/(?:{ROOTS})/|~/|[A-Za-z]:\\)[^\s\"'<>|)]+")
@@ -42,9 +45,10 @@ def files_of_model(model: PipelineDirectory) -> tuple[dict[str, Path], list[str]
 def _files_of_part(model: PipelineDirectory, name: str) -> Iterator[Path]:
     """A part's configs, and the weights that are meant of it."""
     folder = model.directory / name
-    yield from (file for file in folder.glob("*") if file.suffix in CONFIGS and not file.name.startswith("."))
+    yield from (folder / one for one in CONFIGS)
     if name in model.component_names:
         yield from model.weight_files(name)
+        yield from (folder / weight_file_names(name, variant)[1] for variant in {model.variant, None})  # of shards
     else:
         yield folder / "model.safetensors"  # as of a safety checker
 
