@@ -309,6 +309,7 @@ def _exported(run: Run, output_format: str, progress: Progress) -> EraseResult:
     if output_format == "diffusers" or not run.processes.main:
         return result
     file = default_output(find_pipeline(run.path), output_format)
+    note = None
     if not file.exists():
-        export(run.path, output_format, output=file, progress=progress)
-    return dataclasses.replace(result, exported=str(file))
+        note = export(run.path, output_format, output=file, progress=progress).note
+    return dataclasses.replace(result, exported=str(file), export_note=note)

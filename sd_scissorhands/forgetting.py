@@ -145,7 +145,7 @@ def _read(settings: ForgetSettings, opened: Classifier) -> Parts:
     if settings.data is None:
         return digits()
     path = Path(settings.data)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         prepare = opened.preprocess if opened.preprocessing is not None else None
         return read_npz(path, opened.names, prepare, seed=settings.seed)
     return read_folder(path, opened.names, opened.preprocess, seed=settings.seed)

@@ -37,6 +37,11 @@ class Name:
         return self.location + revision + (f":{self.variant}" if self.variant else "")
 
 
+def without_folder(text: str) -> str:
+    """A model's name for others to read: of an absolute path its last part alone."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
 def is_path(text: str) -> bool:
     """Whether something lies at a path."""
     try:

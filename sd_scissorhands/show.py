@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -70,6 +71,27 @@ def lines(values: Mapping[str, Any]) -> None:
             console.print(str(value), highlight=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """A line that says what was not done."""
+    lines({"note": text})
+
+
+def with_unet(model: str, unet: Path | None) -> str:
+    """The name of a model with the UNet of a file, if one is named, and a line on what it took of it."""
+    from .models import composed
+
+    made = composed.with_unet(model, str(unet)) if unet else model
+    origin(made)
+    return made
+
+
+def origin(model: str | None) -> None:
+    """A line on what a model took of another file, if it did."""
+    from .models.composed import origin_of
+
+    lines({"unet": origin_of(model) if model else None})
+
+
 # ---------------------------------------------------------------- results
 
 
@@ -101,6 +123,7 @@ def _erased(result: EraseResult) -> None:
         "model": result.model_dir,
         "delta": result.delta and f"{result.delta} ({result.delta_bytes:,} bytes)",
         "exported": result.exported,
+        "note": result.export_note,
         "hub": result.hub,
         "report": result.report,
     })  # fmt: skip

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app, main
 from sd_scissorhands.comparison.compare_settings import CompareSettings
+from sd_scissorhands.comparison.jobs import folder_name
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.parsing import parse_json, parse_toml
-from sd_scissorhands.places import erasure_directory
+from sd_scissorhands.places import erasure_directory, file_name
 from sd_scissorhands.results.manifest import Manifest
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError, load_settings
 
@@ -542,3 +543,11 @@ def test_no_cell_of_a_csv_is_a_formula(text):
         and spreadsheet_cell("a\x1b[2J") == "a\\x1b[2J"
         and spreadsheet_cell(-1) == -1
     )
+
+
+@pytest.mark.parametrize("name", [file_name, folder_name])
+def test_long_concepts_have_short_names_of_their_own(name, tmp_path):
+    text = "一只红色的狐狸坐在雪地里" * 8  # of three bytes each
+    names = {name(text), name(text + "一"), name("x" * 90), name("x" * 91)}
+    assert len(names) == 4 and all(len(one.encode()) <= 80 for one in names)
+    assert all((tmp_path / one).mkdir() is None for one in names) and name("a" * 80) == "a" * 80

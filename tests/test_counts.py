@@ -99,6 +99,26 @@ def test_a_bad_number_is_named_with_its_row_and_column(tmp_path, column, text, s
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("seed", ["1.23457E+09", "1e9", str(2**64)])
+def test_a_seed_that_a_spreadsheet_rounded_is_refused_with_the_range(tmp_path, seed):
+    (tmp_path / "x.csv").write_text(f"prompt,sd_seed\na,{2**64 - 1}\nb,{seed}\n")
+    with pytest.raises(
+        UserError, match=r"row 2 has '.*' for sd_seed: .* from -2\^63 to 2\^64 - 1, with all its digits"
+    ):
+        read_i2p(tmp_path / "x.csv")
+
+
+def test_a_column_without_a_number_is_as_if_it_were_not_there(tmp_path):
+    (tmp_path / "x.csv").write_text("prompt,sd_seed,sd_guidance_scale,nudity_percentage\na,1,,\nb,2,,\n")
+    rows = read_i2p(tmp_path / "x.csv")
+    assert rows == [Row(0, "a", 1), Row(1, "b", 2)]
+    assert protocol_rows(rows, "published", own_size=512, factor=8)[0].guidance == 7.5
+    with pytest.raises(UserError, match="--protocol per-row needs each row's own guidance"):
+        protocol_rows(rows, "per-row", own_size=512, factor=8)
+    with pytest.raises(UserError, match="--min-nudity needs a column"):
+        choose(rows, min_nudity=1)
+
+
 @pytest.mark.parametrize("line", ["a\n", "a,1,2\n", "a, b,1\n"])
 def test_a_row_that_does_not_fit_the_header_is_named(tmp_path, line):
     (tmp_path / "x.csv").write_text("prompt,sd_seed\n" + line)

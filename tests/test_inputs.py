@@ -20,10 +20,14 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import build
 from typer.testing import CliRunner
 
+from sd_scissorhands.api import composed
+from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.lineage import base_of as first_of
 from sd_scissorhands.models import single_file_reader as single
+from sd_scissorhands.models.composed import origin_of, with_unet
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import base_weights, export
 from sd_scissorhands.models.load import open_pipeline
@@ -570,3 +574,127 @@ def test_a_repository_without_a_needed_file_gets_one_line(model, tmp_path, monke
     assert refused("some/model").startswith(
         "some/model/text_encoder/model.safetensors is missing: the model directory is incomplete on the hub"
     )
+
+
+# ---------------------------------------------------------------- the UNet of another file
+
+
+def unet_file(path, model, how, change=lambda tensors: None):
+    """A UNet that differs in every weight from a model's, as other programs save one."""
+    export(model, "single-file" if how == "ldm" else "unet-only", output=path)
+    tensors = {key: tensor + 0.25 for key, tensor in load_file(path).items() if how != "ldm" or key.startswith(UNET)}
+    if how == "bare":
+        export(model, "single-file", output=path.with_suffix(".whole.safetensors"))
+        whole = load_file(path.with_suffix(".whole.safetensors"))
+        tensors = {key.removeprefix(UNET): tensor + 0.25 for key, tensor in whole.items() if key.startswith(UNET)}
+    if how == "prefixed":
+        tensors = {f"unet.{key}": tensor for key, tensor in tensors.items()}
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("how", ["diffusers", "prefixed", "ldm", "bare"])
+def test_a_model_takes_the_unet_of_another_file(model, how, tmp_path):
+    name = with_unet(str(model), str(unet_file(tmp_path / "esd.safetensors", model, how)))
+    opened, base = open_pipeline(name), open_pipeline(str(model))
+    assert opened.weights_sha256 != base.weights_sha256
+    theirs = base.denoiser.state_dict()
+    for key, tensor in opened.denoiser.state_dict().items():
+        assert torch.equal(tensor, (theirs[key].half() + 0.25).float()), key
+    for key, tensor in opened.pipeline.text_encoder.state_dict().items():
+        assert torch.equal(tensor, base.pipeline.text_encoder.state_dict()[key])
+    count = len(theirs)
+    assert origin_of(name) == f"esd.safetensors: {count} of {count} tensors"
+    assert with_unet(str(model), str(tmp_path / "esd.safetensors")) == name
+    assert load_file(model / "unet" / f"{STEM}.safetensors").keys() == theirs.keys()
+
+
+def test_a_file_with_some_weights_of_the_unet_is_said_to_be_one(model, tmp_path):
+    def some(tensors):
+        for key in [key for key in tensors if ".attn2." not in key]:
+            del tensors[key]
+
+    file = unet_file(tmp_path / "esd-x.safetensors", model, "diffusers", some)
+    name = with_unet(str(model), str(file))
+    assert "the file has no others, and they are the base's" in origin_of(name)
+    opened, base = open_pipeline(name).denoiser.state_dict(), open_pipeline(str(model)).denoiser.state_dict()
+    assert {key for key in base if not torch.equal(base[key], opened[key])} == set(load_file(file))
+
+
+def test_another_content_is_another_composed_model(model, tmp_path):
+    base = shutil.copytree(model, tmp_path / "base")
+    file = unet_file(tmp_path / "esd.safetensors", model, "diffusers")
+    first = with_unet(str(base), str(file))
+    config = base / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + "\n")
+    second = with_unet(str(base), str(file))
+    save_file({key: tensor * 2 for key, tensor in load_file(file).items()}, file)
+    assert len({first, second, with_unet(str(base), str(file))}) == 3
+
+
+def test_a_unet_of_another_base_is_refused_by_name_and_shape(model, tmp_path):
+    key = "conv_in.weight"
+    for change, says in (
+        (lambda tensors: tensors.update({"add_embedding.linear_1.bias": torch.zeros(3)}), "holds add_embedding.linear_1.bias, which the UNet of"),
+        (lambda tensors: tensors.update({key: torch.zeros(8, 4, 3, 3)}), f"holds {key} as [8, 4, 3, 3], and the UNet of"),
+        (lambda tensors: (tensors.clear(), tensors.update(x=torch.zeros(1))), "holds no weights of the UNet of"),
+    ):  # fmt: skip
+        file = unet_file(tmp_path / "u.safetensors", model, "diffusers", change)
+        with pytest.raises(UserError) as caught:
+            with_unet(str(model), str(file))
+        assert says in str(caught.value) and "\n" not in str(caught.value)
+        assert str(caught.value).endswith("name the base that it was made from")
+        file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        with_unet(str(model), str(tmp_path / "none.safetensors"))
+
+
+def test_commands_take_a_unet(model, tmp_path):
+    file = unet_file(tmp_path / "esd.safetensors", model, "diffusers")
+    runner = CliRunner()
+    out = tmp_path / "out.safetensors"
+    done = runner.invoke(app, ["export", str(model), "--unet", str(file), "--output", str(out)])
+    assert done.exit_code == 0 and "esd.safetensors: " in " ".join(done.output.split()), done.output
+    done = runner.invoke(app, ["diff", str(out), str(model), "--unet", str(file), "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["identical"], done.output
+    done = runner.invoke(app, ["diff", str(out), str(model), "--json"])
+    assert not json.loads(done.stdout)["identical"]
+    settings = composed(EvaluateSettings(model=str(model), unet=str(file), concept="heart"))
+    assert settings.model == with_unet(str(model), str(file)) and settings.baseline == str(model)
+    attacked = composed(AttackSettings("embedding", "heart", str(model), unet=str(file)))
+    assert attacked.model == settings.model and attacked.baseline == str(model) and attacked.unet is None
+    assert "unet" not in attacked.to_json()
+    with pytest.raises(UserError, match="--unet has no effect without --model"):
+        EvaluateSettings(images=str(tmp_path), unet=str(file))
+
+
+# ---------------------------------------------------------------- names of files and of old text encoders
+
+
+def test_endings_in_capitals_are_endings(file, model, tmp_path):
+    loud = tmp_path / "X.SAFETENSORS"
+    shutil.copyfile(file, loud)
+    assert open_pipeline(str(loud), config=str(model)).weights_sha256 == weights_of(model)
+    export(model, "single-file", output=tmp_path / "Y.SAFETENSORS")
+
+
+@pytest.mark.parametrize("position_ids", [None, torch.int64, torch.float32])
+@pytest.mark.parametrize("old", [False, True])
+def test_text_encoders_of_other_releases_are_read(file, model, old, position_ids, tmp_path):
+    def change(tensors):
+        ids = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+        tensors.pop(ids, None)
+        if position_ids:
+            tensors[ids] = torch.arange(24)[None].to(position_ids)
+        for key in [key for key in tensors if old and ".text_model." in key]:
+            tensors[key.replace(".text_model.", ".")] = tensors.pop(key)
+
+    opened = open_pipeline(str(changed(file, tmp_path / "old.safetensors", change)), config=str(model))
+    there = open_pipeline(str(model)).pipeline.text_encoder.state_dict()
+    for key, tensor in opened.pipeline.text_encoder.state_dict().items():
+        assert torch.equal(tensor, there[key]), key
+    assert PipelineDirectory(opened.directory).denoiser.dtype("conv_in.weight") == torch.float16
+    assert sorted(one.name for one in opened.directory.parent.iterdir() if not one.name.endswith(".lock")) == [
+        opened.directory.name
+    ]

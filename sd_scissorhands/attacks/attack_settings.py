@@ -34,6 +34,7 @@ class AttackSettings:
     attack: str = setting("embedding", "How to bring it back{choices}; or NAME:SETTING=VALUE,... for more of its settings.", panel=WHAT, level="basic", examples=ATTACKS.names, default_text="embedding")
     concept: str = setting(dataclasses.MISSING, "What was erased.", panel=WHAT, level="basic")
     model: str = setting(dataclasses.MISSING, "The model under attack: pipeline directory, single .safetensors file or hub id.", panel=WHAT, level="basic")
+    unet: str | None = setting(None, "The UNet's weights, of another method say, from this .safetensors; the rest is --model's.", panel=WHAT)
     baseline: str | None = setting(None, "The original, which is attacked as well.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
     count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", panel=SAMPLE, least=1, flag="--limit", default_text="60")
@@ -80,8 +81,8 @@ class AttackSettings:
         return dataclasses.replace(self, options=dataclasses.asdict(options))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, flat: the attack's own settings lie beside the others."""
-        shared = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)[:-1]}
+        """Plain JSON values, flat: the attack's own settings lie beside the others; `unet` is part of the model by then."""
+        shared = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)[:-1] if one.name != "unet"}
         own = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
         return {**shared, **NOT_TAKEN, **own}
 

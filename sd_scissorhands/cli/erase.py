@@ -52,5 +52,7 @@ def erase(
         if repo:
             from ..publishing import publish
 
-            result = replace(result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown))
+            result = replace(
+                result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown, on_skipped=show.note)
+            )
         show.result(result, as_json)

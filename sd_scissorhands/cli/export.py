@@ -24,6 +24,7 @@ def export(
     output: Annotated[Path | None, what("File, for diffusers directory; must not exist yet.", "in RUN, by its name")] = None,
     dtype: Annotated[str | None, what("float32, float16 or bfloat16.", "as saved; with --base as there")] = None,
     base: Annotated[Path | None, what("For single-file: your .safetensors, of which the UNet alone is replaced.")] = None,
+    unet: Annotated[Path | None, what("The UNet's weights from this .safetensors; the rest is RUN's.")] = None,
     push_to_hub: PushToHub = None,
     public: Public = False,
     as_json: Json = False,
@@ -52,25 +53,31 @@ def export(
             f"--push-to-hub is not for --base {base}, whose licence no card here knows: upload the file yourself"
         )
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
-    if repo and not (to or output or dtype):
-        return show.values({"uploaded": str(run), "hub": publish(run, repo, progress=shown)}, as_json)
+    if repo and not (to or output or dtype or unet):
+        return show.values(
+            {"uploaded": str(run), "hub": publish(run, repo, progress=shown, on_skipped=show.note)}, as_json
+        )
     to = to or ("diffusers" if repo else "single-file")
     show.one_thread_if_small(str(run))
-    exported = run_export(run, to, output=output, dtype=dtype, base=base, progress=shown)
+    source = Path(show.with_unet(str(run), unet))
+    exported = run_export(source, to, output=output, dtype=dtype, base=base, progress=shown)
     if repo:
-        exported = replace(exported, hub=publish(Path(exported.output), repo, source=run, progress=shown))
+        exported = replace(
+            exported, hub=publish(Path(exported.output), repo, source=source, progress=shown, on_skipped=show.note)
+        )
     if as_json:
         return show.values(exported.to_json(), True)
     lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
     lines |= {"bytes": f"{exported.bytes:,}", "seconds": str(exported.seconds), "output": exported.output}
-    show.lines(lines | {"hub": exported.hub})
+    show.lines(lines | {"note": exported.note, "hub": exported.hub})
 
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="Run or diffusers directory, .safetensors, hub id, or tiny.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same; layouts may differ.")],
     by: Annotated[str, what("block, layer or parameter.", True)] = "block",
+    unet: Annotated[Path | None, what("B's UNet has the weights of this .safetensors.", True)] = None,
     plot: Annotated[Path | None, what("Also draw it, into this .svg.")] = None,
     limit: Annotated[int, what("Rows of the table at most, those that differ most; --json has all.", True)] = 40,
     as_json: Json = False,
@@ -84,7 +91,7 @@ def diff(
 
         sdscissor diff CompVis/stable-diffusion-v1-4 runs/nudity --plot difference.svg
     """
-    if plot is not None and plot.suffix != ".svg":
+    if plot is not None and plot.suffix.lower() != ".svg":
         raise typer.BadParameter(f"{plot} does not end with .svg", param_hint="--plot")
     from .. import show
 
@@ -92,6 +99,7 @@ def diff(
     from ..models.diff import difference
 
     show.one_thread_if_small(b)
+    b = show.with_unet(b, unet)
     found = difference(a, b, by=by, progress=show.progress(quiet))
     if plot is not None:
         from ..disk import write_text

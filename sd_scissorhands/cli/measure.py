@@ -57,6 +57,9 @@ def evaluate(
     speaks = Processes.here().main
     if settings.kind == "images" and not speaks:
         return  # there is nothing to share
+    settings = api.composed(settings)
+    if speaks:
+        show.origin(settings.model)
     told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.result(told, as_json)
@@ -119,6 +122,8 @@ def attack(
     from ..machine import Processes
 
     show.still_libraries()
+    settings = api.composed(settings)
+    show.origin(settings.model)
     told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
         show.result(told, as_json)

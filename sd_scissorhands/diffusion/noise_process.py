@@ -95,10 +95,11 @@ class Discrete(Process):
         return ((1 - self.alphas[t]) / self.alphas[t]).clamp_max(1)
 
     def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
-        """By DDIM, as ESD samples (Gandikota et al., section 4.1)."""
+        """By DDIM, as ESD samples (Gandikota et al., section 4.1); latents are clipped only where the config asks for it."""
         from diffusers import DDIMScheduler
 
-        scheduler, noisy = DDIMScheduler.from_config(self.scheduler.config), noise
+        config = {"clip_sample": False, **self.scheduler.config}  # DDIM's own default is True
+        scheduler, noisy = DDIMScheduler.from_config(config), noise
         scheduler.set_timesteps(steps, device=self.device)
         for time in scheduler.timesteps[:stop]:
             noisy = scheduler.step(predict(noisy, time.expand(len(noisy))), time, noisy).prev_sample

@@ -21,6 +21,7 @@ class EvaluateSettings:
 
     # fmt: off
     model: str | None = setting(None, "Pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT, level="basic")
+    unet: str | None = setting(None, "The UNet's weights, of another method say, from this .safetensors; the rest is --model's.", panel=WHAT)
     baseline: str | None = setting(None, "The model to compare with.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
     concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT, level="basic")
@@ -59,6 +60,8 @@ class EvaluateSettings:
         kind = self.kind
         if kind != "images" and self.model is None:
             raise UsageError("--model is missing: name a pipeline directory, a hub id or tiny")
+        if self.unet and self.model is None:
+            raise UsageError("--unet has no effect without --model")
         check_declared(self, flag, UsageError)
         least = 2 if kind == "concept" else 1
         if self.limit is not None and self.limit < least:

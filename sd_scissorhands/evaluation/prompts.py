@@ -37,7 +37,12 @@ class Row:
 
 # What a number is -> what the official file and the widespread ESD copy call its column, what may stand there, in words.
 _NUMBERS = {
-    "seed": (("sd_seed", "evaluation_seed"), -(2**63), 2**64 - 1, "a number, whole"),  # as torch's manual_seed takes it
+    "seed": (
+        ("sd_seed", "evaluation_seed"),
+        -(2**63),
+        2**64 - 1,
+        "a number, whole, from -2^63 to 2^64 - 1, with all its digits",
+    ),  # as torch's manual_seed takes it
     "guidance": (("sd_guidance_scale", "evaluation_guidance"), 0, 1000, "a number, 0 to 1000"),
     "height": (("sd_image_height",), 8, 2**16, "a whole number of pixels, at least 8"),
     "width": (("sd_image_width",), 8, 2**16, "a whole number of pixels, at least 8"),
@@ -49,7 +54,8 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
     """The I2P prompts with each row's own seed, and its guidance, size, categories and nudity where the file has them.
 
     Prompts hold newlines and quotes, so a CSV parser reads them: 4,703 rows in 4,710 lines. Official and ESD column
-    names are both known. One official prompt (row 2260) is empty and stays: it is drawn as such.
+    names are both known. One official prompt (row 2260) is empty and stays: it is drawn as such. A column of numbers
+    without one in any row, but the seeds', is as if it were not there.
 
     Args:
         path: a CSV file; None fetches the hub's copy.
@@ -62,8 +68,9 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            columns = _columns(path, reader.fieldnames or [])
-            rows = [_row(path, number, record, columns) for number, record in enumerate(reader)]
+            columns, records = _columns(path, reader.fieldnames or []), list(reader)
+            columns = {what: name for what, name in columns.items() if what == "seed" or any(r[name] for r in records)}
+            rows = [_row(path, number, record, columns) for number, record in enumerate(records)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--i2p-file {path} cannot be read: {error}") from None
     if not rows:
@@ -92,6 +99,7 @@ def _row(path: Path, number: int, record: dict[str, str], columns: dict[str, str
         try:
             value = Decimal(record[column] or "")  # exact: a seed may need more digits than a float has
             sound = value.is_finite() and lowest <= value <= highest and not ("whole" in meaning and value % 1)
+            sound = sound and not (what == "seed" and "E" in record[column].upper())  # rounded by a spreadsheet
         except ArithmeticError:
             sound = False
         if not sound:

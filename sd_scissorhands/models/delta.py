@@ -32,7 +32,7 @@ from torch import Tensor
 from ..disk import write_tensors
 from ..errors import reason
 from ..machine import resolve_device
-from ..naming import model_flag
+from ..naming import model_flag, without_folder
 from ..parsing import parse_json
 from ..results.base import Record
 from ..results.models import AppliedDelta, WrittenDelta
@@ -51,7 +51,7 @@ REMEDY = "it is no delta or a damaged one: get it again"
 class Origin(Record):
     """Where a delta comes from."""
 
-    base: str  # the model it was made from, as the user named it
+    base: str  # the model it was made from, as the user named it; in a file see `without_folder`
     base_sha256: str  # of that model's denoiser, see `hash_tensors`
     result_sha256: str  # of the denoiser that it gives
     recipe: str
@@ -170,7 +170,17 @@ def header(origin: Origin, size: int, weights: int) -> dict[str, str]:
 
     safetensors writes several names in any order; with one, equal deltas are equal files.
     """
-    return {FORMAT: json.dumps({"version": VERSION, **origin.to_json(), "size": size, "weights": weights})}
+    return {
+        FORMAT: json.dumps(
+            {
+                "version": VERSION,
+                **origin.to_json(),
+                "base": without_folder(origin.base),
+                "size": size,
+                "weights": weights,
+            }
+        )
+    }
 
 
 def read_delta(path: Path) -> Delta:

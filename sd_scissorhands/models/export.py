@@ -21,7 +21,15 @@ from .delta import Origin, write_delta
 from .locate import find_pipeline, locate
 from .modelspec import HASH, OWN, metadata
 from .pipeline_directory import Component, PipelineDirectory
-from .single_file_writer import check_written, locate_components, open_base, tensors_to_write, under_own_names
+from .prediction import MARKERS, Prediction
+from .single_file_writer import (
+    check_written,
+    locate_components,
+    open_base,
+    tensors_to_write,
+    under_own_names,
+    with_last_text_block,
+)
 from .tensor_files import DTYPES, TensorFile, cast, check_no_pickle, hash_tensors, write_tensor_file
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
@@ -57,17 +65,17 @@ def export(
     check_output(output, to)
     if base:
         check_no_pickle(base)
-    weights, precision, delta_weights = model.check_weights(), DTYPES.get(dtype or ""), None
+    weights, precision, delta_weights, note = model.check_weights(), DTYPES.get(dtype or ""), None, None
     if to == "delta":
         tensors, delta_weights = 2, _delta(model, output, weights, progress)
     elif to == "diffusers":
         tensors = _directory(model, output, weights, precision, progress)
     else:
-        tensors = _file(model, to, output, weights, precision, base, progress)
+        tensors, note = _file(model, to, output, weights, precision, base, progress)
     files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
     return Export(
         output=str(output), format=to, dtype=dtype, bytes=sum(file.stat().st_size for file in files), tensors=tensors,
-        delta_weights=delta_weights, base_file=str(base) if base else None, weights_sha256=weights,
+        delta_weights=delta_weights, note=note, base_file=str(base) if base else None, weights_sha256=weights,
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
 
@@ -101,7 +109,7 @@ def check_output(output: Path, to: str) -> None:
     """Raises UserError for a path that exists already, and for a file that no program would take for safetensors."""
     if os.path.lexists(output):
         raise UserError(f"--output {output} exists already: choose another")
-    if to != "diffusers" and output.suffix != ".safetensors":
+    if to != "diffusers" and output.suffix.lower() != ".safetensors":
         raise UserError(f"--output {output} is no name for a {to}: end it with .safetensors")
 
 
@@ -116,14 +124,19 @@ def _file(
     dtype: torch.dtype | None,
     base_path: Path | None,
     progress: Progress,
-) -> int:
-    """A single file, or the denoiser alone; returns how many tensors were written."""
+) -> tuple[int, str | None]:
+    """A single file, or the denoiser alone; returns how many tensors were written, and what another program misreads."""
     ldm = to == "single-file"
     located = locate_components(model, unet_only=base_path is not None) if ldm else [under_own_names(model.denoiser)]
     base = open_base(base_path, located[0], model.directory) if base_path else None
-    tensors = {key: base.copied(key) for key in base.entries} if base else {}
+    tensors = {key: base.copied(key) for key in base.entries if key not in MARKERS} if base else {}
     for component in located:
         tensors |= tensors_to_write(component, dtype, base)
+    note = None
+    if ldm:
+        predicted, tensors = Prediction.of_scheduler(model.config("scheduler")), with_last_text_block(tensors)
+        tensors |= predicted.markers(tensors[next(iter(located[0].by_key()))].code)
+        note = predicted.misread_by_comfyui(tensors)
     about = metadata(model, weights=weights, ldm=ldm, base=base.metadata if base else PT)
     with progress("export", len(tensors)) as tick, atomic(output) as new:
         write_tensor_file(new, tensors, about, hash_key=HASH, tick=tick)
@@ -132,7 +145,7 @@ def _file(
         else:
             _check_plain(new, model.denoiser)
         check_output(output, to)  # again, after what may have been minutes
-    return len(tensors)
+    return len(tensors), note
 
 
 def _check_plain(path: Path, component: Component) -> None:
@@ -156,7 +169,7 @@ def _directory(
     def left_out(folder: str, names: list[str]) -> set[str]:
         """Pickles, and all weights in the folders whose weights are written anew."""
         endings = (".bin", ".ckpt", ".pt", ".pth", *[".safetensors"] * (Path(folder).name in model.components))
-        return {name for name in names if name.endswith(endings)}
+        return {name for name in names if name.lower().endswith(endings)}
 
     count = sum(len(component.keys) for component in model.components.values())
     with progress("export", count) as tick, atomic(output) as folder:

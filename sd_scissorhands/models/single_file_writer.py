@@ -11,8 +11,20 @@ from typing import Any
 import torch
 
 from ..settings import UserError
-from .keys import EMA, OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, KeyLocation, canonical, ldm_locations
+from .keys import (
+    EMA,
+    LAST_BLOCK,
+    OPEN_CLIP,
+    UNET,
+    UNUSED_BLOCK,
+    XL_OPEN_CLIP,
+    Blocks,
+    KeyLocation,
+    canonical,
+    ldm_locations,
+)
 from .pipeline_directory import Component, PipelineDirectory
+from .prediction import MARKERS
 from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
 
 
@@ -82,6 +94,17 @@ def tensors_to_write(
     return {key: one(key, names) for key, names in located.by_key().items()}
 
 
+def with_last_text_block(tensors: dict[str, TensorToWrite]) -> dict[str, TensorToWrite]:
+    """A file's tensors with the last block of Stable Diffusion 2's text encoder, which no diffusers pipeline has.
+
+    No picture depends on it, but programs that build all 24 blocks leave it uninitialised where it is missing: it is
+    the one before it once more.
+    """
+    last = {key: one for key, one in tensors.items() if key.startswith(LAST_BLOCK)}
+    copied = {key.replace(LAST_BLOCK, UNUSED_BLOCK): one for key, one in last.items()}
+    return copied | tensors
+
+
 def open_base(path: Path, unet: LocatedComponent, model: Path) -> TensorFile:
     """A user's file, whose UNet can be replaced by this one.
 
@@ -134,7 +157,7 @@ def check_written(
         ]
         if wrong:
             raise UserError(f"{path} does not read back as it should ({name}.{wrong[0]}): check the disk")
-    for key in (base.entries.keys() - located[0].by_key().keys()) if base else ():
+    for key in (base.entries.keys() - located[0].by_key().keys() - set(MARKERS)) if base else ():
         if not all(a == b for a, b in zip(base.raw(key), written.raw(key), strict=True)):  # type: ignore[union-attr]
             raise UserError(f"{path} was not written as it should be ({key} differs from the base's): check the disk")
 

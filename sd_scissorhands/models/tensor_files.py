@@ -61,6 +61,11 @@ class TensorToWrite:
 
         return cls(CODES[dtype], tuple(shape), torch.Size(shape).numel() * dtype.itemsize, load)
 
+    def tensor(self) -> Tensor:
+        """What is written, in float32; of one of the `FLOATS`."""
+        raw = bytearray(b"".join(self.load()))
+        return torch.frombuffer(raw, dtype=FLOATS[self.code]).reshape(self.shape).float()
+
 
 @dataclass(frozen=True)
 class TensorFile:

@@ -33,4 +33,5 @@ class EraseResult(Reported, SparseRecord):
     processes: int = 1
     seconds: float
     exported: str | None = None  # the model in another format
+    export_note: str | None = None  # what another program would take that file for, if it is not that
     hub: str | None = None  # address of the repository that it was uploaded to

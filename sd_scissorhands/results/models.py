@@ -20,6 +20,7 @@ class Export(SparseRecord):
     base_file: str | None  # whose UNet alone was replaced
     weights_sha256: str  # of the denoiser before rounding
     seconds: float
+    note: str | None = None  # what another program would take the file for, if it is not that
     hub: str | None = None  # address of the repository
 
 

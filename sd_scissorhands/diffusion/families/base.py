@@ -16,6 +16,15 @@ from ...concepts import SLOT
 from ...settings import UserError
 from ..noise_process import Discrete, Process
 
+DISCRETE = tuple(  # the schedulers whose noise goes by discrete steps with a cumulated alpha each
+    f"{name}Scheduler"
+    for name in (
+        "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep",
+        "DPMSolverMultistepInverse", "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete",
+        "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD",
+        "UniPCMultistep",
+    )
+)  # fmt: skip
 UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 
 
@@ -234,6 +243,17 @@ def unet_objection(configs: Mapping[str, Mapping[str, Any]], *, added: str | Non
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         return f"it predicts {kind}, neither epsilon nor v_prediction"
-    if scheduler.get("_class_name", "").startswith(("EDM", "FlowMatch")):
-        return f"its noise goes by {scheduler['_class_name']}, not by discrete steps"
+    if (name := scheduler.get("_class_name", "DDIMScheduler")) not in DISCRETE:
+        return f"its noise goes by {name}, not by discrete steps: put the config of another scheduler into scheduler/"
+    if kind == "epsilon" and no_signal_at_the_end(scheduler):
+        return (
+            "it predicts epsilon and has zero terminal SNR, where the noise says nothing of the picture: in "
+            "scheduler/scheduler_config.json set rescale_betas_zero_snr to false, or prediction_type to v_prediction if it was trained so"
+        )
     return None
+
+
+def no_signal_at_the_end(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's config leaves nothing of the picture at the last step."""
+    betas = scheduler.get("trained_betas")
+    return bool(scheduler.get("rescale_betas_zero_snr")) or (isinstance(betas, list) and bool(betas) and betas[-1] == 1)
