@@ -54,12 +54,13 @@ def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, pre
         return []
     columns = _columns(units[:, candidates], jitter, generator)
     distances = _no_distances(len(ranks))
+    scratch = distances.new_empty(max(1, CHUNK // distances.numel()), *distances.shape)  # (c, n, n)
     scores = _dependence(ranks, _nearest_alone(columns))
     picked: list[int] = []
     while scores.max() > 0:
         picked.append(int(scores.argmax()))
-        distances = _further(distances, columns[:, picked[-1]])
-        scores = _scores(ranks, columns, distances)
+        distances += _apart(columns[None, :, picked[-1]], scratch)[0]
+        scores = _scores(ranks, columns, distances, scratch)
         scores[picked] = -math.inf
     return candidates[picked].tolist()
 
@@ -74,14 +75,23 @@ def _dependence(ranks: Tensor, nearest: Tensor, nearest_given: Tensor | None = N
     return (lower - lower_given).sum(-1) / (ranks - lower_given).sum()  # some neighbour ranks lower: never 0 / 0
 
 
-def _scores(ranks: Tensor, columns: Tensor, distances: Tensor) -> Tensor:
-    """T(Y, Z_j | Z_S) of every column: (p,), from the squared distances over S (n, n)."""
+def _scores(ranks: Tensor, columns: Tensor, distances: Tensor, scratch: Tensor) -> Tensor:
+    """T(Y, Z_j | Z_S) of every column: (p,), from the squared distances over S (n, n).
+
+    All distances are computed in `scratch` (c, n, n): allocated anew for each chunk, they fragment the heap, up to p times their
+    size.
+    """
     nearest_given = distances.min(1).indices
     scores = []
-    for some in columns.T.contiguous().split(max(1, CHUNK // distances.numel())):  # (c, n)
-        both = some[:, :, None].sub(some[:, None, :]).square_().add_(distances)  # (c, n, n)
+    for some in columns.T.contiguous().split(len(scratch)):  # (c, n)
+        both = _apart(some, scratch).add_(distances)  # (c, n, n)
         scores.append(_dependence(ranks, both.min(2).indices, nearest_given))
     return torch.cat(scores)
+
+
+def _apart(columns: Tensor, scratch: Tensor) -> Tensor:
+    """Squared distances over each of some columns (c, n), written into `scratch`: (c, n, n)."""
+    return torch.sub(columns[:, :, None], columns[:, None, :], out=scratch[: len(columns)]).square_()
 
 
 def _prefilter(ranks: Tensor, units: Tensor, jitter: float, generator: torch.Generator, most: int) -> Tensor:
@@ -120,11 +130,6 @@ def _nearest_alone(columns: Tensor) -> Tensor:
 def _no_distances(n: int) -> Tensor:
     """Squared distances over no variable: 0 to all others, and to oneself infinite, which no addition changes."""
     return torch.zeros(n, n, dtype=torch.float64).fill_diagonal_(math.inf)
-
-
-def _further(distances: Tensor, column: Tensor) -> Tensor:
-    """Squared distances (n, n) over one more variable, (n,)."""
-    return distances + (column[:, None] - column).square_()
 
 
 def _ranks(y: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
