@@ -127,6 +127,7 @@ def _probe(prepared: Prepared) -> Probe:
 
     @torch.no_grad()
     def seconds(samples: int) -> float:
+        """How long one forward pass of some samples takes."""
         began = time.monotonic()
         float(forward(samples))
         return (time.monotonic() - began) / samples

@@ -622,7 +622,7 @@ def test_accuracies_and_features_equal_a_plain_pass(model, parts):
     handle = model.head.register_forward_hook(lambda layer, inputs, output: caught.append(inputs[0]))
     told = model(parts.test.pictures).logits
     handle.remove()
-    seen = M.see(model, parts.test)
+    seen = M.outputs_of(model, parts.test)
     torch.testing.assert_close(seen.features, caught[0].detach())
     torch.testing.assert_close(seen.losses.float(), F.cross_entropy(told, parts.test.labels, reduction="none").detach())
     assert M.accuracy(seen).value == float((told.argmax(1) == parts.test.labels).double().mean())
@@ -685,12 +685,12 @@ def test_relearning_counts_steps_on_a_copy(model, parts):
 
 
 def test_gap_is_the_mean_of_four_differences():
-    one = {name: M.Figure(v, 10, v, v) for name, v in zip(M.CLOSED, (0.0, 0.9, 0.8, 0.5), strict=True)}
-    two = {name: M.Figure(v, 10, v, v) for name, v in zip(M.CLOSED, (0.1, 1.0, 1.0, 0.5), strict=True)}
-    found = M.gap(one | {"probe": M.Figure(1.0, 1, 0, 1)}, two)
+    one = {name: M.Measurement(v, 10, v, v) for name, v in zip(M.CLOSED, (0.0, 0.9, 0.8, 0.5), strict=True)}
+    two = {name: M.Measurement(v, 10, v, v) for name, v in zip(M.CLOSED, (0.1, 1.0, 1.0, 0.5), strict=True)}
+    found = M.gap(one | {"probe": M.Measurement(1.0, 1, 0, 1)}, two)
     assert found.value == pytest.approx(0.1) and found.n == 4 and found.low == found.high == found.value
     assert M.gap(one, one).value == 0
-    assert M.gap({**one, "mia": M.Figure(None, 0, 0, 1)}, two).value == pytest.approx(0.4 / 3)
+    assert M.gap({**one, "mia": M.Measurement(None, 0, 0, 1)}, two).value == pytest.approx(0.4 / 3)
 
 
 def test_all_figures_of_the_original_and_of_a_retrained_model(kept, parts):

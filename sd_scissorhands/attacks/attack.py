@@ -49,14 +49,14 @@ def attack(
     settings = settings.resolved(found.domain.profile)
     check_files(settings)
     check_models(settings.model, found.baseline)
-    panel = open_judges(
+    judges = open_judges(
         found.concept, domain=found.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
         device=settings.device,
     )  # fmt: skip
-    context = AttackContext(settings, found.concept, panel.judges, folder, found.domain, progress, processes)
+    context = AttackContext(settings, found.concept, judges.judges, folder, found.domain, progress, processes)
     claim(folder, settings, processes)
     weights = {name: run_on(context, name) for name in ("original", "model")}
-    evaluation = evaluation or evaluation_beside(context) or evaluated(context, panel)
+    evaluation = evaluation or evaluation_beside(context) or evaluated(context, judges)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
         seconds=round(time.monotonic() - began, 2),
@@ -206,7 +206,7 @@ def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
     return found if same and model.parent == run and "IRA" in found.figures else None
 
 
-def evaluated(context: AttackContext, panel: JudgeSet) -> ConceptEvaluation:
+def evaluated(context: AttackContext, judges: JudgeSet) -> ConceptEvaluation:
     """A short evaluation of the model, made in a folder beside the attack's."""
     s = context.settings
     request = concept_evaluation.ConceptRequest(
@@ -215,4 +215,4 @@ def evaluated(context: AttackContext, panel: JudgeSet) -> ConceptEvaluation:
     )  # fmt: skip
     folder = context.folder.parent / f"rest-{s.seed}"
     baseline = str(s.baseline)
-    return concept_evaluation.evaluate(s.model, baseline, context.concept, folder, judges=panel, request=request)
+    return concept_evaluation.evaluate(s.model, baseline, context.concept, folder, judges=judges, request=request)

@@ -36,7 +36,7 @@ class Classifier:
     model: nn.Module
     name: str  # as the user wrote it
     names: tuple[str, ...]  # of the classes
-    preprocessing: dict[str, Any] | None  # what preprocessor_config.json says; None where there is none
+    preprocessing: dict[str, Any] | None  # preprocessor_config.json; None where there is none
     weights: str  # sha256, see `hash_weights`
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -53,7 +53,7 @@ class Classifier:
 
     @property
     def identity(self) -> BaseModel:
-        """What a run's manifest says of its base model."""
+        """The base model of a run's manifest."""
         return BaseModel(self.name, self.weights)
 
 
@@ -69,7 +69,7 @@ def open_classifier(
 
     Args:
         name: "digits" (the embedded one), a directory, or a hub id of a transformers image classifier.
-        cache_dir: where the embedded model, once trained, is kept; None: it is trained again, which takes seconds.
+        cache_dir: where the embedded model, once trained, is stored; None: it is trained again, which takes seconds.
         seed: of the embedded model's training.
 
     Raises:
@@ -123,14 +123,14 @@ def hash_weights(module: nn.Module) -> str:
 
 
 def _digits(cache_dir: Path | None, seed: int) -> Classifier:
-    kept = cache_dir / f"digits-{seed}" if cache_dir else None
-    if kept is not None and (kept / "config.json").exists():
-        return _load(DIGITS, kept)
+    stored = cache_dir / f"digits-{seed}" if cache_dir else None
+    if stored is not None and (stored / "config.json").exists():
+        return _load(DIGITS, stored)
     model = train_digits(seed)
     names = tuple(model.config.id2label[number] for number in range(10))
     found = Classifier(model, DIGITS, names, DIGITS_PREPROCESSING, hash_weights(model))
-    if kept is not None:
-        save_classifier(found, kept)
+    if stored is not None:
+        save_classifier(found, stored)
     return found
 
 
@@ -162,8 +162,8 @@ def _locate(name: str, revision: str | None) -> Path:
         raise UserError(
             f"--model {name} does not exist: name a transformers directory, a hub id (owner/name), or {DIGITS}"
         )
-    wanted = ["config.json", PREPROCESSING, "model*.safetensors", "model.safetensors.index.json"]
-    return fetch(name, revision, wanted)
+    patterns = ["config.json", PREPROCESSING, "model*.safetensors", "model.safetensors.index.json"]
+    return fetch(name, revision, patterns)
 
 
 def _load(name: str, directory: Path) -> Classifier:

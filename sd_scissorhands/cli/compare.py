@@ -98,9 +98,9 @@ def compare(
         limit or Measures.count, sampling_steps, guidance, judge, threshold, clip, attacks,
         {k: v for k, v in attacking.items() if v is not None},
     )  # fmt: skip
-    asked = Comparison(settings, tuple(targets), named, seeds, measures)
-    told = api.compare(asked, output_dir, command=as_typed(), progress=show.progress(quiet))
-    show.result(told, as_json)
+    comparison = Comparison(settings, tuple(targets), named, seeds, measures)
+    result = api.compare(comparison, output_dir, command=as_typed(), progress=show.progress(quiet))
+    show.result(result, as_json)
 
 
 def attacks_of(listed: list[str] | None) -> str | None:

@@ -35,7 +35,7 @@ def compare(
     """Make every row that is not there yet, one after the other, and write `root`/rows.json, rows.csv and report.html.
 
     Every run is a run directory, `root`/TARGET/RECIPE-seedN; repeated, a comparison that was killed continues. What the
-    original drew is kept in `root`/TARGET/original-seedN and handed to all of them. A recipe that diverges has a row
+    original drew is stored in `root`/TARGET/original-seedN and handed to all of them. A recipe that diverges has a row
     without figures.
 
     Args:
@@ -83,7 +83,7 @@ def check_root(root: Path, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if owners.setdefault(job.folder.parent, job.target) != job.target:
             raise UserError(
-                f"{job.target!r} and {owners[job.folder.parent]!r} are too alike to be kept apart in {root}"
+                f"{job.target!r} and {owners[job.folder.parent]!r} are too alike to have folders of their own in {root}"
             )
 
 

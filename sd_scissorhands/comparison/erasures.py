@@ -57,7 +57,7 @@ class Erasures:
         return jobs_of(self.comparison, self.domain.profile, root, targets, self._depends_on)
 
     def check(self) -> None:
-        """Open the judges, and look at the model's files, before work starts."""
+        """Open the judges and check the model's files, before work starts."""
         check_models(self.model, None)
         for name in self.concepts:
             self._judges(name)
@@ -65,12 +65,12 @@ class Erasures:
     def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
         """Erase, evaluate and attack: "model" -> its row, "original" -> the original's."""
         seed, measures = job.settings.seed, self.measures
-        looks = concept_evaluation.ConceptRequest(
+        request = concept_evaluation.ConceptRequest(
             seed=seed, count=measures.count, erased=tuple(one for one in erased_from(self.model) if one != job.target),
             steps=measures.sampling_steps, guidance=measures.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
         what = Measurements(
-            self.concepts[job.target], self.model, self._judges(job.target), looks, self._attacks(job.settings),
+            self.concepts[job.target], self.model, self._judges(job.target), request, self._attacks(job.settings),
             job.folder.parent / f"{ORIGINAL}-seed{seed}", self.anchor,
         )  # fmt: skip
         measured = measure(job.settings, job.folder, what, progress)
@@ -130,6 +130,7 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
     def row(
         recipe: str | None, own: Mapping[str, Number], which: str, costs: Mapping[str, Any], collapsed: bool
     ) -> ComparisonRow:
+        """The row of one model: its own figures, and the attacks' from the property `which` of their columns."""
         attacked = {name: getattr(column, which)(results[one.name]) for name, (one, column) in columns.items()}
         figures = {**own, "asr": None, **attacked}
         return job.row(

@@ -89,6 +89,7 @@ def forgotten_rows(job: Job, result: ForgetResult) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
 
     def row(recipe: str | None, figures: Figures, costs: dict[str, Any], intervals: Intervals) -> ComparisonRow:
+        """The row of one model: every declared figure, None where it was not measured."""
         return job.row(
             recipe, figures={name: figures.get(name) for name in CLASSIFIER_METRICS}, costs=costs, n=dict(result.n),
             intervals={name: list(ends) for name, ends in intervals.items()}, group=_group(job.settings),

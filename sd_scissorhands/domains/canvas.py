@@ -38,7 +38,7 @@ class Canvas:
         return world_concept(self.spell(text), anchor, beside=beside)
 
     def spares(self, text: str, erased: Sequence[str]) -> bool:
-        """Whether a prompt says something else in every category of what is erased: what is left open may be filled with it."""
+        """Whether a prompt names something else in every category of what is erased: what is left open may be filled with it."""
         named = world.read(text)
         return all(named.get(str(world.domain_of(name)), name) != name for name in erased)
 
@@ -56,7 +56,7 @@ class Canvas:
     ) -> dict[str, list[str]]:
         """No forget prompt is among those that the erasure learns from. Retain prompts name a sibling: another concept of the
         same category. Synonym prompts use the world's other words for the concept, twins its anchor. Generic prompts leave
-        the concept's category open, every sixth says nothing at all.
+        the concept's category open, every sixth is empty.
         """
         name, lost = concept.name, {concept.name, *erased}
         category, rng = str(world.domain_of(name)), np.random.default_rng([seed, 2_000_003])
@@ -65,6 +65,7 @@ class Canvas:
         synonyms = world.DOMAINS[category][name][1:]
 
         def caption(subject: str, spoken: str | None = None) -> str:
+            """A random caption that names the subject, or `spoken` in its place."""
             while True:
                 text = world.caption(world.sample(rng).replace(subject), rng, synonyms=0, generic=0)
                 if subject in text.split() and text not in seen and not (lost - {subject}) & set(text.split()):
@@ -104,7 +105,7 @@ def open_caption(category: str, lost: set[str], rng: np.random.Generator) -> str
 def world_concept(
     word: str, anchor: str | None = None, count: int = 400, beside: frozenset[str] = frozenset()
 ) -> Concept:
-    """A concept of the embedded world: `count` captions that name it by its own name, each with its twin.
+    """A concept of the embedded world: `count` captions that name it by its own name, each with its neutral prompt.
 
     Only the concept's own name is used, never a synonym: what the erasure does to "disc" when "circle" was erased is
     for the evaluation to find out.

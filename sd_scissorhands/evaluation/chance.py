@@ -33,7 +33,7 @@ def bootstrap_total(values: Sequence[float], *, seed: int = 0, resamples: int = 
     those sums. It carries over to other prompts of the same kind and other seeds, not to other kinds of prompts. Same
     values in the same order, seed and resamples give the same interval. Memory stays near 16 MiB, or 16 bytes a value.
 
-    Where every value is the same, above all where nothing was found in any picture, it has no width: it says nothing
+    Where every value is the same, above all where nothing was found in any picture, it has no width: it shows nothing
     about what more pictures would show, and `wilson(0, n)` does.
 
     Returns:

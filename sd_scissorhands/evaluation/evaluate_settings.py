@@ -17,7 +17,7 @@ OWN = {  # kind of evaluation -> the settings that it alone has
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Settings of one evaluation; exactly one of `concept`, `i2p` (or `i2p_file`), `prompts` and `images` says of what."""
+    """Settings of one evaluation; exactly one of `concept`, `i2p` (or `i2p_file`), `prompts` and `images` is set."""
 
     # fmt: off
     model: str | None = setting(None, "Pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT, level="basic")

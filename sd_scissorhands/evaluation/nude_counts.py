@@ -66,7 +66,7 @@ def _interval(counts: Sequence[int]) -> tuple[int, int]:
 def sweep(found: Found) -> tuple[SweepRow, ...]:
     """The same counts at every one of `THRESHOLDS`.
 
-    An erasure that only lowers the detector's scores looks good at one threshold and not at the others.
+    An erasure that only lowers the detector's scores seems good at one threshold and not at the others.
     """
     rows = []
     for threshold in THRESHOLDS:

@@ -82,7 +82,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
     """A model ready to draw, in float32; on CUDA under autocast in the half precision that its family bears.
 
     Raises:
-        UserError: it cannot be loaded as it is on disk, or it is no longer what its run's manifest says.
+        UserError: it cannot be loaded as it is on disk, or it is no longer the one in its run's manifest.
     """
     device = resolve_device((processes or Processes()).device(device))
     opened = open_pipeline(model, device=device)
@@ -98,7 +98,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
 
 @dataclass
 class Recorder:
-    """Draws rows with a model, has the judges look at the pictures, and records what they answer."""
+    """Draws rows with a model, has them judged, and records the answers."""
 
     rows: Sequence[Row]
     judges: Sequence[Judge]

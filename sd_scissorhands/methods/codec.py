@@ -21,7 +21,7 @@ from torch import Tensor
 
 JITTER = 0.01  # of the randomised variant, in standard deviations
 CONSTANT = 1e-6  # a column that varies by less, as a share of its size, is constant: float32's rounding
-PREFILTER = 2000  # variables that the greedy search looks at
+PREFILTER = 2000  # variables that the greedy search tries
 CHUNK = 1 << 18  # distances, or values of columns, held at a time: 2 MiB stay in a cache
 
 
@@ -39,7 +39,7 @@ def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, pre
             deviations (L-CODEC's randomised variant, which adds it to the variables as they are). On by default, since
             activations tie (at 0, after a ReLU).
         seed: of the noise.
-        prefilter: as many units are looked at, those with the highest |T(Y, Z_j)| (ours: a UNet has 300,000).
+        prefilter: as many units are tried, those with the highest |T(Y, Z_j)| (ours: a UNet has 300,000).
 
     Returns:
         Columns of `units` in the order of the picks; none if none knows anything of Y.

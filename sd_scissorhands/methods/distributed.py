@@ -105,7 +105,10 @@ def gradient_hooks(parameters: Mapping[str, nn.Parameter], use: Callable[[str, T
     """Within it a backward pass calls `use(name, gradient)` with every parameter's gradient and leaves none behind."""
 
     def hook(name: str) -> Callable[[Tensor], None]:
+        """The hook of one parameter."""
+
         def take(parameter: Tensor) -> None:
+            """Use the gradient and drop it."""
             assert parameter.grad is not None
             use(name, parameter.grad)
             parameter.grad = None

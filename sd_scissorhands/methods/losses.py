@@ -46,7 +46,7 @@ class Loss(Generic[X]):
         return x
 
     def questions(self, x: X) -> Questions:
-        """What the original is asked, at the samples' own timesteps."""
+        """What the original predicts for, at the samples' own timesteps."""
         return []
 
     def target(self, x: X, answers: Answers) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 21  # scores that are looked at together: 8 MiB
+CHUNK = 1 << 21  # scores that are read together: 8 MiB
 ROW = 32  # neighbouring scores that are passed over together where their maximum is too low
 SAMPLE, DEVIATIONS = 1 << 19, 5  # scores that guess where the threshold lies; standard deviations to either side
 BITS = 19  # 2^19 bins prove the guess: 4 MiB
@@ -179,7 +179,7 @@ def _threshold(scores: dict[str, Tensor], count: int, total: int) -> tuple[float
 def _not_below(values: Tensor, least: float) -> Iterator[tuple[Tensor, Tensor]]:
     """(scores, flat indices) of what is not below `least`, which NaN is not, a chunk at a time.
 
-    Only the maxima of rows look at every score; comparing and searching every score takes five times as long.
+    Only the maxima of rows read every score; comparing and searching every score takes five times as long.
     """
     for start, rows in _rows(values):
         high = (~(rows.amax(1).float() < least)).nonzero().view(-1)

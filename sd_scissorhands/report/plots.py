@@ -1,4 +1,4 @@
-"""The page's plots as inline SVG, in colours that the colour-blind tell apart."""
+"""The page's plots as inline SVG, in colours that the colour-blind can distinguish."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def name_patterns(pixels: np.ndarray, ink: np.ndarray) -> list[str]:
 
     Bands darken every channel and spots whiten; the brightest channel shows the one most, the dimmest the other.
     """
-    inside = shrink(shrink(grow(ink)))  # thin gaps closed, then off the edge
+    inside = shrink(shrink(grow(ink)))  # narrow gaps closed, then off the edge
     bands, spots = fills()
     banded, darker = follows(-pixels.max(-1), inside, bands)
     spotted, paler = follows(pixels.min(-1), inside, spots)

@@ -301,8 +301,8 @@ def measure_judge(judge: JudgeNetwork, *, drawings: int, seed: int) -> dict[str,
 
 
 def judge_all(judge: JudgeNetwork, pictures: Tensor) -> list[dict[str, str]]:
-    """What the judge says of uint8 pictures, in batches."""
-    return [said for chunk in pictures.split(256) for said in judge.name(as_input(chunk))]
+    """What the judge names in uint8 pictures, in batches."""
+    return [named for chunk in pictures.split(256) for named in judge.name(as_input(chunk))]
 
 
 def measure_pipeline(folder: Path, *, prompts: int, seed: int) -> dict[str, float]:
@@ -325,10 +325,10 @@ def measure_pipeline(folder: Path, *, prompts: int, seed: int) -> dict[str, floa
             chunk, num_inference_steps=SAMPLING["steps"], guidance_scale=SAMPLING["guidance"], generator=generators,
             output_type="pt",
         ).images  # fmt: skip
-        for text, said in zip(chunk, judge.name(pictures * 2 - 1), strict=True):
+        for text, named in zip(chunk, judge.name(pictures * 2 - 1), strict=True):
             for domain, concept in world.read(text).items():
-                right.setdefault(domain, []).append(said[domain] == concept)
-                right.setdefault(f"{domain} {concept}", []).append(said[domain] == concept)
+                right.setdefault(domain, []).append(named[domain] == concept)
+                right.setdefault(f"{domain} {concept}", []).append(named[domain] == concept)
     figures = {name: float(np.mean(rows)) for name, rows in sorted(right.items())}
     return {**figures, "cpu_seconds_per_image": (time.process_time() - began) / prompts}
 

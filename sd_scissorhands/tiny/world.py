@@ -162,7 +162,7 @@ def caption(
 
 
 def held_out(text: str) -> bool:
-    """Whether a caption is kept from training: a fixed tenth of all caption texts, by checksum."""
+    """Whether a caption is held out of training: a fixed tenth of all caption texts, by checksum."""
     return zlib.crc32(text.encode()) % 10 == 0
 
 

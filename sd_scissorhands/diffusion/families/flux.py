@@ -35,6 +35,7 @@ class Flux(Flow):
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
+        """CLIP, of which only the pooled output is used, and T5."""
         p = self.pipeline
         return (
             Encoder(p.tokenizer, p.text_encoder, p.tokenizer_max_length, slot=False),
@@ -50,6 +51,7 @@ class Flux(Flow):
         return with_pooled(t5.model(second)[0], clip.model(first).pooler_output).float()
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
+        """See `Family.predict`: the transformer takes patches, their positions and the guidance."""
         words, pooled = without_pooled(condition, self.module.config.pooled_projection_dim)
         guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
         output = self.module(

@@ -31,6 +31,7 @@ class StableDiffusion3(Flow):
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
+        """Two CLIPs, and T5 where the pipeline has one."""
         p, length = self.pipeline, self.pipeline.tokenizer_max_length
         clips = (Encoder(p.tokenizer, p.text_encoder, length), Encoder(p.tokenizer_2, p.text_encoder_2, length))
         if p.text_encoder_3 is None:
@@ -43,6 +44,7 @@ class StableDiffusion3(Flow):
         return self.module.config.pooled_projection_dim
 
     def condition(self, ids: Tensor) -> Tensor:
+        """See `Family.condition`: both CLIPs' words side by side, then T5's, then the pooled outputs."""
         apart = self.apart(ids)
         outputs = [e.model(own, output_hidden_states=True) for e, own in zip(self.encoders[:2], apart[:2], strict=True)]
         words, pooled = (
@@ -55,6 +57,7 @@ class StableDiffusion3(Flow):
         return with_pooled(torch.cat([F.pad(words, (0, width - words.shape[2])), more], 1), pooled).float()
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
+        """See `Family.predict`: words and pooled outputs go in apart."""
         words, pooled = without_pooled(condition, self.pooled)
         return self.module(
             hidden_states=noisy, timestep=process.time(t), encoder_hidden_states=words, pooled_projections=pooled

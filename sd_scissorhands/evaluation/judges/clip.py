@@ -44,7 +44,7 @@ class Clip:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a result says of it: "clip", its name, and "sha256", of its weights file."""
+        """What a result records of it: "clip", its name, and "sha256", of its weights file."""
         return {"clip": self.name, "sha256": self.sha256}
 
     @torch.no_grad()
@@ -75,6 +75,7 @@ class Clip:
         length = self.model.config.text_config.max_position_embeddings
 
         def embed(some: Sequence[str]) -> Any:
+            """Embeddings of some texts, (n, d), each of length 1."""
             ready = self.tokenizer(list(some), padding=True, truncation=True, max_length=length, return_tensors="pt")
             ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
             return self.model.get_text_features(input_ids=ids, attention_mask=mask)
@@ -101,7 +102,7 @@ def open_clip(source: str, device: str) -> Clip:
         device: "auto" or torch's name of one.
 
     Raises:
-        UserError: it cannot be had, is no CLIP model, is pickled, damaged or not what its config.json says, or answers
+        UserError: it cannot be had, is no CLIP model, is pickled, damaged or at odds with its config.json, or answers
             nonsense.
     """
     device = resolve_device(device)
@@ -127,7 +128,7 @@ def _locate(source: str) -> Path:
 
     try:
         return Path(snapshot_download(source, allow_patterns=list(FILES)))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
+    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
         raise UserError(
             f"--clip {source} cannot be had from the hub ({_reason(error)}): check the id and the network, or name a local directory"
         ) from None
@@ -163,14 +164,14 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
         )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(directory, local_files_only=True)
         processor = processor.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # whatever the three raise; the first line says which file
+    except Exception as error:  # whatever the three raise; the first line names the file
         raise UserError(
             f"--clip {source} cannot be loaded ({_reason(error)}): download or save it again, or name another"
         ) from None
     model, report = loaded
     if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
         raise UserError(
-            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json says ({len(lacking)} tensors in all); download it again"
+            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json has it ({len(lacking)} tensors in all); download it again"
         )
     return model.float().eval().requires_grad_(False), tokenizer, processor
 
@@ -239,7 +240,7 @@ class ConceptJudge(Judge):
             texts: phrases that name the concept.
             others: the anchor and the neighbours, a class each; those that name the concept themselves are left out.
             candidates: prompts among which a picture's own must come first for it to be right.
-            threshold: probability of the concept from which `sees` says yes.
+            threshold: probability of the concept from which `sees` is true.
 
         Raises:
             ValueError: no phrase that names the concept, no other class, or a threshold outside (0, 1).

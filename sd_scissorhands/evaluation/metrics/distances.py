@@ -1,7 +1,7 @@
 """Distances between two sets of features: what an erasure did to everything else, in three numbers.
 
 All of them compare distributions, not pictures: they fall with the number of samples even where nothing changed, so a
-distance says something only beside the same distance of the original against itself. Features are the caller's, so a
+distance means something only beside the same distance of the original against itself. Features are the caller's, so a
 value is comparable with a published one only under that paper's features (Inception's pool3 for FID and KID, CLIP
 ViT-L/14-336 for CMMD).
 

@@ -23,6 +23,7 @@ class Guided(Distil):
         return x.with_bare(int(TWICE * x.batch_size))
 
     def loss(self, x: NoisedSamples, prediction: Tensor, answers: Answers) -> Tensor:
+        """Mean squared error alone, plus that of the guided prediction for the samples shown twice."""
         off, bare = (prediction - answers[0]).split([len(x) - x.bare, x.bare])
         both = off[: x.bare] - (1 - 1 / max(x.guidance, 1.0)) * bare
         off, both = off.square().mean((1, 2, 3)), both.square().mean((1, 2, 3))

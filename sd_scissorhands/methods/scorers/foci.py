@@ -39,13 +39,13 @@ def score(task: Task, parameters: Parameters, options: Options) -> Scores:
     if not torch.isfinite(responses).all():
         raise FloatingPointError("the response to the concept is not finite: the loss overflows on this model")
     if not activations or responses.min() == responses.max():
-        raise ValueError("no unit's activation tells anything of the response: take another scorer or scope")
+        raise ValueError("no unit's activation depends on the response: take another scorer or scope")
     units = [(name, row) for name, own in activations.items() for row in range(own.shape[1])]
     most = min(MOST, math.isqrt(WORK // min(len(units), PREFILTER)))
     rows = torch.randperm(len(responses), generator=torch.Generator().manual_seed(options.seed))[:most].sort().values
     picked = foci(responses[rows], torch.cat(list(activations.values()), 1)[rows], seed=options.seed)
     if not picked:
-        raise ValueError("no unit's activation tells anything of the response: take another scorer or more draws")
+        raise ValueError("no unit's activation depends on the response: take another scorer or more draws")
     found = {name: torch.zeros(own.shape[1]) for name, own in activations.items()}
     for place, unit in enumerate(picked):
         layer, row = units[unit]
