@@ -17,11 +17,11 @@ from .machine import PeakMemory
 from .methods.distributed import gradient_hooks
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
-from .methods.selection import CHUNK
+from .methods.selection import SCORES_AT_ONCE
 from .settings import EraseSettings
 
 MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
-SCRATCH = 16 * CHUNK  # bytes at most of a selection, beside its result
+SCRATCH = 16 * SCORES_AT_ONCE  # bytes at most of a selection, beside its result
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from .classifier.data import Parts, Split, split_at_random, split_by_class, split_by_indices
 from .classifier.forgetting_task import ClassifierTask
 from .classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier
-from .classifier.measure import Measurement, gap, measure
+from .classifier.measure import Estimate, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import retrain
 from .machine import PeakMemory, resolve_device
@@ -154,13 +154,13 @@ def _read(settings: ForgetSettings, opened: Classifier) -> Parts:
 
 def _measured(
     prepared: PreparedForgetting, before: nn.Module, shared: Path | None, progress: Progress
-) -> tuple[dict[str, Measurement], dict[str, dict[str, Measurement] | None]]:
+) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate] | None]]:
     """Figures of the model, and by name those of the original and of the retrained."""
     split, seed = prepared.split, prepared.settings.seed
     other = _retrained(prepared, before, shared, progress)
     models = {"model": prepared.opened.model, "original": before} | ({"retrained": other} if other is not None else {})
     with progress("figures", MEASURED_PARTS * len(models)) as tick:
-        measured: Callable[..., dict[str, Measurement]] = lambda model, at: measure(  # noqa: E731
+        measured: Callable[..., dict[str, Estimate]] = lambda model, at: measure(  # noqa: E731
             model, split, seed=seed, original=at, tick=lambda: tick(1)
         )
         original = measured(before, 1.0)
@@ -194,9 +194,9 @@ def _retrained(
     return model
 
 
-def _values(figures: Mapping[str, Measurement]) -> dict[str, float | None]:
+def _values(figures: Mapping[str, Estimate]) -> dict[str, float | None]:
     return {name: figure.value for name, figure in figures.items()}
 
 
-def _intervals(figures: Mapping[str, Measurement]) -> dict[str, list[float]]:
+def _intervals(figures: Mapping[str, Estimate]) -> dict[str, list[float]]:
     return {name: [figure.low, figure.high] for name, figure in figures.items()}

@@ -257,7 +257,7 @@ def concepts(presets: Sequence[Concept], as_json: bool) -> None:
     """The presets and the embedded world's words."""
     from .tiny import world
 
-    words = {domain: list(names) for domain, names in world.DOMAINS.items()}
+    words = {domain: list(names) for domain, names in world.CATEGORIES.items()}
     if as_json:
         listed = [
             {name: getattr(one, name) for name in ("name", "title", "kind", "explicit", "summary")} | {"prompts": len(one.pairs)}

@@ -685,12 +685,12 @@ def test_relearning_counts_steps_on_a_copy(model, parts):
 
 
 def test_gap_is_the_mean_of_four_differences():
-    one = {name: M.Measurement(v, 10, v, v) for name, v in zip(M.CLOSED, (0.0, 0.9, 0.8, 0.5), strict=True)}
-    two = {name: M.Measurement(v, 10, v, v) for name, v in zip(M.CLOSED, (0.1, 1.0, 1.0, 0.5), strict=True)}
-    found = M.gap(one | {"probe": M.Measurement(1.0, 1, 0, 1)}, two)
+    one = {name: M.Estimate(v, 10, v, v) for name, v in zip(M.CLOSED, (0.0, 0.9, 0.8, 0.5), strict=True)}
+    two = {name: M.Estimate(v, 10, v, v) for name, v in zip(M.CLOSED, (0.1, 1.0, 1.0, 0.5), strict=True)}
+    found = M.gap(one | {"probe": M.Estimate(1.0, 1, 0, 1)}, two)
     assert found.value == pytest.approx(0.1) and found.n == 4 and found.low == found.high == found.value
     assert M.gap(one, one).value == 0
-    assert M.gap({**one, "mia": M.Measurement(None, 0, 0, 1)}, two).value == pytest.approx(0.4 / 3)
+    assert M.gap({**one, "mia": M.Estimate(None, 0, 0, 1)}, two).value == pytest.approx(0.4 / 3)
 
 
 def test_all_figures_of_the_original_and_of_a_retrained_model(kept, parts):

@@ -173,7 +173,7 @@ def quality(folder: Path, *, prompts: int = 400, seed: int = 11) -> dict[str, fl
             texts.append(text)
     latents = d.generate(texts, [seed * 100_000 + at for at in range(prompts)], **tiny.SAMPLING)
     found = judge.name(torch.cat([d.decode(chunk) for chunk in latents.split(64)]))
-    right: dict[str, list[bool]] = {domain: [] for domain in world.DOMAINS}
+    right: dict[str, list[bool]] = {domain: [] for domain in world.CATEGORIES}
     for text, named in zip(texts, found, strict=True):
         for domain, concept in world.read(text).items():
             right[domain].append(named[domain] == concept)

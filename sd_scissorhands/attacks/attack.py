@@ -15,7 +15,7 @@ from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.judge_set import JudgeSet, open_judges
-from ..evaluation.sample import Sampling, check_models, open_for_sampling
+from ..evaluation.sample import SHOWN, Sampling, check_models, open_for_sampling
 from ..lineage import MANIFEST
 from ..machine import Processes
 from ..places import measurement_directory
@@ -26,11 +26,11 @@ from ..settings import UserError
 from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import BACK
-from .context import SAMPLES, AttackContext, Side
+from .context import AttackContext, Side
 
 STATE = "attack.json"  # what identifies the attack in a folder
 GONE, NEARLY = 0.05, 0.2  # success up to which a concept stays gone, or mostly does
-COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
+RETAIN_COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
 
 
 def attack(
@@ -187,7 +187,7 @@ def samples(context: AttackContext) -> list[AttackSample]:
             f"samples/{n}-model-{model.records}.png", f"samples/{n}-original-{original.records}.png", word[before[n]],
             word[model.hits[n]], word[original.hits[n]], concept.explicit,
         )
-        for n in range(min(SAMPLES, len(model.hits), len(rows)))
+        for n in range(min(SHOWN, len(model.hits), len(rows)))
     ]  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def evaluated(context: AttackContext, judges: JudgeSet) -> ConceptEvaluation:
     """A short evaluation of the model, made in a folder beside the attack's."""
     s = context.settings
     request = concept_evaluation.ConceptRequest(
-        seed=s.seed, count=COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
+        seed=s.seed, count=RETAIN_COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
         processes=context.processes,
     )  # fmt: skip
     folder = context.folder.parent / f"rest-{s.seed}"

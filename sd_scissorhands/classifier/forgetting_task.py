@@ -19,7 +19,7 @@ from ..settings import UserError
 from .data import Dataset, Split
 from .train import answer, device_of, logits
 
-PURPOSES = (
+CLASSIFIER_DRAWS = (
     "forget", "retain", "repair", "repair retain", "relearn", "explain forget", "explain retain", "respond", "labels",
 )  # fmt: skip
 PERTURBATION = 0.1  # standard deviation of the noise on perturbed copies, in units of the model's input
@@ -257,7 +257,7 @@ class ClassifierTask:
         return self._orders[purpose][1][piece * size : (piece + 1) * size]
 
     def _generator(self, purpose: str, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.seed * 16 + PURPOSES.index(purpose)) * (1 << 24) + number)
+        return torch.Generator().manual_seed((self.seed * 16 + CLASSIFIER_DRAWS.index(purpose)) * (1 << 24) + number)
 
 
 def _head_pattern(module: nn.Module) -> str:

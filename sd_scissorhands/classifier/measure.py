@@ -30,7 +30,7 @@ SEEDS = 3  # relearnings
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Estimate:
     """A measured number, what it was counted over and what chance could make of it."""
 
     value: float | None  # None: nothing to count
@@ -73,7 +73,7 @@ def measure(
     original: float = 1.0,
     cap: int = 200,
     tick: Callable[[], None] = lambda: None,
-) -> dict[str, Measurement]:
+) -> dict[str, Estimate]:
     """Every figure of a classifier that was to forget.
 
     Args:
@@ -127,17 +127,17 @@ def outputs_of(module: nn.Module, data: Dataset) -> Outputs:
     return Outputs(outputs, torch.cat(flat) if flat else torch.empty(0, 1), data.labels)
 
 
-def share(hits: int, n: int) -> Measurement:
+def share(hits: int, n: int) -> Estimate:
     """A share with Wilson's 95 % score interval (1927)."""
     if not n:
-        return Measurement(None, 0, 0.0, 1.0)
+        return Estimate(None, 0, 0.0, 1.0)
     from scipy.stats import binomtest
 
     interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return Measurement(hits / n, n, float(interval.low), float(interval.high))
+    return Estimate(hits / n, n, float(interval.low), float(interval.high))
 
 
-def accuracy(outputs: Outputs) -> Measurement:
+def accuracy(outputs: Outputs) -> Estimate:
     """Share classified as labelled."""
     return share(int(outputs.right.sum()), len(outputs.labels))
 
@@ -145,7 +145,7 @@ def accuracy(outputs: Outputs) -> Measurement:
 # ---------------------------------------------------------------- membership
 
 
-def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Measurement:
+def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Estimate:
     """How well the loss alone separates D_f from pictures never trained on: .5 is chance, and the ideal.
 
     Logistic regression on the loss with both sides weighted alike, judged by five-fold cross-validation: the mean of
@@ -158,7 +158,7 @@ def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Measurement:
         held: losses of held-out pictures of the same kind (k,).
     """
     if min(len(forget), len(held)) < FOLDS:
-        return Measurement(None, len(forget) + len(held), 0.0, 1.0, "too few pictures")
+        return Estimate(None, len(forget) + len(held), 0.0, 1.0, "too few pictures")
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -174,16 +174,16 @@ def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Measurement:
     return _mean(sides)
 
 
-def _mean(parts: list[Measurement]) -> Measurement:
+def _mean(parts: list[Estimate]) -> Estimate:
     """The mean of independent figures; distances to the ends of their intervals are added as squares."""
     values = [float(part.value or 0) for part in parts]
     value, count = sum(values) / len(parts), len(parts)
     below = math.sqrt(sum((v - part.low) ** 2 for v, part in zip(values, parts, strict=True))) / count
     above = math.sqrt(sum((part.high - v) ** 2 for v, part in zip(values, parts, strict=True))) / count
-    return Measurement(value, sum(part.n for part in parts), max(0.0, value - below), min(1.0, value + above))
+    return Estimate(value, sum(part.n for part in parts), max(0.0, value - below), min(1.0, value + above))
 
 
-def mia_svc(retain: Outputs, test: Outputs, forget: Outputs, *, seed: int = 0) -> Measurement:
+def mia_svc(retain: Outputs, test: Outputs, forget: Outputs, *, seed: int = 0) -> Estimate:
     """Share of D_f that a membership classifier calls never trained on: higher means more forgotten.
 
     A support vector classifier (RBF, C = 3) learns members (D_r) from others (test pictures; without a forgotten
@@ -192,7 +192,7 @@ def mia_svc(retain: Outputs, test: Outputs, forget: Outputs, *, seed: int = 0) -
     the ideal, not 1.
     """
     if min(len(retain.labels), len(test.labels)) < 2 or not len(forget.labels):
-        return Measurement(None, len(forget.labels), 0.0, 1.0, "too few pictures")
+        return Estimate(None, len(forget.labels), 0.0, 1.0, "too few pictures")
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
@@ -220,7 +220,7 @@ def _sample(n: int, count: int, seed: int) -> np.ndarray:
 # ---------------------------------------------------------------- what is left
 
 
-def probe(trained: list[Outputs], held: Outputs, *, seed: int = 0) -> Measurement:
+def probe(trained: list[Outputs], held: Outputs, *, seed: int = 0) -> Estimate:
     """What the features still know: accuracy of a fresh linear head on pictures that it was not fitted to.
 
     Logistic regression on the last linear layer's input. For a forgotten class it is fitted to all training pictures,
@@ -229,14 +229,14 @@ def probe(trained: list[Outputs], held: Outputs, *, seed: int = 0) -> Measuremen
     test accuracy.
     """
     if not len(held.labels):
-        return Measurement(None, 0, 0.0, 1.0, "too few pictures")
+        return Estimate(None, 0, 0.0, 1.0, "too few pictures")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     features, labels = torch.cat([part.features for part in trained]), torch.cat([part.labels for part in trained])
     if len(labels.unique()) < 2:
-        return Measurement(None, 0, 0.0, 1.0, "a single class")
+        return Estimate(None, 0, 0.0, 1.0, "a single class")
     rows = _sample(len(labels), PROBE_ROWS, seed)
     fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
         features[rows].numpy(), labels[rows].numpy()
@@ -244,7 +244,7 @@ def probe(trained: list[Outputs], held: Outputs, *, seed: int = 0) -> Measuremen
     return share(int((fitted.predict(held.features.numpy()) == held.labels.numpy()).sum()), len(held.labels))
 
 
-def relearn(module: nn.Module, data: Dataset, *, original: float = 1.0, cap: int = 200, seed: int = 0) -> Measurement:
+def relearn(module: nn.Module, data: Dataset, *, original: float = 1.0, cap: int = 200, seed: int = 0) -> Estimate:
     """Steps of fine-tuning on D_f alone until its accuracy is 90 % of the original's; few mean that it was hidden.
 
     SGD, momentum .9, rate .01, batches of 32, on copies in eval mode; the value is the median of three seeds, n their
@@ -255,7 +255,7 @@ def relearn(module: nn.Module, data: Dataset, *, original: float = 1.0, cap: int
     short = sum(count is None for count in counts)
     steps = sorted(float(cap if count is None else count) for count in counts)
     note = f"{short} of {SEEDS} did not come there in {cap} steps" if short else ""
-    return Measurement(steps[SEEDS // 2], SEEDS, steps[0], steps[-1], note)
+    return Estimate(steps[SEEDS // 2], SEEDS, steps[0], steps[-1], note)
 
 
 def _steps(module: nn.Module, data: Dataset, target: float, cap: int, seed: int) -> int | None:
@@ -275,7 +275,7 @@ def _steps(module: nn.Module, data: Dataset, target: float, cap: int, seed: int)
     return None
 
 
-def gap(figures: Mapping[str, Measurement], retrained: Mapping[str, Measurement]) -> Measurement:
+def gap(figures: Mapping[str, Estimate], retrained: Mapping[str, Estimate]) -> Estimate:
     """Mean absolute difference to a model retrained without D_f, over `CLOSED` (n is their number): 0 is the ideal.
 
     The interval takes all figures as independent; those of two models on the same pictures are not, so it is rather too
@@ -287,8 +287,8 @@ def gap(figures: Mapping[str, Measurement], retrained: Mapping[str, Measurement]
         if figures[name].value is not None and retrained[name].value is not None
     ]
     if not pairs:
-        return Measurement(None, 0, 0.0, 1.0)
+        return Estimate(None, 0, 0.0, 1.0)
     apart = [abs(float(one.value or 0) - float(two.value or 0)) for one, two in pairs]
     spread = [((f.high - f.low) / 2) ** 2 for pair in pairs for f in pair]
     value, half = sum(apart) / len(pairs), math.sqrt(sum(spread)) / len(pairs)
-    return Measurement(value, len(pairs), max(0.0, value - half), min(1.0, value + half))
+    return Estimate(value, len(pairs), max(0.0, value - half), min(1.0, value + half))

@@ -26,7 +26,7 @@ from .jobs import Comparison, Job
 from .table import summarise
 
 Subject = Erasures | Forgettings
-ROW = "row.json"  # of a run that is complete: its row, the original's beside it, and what they were made by
+ROW_FILE = "row.json"  # of a run that is complete: its row, the original's beside it, and what they were made by
 
 
 def compare(
@@ -93,7 +93,7 @@ def rows_of(job: Job) -> dict[str, ComparisonRow] | None:
     Raises:
         UserError: the directory holds something else, or a row that was made by other settings.
     """
-    file = job.folder / ROW
+    file = job.folder / ROW_FILE
     if not file.exists():
         check_free(job.folder, job.settings, resume=True)
         return None
@@ -126,7 +126,7 @@ def make(job: Job, subject: Subject, progress: Progress) -> dict[str, Comparison
         rows = {"model": subject.nothing(job, str(error))}
     text = json.dumps({name: row.to_json() for name, row in rows.items()})
     made = json.loads(text, parse_constant=lambda constant: None)  # JSON knows neither NaN nor infinity
-    write_json(job.folder / ROW, {"made_by": job.made_by, "rows": made})
+    write_json(job.folder / ROW_FILE, {"made_by": job.made_by, "rows": made})
     return {name: ComparisonRow.from_json(row) for name, row in made.items()}
 
 

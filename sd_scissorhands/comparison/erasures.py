@@ -24,7 +24,7 @@ from ..settings import EraseSettings
 from .jobs import Comparison, Job, intervals, jobs_of
 from .measure import Measured, Measurements, measure
 
-COSTS = ("trimmed", "seconds")  # of an erasure
+ERASURE_COSTS = ("trimmed", "seconds")  # of an erasure
 ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # what an attack depends on
 
 
@@ -81,7 +81,7 @@ class Erasures:
     def nothing(self, job: Job, why: str) -> ComparisonRow:
         """The row of a run that diverged."""
         names = (*figure_names(), "asr", *attack_columns(self.measures.attacks))
-        return job.row(figures=dict.fromkeys(names), costs=dict.fromkeys(COSTS), failed=why)
+        return job.row(figures=dict.fromkeys(names), costs=dict.fromkeys(ERASURE_COSTS), failed=why)
 
     def _judges(self, name: str) -> JudgeSet:
         """The judges of a concept; one concept's at a time, for their models are large."""
@@ -134,7 +134,7 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
         attacked = {name: getattr(column, which)(results[one.name]) for name, (one, column) in columns.items()}
         figures = {**own, "asr": None, **attacked}
         return job.row(
-            recipe, figures=figures, costs={cost: costs.get(cost) for cost in COSTS}, n=n, collapsed=collapsed,
+            recipe, figures=figures, costs={cost: costs.get(cost) for cost in ERASURE_COSTS}, n=n, collapsed=collapsed,
             intervals=intervals(figures, n, [*own, *columns]), original_asr=first.original.asr_after, broken=first.broken,
         )  # fmt: skip
 

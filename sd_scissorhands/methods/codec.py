@@ -22,7 +22,7 @@ from torch import Tensor
 JITTER = 0.01  # of the randomised variant, in standard deviations
 CONSTANT = 1e-6  # a column that varies by less, as a share of its size, is constant: float32's rounding
 PREFILTER = 2000  # variables that the greedy search tries
-CHUNK = 1 << 18  # distances, or values of columns, held at a time: 2 MiB stay in a cache
+VALUES_AT_ONCE = 1 << 18  # distances, or values of columns, held at a time: 2 MiB stay in a cache
 
 
 def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, prefilter: int = PREFILTER) -> list[int]:
@@ -54,7 +54,7 @@ def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, pre
         return []
     columns = _columns(units[:, candidates], jitter, generator)
     distances = _no_distances(len(ranks))
-    scratch = distances.new_empty(max(1, CHUNK // distances.numel()), *distances.shape)  # (c, n, n)
+    scratch = distances.new_empty(max(1, VALUES_AT_ONCE // distances.numel()), *distances.shape)  # (c, n, n)
     scores = _dependence(ranks, _nearest_alone(columns))
     picked: list[int] = []
     while scores.max() > 0:
@@ -108,7 +108,7 @@ def _prefilter(ranks: Tensor, units: Tensor, jitter: float, generator: torch.Gen
         return varied
     alone = [
         _dependence(ranks, _nearest_alone(_columns(units[:, some], jitter, generator)))
-        for some in varied.split(max(1, CHUNK // len(ranks)))
+        for some in varied.split(max(1, VALUES_AT_ONCE // len(ranks)))
     ]
     return varied[torch.cat(alone).abs().argsort(descending=True, stable=True)[:most].sort().values]
 

@@ -43,7 +43,7 @@ class Linearised(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         in_place = name.endswith("_") and not name.endswith("__")
-        rule = RULES.get(name.removesuffix("_") if in_place else name)
+        rule = FUNCTION_RULES.get(name.removesuffix("_") if in_place else name)
         if rule is None or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if not in_place:
@@ -183,7 +183,7 @@ def _table() -> dict[str, Callable]:
     return {name: rule for rule, own in names.items() for name in own.split()}
 
 
-RULES = _table()
+FUNCTION_RULES = _table()
 
 
 # ---------------------------------------------------------------- relevance

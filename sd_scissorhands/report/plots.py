@@ -21,7 +21,7 @@ BARS = 25
 PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
 BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
 STANDALONE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="background:white"'
-ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
+BLOCK_ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
 
 Points = Sequence[tuple[float, float]]  # (x, y)
 
@@ -210,7 +210,10 @@ def by_block(layers: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
             block[:] = [total + more for total, more in zip(block, facts, strict=True)]
         if len(sums) <= BARS:
             break
-    place = {name: next((i for i, first in enumerate(ORDER) if name.startswith(first)), len(ORDER)) for name in sums}
+    place = {
+        name: next((i for i, first in enumerate(BLOCK_ORDER) if name.startswith(first)), len(BLOCK_ORDER))
+        for name in sums
+    }
     return {name: sums[name] for name in sorted(sums, key=lambda name: (place[name], name))[:BARS]}
 
 

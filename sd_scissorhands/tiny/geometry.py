@@ -84,8 +84,8 @@ def name_shapes(ink: np.ndarray) -> tuple[list[str], np.ndarray]:
     flat = np.stack([centred(mask) for mask in ink]).reshape(len(ink), -1).astype(np.float32)
     shared = flat @ outlines.T  # (B, templates)
     overlap = shared / (flat.sum(1)[:, None] + outlines.sum(1) - shared)
-    best = np.stack([overlap[:, owners == i].max(1) for i in range(len(world.DOMAINS["shape"]))], axis=1)
-    return best_of(list(world.DOMAINS["shape"]), best, LEAST_OVERLAP), best
+    best = np.stack([overlap[:, owners == i].max(1) for i in range(len(world.CATEGORIES["shape"]))], axis=1)
+    return best_of(list(world.CATEGORIES["shape"]), best, LEAST_OVERLAP), best
 
 
 def centred(mask: np.ndarray, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -103,7 +103,7 @@ def templates() -> tuple[np.ndarray, np.ndarray]:
     x, y = world._sample_grid()
     dx, dy = x - (world.SIZE - 1) / 2, (world.SIZE - 1) / 2 - y
     outlines, owners = [], []
-    for owner, shape in enumerate(world.DOMAINS["shape"]):
+    for owner, shape in enumerate(world.CATEGORIES["shape"]):
         for radius, tilt in product(RADII, TILTS if shape not in ("circle", "ring") else (0.0,)):
             c, s = np.cos(tilt) / radius, np.sin(tilt) / radius
             inside = world._inside(shape, dx * c + dy * s, dy * c - dx * s)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import world
 
-CLASSES = {domain: (*concepts, world.OTHER) for domain, concepts in world.DOMAINS.items()}
+CLASSES = {domain: (*concepts, world.OTHER) for domain, concepts in world.CATEGORIES.items()}
 
 
 class JudgeNetwork(nn.Module):

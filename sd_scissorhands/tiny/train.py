@@ -333,7 +333,7 @@ def measure_pipeline(folder: Path, *, prompts: int, seed: int) -> dict[str, floa
     return {**figures, "cpu_seconds_per_image": (time.process_time() - began) / prompts}
 
 
-CARD = """---
+CARD_TEXT = """---
 library_name: diffusers
 pipeline_tag: text-to-image
 license: apache-2.0
@@ -372,8 +372,8 @@ def write_card(folder: Path, figures: dict[str, dict[str, float]], weights: int,
     """The measured quality as JSON and as a page."""
     pipeline = dict(figures["pipeline"])
     seconds = pipeline.pop("cpu_seconds_per_image")
-    named = {domain: ", ".join(concepts) for domain, concepts in world.DOMAINS.items()}
-    text = CARD.format(
+    named = {domain: ", ".join(concepts) for domain, concepts in world.CATEGORIES.items()}
+    text = CARD_TEXT.format(
         weights=weights, judge=judge, flags=flags, seconds=seconds, **SAMPLING,
         shapes=named["shape"], colours=named["colour"], patterns=named["pattern"], backgrounds=named["background"],
         judge_rows="\n".join(f"| {d} | {figures['judge'][d]:.4f} | {figures['judge'][f'junk {d}']:.4f} |" for d in CLASSES),

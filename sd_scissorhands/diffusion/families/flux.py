@@ -12,8 +12,6 @@ from ..noise_process import Process
 from .base import Encoder, with_pooled, without_pooled
 from .flow import Flow
 
-T5_LENGTH = 512  # tokens, as the pipeline has it
-
 
 class Flux(Flow):
     """FLUX.1 dev and schnell.
@@ -31,6 +29,7 @@ class Flux(Flow):
     title, hub_tags = "FLUX.1", ("flux",)
     texts = ("text_encoder", "text_encoder_2")
     guidance = 3.5  # the pipeline's own
+    t5_length = 512  # tokens, as the pipeline has it
     side = 128  # of the latents of the pictures it was made for, which is in no config
 
     @cached_property
@@ -39,7 +38,7 @@ class Flux(Flow):
         p = self.pipeline
         return (
             Encoder(p.tokenizer, p.text_encoder, p.tokenizer_max_length, slot=False),
-            Encoder(p.tokenizer_2, p.text_encoder_2, T5_LENGTH),
+            Encoder(p.tokenizer_2, p.text_encoder_2, self.t5_length),
         )
 
     @property

@@ -26,7 +26,7 @@ WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "*token*", "vocab.json", "merges.txt")
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 WITHOUT = "none"  # --clip none: no CLIP at all
-TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
+CLIP_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
 EMPTY = ("random noise", "a blank image", "a blurry meaningless texture")
 TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch size move the last digits
 
@@ -208,7 +208,7 @@ class ConceptJudge(Judge):
     """Says by CLIP whether a concept is in a picture: a judge for everything that words can name.
 
     Zero-shot classification (Radford et al. 2021, section 3.1.4): the classes are the concept and what is near it, a
-    class's embedding is the mean over `TEMPLATES` and, for the concept, over every phrase that names it. A probability is
+    class's embedding is the mean over `CLIP_TEMPLATES` and, for the concept, over every phrase that names it. A probability is
     relative to these classes, so another list of `others` gives another judge; the list is among the facts.
     """
 
@@ -255,7 +255,7 @@ class ConceptJudge(Judge):
         self.names = (concept, *others)
         self.facts = {
             "judge": "clip", **clip.facts, "concept": concept, "texts": list(texts), "others": others,
-            "templates": list(TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
+            "templates": list(CLIP_TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
             "candidates_sha256": hashlib.sha256(json.dumps(self.candidates).encode()).hexdigest(),
         }  # fmt: skip
         self._classes = torch.stack([self._class(texts), *(self._class([other]) for other in others)])  # (C, d)
@@ -263,7 +263,7 @@ class ConceptJudge(Judge):
         self._scale = float(clip.model.logit_scale.exp())
 
     def _class(self, texts: Sequence[str]) -> Tensor:
-        prompts = [template.format(text) for text in texts for template in TEMPLATES]
+        prompts = [template.format(text) for text in texts for template in CLIP_TEMPLATES]
         return F.normalize(self.clip.texts(prompts).mean(0), dim=0)
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:

@@ -30,5 +30,7 @@ class Guided(Distil):
         return x.mean(off) + x.mean(both, int(TWICE * x.batch_size))
 
 
-SUMMARY = "match the original also under guidance"
-RETAIN_LOSSES.add("guided", RetainLoss(SUMMARY, Guided(), any_words=True, empty_share=0.0, shown_twice=TWICE))
+RETAIN_LOSSES.add(
+    "guided",
+    RetainLoss("match the original also under guidance", Guided(), any_words=True, empty_share=0.0, shown_twice=TWICE),
+)
