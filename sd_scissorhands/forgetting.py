@@ -13,10 +13,10 @@ from torch import nn
 
 from .classifier.data import Parts, Split, split_at_random, split_by_class, split_by_indices
 from .classifier.forgetting_task import ClassifierTask
-from .classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier
+from .classifier.load import Classifier, hash_weights, open_classifier, save_classifier
 from .classifier.measure import Estimate, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
-from .classifier.train import retrain
+from .classifier.train import Training, retrain
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
 from .methods.objectives import loss_of
@@ -187,8 +187,8 @@ def _retrained(
     stored = shared / f"retrained-{prepared.target}-{settings.seed}".replace(" ", "-") if shared else None
     if stored is not None and (stored / "config.json").exists():
         return open_classifier(str(stored), resolve_device(settings.device)).model
-    with progress("retraining, to compare with", RECIPE["epochs"]) as tick:
-        model = retrain(before, split.retain, seed=settings.seed, tick=lambda: tick(1), **RECIPE)
+    with progress("retraining, to compare with", Training.epochs) as tick:
+        model = retrain(before, split.retain, Training(), seed=settings.seed, tick=lambda: tick(1))
     if stored is not None:
         save_classifier(Classifier(model, str(stored), opened.names, opened.preprocessing, hash_weights(model)), stored)
     return model

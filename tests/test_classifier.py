@@ -19,9 +19,9 @@ from sd_scissorhands.classifier import data as D
 from sd_scissorhands.classifier import measure as M
 from sd_scissorhands.classifier import reading as R
 from sd_scissorhands.classifier.forgetting_task import ClassifierTask, head
-from sd_scissorhands.classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier, wrap
+from sd_scissorhands.classifier.load import Classifier, hash_weights, open_classifier, save_classifier, wrap
 from sd_scissorhands.classifier.preprocess import prepare
-from sd_scissorhands.classifier.train import answer, fresh, retrain, train
+from sd_scissorhands.classifier.train import Training, answer, fresh, retrain, train
 from sd_scissorhands.methods.distributed import BatchSlice
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
@@ -385,16 +385,13 @@ def test_training_repeats_and_leaves_the_random_state(parts):
     torch.manual_seed(7)
     before, ticks = torch.get_rng_state(), []
     losses = [
-        train(
-            m, data, epochs=3, lr=0.05, batch_size=32, seed=0, optimizer=o, tick=lambda: ticks.append(1)
-        )
-        for m, o in zip(models, ("sgd", "sgd", "adam"), strict=True)
-    ]  # fmt: skip
+        train(m, data, Training(epochs=3, lr=0.05, batch_size=32), seed=0, tick=lambda: ticks.append(1)) for m in models
+    ]
     assert torch.equal(before, torch.get_rng_state()) and len(ticks) == 9 and not models[0].training
     assert losses[0] == losses[1] and hash_weights(models[0]) == hash_weights(models[1]) != hash_weights(models[2])
-    for wrong in (lambda: train(models[0], data.rows([]), epochs=1, lr=0.1, batch_size=8, seed=0), lambda: train(models[0], data, epochs=1, lr=0.1, batch_size=8, seed=0, optimizer="lion"), lambda: train(models[0], data, epochs=5, lr=1e9, batch_size=8, seed=0)):  # fmt: skip
+    for some, how in ((data.rows([]), Training(1, 0.1, 8)), (data, Training(5, 1e9, 8))):
         with pytest.raises(UserError) as found:
-            wrong()
+            train(models[0], some, how, seed=0)
         one_line(found)
 
 
@@ -405,7 +402,7 @@ def open_plain() -> nn.Module:
 def test_retraining_starts_afresh_and_sees_only_what_is_kept(model, parts):
     split = D.split_by_class(parts, "3")
     before = hash_weights(model)
-    again = [retrain(model, split.retain.rows(range(256)), epochs=1, lr=0.05, batch_size=64, seed=3) for _ in range(2)]
+    again = [retrain(model, split.retain.rows(range(256)), Training(1, 0.05, 64), seed=3) for _ in range(2)]
     assert hash_weights(again[0]) == hash_weights(again[1]) != before == hash_weights(model)
     assert type(again[0]) is type(model)
     with torch.no_grad():
@@ -420,7 +417,7 @@ def test_other_families_train_and_start_afresh(family, families):
     new = fresh(network, 1)
     assert hash_weights(new) == hash_weights(fresh(network, 1)) != hash_weights(network)
     data = blank(16)
-    losses = train(new, data, epochs=12, lr=0.01, batch_size=8, seed=0, optimizer="adam")
+    losses = train(new, data, Training(epochs=12, lr=0.01, batch_size=8), seed=0)
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -696,7 +693,7 @@ def test_gap_is_the_mean_of_four_differences():
 def test_all_figures_of_the_original_and_of_a_retrained_model(kept, parts):
     split, ticks = D.split_by_class(parts, "3"), []
     original = M.measure(kept[0].model, split, tick=lambda: ticks.append(1))
-    retrained = retrain(kept[0].model, split.retain, seed=100, **(RECIPE | {"epochs": 10}))
+    retrained = retrain(kept[0].model, split.retain, Training(epochs=10), seed=100)
     figures = M.measure(retrained, split, original=original["forget_accuracy"].value)
     assert len(ticks) == 4 and figures == M.measure(retrained, split)
     assert set(figures) == {"forget_accuracy", "retain_accuracy", "test_accuracy", "test_forget_accuracy", "mia", "mia_svc", "probe", "relearn"}  # fmt: skip

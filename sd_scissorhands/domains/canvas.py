@@ -102,10 +102,8 @@ def open_caption(category: str, lost: set[str], rng: np.random.Generator) -> str
 
 
 @cache
-def world_concept(
-    word: str, anchor: str | None = None, count: int = 400, beside: frozenset[str] = frozenset()
-) -> Concept:
-    """A concept of the embedded world: `count` captions that name it by its own name, each with its neutral prompt.
+def world_concept(word: str, anchor: str | None = None, beside: frozenset[str] = frozenset()) -> Concept:
+    """A concept of the embedded world: 400 captions that name it by its own name, each with its neutral prompt.
 
     Only the concept's own name is used, never a synonym: what the erasure does to "disc" when "circle" was erased is
     for the evaluation to find out.
@@ -124,7 +122,7 @@ def world_concept(
         raise UserError(f"--anchor {anchor!r} must be another {world.category_of(concept)} of the embedded world")
     rng = np.random.default_rng(7)
     pairs: dict[str, str] = {}
-    while len(pairs) < count:
+    while len(pairs) < 400:
         text = world.caption(world.sample(rng).replace(concept), rng, synonyms=0, generic=0)
         if concept in text.split():
             pairs[text] = " ".join(anchor if w == concept else w for w in text.split())

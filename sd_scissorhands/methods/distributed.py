@@ -62,6 +62,12 @@ def swapped_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str
             parameters[name].data = weight
 
 
+def backward(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Add a loss's gradients; a loss that depends on no weight, as of a slice without samples, has none."""
+    if loss.requires_grad:
+        torch.autograd.backward(loss, inputs=list(parameters.values()))
+
+
 def gradients(
     loss: Callable[[int], Tensor],
     parameters: Mapping[str, nn.Parameter],
@@ -84,8 +90,7 @@ def gradients(
     if group.count == 1:
         with gradient_hooks(parameters, use):
             for draw in range(draws):
-                if (scalar := loss(draw)).requires_grad:
-                    torch.autograd.backward(scalar, inputs=list(parameters.values()))
+                backward(loss(draw), parameters)
                 tick()
         return
     for start in range(0, draws, group.count):
