@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
-from ..models.hub import fetch
+from ..models.hub import fetch, first_line
 from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
@@ -99,8 +98,7 @@ def save_classifier(opened: Classifier, folder: Path) -> None:
     with atomic(folder) as new:
         new.mkdir()
         if isinstance(opened.model, PreTrainedModel):
-            with _quiet():
-                opened.model.save_pretrained(new)
+            opened.model.save_pretrained(new)
         else:
             save_model(opened.model, str(new / "model.safetensors"))
             write_json(new / "classes.json", list(opened.names))
@@ -171,18 +169,16 @@ def _load(name: str, directory: Path) -> Classifier:
     from . import model as _registered  # noqa: F401
 
     try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-            known = type(config) in AutoModelForImageClassification._model_mapping
-            if known:
-                model, facts = AutoModelForImageClassification.from_pretrained(
-                    directory, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-                    torch_dtype=torch.float32, output_loading_info=True,
-                )  # fmt: skip
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        known = type(config) in AutoModelForImageClassification._model_mapping
+        if known:
+            model, facts = AutoModelForImageClassification.from_pretrained(
+                directory, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+                torch_dtype=torch.float32, output_loading_info=True,
+            )  # fmt: skip
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{directory} cannot be loaded ({reason[:200]}): save the model again, or use another"
+            f"{directory} cannot be loaded ({first_line(error)[:200]}): save the model again, or use another"
         ) from None
     if not known:
         raise UserError(f"{directory} is a {config.model_type}: no image classifier of transformers, name one")
@@ -231,19 +227,3 @@ def _check_finite(model: nn.Module, directory: Path) -> None:
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{directory}: {name} holds NaN or infinite values: this checkpoint is broken, use another")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without progress bars and warnings."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

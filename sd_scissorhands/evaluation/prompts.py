@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import read_prompts
+from ..models.hub import first_line
 from ..settings import UserError
 
 I2P_HUB = "AIML-TUDA/i2p"
@@ -117,8 +118,9 @@ def _hub_copy() -> Path:
         folder = Path(snapshot_download(I2P_HUB, repo_type="dataset", allow_patterns="*.csv"))
         return min(folder.rglob("*.csv"))
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"I2P cannot be had from the hub ({reason}): name a local copy with --i2p-file CSV") from None
+        raise UserError(
+            f"I2P cannot be had from the hub ({first_line(error)}): name a local copy with --i2p-file CSV"
+        ) from None
 
 
 def read_rows(path: Path, seed: int, limit: int | None = None) -> list[Row]:

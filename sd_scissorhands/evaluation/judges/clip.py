@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...concepts import general_captions
 from ...machine import resolve_device
+from ...models.hub import fetch, first_line
 from ...settings import UserError
 from ..metrics.clip_score import score
 from . import JUDGES
@@ -124,14 +125,7 @@ def _locate(source: str) -> Path:
         raise UserError(f"--clip {source} is a file: name the directory of a CLIP model (with config.json) or a hub id")
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"--clip {source} does not exist: name the directory of a CLIP model or a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(FILES)))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
-        raise UserError(
-            f"--clip {source} cannot be had from the hub ({_reason(error)}): check the id and the network, or name a local directory"
-        ) from None
+    return fetch(source, None, list(FILES), flag="--clip")
 
 
 def _check(source: str, directory: Path) -> None:
@@ -166,7 +160,7 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
         processor = processor.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # whatever the three raise; the first line names the file
         raise UserError(
-            f"--clip {source} cannot be loaded ({_reason(error)}): download or save it again, or name another"
+            f"--clip {source} cannot be loaded ({first_line(error)}): download or save it again, or name another"
         ) from None
     model, report = loaded
     if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
@@ -182,16 +176,12 @@ def _try(clip: Clip) -> None:
         picture, texts = clip.pictures(np.zeros((1, 8, 8, 3), np.uint8)), clip.texts(["a photo", "random noise"])
     except Exception as error:
         raise UserError(
-            f"--clip {clip.name}: its parts do not fit together ({_reason(error)}): save model, tokenizer and image processor of one model"
+            f"--clip {clip.name}: its parts do not fit together ({first_line(error)}): save model, tokenizer and image processor of one model"
         ) from None
     if not all(tensor.isfinite().all() for tensor in (picture, texts, *clip.model.state_dict().values())):
         raise UserError(f"--clip {clip.name} holds NaN or infinite values: download it again, or name another")
     if torch.allclose(texts[0], texts[1], rtol=0, atol=TIE):
         raise UserError(f"--clip {clip.name} cannot tell two texts apart: save its own tokenizer beside it")
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # ---------------------------------------------------------------- the judge
