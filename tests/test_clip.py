@@ -152,7 +152,9 @@ def refused(source, *said: str) -> None:
 
 
 def test_sources_that_are_not_there():
-    refused("openai/clip-vit-base-patch32", "cannot be had from the hub", "HF_HUB_OFFLINE is set", "name a local directory")
+    refused(
+        "openai/clip-vit-base-patch32", "cannot be had from the hub", "HF_HUB_OFFLINE is set", "name a local directory"
+    )
     refused("./nowhere", "does not exist")
     refused("nowhere", "does not exist")
     refused(__file__, "is a file")

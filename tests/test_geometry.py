@@ -9,7 +9,8 @@ import torch
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny.geometry import Geometry, centred, flattened, grow, shrink, templates
 from sd_scissorhands.tiny.judge import load_judge
-from sd_scissorhands.tiny.train import SAMPLING, as_input, judge_all
+from sd_scissorhands.tiny.networks import SAMPLING, as_input
+from sd_scissorhands.tiny.quality import judge_all
 
 FLOORS = {"shape": 0.98, "colour": 0.99, "pattern": 0.98, "background": 0.99}
 

@@ -13,7 +13,8 @@ from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny.judge import load_judge
-from sd_scissorhands.tiny.train import make_drawings, measure_judge, measure_pipeline, train_denoiser
+from sd_scissorhands.tiny.quality import measure_judge, measure_pipeline
+from sd_scissorhands.tiny.train import make_drawings, train_denoiser
 
 CANVAS = DOMAINS["canvas"]
 

@@ -31,7 +31,7 @@ class Geometry:
     """Names what pictures of the embedded world show, as `judge.JudgeNetwork` does, by measurement alone."""
 
     def name(self, pictures: np.ndarray) -> list[dict[str, str]]:
-        """What each picture shows: domain -> concept or "other".
+        """What each picture shows: category -> concept or "other".
 
         Args:
             pictures: (B, 32, 32, 3) uint8.
@@ -45,7 +45,7 @@ class Geometry:
             "pattern": name_patterns(pixels, ink),
             "background": backgrounds,
         }
-        return [{domain: names[i] for domain, names in named.items()} for i in range(len(pictures))]
+        return [{category: names[i] for category, names in named.items()} for i in range(len(pictures))]
 
 
 def name_backgrounds(pixels: np.ndarray) -> tuple[list[str], np.ndarray]:

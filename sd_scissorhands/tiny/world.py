@@ -16,7 +16,7 @@ import numpy as np
 SIZE = 32  # pixels a side
 SUPERSAMPLE = 4  # every pixel averages SUPERSAMPLE x SUPERSAMPLE samples
 
-# Domain -> concept -> the words that name it; the first word is the concept's own name.
+# Category -> concept -> the words that name it; the first word is the concept's own name.
 CATEGORIES: dict[str, dict[str, tuple[str, ...]]] = {
     "shape": {
         "circle": ("circle", "disc", "dot", "ball"),
@@ -49,7 +49,7 @@ CATEGORIES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# What takes a concept's place when the user names no anchor: concrete, of the same domain, and unlike it.
+# What takes a concept's place when the user names no anchor: concrete, of the same category, and unlike it.
 ANCHORS = {
     "circle": "square", "square": "circle", "triangle": "ring", "star": "square", "cross": "circle", "heart": "triangle",
     "ring": "diamond", "diamond": "circle", "red": "blue", "green": "purple", "blue": "orange", "yellow": "red",
@@ -98,12 +98,12 @@ class Drawing:
     background: str
 
     def replace(self, concept: str) -> Drawing:
-        """The same drawing with `concept` in its domain."""
+        """The same drawing with `concept` in its category."""
         return dataclasses.replace(self, **{str(category_of(concept)): concept})
 
 
 def category_of(word: str) -> str | None:
-    """The domain that a word of the world belongs to, synonyms included; None for any other word."""
+    """The category that a word of the world belongs to, synonyms included; None for any other word."""
     return next((d for d, concepts in CATEGORIES.items() for words in concepts.values() if word in words), None)
 
 
@@ -120,18 +120,18 @@ def words() -> list[str]:
 
 
 def read(text: str) -> dict[str, str]:
-    """What a caption names: domain -> concept, for the domains that it mentions ("a jade disc" -> green, circle)."""
+    """What a caption names: category -> concept, for the categories that it mentions ("a jade disc" -> green, circle)."""
     named = {}
     for word in text.lower().replace(",", " ").split():
-        domain, concept = category_of(word), concept_of(word)
-        if domain and concept:
-            named[domain] = concept
+        category, concept = category_of(word), concept_of(word)
+        if category and concept:
+            named[category] = concept
     return named
 
 
 def sample(rng: np.random.Generator) -> Drawing:
     """A drawing with every attribute drawn uniformly."""
-    return Drawing(**{domain: str(rng.choice(list(concepts))) for domain, concepts in CATEGORIES.items()})
+    return Drawing(**{category: str(rng.choice(list(concepts))) for category, concepts in CATEGORIES.items()})
 
 
 # ---------------------------------------------------------------- words
@@ -154,9 +154,9 @@ def caption(
     """
     template = template or str(rng.choice(TEMPLATES))
     spoken = {}
-    for domain, concepts in CATEGORIES.items():
-        names = concepts[getattr(drawing, domain)]
-        spoken[domain] = str(rng.choice(names[1:])) if rng.random() < synonyms else names[0]
+    for category, concepts in CATEGORIES.items():
+        names = concepts[getattr(drawing, category)]
+        spoken[category] = str(rng.choice(names[1:])) if rng.random() < synonyms else names[0]
     noun = str(rng.choice(GENERIC_NOUNS)) if rng.random() < generic else spoken["shape"]
     return template.format(noun=noun, **spoken)
 
@@ -261,7 +261,7 @@ def junk(rng: np.random.Generator, kind: str | None = None) -> tuple[np.ndarray,
     """A picture outside the world, with what each head of the judge should say of it.
 
     Returns:
-        Pixels (SIZE, SIZE, 3) uint8, and domain -> concept, "other", or None where no answer is right.
+        Pixels (SIZE, SIZE, 3) uint8, and category -> concept, "other", or None where no answer is right.
     """
     kind = kind or str(rng.choice(JUNK_KINDS))
     d = sample(rng)
