@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..models.locate import domain_of_model
 from ..report import write_card, write_report
 from ..report.comparison_page import ORIGINAL
 from ..results.attack import AttackResult
-from ..results.comparison import ColumnNote, ComparisonRow, Number
+from ..results.comparison import ColumnNote, ComparisonRow
 from ..run import Progress
 from ..settings import EraseSettings
 from .jobs import Comparison, Job, intervals, jobs_of
@@ -127,19 +127,13 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
     counts = {name: results[one.name].n or 0 for name, (one, column) in columns.items() if column.unit == "share"}
     n = evaluation.n | counts
 
-    def row(
-        recipe: str | None, own: Mapping[str, Number], which: str, costs: Mapping[str, Any], collapsed: bool
-    ) -> ComparisonRow:
-        """The row of one model: its own figures, and the attacks' from the property `which` of their columns."""
-        attacked = {name: getattr(column, which)(results[one.name]) for name, (one, column) in columns.items()}
-        figures = {**own, "asr": None, **attacked}
-        return job.row(
-            recipe, figures=figures, costs={cost: costs.get(cost) for cost in ERASURE_COSTS}, n=n, collapsed=collapsed,
-            intervals=intervals(figures, n, [*own, *columns]), original_asr=first.original.asr_after, broken=first.broken,
+    rows, costs = {}, measured.erasure.to_json()
+    for name, own, which in (("model", evaluation.figures, "value"), (ORIGINAL, evaluation.original, "original")):
+        attacked = {metric: getattr(column, which)(results[one.name]) for metric, (one, column) in columns.items()}
+        figures, ours = {**own, "asr": None, **attacked}, name == "model"
+        rows[name] = job.row(
+            None if ours else name, figures=figures, costs={cost: costs.get(cost) if ours else None for cost in ERASURE_COSTS},
+            n=n, collapsed=ours and evaluation.collapse.collapsed, intervals=intervals(figures, n, [*own, *columns]),
+            original_asr=first.original.asr_after, broken=first.broken,
         )  # fmt: skip
-
-    collapsed = evaluation.collapse.collapsed
-    return {
-        "model": row(None, evaluation.figures, "value", measured.erasure.to_json(), collapsed),
-        ORIGINAL: row(ORIGINAL, evaluation.original, "original", {}, False),
-    }
+    return rows
