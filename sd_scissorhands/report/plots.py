@@ -155,7 +155,7 @@ def retraining_plot(points: Mapping[str, Points]) -> Any:
         axes.margins(0.1, 0.15)
 
     means = {name: (fmean(x for x, _ in own), fmean(y for _, y in own)) for name, own in points.items()}
-    return scatter(means, "What is kept against how far forgetting is from retraining", _finish)
+    return scatter(means, "What is retained against how far forgetting is from retraining", _finish)
 
 
 def difference_plot(difference: Difference) -> str | None:

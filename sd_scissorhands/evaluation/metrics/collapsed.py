@@ -41,8 +41,10 @@ def collapse(
         agreement=None if original is None else agreement(thumbs, original),
     )  # fmt: skip
     reasons = "; ".join(_reasons(found))
-    says = f"COLLAPSED: {reasons}" if reasons else "The model has not collapsed: it draws pictures, and different ones."
-    return replace(found, collapsed=bool(reasons), says=says)
+    sentence = (
+        f"COLLAPSED: {reasons}" if reasons else "The model has not collapsed: it draws pictures, and different ones."
+    )
+    return replace(found, collapsed=bool(reasons), says=sentence)
 
 
 def _reasons(found: Collapse) -> list[str]:
