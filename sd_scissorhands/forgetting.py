@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,19 +81,20 @@ def forget(
     repair = stages.repair(selection)
     seconds, peak_bytes = round(time.monotonic() - began, 2), peak.bytes()
     save_classifier(opened, run.path / "model")
-    figures, others = _measured(prepared, before, shared, progress)
-    result = {
-        "run_dir": str(output_dir), "model_dir": str(output_dir / "model"), "recipe": settings.recipe,
-        "seed": settings.seed, "forget": prepared.target, "scope_size": sum(p.numel() for p in prepared.parameters.values()),
-        "trimmed": trimmed, "conflict_rate": repair.conflict_rate, "mean_correction": repair.mean_correction,
-        "steps": repair.step, "seconds": seconds, "peak_bytes": peak_bytes, "weights_sha256": hash_weights(opened.model),
-        "figures": _values(figures), "n": {name: figure.n for name, figure in figures.items()},
-        "intervals": _intervals(figures), "notes": {name: one.note for name, one in figures.items() if one.note},
-        **{name: other and _values(other) for name, other in others.items()},
-        "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
-    }  # fmt: skip
-    run.finish("model", Stage("model"), result)
-    return ForgetResult.from_json(result)
+    found = _measured(prepared, before, shared, progress)
+    figures, beside = found["model"], {name: found[name] for name in ("original", "retrained") if name in found}
+    result = ForgetResult(
+        run_dir=str(output_dir), model_dir=str(output_dir / "model"), recipe=settings.recipe, seed=settings.seed,
+        forget=prepared.target, scope_size=sum(p.numel() for p in prepared.parameters.values()), trimmed=trimmed,
+        conflict_rate=repair.conflict_rate, mean_correction=repair.mean_correction, steps=repair.step, seconds=seconds,
+        peak_bytes=peak_bytes, weights_sha256=hash_weights(opened.model), figures=_values(figures),
+        n={name: figure.n for name, figure in figures.items()}, intervals=_intervals(figures),
+        notes={name: figure.note for name, figure in figures.items() if figure.note}, original=_values(found["original"]),
+        retrained=_values(found["retrained"]) if "retrained" in found else None,
+        intervals_beside={name: _intervals(other) for name, other in beside.items()},
+    )  # fmt: skip
+    run.finish("model", Stage("model"), result.to_json())
+    return result
 
 
 def prepare(
@@ -154,25 +155,21 @@ def _read(settings: ForgetSettings, opened: Classifier) -> Parts:
 
 def _measured(
     prepared: PreparedForgetting, before: nn.Module, shared: Path | None, progress: Progress
-) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate] | None]]:
-    """Figures of the model, and by name those of the original and of the retrained."""
+) -> dict[str, dict[str, Estimate]]:
+    """Figures of the "model", of the "original" and, where there is one, of the "retrained"."""
     split, seed = prepared.split, prepared.settings.seed
-    other = _retrained(prepared, before, shared, progress)
-    models = {"model": prepared.opened.model, "original": before} | ({"retrained": other} if other is not None else {})
+    models = {"original": before, "model": prepared.opened.model}
+    if (retrained := _retrained(prepared, before, shared, progress)) is not None:
+        models["retrained"] = retrained
+    found, accuracy = dict[str, dict[str, Estimate]](), 1.0
     with progress("figures", MEASURED_PARTS * len(models)) as tick:
-        measured: Callable[..., dict[str, Estimate]] = lambda model, at: measure(  # noqa: E731
-            model, split, seed=seed, original=at, tick=lambda: tick(1)
-        )
-        original = measured(before, 1.0)
-        at = original["forget_accuracy"].value or 0.0
-        found = {"original": original} | {
-            name: measured(model, at) for name, model in models.items() if name != "original"
-        }
-    figures, retrained = found["model"], found.get("retrained")
-    if retrained is not None:
+        for name, model in models.items():
+            found[name] = measure(model, split, seed=seed, original=accuracy, tick=lambda: tick(1))
+            accuracy = found["original"]["forget_accuracy"].value or 0.0
+    if "retrained" in found:
         for one in found.values():
-            one["gap"] = gap(one, retrained)
-    return figures, {"original": original, "retrained": retrained}
+            one["gap"] = gap(one, found["retrained"])
+    return found
 
 
 def _retrained(
@@ -198,5 +195,5 @@ def _values(figures: Mapping[str, Estimate]) -> dict[str, float | None]:
     return {name: figure.value for name, figure in figures.items()}
 
 
-def _intervals(figures: Mapping[str, Estimate]) -> dict[str, list[float]]:
-    return {name: [figure.low, figure.high] for name, figure in figures.items()}
+def _intervals(figures: Mapping[str, Estimate]) -> dict[str, tuple[float, float]]:
+    return {name: (figure.low, figure.high) for name, figure in figures.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -109,20 +110,15 @@ def gradients(
 def gradient_hooks(parameters: Mapping[str, nn.Parameter], use: Callable[[str, Tensor], object]) -> Iterator[None]:
     """Within it a backward pass calls `use(name, gradient)` with every parameter's gradient and leaves none behind."""
 
-    def hook(name: str) -> Callable[[Tensor], None]:
-        """The hook of one parameter."""
-
-        def take(parameter: Tensor) -> None:
-            """Use the gradient and drop it."""
-            assert parameter.grad is not None
-            use(name, parameter.grad)
-            parameter.grad = None
-
-        return take
+    def take(name: str, parameter: Tensor) -> None:
+        """Use the gradient and drop it."""
+        assert parameter.grad is not None
+        use(name, parameter.grad)
+        parameter.grad = None
 
     for parameter in parameters.values():
         parameter.grad = None
-    handles = [p.register_post_accumulate_grad_hook(hook(name)) for name, p in parameters.items()]
+    handles = [p.register_post_accumulate_grad_hook(partial(take, name)) for name, p in parameters.items()]
     try:
         yield
     finally:

@@ -76,7 +76,7 @@ class Clip:
         length = self.model.config.text_config.max_position_embeddings
 
         def embed(some: Sequence[str]) -> Any:
-            """Embeddings of some texts, (n, d), each of length 1."""
+            """The model's answer to some texts."""
             ready = self.tokenizer(list(some), padding=True, truncation=True, max_length=length, return_tensors="pt")
             ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
             return self.model.get_text_features(input_ids=ids, attention_mask=mask)
