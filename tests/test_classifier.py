@@ -385,7 +385,8 @@ def test_training_repeats_and_leaves_the_random_state(parts):
     torch.manual_seed(7)
     before, ticks = torch.get_rng_state(), []
     losses = [
-        train(m, data, Training(epochs=3, lr=0.05, batch_size=32), seed=0, tick=lambda: ticks.append(1)) for m in models
+        train(m, data, Training(3, 0.05, 32, kind), seed=0, tick=lambda: ticks.append(1))
+        for m, kind in zip(models, ("sgd", "sgd", "adam"), strict=True)
     ]
     assert torch.equal(before, torch.get_rng_state()) and len(ticks) == 9 and not models[0].training
     assert losses[0] == losses[1] and hash_weights(models[0]) == hash_weights(models[1]) != hash_weights(models[2])
@@ -417,7 +418,7 @@ def test_other_families_train_and_start_afresh(family, families):
     new = fresh(network, 1)
     assert hash_weights(new) == hash_weights(fresh(network, 1)) != hash_weights(network)
     data = blank(16)
-    losses = train(new, data, Training(epochs=12, lr=0.01, batch_size=8), seed=0)
+    losses = train(new, data, Training(epochs=12, lr=0.01, batch_size=8, optimizer="adam"), seed=0)
     assert losses[-1] < 0.7 * losses[0]
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class Training:
     epochs: int = 30
     lr: float = 0.1
     batch_size: int = 64
+    optimizer: str = "sgd"  # or adam
 
 
 def train(
@@ -53,7 +55,7 @@ def train(
 ) -> list[float]:
     """Train a classifier in place under cross entropy; it is left in eval mode.
 
-    SGD with momentum .9, weight decay 5e-4 and a cosine from the learning rate to zero over the steps. Every epoch is a new order of all pictures without the last, smaller batch; nothing is augmented. The same
+    SGD with momentum .9, or Adam, with weight decay 5e-4 and a cosine from the learning rate to zero over the steps. Every epoch is a new order of all pictures without the last, smaller batch; nothing is augmented. The same
     model, data and settings give the same weights on one machine; the caller's random state is neither used nor
     changed.
 
@@ -72,7 +74,8 @@ def train(
     steps = len(data) // size
     pictures, labels = data.pictures.to(device), data.labels.to(device)
     weights = [p for p in model.parameters() if p.requires_grad]
-    descent = torch.optim.SGD(weights, lr=how.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    kinds = {"sgd": partial(torch.optim.SGD, momentum=MOMENTUM), "adam": torch.optim.Adam}
+    descent = kinds[how.optimizer](weights, lr=how.lr, weight_decay=WEIGHT_DECAY)
     order, history = torch.Generator().manual_seed(seed), []
     with seeded(seed, device):
         model.train()
