@@ -55,9 +55,9 @@ def train(
 ) -> list[float]:
     """Train a classifier in place under cross entropy; it is left in eval mode.
 
-    SGD with momentum .9, or Adam, with weight decay 5e-4 and a cosine from the learning rate to zero over the steps. Every epoch is a new order of all pictures without the last, smaller batch; nothing is augmented. The same
-    model, data and settings give the same weights on one machine; the caller's random state is neither used nor
-    changed.
+    SGD with momentum .9, or Adam, with weight decay 5e-4 and a cosine from the learning rate to zero over the steps.
+    Every epoch is a new order of all pictures without the last, smaller batch; nothing is augmented. The same model,
+    data and settings give the same weights on one machine; the caller's random state is neither used nor changed.
 
     Args:
         tick: called after every epoch.
