@@ -144,15 +144,20 @@ def train_denoiser(
         captions = [training_caption(drawings[row % len(drawings)], rng) for row in rows.tolist()]
         loss = denoising_loss(model, tokenizer, scheduler, latents[rows], captions)
         descend(loss, optimizer)
-        decay = min(0.998, (1 + step) / (10 + step))
-        for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-            slow.data.lerp_(fast.data, 1 - decay)
+        move_average(average, model, step)
         log("denoiser", step, steps, loss)
         if (step + 1) % 500 == 0:
             states = {name: part.state_dict() for name, part in parts.items()}
             torch.save({"step": step + 1, **states}, f"{state}.new")
             Path(f"{state}.new").replace(state)
     return average["text"].eval(), average["unet"].eval()
+
+
+def move_average(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Move averaged weights towards a model's, by less the later the step."""
+    decay = min(0.998, (1 + step) / (10 + step))
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.data.lerp_(fast.data, 1 - decay)
 
 
 def denoising_loss(model: Any, tokenizer: Any, scheduler: Any, x0: Tensor, captions: list[str]) -> Tensor:
