@@ -637,11 +637,11 @@ def test_membership_of_a_random_half_is_chance():
     assert M.mia(torch.rand(3), torch.rand(50)).value is None
 
 
-def seen_like(loss: float, spread: float, count: int, seed: int) -> M.Seen:
+def seen_like(loss: float, spread: float, count: int, seed: int) -> M.Outputs:
     """Answers whose true class has about the given loss."""
     generator = torch.Generator().manual_seed(seed)
     margin = -math.log(math.expm1(loss)) + spread * torch.randn(count, generator=generator)
-    return M.Seen(torch.stack([margin, torch.zeros(count)], 1), torch.randn(count, 4, generator=generator), torch.zeros(count, dtype=torch.long))  # fmt: skip
+    return M.Outputs(torch.stack([margin, torch.zeros(count)], 1), torch.randn(count, 4, generator=generator), torch.zeros(count, dtype=torch.long))  # fmt: skip
 
 
 def test_support_vectors_tell_members_from_others():
@@ -656,8 +656,8 @@ def test_probe_finds_what_features_hold_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
     noise = torch.randn(300, 5, generator=generator)
-    known, empty = (M.Seen(torch.zeros(300, 3), f, labels) for f in (noise + 6 * F.one_hot(labels, 5), noise))
-    parts = [[M.Seen(s.logits[r], s.features[r], s.labels[r]) for r in (slice(200), slice(200, 300))] for s in (known, empty)]  # fmt: skip
+    known, empty = (M.Outputs(torch.zeros(300, 3), f, labels) for f in (noise + 6 * F.one_hot(labels, 5), noise))
+    parts = [[M.Outputs(s.logits[r], s.features[r], s.labels[r]) for r in (slice(200), slice(200, 300))] for s in (known, empty)]  # fmt: skip
     assert M.probe([parts[0][0]], parts[0][1]).value > 0.97
     assert abs(M.probe([parts[1][0]], parts[1][1]).value - 1 / 3) < 0.15
 

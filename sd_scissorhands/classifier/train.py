@@ -74,7 +74,7 @@ def train(
     steps = len(data) // size
     pictures, labels = data.pictures.to(device), data.labels.to(device)
     weights = [p for p in model.parameters() if p.requires_grad]
-    kinds = {"sgd": partial(torch.optim.SGD, momentum=MOMENTUM), "adam": torch.optim.Adam}
+    kinds: dict[str, Any] = {"sgd": partial(torch.optim.SGD, momentum=MOMENTUM), "adam": torch.optim.Adam}
     descent = kinds[how.optimizer](weights, lr=how.lr, weight_decay=WEIGHT_DECAY)
     order, history = torch.Generator().manual_seed(seed), []
     with seeded(seed, device):

@@ -13,7 +13,7 @@ from ..classifier.reading import digits
 from ..report import write_forgetting_report
 from ..report.comparison_page import ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
-from ..results.forget import ForgetResult
+from ..results.forget import Figures, ForgetResult, Intervals
 from ..run import Progress
 from ..settings import DIGITS, ForgetSettings, UserError
 from .jobs import Comparison, Job, jobs_of
@@ -89,8 +89,10 @@ def forgotten_rows(job: Job, result: ForgetResult) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
 
     beside = result.intervals_beside
-    models = {"model": (result.figures, result.intervals), ORIGINAL: (result.original, beside.get("original"))}
-    models[RETRAIN] = result.retrained, beside.get("retrained")
+    models: dict[str, tuple[Figures | None, Intervals | None]] = {
+        "model": (result.figures, result.intervals), ORIGINAL: (result.original, beside.get("original")),
+        RETRAIN: (result.retrained, beside.get("retrained")),
+    }  # fmt: skip
     return {
         name: job.row(
             name if name != "model" else None, figures={metric: figures.get(metric) for metric in CLASSIFIER_METRICS},
