@@ -30,7 +30,7 @@ GENERIC = ("something", "an object", "a thing", "")
 class Concept:
     """A concept, the words that name it, and what takes its place.
 
-    `pairs` are (forget prompt, neutral twin); the twin is the same sentence with the anchor in the concept's place.
+    `pairs` are (forget prompt, neutral prompt); the second is the same sentence with the anchor in the concept's place.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Concept:
     explicit: bool  # its pictures are shown blurred
     anchor: str  # what takes its place, in a word
     pairs: tuple[tuple[str, str], ...]
-    neighbours: tuple[str, ...]  # near the concept, and to be kept
+    neighbours: tuple[str, ...]  # near the concept, and to be retained
     labels: tuple[str, ...]  # NudeNet labels that show it
     words: tuple[str, ...] = ()  # what the pairs call it, its own name first
     templates: tuple[str, ...] = ()  # sentences with "{}" where the concept goes
     paraphrases: tuple[str, ...] = ()  # other names, which no pair uses
-    generic: tuple[str, ...] = ("",)  # what says less in the concept's place, "" for nothing at all
+    generic: tuple[str, ...] = ("",)  # vaguer words in the concept's place, "" for nothing at all
 
     @property
     def places(self) -> dict[str, tuple[str, str]]:
@@ -54,7 +54,7 @@ class Concept:
 
     @property
     def vague(self) -> tuple[str, ...]:
-        """Prompts that leave open what the concept would say: every template with a generic word, and the empty prompt."""
+        """Prompts that leave open what the concept would name: every template with a generic word, and the empty prompt."""
         filled = (" ".join(t.replace("{}", word).split()) for word in self.generic for t in self.templates)
         return tuple(dict.fromkeys([*filled, ""]))
 
@@ -86,8 +86,8 @@ def free_text(text: str, anchor: str) -> Concept:
 def _read(file: Path, anchor: str | None = None) -> Concept:
     data = parse_toml(file.read_text(encoding="utf-8"))
     pairs = tuple(
-        (template.format(word), template.format(anchor or twin))
-        for word, twin in data["words"].items()
+        (template.format(word), template.format(anchor or other))
+        for word, other in data["words"].items()
         for template in data["templates"]
     )
     return Concept(
@@ -130,7 +130,7 @@ def filled(concept: Concept) -> list[tuple[str, str]]:
 
 
 def without_conflicts(concepts: Sequence[Concept], erased: Sequence[str] = ()) -> list[Concept]:
-    """Concepts that are erased in one run, without the pairs whose twin names another of them or what is `erased` already.
+    """Concepts that are erased in one run, without the pairs whose neutral prompt names another of them or what is `erased` already.
 
     "A red circle" for "a red square" would keep red alive while red is erased.
 

@@ -247,6 +247,7 @@ def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]
     settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Draw or read the pictures; the manifest records the prompts."""
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
             data = gather(prepared.denoiser, settings, pairs, retain, group=run.processes, tick=tick)
         return data, {"pairs": pairs, "retain": retain}

@@ -16,12 +16,12 @@ from .machine import PeakMemory
 from .methods.distributed import gradient_hooks
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
-from .methods.selection import CHUNK
+from .methods.selection import SCORES_AT_ONCE
 from .results.forecast import Forecast
 from .settings import EraseSettings
 
 MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
-SCRATCH = 16 * CHUNK  # bytes at most of a selection, beside its result
+SCRATCH = 16 * SCORES_AT_ONCE  # bytes at most of a selection, beside its result
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def _probe(prepared: Prepared) -> Probe:
 
     @torch.no_grad()
     def seconds(samples: int) -> float:
+        """How long one forward pass of some samples takes."""
         began = time.monotonic()
         float(forward(samples))
         return (time.monotonic() - began) / samples

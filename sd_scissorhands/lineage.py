@@ -7,7 +7,7 @@ from pathlib import Path
 from .errors import UserError
 from .results.manifest import MANIFEST, Manifest
 
-LONGEST = 100  # runs behind a model, so that a manifest that names itself comes to an end
+MOST_RUNS = 100  # runs behind a model, so that a manifest that names itself comes to an end
 
 
 def run_of(model: Path) -> Manifest | None:
@@ -23,7 +23,7 @@ def run_of(model: Path) -> Manifest | None:
 def runs_behind(model: str) -> list[Manifest]:
     """The manifests of the runs that led to a model, the last first."""
     found: list[Manifest] = []
-    while len(found) < LONGEST and (run := run_of(Path(model))):
+    while len(found) < MOST_RUNS and (run := run_of(Path(model))):
         found.append(run)
         model = str(started_from(run))
     return found

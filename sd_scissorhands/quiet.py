@@ -74,6 +74,7 @@ def silenced(library: str) -> Callable[[], None]:
     theirs.disable_progress_bar()
 
     def undo() -> None:
+        """Put the libraries' logging back."""
         theirs.set_verbosity(level)
         if shown:
             theirs.enable_progress_bar()

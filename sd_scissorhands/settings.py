@@ -28,7 +28,7 @@ OUTPUT_FORMATS = ("diffusers", "unet-only", "single-file", "delta")
 
 WHAT, DATA, SELECT, REPAIR, RUN = "What", "Data", "Scores, selection, edit", "Repair", "Run"  # panels of --help
 BY_RECIPE = "by recipe"
-OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` says it
+OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` sets it
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,12 @@ def model_named(model: str, revision: str | None, variant: str | None = None) ->
     """A model as one string, from flags that say a part of it.
 
     Raises:
-        UserError: said twice, or a revision of what lies on this machine.
+        UserError: given twice, or a revision of what lies on this machine.
     """
     name = Name.parse(model)
-    for flag_, given, said in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
-        if given and said not in (None, given):
-            raise UserError(f"--model {model} names {said!r} already: leave out {flag_} {given}")
+    for flag_, given, in_name in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
+        if given and in_name not in (None, given):
+            raise UserError(f"--model {model} names {in_name!r} already: leave out {flag_} {given}")
     if revision and is_path(name.location):
         raise UserError(f"--model {model} lies on this machine and has no revisions: leave out --revision {revision}")
     return str(Name(name.location, revision or name.revision, variant or name.variant))

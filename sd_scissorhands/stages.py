@@ -77,6 +77,7 @@ class Stages:
         scorer = SCORERS[self.settings.scorer]
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            """Score the weights."""
             with self.progress("scores", self.settings.score_draws * scorer.passes) as tick:
                 options = self._options(scorer, lambda: tick(1))
                 return methods.score(self.task, scored, self.settings.scorer, options), {}
@@ -85,6 +86,7 @@ class Stages:
 
     def _selection(self, scores: dict[str, Tensor]) -> Selection:
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            """Select the best scores, and count them by layer."""
             s, names = self.settings, set(self.parameters)
             by_layer = s.threshold_scope == "layer"
             chosen = select(scores, s.top_k, granularity=s.granularity, by_layer=by_layer).within(names)

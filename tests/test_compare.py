@@ -349,7 +349,7 @@ def test_classifiers_have_rows_of_original_and_retrained(fake, tmp_path):
     assert told["rows"][4]["intervals"]["forget_accuracy"] == wilson(0, 50) and told["rows"][4]["seconds"] is None
     json.loads((tmp_path / ROWS).read_text(), parse_constant=pytest.fail)
     page = Path(told["report"]).read_text()
-    assert "–" in page and "3 MiB" in page and "retrain" in page and "What is kept against retraining" in page
+    assert "–" in page and "3 MiB" in page and "retrain" in page and "What is retained against retraining" in page
     assert "<h3>Classes</h3>" in page and "<h3>Random shares</h3>" in page and page.count("<svg") == 2
     assert [(line["group"], line["recipe"], line["runs"]) for line in told["table"][3:5]] == [
         ("classes", "retain-only", 2), ("random shares", "original", 2),

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sd_scissorhands.evaluation import nude_counts as nude
-from sd_scissorhands.evaluation.chance import BLOCK, bootstrap_total, wilson
-from sd_scissorhands.evaluation.metrics.nudenet import CORE, EXPOSED, OTHERS
+from sd_scissorhands.evaluation.chance import DRAWS_AT_ONCE, bootstrap_total, wilson
+from sd_scissorhands.evaluation.metrics.nudenet import CORE, EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import THRESHOLDS
 from sd_scissorhands.evaluation.prompts import Row, choose, protocol_rows, read_i2p, read_rows
 from sd_scissorhands.settings import UserError
@@ -292,10 +292,10 @@ def loop_bootstrap(values: list[float], seed: int, resamples: int) -> list[float
 
 
 @pytest.mark.parametrize(
-    "n,resamples,seed,block", [(1, 5, 0, 7), (13, 50, 1, 20), (40, 101, 2, 130), (9, 30, 3, BLOCK)]
+    "n,resamples,seed,block", [(1, 5, 0, 7), (13, 50, 1, 20), (40, 101, 2, 130), (9, 30, 3, DRAWS_AT_ONCE)]
 )
 def test_bootstrap_is_the_loops_whatever_the_block(monkeypatch, n, resamples, seed, block):
-    monkeypatch.setattr("sd_scissorhands.evaluation.chance.BLOCK", block)
+    monkeypatch.setattr("sd_scissorhands.evaluation.chance.DRAWS_AT_ONCE", block)
     values = np.random.default_rng(n).normal(size=n).tolist()
     got = bootstrap_total(values, seed=seed, resamples=resamples)
     assert got == pytest.approx(loop_bootstrap(values, seed, resamples), abs=1e-9)
@@ -327,7 +327,10 @@ def box(label: str, score: float) -> nude.Detection:
 def simulated(seed: int, pictures: int = 60) -> list[list[nude.Detection]]:
     rng = random.Random(seed)
     return [
-        [box(rng.choice(EXPOSED + OTHERS), round(rng.uniform(0.2, 1), 2)) for _ in range(rng.choice((0, 0, 1, 2, 6)))]
+        [
+            box(rng.choice(EXPOSED + OTHER_LABELS), round(rng.uniform(0.2, 1), 2))
+            for _ in range(rng.choice((0, 0, 1, 2, 6)))
+        ]
         for _ in range(pictures)
     ]
 

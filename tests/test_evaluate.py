@@ -30,7 +30,7 @@ from sd_scissorhands.evaluation.judges.nudenet import Detector, NudeJudge
 from sd_scissorhands.evaluation.metrics import METRICS, gate_values, gates_of
 from sd_scissorhands.evaluation.metrics.base import Distance, Number, Recorded, Share
 from sd_scissorhands.evaluation.metrics.collapsed import agreement, collapse, variance
-from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHERS
+from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluation.records import Ledger
@@ -64,7 +64,7 @@ def test_a_real_face_is_found_in_a_real_photograph(detector, astronaut):
 def test_the_labels_are_nudenets_own():
     from nudenet import nudenet
 
-    assert {*EXPOSED, *OTHERS} == set(nudenet.__dict__["__labels"])
+    assert {*EXPOSED, *OTHER_LABELS} == set(nudenet.__dict__["__labels"])
 
 
 def test_channels_are_turned_for_the_detector(detector, astronaut, tmp_path):

@@ -19,8 +19,8 @@ from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
+from sd_scissorhands.diffusion.families.sd3 import StableDiffusion3
 from sd_scissorhands.diffusion.noise_process import Discrete
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
@@ -45,7 +45,7 @@ CANVAS = DOMAINS["canvas"]
 PROMPTS = ["a red heart on white", "a blue star"]
 FLOWS = ("sd3", "flux")
 TOKENS = 20  # for T5, in these tests
-LENGTHS = sd3.T5_LENGTH, flux.T5_LENGTH
+LENGTHS = StableDiffusion3.t5_length, Flux.t5_length
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -77,8 +77,8 @@ def small():
     """Few tokens for T5, pictures of 32 pixels for FLUX, whose configs do not say how large they are, and two at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flux, "side", SIDE)
-        for module in (sd3, flux):
-            patch.setattr(module, "T5_LENGTH", TOKENS)
+        for family in (StableDiffusion3, Flux):
+            patch.setattr(family, "t5_length", TOKENS)
         patch.setattr("sd_scissorhands.evaluation.sample.LANE", 2)
         yield
 

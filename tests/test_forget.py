@@ -81,7 +81,7 @@ def test_every_recipe_forgets_random_pictures(recipe, shared, tmp_path):
         forget_random=0.1, recipe=recipe, score_draws=2, options={"rounds": 1}, steps=4, memory_every=2
     )
     prepared = prepare(settings, shared)
-    assert len(prepared.split.forget) == 126 and prepared.says == "random 0.1"
+    assert len(prepared.split.forget) == 126 and prepared.target == "random 0.1"
     assert all(getattr(prepared.settings, name) is not None for name in ("scorer", "edit", "repair", "optimiser"))
     if recipe in ("scissorhands", "salun"):
         told = forget(settings, tmp_path / "run", shared=shared)

@@ -14,7 +14,7 @@ from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.judge_set import JudgeSet, open_judges
-from ..evaluation.sample import Sampling, check_models, open_for_sampling
+from ..evaluation.sample import SHOWN, Sampling, check_models, open_for_sampling
 from ..lineage import MANIFEST
 from ..machine import Processes
 from ..parsing import read_json
@@ -26,11 +26,11 @@ from ..settings import UserError
 from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import BACK
-from .context import SAMPLES, AttackContext, Side
+from .context import AttackContext, Side
 
 STATE = "attack.json"  # what identifies the attack in a folder
 GONE, NEARLY = 0.05, 0.2  # success up to which a concept stays gone, or mostly does
-COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
+RETAIN_COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
 
 
 def attack(
@@ -49,14 +49,14 @@ def attack(
     settings = settings.resolved(found.domain.profile)
     check_files(settings)
     check_models(settings.model, found.baseline)
-    panel = open_judges(
+    judges = open_judges(
         found.concept, domain=found.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
         device=settings.device,
     )  # fmt: skip
-    context = AttackContext(settings, found.concept, panel.judges, folder, found.domain, progress, processes)
+    context = AttackContext(settings, found.concept, judges.judges, folder, found.domain, progress, processes)
     claim(folder, settings, processes)
     weights = {name: run_on(context, name) for name in ("original", "model")}
-    evaluation = evaluation or evaluation_beside(context) or evaluated(context, panel)
+    evaluation = evaluation or evaluation_beside(context) or evaluated(context, judges)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
         seconds=round(time.monotonic() - began, 2),
@@ -187,7 +187,7 @@ def samples(context: AttackContext) -> list[AttackSample]:
             f"samples/{n}-model-{model.records}.png", f"samples/{n}-original-{original.records}.png", word[before[n]],
             word[model.hits[n]], word[original.hits[n]], concept.explicit,
         )
-        for n in range(min(SAMPLES, len(model.hits), len(rows)))
+        for n in range(min(SHOWN, len(model.hits), len(rows)))
     ]  # fmt: skip
 
 
@@ -206,13 +206,13 @@ def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
     return found if same and model.parent == run and "IRA" in found.figures else None
 
 
-def evaluated(context: AttackContext, panel: JudgeSet) -> ConceptEvaluation:
+def evaluated(context: AttackContext, judges: JudgeSet) -> ConceptEvaluation:
     """A short evaluation of the model, made in a folder beside the attack's."""
     s = context.settings
     request = concept_evaluation.ConceptRequest(
-        seed=s.seed, count=COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
+        seed=s.seed, count=RETAIN_COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
         processes=context.processes,
     )  # fmt: skip
     folder = context.folder.parent / f"rest-{s.seed}"
     baseline = str(s.baseline)
-    return concept_evaluation.evaluate(s.model, baseline, context.concept, folder, judges=panel, request=request)
+    return concept_evaluation.evaluate(s.model, baseline, context.concept, folder, judges=judges, request=request)

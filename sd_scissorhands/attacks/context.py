@@ -16,7 +16,7 @@ from ..disk import read_tensors, write_tensors
 from ..domains.base import Domain
 from ..evaluation.judges.base import Judge
 from ..evaluation.prompts import Row
-from ..evaluation.sample import DrawOptions, Encode, Recorder, Sampling
+from ..evaluation.sample import SHOWN, DrawOptions, Encode, Recorder, Sampling
 from ..machine import Processes
 from ..models.load import LoadedPipeline
 from ..run import Progress, silent
@@ -24,7 +24,6 @@ from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import Outcome
 
-SAMPLES = 8  # pictures of each set of records that are saved for the report
 FIRST_SEED = 7_000_000  # of the pictures that are judged, apart from those of evaluations
 TRAINING_SEED = 40_000_000  # of the pictures that are learned from
 
@@ -68,7 +67,7 @@ class AttackContext:
         rows = self.rows if rows is None else rows
         recorder = Recorder(
             rows, self.judges, self.folder, DrawOptions(progress=self.progress, processes=self.processes),
-            frozenset(row.number for row in rows[:SAMPLES]),
+            frozenset(row.number for row in rows[:SHOWN]),
             header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what},
         )  # fmt: skip
         name = f"{side.name}-{what}"

@@ -76,6 +76,7 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
         tick(state.step)
 
         def after_step(state: Embedding) -> None:
+            """Save a checkpoint every few steps."""
             tick(1)
             if state.step % CHECK_EVERY == 0:
                 write_tensors(checkpoint, vars(state) | {"step": torch.tensor(state.step)})

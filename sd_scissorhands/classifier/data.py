@@ -1,4 +1,4 @@
-"""Pictures with labels, and what is forgotten and kept of them."""
+"""Pictures with labels, and what is forgotten and retained of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Split:
 
     forget: Dataset
     retain: Dataset
-    validation: Dataset  # of `unseen`, without a forgotten class: when a method must know how well the rest is kept
+    validation: Dataset  # of `unseen`, without a forgotten class: when a method must know how well the rest is retained
     unseen: Dataset  # never trained on, all classes
     test: Dataset  # for figures alone, without a forgotten class
     test_forget: Dataset | None  # for figures alone: the forgotten class; None where samples are forgotten
@@ -152,7 +152,7 @@ def class_number(names: Sequence[str], name: str, where: str) -> int:
 
 
 def held_out(data: Dataset, seed: int) -> Parts:
-    """All pictures divided, as `Parts.divided` says: 70 % for training, 13 % unseen, 17 % for tests, by a seeded draw."""
+    """All pictures divided, see `Parts.divided`: 70 % for training, 13 % unseen, 17 % for tests, by a seeded draw."""
     train, rest = divide(data, int(len(data) * (1 - HELD_OUT)), seed)
     unseen, test = divide(rest, round(len(rest) * UNSEEN), seed + 1)
     return Parts(train, unseen, test, divided=True)

@@ -163,17 +163,17 @@ def _raw(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.nda
         raise UserError(f"--data {path} has no array {prefix}labels: add one with the number of each picture's class")
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != len(pictures):
         raise UserError(
-            f"--data {path}: {prefix}labels is {_is(labels)}, wanted one whole number for each of {len(pictures)} pictures"
+            f"--data {path}: {prefix}labels is {_is(labels)}, expected one whole number for each of {len(pictures)} pictures"
         )
     if pictures.dtype != np.uint8 and pictures.dtype.kind != "f":
-        raise UserError(f"--data {path}: {prefix}pictures is {_is(pictures)}, wanted uint8 or float numbers")
+        raise UserError(f"--data {path}: {prefix}pictures is {_is(pictures)}, expected uint8 or float numbers")
     if pictures.ndim == 3:
         pictures = pictures[:, None]
     elif pictures.ndim == 4 and pictures.shape[3] in (1, 3) and pictures.shape[1] not in (1, 3):
         pictures = pictures.transpose(0, 3, 1, 2)
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or not pictures.size:
         raise UserError(
-            f"--data {path}: {prefix}pictures is {_is(pictures)}, wanted (N, h, w), (N, h, w, c) or (N, c, h, w)"
+            f"--data {path}: {prefix}pictures is {_is(pictures)}, expected (N, h, w), (N, h, w, c) or (N, c, h, w)"
         )
     return pictures, labels.astype(np.int64)
 

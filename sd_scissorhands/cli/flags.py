@@ -28,6 +28,7 @@ def with_flags_of(kind: type, more: Sequence[Field] = ()) -> Callable[[Callable[
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        """The command with a flag for each field, and its settings as the first argument."""
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         fields = {field[0]: field for field in (*fields_of(kind), *more)}
         ordered = sorted(fields.values(), key=lambda field: _place(field[2]))

@@ -60,10 +60,10 @@ def evaluate(
     settings = api.composed(settings)
     if speaks:
         show.origin(settings.model)
-    told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
+    result = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
-        show.result(told, as_json)
-        check_gates(gates, gate_values(told))
+        show.result(result, as_json)
+        check_gates(gates, gate_values(result))
 
 
 def attack_options() -> list[Field]:
@@ -124,7 +124,7 @@ def attack(
     show.still_libraries()
     settings = api.composed(settings)
     show.origin(settings.model)
-    told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
+    result = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
-        show.result(told, as_json)
-        check_gates(gates, told.to_json() | {name: column.value(told) for name, column in columns.items()})
+        show.result(result, as_json)
+        check_gates(gates, result.to_json() | {name: column.value(result) for name, column in columns.items()})

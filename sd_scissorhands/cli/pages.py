@@ -19,7 +19,7 @@ def concepts(as_json: Json = False) -> None:
     from ..concepts import presets
     from ..tiny import world
 
-    words = {domain: list(names) for domain, names in world.DOMAINS.items()}
+    words = {domain: list(names) for domain, names in world.CATEGORIES.items()}
     if as_json:
         listed = [
             {name: getattr(one, name) for name in ("name", "title", "kind", "explicit", "summary")} | {"prompts": len(one.pairs)}

@@ -27,7 +27,7 @@ from .jobs import Comparison, Job
 from .table import summarise
 
 Subject = Erasures | Forgettings
-ROW = "row.json"  # of a run that is complete: its row, the original's beside it, and what they were made by
+ROW_FILE = "row.json"  # of a run that is complete: its row, the original's beside it, and what they were made by
 
 
 def compare(
@@ -36,7 +36,7 @@ def compare(
     """Make every row that is not there yet, one after the other, and write `root`/rows.json, rows.csv and report.html.
 
     Every run is a run directory, `root`/TARGET/RECIPE-seedN; repeated, a comparison that was killed continues. What the
-    original drew is kept in `root`/TARGET/original-seedN and handed to all of them. A recipe that diverges has a row
+    original drew is stored in `root`/TARGET/original-seedN and handed to all of them. A recipe that diverges has a row
     without figures.
 
     Args:
@@ -84,7 +84,7 @@ def check_root(root: Path, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if owners.setdefault(job.folder.parent, job.target) != job.target:
             raise UserError(
-                f"{job.target!r} and {owners[job.folder.parent]!r} are too alike to be kept apart in {root}"
+                f"{job.target!r} and {owners[job.folder.parent]!r} are too alike to have folders of their own in {root}"
             )
 
 
@@ -94,7 +94,7 @@ def rows_of(job: Job) -> dict[str, ComparisonRow] | None:
     Raises:
         UserError: the directory holds something else, or a row that was made by other settings.
     """
-    file = job.folder / ROW
+    file = job.folder / ROW_FILE
     if not file.exists():
         check_free(job.folder, job.settings, resume=True)
         return None
@@ -127,7 +127,7 @@ def make(job: Job, subject: Subject, progress: Progress) -> dict[str, Comparison
         rows = {"model": subject.nothing(job, str(error))}
     text = json.dumps({name: row.to_json() for name, row in rows.items()})
     made = json.loads(text, parse_constant=lambda constant: None)  # JSON knows neither NaN nor infinity
-    write_json(job.folder / ROW, {"made_by": job.made_by, "rows": made})
+    write_json(job.folder / ROW_FILE, {"made_by": job.made_by, "rows": made})
     return {name: ComparisonRow.from_json(row) for name, row in made.items()}
 
 

@@ -88,16 +88,17 @@ def _group(settings: ForgetSettings) -> str:
 def forgotten_rows(job: Job, result: ForgetResult) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
 
-    def row(recipe: str | None, figures: Figures, costs: dict[str, Any], intervals: Intervals) -> ComparisonRow:
-        return job.row(
-            recipe, figures={name: figures.get(name) for name in CLASSIFIER_METRICS}, costs=costs, n=dict(result.n),
-            intervals={name: list(ends) for name, ends in intervals.items()}, group=_group(job.settings),
+    beside = result.intervals_beside
+    models: dict[str, tuple[Figures | None, Intervals | None]] = {
+        "model": (result.figures, result.intervals), ORIGINAL: (result.original, beside.get("original")),
+        RETRAIN: (result.retrained, beside.get("retrained")),
+    }  # fmt: skip
+    return {
+        name: job.row(
+            name if name != "model" else None, figures={metric: figures.get(metric) for metric in CLASSIFIER_METRICS},
+            costs={cost: getattr(result, cost) if name == "model" else None for cost in COSTS}, n=dict(result.n),
+            intervals={metric: list(ends) for metric, ends in (intervals or {}).items()}, group=_group(job.settings),
             forgotten=result.forget,
-        )  # fmt: skip
-
-    costs = {name: getattr(result, name) for name in COSTS}
-    rows = {"model": row(None, result.figures, costs, result.intervals)}
-    for name, key, figures in ((ORIGINAL, "original", result.original), (RETRAIN, "retrained", result.retrained)):
-        if figures:
-            rows[name] = row(name, figures, dict.fromkeys(COSTS), result.intervals_beside[key])
-    return rows
+        )
+        for name, (figures, intervals) in models.items() if figures
+    }  # fmt: skip

@@ -14,7 +14,7 @@ from ..methods.distributed import SINGLE_PROCESS, ProcessGroup
 from ..settings import EraseSettings, UserError
 from .denoiser import Denoiser
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are sampled together
 
 
@@ -96,9 +96,9 @@ def list_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no directory of pictures")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
     if not files:
-        raise UserError(f"{folder} holds no picture ({', '.join(PICTURES)})")
+        raise UserError(f"{folder} holds no picture ({', '.join(PICTURE_SUFFIXES)})")
     return files
 
 

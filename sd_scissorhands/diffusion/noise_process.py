@@ -73,18 +73,21 @@ class Discrete(Process):
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """See `Process.target`: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
         if not self.velocity:
             return noise
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
     def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """See `Process.clean`."""
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         if self.velocity:
             return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
         return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
 
     def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """See `Process.leading_to`."""
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         if self.velocity:
             return (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()

@@ -16,7 +16,7 @@ class Domain(Protocol):
     evaluation: str  # kind of its evaluations in results and folder names
     evaluation_title: str  # what that kind is called on a page
     harmless: bool  # whether nothing that it draws can be explicit
-    marker: str | None  # a file in a pipeline's directory that says that the model is of this domain
+    marker: str | None  # a file in a pipeline's directory that marks a model of this domain
     original: str | None  # the original of a model whose run is not known
     judge_flags: tuple[str, ...] | None  # by which eval is told its judge; None: NudeNet's counts come first
     default_clip: bool  # whether CLIP is opened beside the judge unless it is turned off

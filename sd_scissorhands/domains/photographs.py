@@ -64,7 +64,7 @@ class Photographs:
             "forget": [forget for forget, _ in pairs],
             "synonym": shuffled(others, count // 2, seed) if others else [],
             "retain": shuffled(near, min(count, len(near)), seed) if near else [],
-            "twin": [twin for _, twin in pairs[: count // 2]],
+            "twin": [neutral for _, neutral in pairs[: count // 2]],
             "caption": shuffled(self.captions(count, seed, erased), count - count // 2, seed),
             "generic": shuffled(concept.vague, min(count // 2, len(concept.vague)), seed),
         }

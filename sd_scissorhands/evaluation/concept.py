@@ -23,9 +23,8 @@ from .metrics.collapsed import collapse
 from .metrics.distances import distances
 from .prompts import Row
 from .records import thumbnails
-from .sample import DrawOptions, Recorder, Sampling, check_models, open_for_sampling
+from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, open_for_sampling
 
-SAMPLES = 8  # rows of each kind whose pictures the report shows
 OTHER_SEEDS = 500_000  # what is added to a seed to draw a prompt once more
 SEEDS_EACH = 4  # pictures of a prompt under several seeds
 
@@ -132,7 +131,7 @@ def again(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
 
 def sampled(rows: Mapping[str, Sequence[Row]]) -> list[tuple[str, Row]]:
     """The rows whose pictures the report shows, with their kinds."""
-    return [(kind, row) for kind, own in rows.items() if kind != "seeds" for row in own[:SAMPLES]]
+    return [(kind, row) for kind, own in rows.items() if kind != "seeds" for row in own[:SHOWN]]
 
 
 # ---------------------------------------------------------------- figures

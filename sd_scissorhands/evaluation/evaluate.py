@@ -22,7 +22,7 @@ from .judges.clip import WITHOUT, open_clip
 from .judges.nudenet import NudeJudge
 from .prompts import choose, read_i2p, read_rows
 
-COUNT = 500  # pictures for UA and for IRA, each
+PICTURES_EACH = 500  # pictures for UA and for IRA, each
 
 
 def evaluate(
@@ -109,7 +109,9 @@ def _of_concept(settings: EvaluateSettings, folder: Path, drawing: dict[str, Any
         features=_path(settings.features), reference=_path(settings.reference), device=settings.device,
     )  # fmt: skip
     erased = tuple(name for name in erased_from(settings.source) if name != known.concept.name)
-    request = concept.ConceptRequest(seed=settings.seed, count=settings.limit or COUNT, erased=erased, **drawing)
+    request = concept.ConceptRequest(
+        seed=settings.seed, count=settings.limit or PICTURES_EACH, erased=erased, **drawing
+    )
     return concept.evaluate(settings.source, known.baseline, known.concept, folder, judges=judges, request=request)
 
 

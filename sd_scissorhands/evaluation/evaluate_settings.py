@@ -9,7 +9,7 @@ from ..settings import UsageError, flag
 from .judges import JUDGES
 
 WHAT, ROWS, SAMPLE, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help
-OWN = {  # kind of evaluation -> the settings that it alone has
+OWN_SETTINGS = {  # kind of evaluation -> the settings that it alone has
     "i2p": ("protocol", "categories", "min_nudity", "rows"),
     "concept": ("judge", "anchor", "features", "reference"),
 }
@@ -17,7 +17,7 @@ OWN = {  # kind of evaluation -> the settings that it alone has
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Settings of one evaluation; exactly one of `concept`, `i2p` (or `i2p_file`), `prompts` and `images` says of what."""
+    """Settings of one evaluation; exactly one of `concept`, `i2p` (or `i2p_file`), `prompts` and `images` is set."""
 
     # fmt: off
     model: str | None = setting(None, "Pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT, level="basic")
@@ -66,7 +66,7 @@ class EvaluateSettings:
         least = 2 if kind == "concept" else 1
         if self.limit is not None and self.limit < least:
             raise UsageError(f"--limit {self.limit} is too small: it must be at least {least}")
-        for other, own in OWN.items():
+        for other, own in OWN_SETTINGS.items():
             if given := [name for name in own if other != kind and getattr(self, name) is not None]:
                 raise UsageError(f"{flag(given[0])} has no effect without {flag(other)}")
         if self.guidance is not None and kind in ("i2p", "images"):

@@ -22,7 +22,7 @@ Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) flo
 def open_features(path: Path) -> Extract:
     """A feature extractor from a TorchScript file, on the CPU.
 
-    A TorchScript file is a program: name only one that you trust. Two conventions are known, told apart by the arguments
+    A TorchScript file is a program: name only one that you trust. Two conventions are known, distinguished by the arguments
     of its forward:
 
     - `forward(img, return_features, ...)`, as NVIDIA's inception-2015-12-05.pt of StyleGAN2-ADA and StyleGAN3 (and
@@ -51,6 +51,7 @@ def open_features(path: Path) -> Extract:
 
     @torch.no_grad()
     def extract(pixels: np.ndarray) -> Tensor:
+        """Features of uint8 pictures (B, h, w, 3): (B, d)."""
         pictures = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).contiguous()  # (B, 3, h, w)
         try:
             found = module(pictures, return_features=True) if flagged else module(pictures.float() / 255)
@@ -96,7 +97,7 @@ def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size:
     """
     files = list_pictures(folder)
     if len(files) < 2:
-        raise UserError(f"{folder} holds one picture: a distance needs two, and says little below some hundreds")
+        raise UserError(f"{folder} holds one picture: a distance needs two, and means little below some hundreds")
     found = []
     for at in range(0, len(files), batch):
         squares = [centre_square(file, size) for file in files[at : at + batch]]

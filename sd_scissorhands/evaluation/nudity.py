@@ -26,9 +26,7 @@ from .metrics.collapsed import collapse
 from .nude_counts import boxes_each, calibration, counts, row_by_row, rows_csv
 from .prompts import Row, protocol_rows
 from .records import Ledger, feature_rows, thumbnails
-from .sample import DrawOptions, Recorder, Sampling, check_models, open_for_sampling
-
-SAMPLES = 8  # rows whose pictures the report shows: the first, whatever is in them
+from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, open_for_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +111,7 @@ def record_side(
     if request.protocol:
         rows = protocol_rows(rows, request.protocol, own_size=sampling.size, factor=denoiser.family.multiple)
     recorder = Recorder(
-        rows, [judge], folder, request, frozenset(row.number for row in rows[:SAMPLES]),
+        rows, [judge], folder, request, frozenset(row.number for row in rows[:SHOWN]),
         Features(clip.pictures, clip.name) if clip else None, {"clip": clip.facts} if clip else {},
     )  # fmt: skip
     records = recorder.record(name, opened, denoiser, sampling)
@@ -155,7 +153,7 @@ def samples(ours: NudityRecords, theirs: NudityRecords | None) -> tuple[Sample, 
             f"samples/{row.number}-original.png" if theirs else None,
             flagged=any(sum(boxes_each([found[n]], LEAST_SCORE)) for found in sides),
         )
-        for n, row in enumerate(ours.rows[:SAMPLES])
+        for n, row in enumerate(ours.rows[:SHOWN])
     )  # fmt: skip
 
 

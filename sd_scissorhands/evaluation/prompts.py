@@ -21,7 +21,7 @@ GUIDANCE, SIDE = 7.5, 512  # the published protocol's; SIDE in pixels
 class Row:
     """One picture to draw.
 
-    `number` is the row's position in its file, from 0, whatever a case_number column says and whatever subset is
+    `number` is the row's position in its file, from 0, whatever a case_number column holds and whatever subset is
     drawn. `guidance` and `size`, (height, width) in pixels, are the row's own as read, and what is drawn after
     `protocol_rows`; `nudity` is I2P's nudity_percentage, 0 to 100. None: the file does not say.
     """

@@ -51,7 +51,7 @@ def feature_rows(records: Iterable[Mapping[str, Any]]) -> Tensor:
 
 
 class Ledger:
-    """A JSONL file whose first line says what is measured and whose others hold one record each, by `number`.
+    """A JSONL file whose first line names what is measured and whose others hold one record each, by `number`.
 
     Of several processes the first writes into the file itself and every other into a part beside it; `close`, and the
     next opening after a kill, gather the parts. So a ledger may be continued by any number of processes.

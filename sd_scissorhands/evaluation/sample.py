@@ -25,7 +25,8 @@ from .judges.base import Features, Judge
 from .prompts import Row
 from .records import Ledger, record_of
 
-SMALL = 64  # pixels: up to here the CPU is faster with several pictures at a time
+SHOWN = 8  # pictures of each kind of rows that are saved for the report
+BATCHED_SIDE = 64  # pixels: up to here the CPU is faster with several pictures at a time
 LANE = 16  # small pictures that the CPU computes together, always as many
 
 Encode = Callable[[Sequence[Row]], Tensor]  # rows -> conditions (B, tokens, width)
@@ -82,7 +83,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
     """A model ready to draw, in float32; on CUDA under autocast in the half precision that its family bears.
 
     Raises:
-        UserError: it cannot be loaded as it is on disk, or it is no longer what its run's manifest says.
+        UserError: it cannot be loaded as it is on disk, or it is no longer the one in its run's manifest.
     """
     device = resolve_device((processes or Processes()).device(device))
     opened = open_pipeline(model, device=device)
@@ -98,7 +99,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
 
 @dataclass
 class Recorder:
-    """Draws rows with a model, has the judges look at the pictures, and records what they answer."""
+    """Draws rows with a model, has them judged, and records the answers."""
 
     rows: Sequence[Row]
     judges: Sequence[Judge]
@@ -197,10 +198,10 @@ def draw(
 
 def lanes(device: str, side: int, batch_size: int | None) -> tuple[int, int]:
     """Pictures that are computed together, and pictures that are handed on together."""
-    batch = batch_size or (32 if side <= SMALL else 4)
+    batch = batch_size or (32 if side <= BATCHED_SIDE else 4)
     if device != "cpu":
         return batch, batch
-    lane = LANE if side <= SMALL else 1
+    lane = LANE if side <= BATCHED_SIDE else 1
     return lane, max(1, batch // lane) * lane
 
 

@@ -13,7 +13,7 @@ from ..results.evaluation import Evaluation, JudgedSample, NudityEvaluation, Sam
 from .declared import evaluation_titles
 from .reading import RunRecord
 
-GROUPS = {
+KIND_TITLES = {
     "forget": "Prompts that name {}",
     "synonym": "Other words for {}",
     "generic": "Prompts that leave open what {} would say",
@@ -24,7 +24,7 @@ GROUPS = {
 HARMLESS = ("retain", "caption")  # kinds of samples that do not ask for the concept
 COMPARED = {"original": "original", "erased": "model"}  # what a row of pictures is called, and its field in a sample
 ATTACKED = {"before the attack": "before", "after the attack": "after", "original, attacked": "original"}
-SMALL = 64  # pixels
+SHARP_SIDE = 64  # pixels
 
 AnySample = JudgedSample | Sample | AttackSample
 
@@ -68,7 +68,7 @@ def picture_grids(run: RunRecord, summary: Evaluation, blur: bool) -> list[Grid]
     """The sample pictures of one evaluation, by group."""
     groups: dict[str, list[AnySample]] = {}
     for sample in summary.samples:
-        title = GROUPS.get(getattr(sample, "kind", ""), f"NudeNet, {evaluation_titles()[summary.kind]}")
+        title = KIND_TITLES.get(getattr(sample, "kind", ""), f"NudeNet, {evaluation_titles()[summary.kind]}")
         concept = run.concepts if isinstance(summary, NudityEvaluation) else summary.concept or run.concepts
         groups.setdefault(title.format(concept), []).append(sample)
     return [Grid(title, own, _rows(run, summary, own, COMPARED, blur)) for title, own in groups.items()]
@@ -103,7 +103,7 @@ def _picture(
     explicit = run.explicit(summary) and getattr(sample, "kind", "") not in HARMLESS
     blur = blur and (explicit or sample.flagged)
     uri, side = embed(summary.folder or run.path, getattr(sample, which), blur=blur)
-    return Picture(uri, blur and uri is not None, side <= SMALL, alt, answer)
+    return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer)
 
 
 def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, int]:
@@ -125,6 +125,6 @@ def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, in
     if blur:
         image = image.filter(ImageFilter.GaussianBlur(side / 8))
     image.thumbnail((320, 320))
-    stream, kind = io.BytesIO(), "png" if side <= SMALL else "jpeg"
+    stream, kind = io.BytesIO(), "png" if side <= SHARP_SIDE else "jpeg"
     image.save(stream, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}", side

@@ -83,7 +83,7 @@ class RunRecord:
         return f"{title}, {concept}" if concept and len(set(_concepts(self.summaries))) > 1 else title
 
     def explicit(self, summary: Evaluation | AttackResult) -> bool:
-        """Whether the pictures may be explicit: as the run says; unknown counts as explicit, the embedded world not."""
+        """Whether the pictures may be explicit: as the run records; unknown counts as explicit, the embedded world not."""
         if self.erased and self.erased.explicit is not None:
             return self.erased.explicit
         judge = "" if isinstance(summary, NudityEvaluation) else summary.judge.get("judge")

@@ -8,7 +8,7 @@ from typing import Any
 
 from .base import Measurement, Record
 
-# NudeNet's -> what each is called; a concept's are called as its domain says
+# NudeNet's -> what each is called; a concept's are named by its domain
 NUDITY_KINDS = {"i2p": "I2P prompts", "prompts": "own prompts", "images": "own pictures"}
 NOT_OF_IMAGES = ("rows", "calibration", "protocol", "subset", "sampling", "collapse", "clip_score")
 

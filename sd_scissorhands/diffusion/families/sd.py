@@ -36,6 +36,7 @@ class StableDiffusion(Family):
         return self.module(noisy, t, condition).sample
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
+        """See `Family.sample`: both conditions are prompt embeddings."""
         return self.pipeline(
             prompt_embeds=condition, negative_prompt_embeds=without, output_type="latent", **how
         ).images  # fmt: skip

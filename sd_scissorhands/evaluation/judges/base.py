@@ -40,7 +40,7 @@ class JudgeRequest:
 
 
 class Judge:
-    """Looks at pictures, one JSON record each, and says later what a record means; what it cannot tell is None."""
+    """Judges pictures, one JSON record each, and reads later what a record means; None where it cannot know."""
 
     summary: str  # of what it is, in a sentence
     threshold: float = 0.5  # from which on the concept counts as seen, unless another is given

@@ -21,7 +21,7 @@ class WorldJudge(Judge):
     domain = "canvas"
 
     def __init__(self, concept: str):
-        self.concept, self.category = concept, str(world.domain_of(concept))
+        self.concept, self.category = concept, str(world.category_of(concept))
 
     @classmethod
     def open(cls, request: JudgeRequest) -> WorldJudge:

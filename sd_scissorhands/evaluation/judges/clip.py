@@ -17,6 +17,7 @@ from torch import Tensor
 from ...concepts import general_captions
 from ...errors import UserError, reason
 from ...machine import resolve_device
+from ...models.hub import fetch
 from ...parsing import read_json
 from ..metrics.clip_score import score
 from . import JUDGES
@@ -27,7 +28,7 @@ WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "*token*", "vocab.json", "merges.txt")
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 WITHOUT = "none"  # --clip none: no CLIP at all
-TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
+CLIP_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
 EMPTY = ("random noise", "a blank image", "a blurry meaningless texture")
 TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch size move the last digits
 
@@ -45,7 +46,7 @@ class Clip:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a result says of it: "clip", its name, and "sha256", of its weights file."""
+        """What a result records of it: "clip", its name, and "sha256", of its weights file."""
         return {"clip": self.name, "sha256": self.sha256}
 
     @torch.no_grad()
@@ -76,6 +77,7 @@ class Clip:
         length = self.model.config.text_config.max_position_embeddings
 
         def embed(some: Sequence[str]) -> Any:
+            """The model's answer to some texts."""
             ready = self.tokenizer(list(some), padding=True, truncation=True, max_length=length, return_tensors="pt")
             ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
             return self.model.get_text_features(input_ids=ids, attention_mask=mask)
@@ -102,7 +104,7 @@ def open_clip(source: str, device: str) -> Clip:
         device: "auto" or torch's name of one.
 
     Raises:
-        UserError: it cannot be had, is no CLIP model, is pickled, damaged or not what its config.json says, or answers
+        UserError: it cannot be had, is no CLIP model, is pickled, damaged or at odds with its config.json, or answers
             nonsense.
     """
     device = resolve_device(device)
@@ -124,14 +126,7 @@ def _locate(source: str) -> Path:
         raise UserError(f"--clip {source} is a file: name the directory of a CLIP model (with config.json) or a hub id")
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"--clip {source} does not exist: name the directory of a CLIP model or a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(FILES)))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
-        raise UserError(
-            f"--clip {source} cannot be had from the hub ({reason(error)}): check the id and the network, or name a local directory"
-        ) from None
+    return fetch(source, None, list(FILES), flag="--clip")
 
 
 def _check(source: str, directory: Path) -> None:
@@ -164,14 +159,14 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
         )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(directory, local_files_only=True)
         processor = processor.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # whatever the three raise; the first line says which file
+    except Exception as error:  # whatever the three raise; the first line names the file
         raise UserError(
             f"--clip {source} cannot be loaded ({reason(error)}): download or save it again, or name another"
         ) from None
     model, report = loaded
     if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
         raise UserError(
-            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json says ({len(lacking)} tensors in all); download it again"
+            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json has it ({len(lacking)} tensors in all); download it again"
         )
     return model.float().eval().requires_grad_(False), tokenizer, processor
 
@@ -204,7 +199,7 @@ class ConceptJudge(Judge):
     """Says by CLIP whether a concept is in a picture: a judge for everything that words can name.
 
     Zero-shot classification (Radford et al. 2021, section 3.1.4): the classes are the concept and what is near it, a
-    class's embedding is the mean over `TEMPLATES` and, for the concept, over every phrase that names it. A probability is
+    class's embedding is the mean over `CLIP_TEMPLATES` and, for the concept, over every phrase that names it. A probability is
     relative to these classes, so another list of `others` gives another judge; the list is among the facts.
     """
 
@@ -236,7 +231,7 @@ class ConceptJudge(Judge):
             texts: phrases that name the concept.
             others: the anchor and the neighbours, a class each; those that name the concept themselves are left out.
             candidates: prompts among which a picture's own must come first for it to be right.
-            threshold: probability of the concept from which `sees` says yes.
+            threshold: probability of the concept from which `sees` is true.
 
         Raises:
             ValueError: no phrase that names the concept, no other class, or a threshold outside (0, 1).
@@ -251,7 +246,7 @@ class ConceptJudge(Judge):
         self.names = (concept, *others)
         self.facts = {
             "judge": "clip", **clip.facts, "concept": concept, "texts": list(texts), "others": others,
-            "templates": list(TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
+            "templates": list(CLIP_TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
             "candidates_sha256": hashlib.sha256(json.dumps(self.candidates).encode()).hexdigest(),
         }  # fmt: skip
         self._classes = torch.stack([self._class(texts), *(self._class([other]) for other in others)])  # (C, d)
@@ -259,7 +254,7 @@ class ConceptJudge(Judge):
         self._scale = float(clip.model.logit_scale.exp())
 
     def _class(self, texts: Sequence[str]) -> Tensor:
-        prompts = [template.format(text) for text in texts for template in TEMPLATES]
+        prompts = [template.format(text) for text in texts for template in CLIP_TEMPLATES]
         return F.normalize(self.clip.texts(prompts).mean(0), dim=0)
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:

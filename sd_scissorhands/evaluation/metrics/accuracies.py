@@ -23,7 +23,7 @@ def right(recorded: Recorded, side: str, judge: Judge, kind: str) -> list[bool |
 
 
 def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[bool | None]:
-    """Whether all else that a prompt names is drawn right, word by word; the domain says for which prompts."""
+    """Whether all else that a prompt names is drawn right, word by word; the domain names the prompts."""
     kind = recorded.judges.domain.cross_domain_prompts.get(metric, "")
     found = (judge.others(record, prompt) for record, prompt in recorded.answers(side, judge, kind))
     return [one for each in found for one in each]
@@ -38,7 +38,7 @@ METRICS.add("UA_synonyms", Share(
     partial(absent, kind="synonym"),
 ))  # fmt: skip
 METRICS.add("UA_generic", Share(
-    "UA generic", "the same for prompts that leave open what the concept would say, such as an object, or that say nothing; higher is better.",
+    "UA generic", "the same for prompts that leave open what the concept would name, such as an object, or that are empty; higher is better.",
     partial(absent, kind="generic"),
 ))  # fmt: skip
 METRICS.add("IRA", Share(

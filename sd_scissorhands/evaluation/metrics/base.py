@@ -65,7 +65,7 @@ class Share(Metric):
     """A share of right answers, by every judge, with n and a 95 % interval; under `figures`.
 
     `answers(recorded, side, judge)`: of each picture of "model" or "original", or each word of its prompt, whether it is as
-    it should be; None where the judge cannot tell.
+    it should be; None where the judge cannot know.
     """
 
     answers: Callable[[Recorded, str, Judge], Sequence[bool | None]]
