@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
 from ..models.hub import fetch
+from ..naming import absolute
 from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
@@ -54,7 +55,7 @@ class Classifier:
     @property
     def identity(self) -> BaseModel:
         """What a run's manifest says of its base model."""
-        return BaseModel(self.name, self.weights)
+        return BaseModel(absolute(self.name), self.weights)
 
 
 def open_classifier(

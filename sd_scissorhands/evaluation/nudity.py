@@ -114,7 +114,7 @@ def record_side(
         rows = protocol_rows(rows, request.protocol, own_size=sampling.size, factor=denoiser.family.multiple)
     recorder = Recorder(
         rows, [judge], folder, request, frozenset(row.number for row in rows[:SAMPLES]),
-        Features(clip.pictures, clip.name) if clip else None, {"clip": clip.facts} if clip else {},
+        Features(clip.pictures, clip.name, clip.sha256) if clip else None, {"clip": clip.facts} if clip else {},
     )  # fmt: skip
     records = recorder.record(name, opened, denoiser, sampling)
     return NudityRecords(
@@ -194,7 +194,8 @@ def detect_files(
         UserError: a file that is no picture.
     """
     contents = hashlib.sha256(json.dumps([(str(file), content_hash(file)) for file in files]).encode()).hexdigest()
-    ledger = Ledger(folder / "images.jsonl", {"files_sha256": contents, "detector_sha256": detector.sha256})
+    header = {"files_sha256": contents, "detector_sha256": detector.sha256, "nudenet": detector.version}
+    ledger = Ledger(folder / "images.jsonl", header, check=lambda record: counts([record["found"]], LEAST_SCORE))
     tick(len(ledger.records))
     todo = [number for number in range(len(files)) if number not in ledger.records]
     with ThreadPoolExecutor(cores()) as threads:

@@ -14,6 +14,7 @@ from ..diffusion.families import Family, StableDiffusion, family_of
 from ..disk import atomic, share
 from ..domains import domain_of
 from ..domains.base import Domain
+from ..naming import absolute
 from ..results.manifest import BaseModel
 from ..settings import UserError
 from .locate import locate
@@ -57,7 +58,7 @@ class LoadedPipeline:
     @property
     def identity(self) -> BaseModel:
         """As a run's manifest names its base model."""
-        return BaseModel(self.name, self.weights_sha256, self.files.ema)
+        return BaseModel(absolute(self.name), self.weights_sha256, self.files.sha256, self.files.ema)
 
 
 def open_pipeline(
