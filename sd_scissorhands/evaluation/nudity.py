@@ -195,7 +195,7 @@ def detect_files(
     """
     contents = hashlib.sha256(json.dumps([(str(file), content_hash(file)) for file in files]).encode()).hexdigest()
     header = {"files_sha256": contents, "detector_sha256": detector.sha256, "nudenet": detector.version}
-    ledger = Ledger(folder / "images.jsonl", header, check=lambda record: counts([record["found"]], LEAST_SCORE))
+    ledger = Ledger(folder / "images.jsonl", header, check=lambda record: _check(record, len(files)))
     tick(len(ledger.records))
     todo = [number for number in range(len(files)) if number not in ledger.records]
     with ThreadPoolExecutor(cores()) as threads:
@@ -204,6 +204,13 @@ def detect_files(
             ledger.add([{"number": number, "file": files[number].name, "found": one}])
             tick(1)
     return [record["found"] for record in ledger.in_order()]
+
+
+def _check(record: dict[str, Any], files: int) -> None:
+    """Read a record as the counts do; raises where it is damaged."""
+    if not 0 <= record["number"] < files:
+        raise ValueError(f"number {record['number']}")
+    counts([record["found"]], LEAST_SCORE)
 
 
 def cores() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,12 @@ class Recorder:
         rows, options = self.rows if rows is None else rows, self.options
         encode = encode or (lambda some: denoiser.encode([row.prompt for row in some]))
         header = self._header(opened, sampling, rows)
-        ledger = Ledger(self.folder / f"{name}.jsonl", header, options.processes, check=self._check)
+        ledger = Ledger(
+            self.folder / f"{name}.jsonl",
+            header,
+            options.processes,
+            check=partial(self._check, frozenset(row.number for row in rows)),
+        )
         todo = [row for row in rows if row.number not in ledger.records]
         todo = todo[options.processes.index :: options.processes.count]
         with options.progress(f"drawing, {name}", len(rows)) as tick:
@@ -161,8 +167,10 @@ class Recorder:
             "versions": {"sampler": SAMPLER} | {name: version(name) for name in LIBRARIES}, **self.header, **asdict(sampling),
         }  # fmt: skip
 
-    def _check(self, record: dict[str, Any]) -> None:
-        """Read a record as the metrics do; raises where it is damaged."""
+    def _check(self, numbers: frozenset[int], record: dict[str, Any]) -> None:
+        """Read a record of one of these rows as the metrics do; raises where it is damaged."""
+        if record["number"] not in numbers:
+            raise ValueError(f"number {record['number']}")
         thumbnails([record])
         for judge in self.judges:
             answer, prompt = record[judge.facts["judge"]], record["prompt"]

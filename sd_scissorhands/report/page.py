@@ -26,7 +26,7 @@ from .reading import RunRecord, read_controls, read_measurement, read_run
 from .table import columns, returned, rows
 
 FILTERS = (
-    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "total", "worded",
+    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "shareable", "total", "worded",
 )  # fmt: skip
 SETTINGS = ("model", "baseline", "seed", "threshold", "protocol", "subset", "sampling", "judge")  # that results repeat
 
