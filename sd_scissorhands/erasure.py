@@ -110,10 +110,10 @@ def erase(
     """
     began, processes = time.monotonic(), Processes.here()
     check_request(output_format, flag="--output-format")
-    if processes.main:
-        check_free(output_dir, settings, resume=resume)
-    processes.wait()
     with locked(output_dir, processes.main):
+        if processes.main:
+            check_free(output_dir, settings, resume=resume)
+        processes.wait()
         prepared = prepare(settings, processes)
         check_exportable(prepared.opened.files, output_format)
         run = Run.open(

@@ -68,8 +68,8 @@ def forget(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    check_free(output_dir, settings, resume=resume)
     with locked(output_dir):
+        check_free(output_dir, settings, resume=resume)
         prepared = prepare(settings, shared, own=own, parts=parts)
         inputs = _inputs(prepared)
         run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=inputs)

@@ -428,7 +428,7 @@ def test_an_attack_is_not_continued_on_other_contents_under_the_same_names(tmp_p
     elif changed == "prompts":
         prompts.write_text("a red heart\na star\n")
     elif changed == "judge":
-        monkeypatch.setattr("sd_scissorhands.evaluation.judges.canvas.hash_files", lambda files: "another")
+        monkeypatch.setattr("sd_scissorhands.evaluation.judges.canvas.hash_file", lambda file: "another")
     else:
         with (tmp_path / changed / "scheduler" / "scheduler_config.json").open("a") as file:
             file.write("\n")

@@ -158,7 +158,7 @@ def test_rows_are_not_repeated_of_other_contents_under_the_same_names(tmp_path, 
         with (base / "scheduler" / "scheduler_config.json").open("a") as file:
             file.write("\n")
     elif changed == "judges":
-        monkeypatch.setattr("sd_scissorhands.evaluation.judges.canvas.hash_files", lambda files: "another")
+        monkeypatch.setattr("sd_scissorhands.evaluation.judges.canvas.hash_file", lambda file: "another")
     else:
         monkeypatch.setattr(erasures, "asdict", lambda concept: vars(concept) | {"anchor": "another"})
     with pytest.raises(UserError, match=rf"made with other settings \({changed}_sha256 "):

@@ -125,7 +125,7 @@ def test_a_transformers_directory_and_an_npz(tmp_path):
     with pytest.raises(UserError, match="--data held something else"):
         forget(asked, tmp_path / "run", resume=True)
     shutil.copytree(tmp_path / "run" / "model", tmp_path / "resnet", dirs_exist_ok=True)
-    with pytest.raises(UserError, match="from another model|held something else"):
+    with pytest.raises(UserError, match=r"from another model|held something else"):
         forget(beside, tmp_path / "beside", resume=True)
 
 

@@ -112,10 +112,10 @@ def check_files(settings: AttackSettings) -> None:
 def contents_of(settings: AttackSettings) -> dict[str, str]:
     """What is in the models, folders and files that an attack names: a hash each."""
     models = {f"{name}_sha256": locate(str(getattr(settings, name))).sha256 for name in ("model", "baseline")}
-    return models | hash_named_files(settings)
+    return models | hash_attack_files(settings)
 
 
-def hash_named_files(settings: AttackSettings) -> dict[str, str]:
+def hash_attack_files(settings: AttackSettings) -> dict[str, str]:
     """What is in the folders and files that an attack's own settings name."""
     found = {}
     if prompts := settings.options.get("prompts"):
@@ -240,8 +240,8 @@ def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
         return None
     if not (manifest and manifest.erased and model.parent == run and "IRA" in found.figures):
         return None
-    asked = (manifest.erased.weights_sha256, context.concept.name, context.judges[0].facts)
-    return found if (found.weights_sha256, found.concept, found.judge) == asked else None
+    this = (manifest.erased.weights_sha256, context.concept.name, context.judges[0].facts)
+    return found if (found.weights_sha256, found.concept, found.judge) == this else None
 
 
 def evaluated(context: AttackContext, panel: JudgeSet) -> ConceptEvaluation:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..attacks import ATTACKS
-from ..attacks.attack import hash_named_files as hash_attack_files
+from ..attacks.attack import hash_attack_files
 from ..attacks.attack_settings import AttackSettings, NamedAttack
 from ..attacks.base import ASR, Column
 from ..disk import hash_text

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..concepts import Concept
-from ..disk import hash_files
 from ..domains.base import Domain
+from ..models.tensor_files import hash_file
 from ..settings import UserError
 from .features import open_features, reference_features
 from .judges import JUDGES
@@ -61,7 +61,7 @@ def open_judges(
     own = next((one.features for one in judges if one.features), None)
     chosen = own
     if features:
-        chosen = Features(open_features(features), features.name, hash_files([features]), own.size if own else None)
+        chosen = Features(open_features(features), features.name, hash_file(features), own.size if own else None)
     if reference is None:
         return JudgeSet(judges, domain, chosen)
     if chosen is None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...disk import hash_files
+from ...models.tensor_files import hash_file
 from ...tiny import JUDGE_FILE, world
 from ...tiny.judge import load_judge
 from . import JUDGES
@@ -54,7 +54,7 @@ class CanvasJudge(WorldJudge):
 
     def __init__(self, concept: str):
         super().__init__(concept)
-        sha256 = hash_files([JUDGE_FILE])
+        sha256 = hash_file(JUDGE_FILE)
         self.facts = {"judge": "canvas", "sha256": sha256}
         self.features = Features(self._features, "the judge's own, 128", sha256, world.SIZE)
         self._network = load_judge(JUDGE_FILE)
