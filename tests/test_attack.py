@@ -405,7 +405,7 @@ def test_models_that_are_no_runs_are_attacked_one_after_the_other(foreign, tmp_p
             found = api.attack(settings, folder)
             assert found.IRA is not None and found.folder and (found.folder / "rest" / "summary.json").exists()
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"a", "b"}
-    assert {file.name for file in (tmp_path / "runs").iterdir()} == {f"attack-{name}-paraphrase" for name in "ab"}
+    assert {file.name for file in (tmp_path / "runs").iterdir()} == {f"attack-{name}-paraphrase-heart" for name in "ab"}
 
 
 @pytest.mark.parametrize("changed", ["images", "prompts", "model", "baseline", "judge"])

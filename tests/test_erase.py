@@ -32,7 +32,7 @@ from sd_scissorhands.lineage import base_of, baseline_of, erased_from
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
-from sd_scissorhands.report import write_report
+from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import ForgetSettings, UserError
 from sd_scissorhands.tiny import MODEL_DIR
@@ -434,7 +434,7 @@ def test_a_damaged_manifest_is_said_in_one_line_and_nothing_outside_is_touched(s
     else:
         manifest.write_bytes(DAMAGES[damage](text))
     calls = (
-        lambda: erase(short, folder, resume=True), lambda: verify(folder), lambda: write_report(folder),
+        lambda: erase(short, folder, resume=True), lambda: verify(folder), lambda: read_run(folder),
         lambda: erased_from(str(folder / "model")), lambda: base_of(str(folder / "model")),
     )  # fmt: skip
     said = []
