@@ -171,10 +171,13 @@ class Recorder:
         """Read a record of one of these rows as the metrics do; raises where it is damaged."""
         if record["number"] not in numbers:
             raise ValueError(f"number {record['number']}")
-        thumbnails([record])
+        sound = len(thumbnails([record])) == 1
         for judge in self.judges:
             answer, prompt = record[judge.facts["judge"]], record["prompt"]
-            judge.sees(answer), judge.nothing(answer), judge.right(answer, prompt), judge.answer(answer)
+            judge.sees(answer), judge.nothing(answer), judge.right(answer, prompt)
+            sound = sound and isinstance(judge.answer(answer), str)
+        if not sound:
+            raise ValueError("a thumbnail or an answer of another kind")
         if self.features:
             feature_rows([record])
 
