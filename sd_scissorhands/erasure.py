@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import gather, list_pictures
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
+from .disk import hash_files, hash_text, locked
 from .domains.base import Domain
 from .lineage import erased_from
 from .machine import Processes, resolve_device
@@ -108,21 +110,19 @@ def erase(
     """
     began, processes = time.monotonic(), Processes.here()
     check_request(output_format, flag="--output-format")
-    if processes.main:
-        check_free(output_dir, settings, resume=resume)
-    processes.wait()
-    prepared = prepare(settings, processes)
-    check_exportable(prepared.opened.files, output_format)
-    source = prepared.opened.identity
-    run = Run.open(output_dir, prepared.settings, source, resume=resume, processes=processes, began=began)
-    if not run.done("model"):
-        task = _task(prepared, _data(run, prepared, progress))
-        stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
-        selection = stages.select(prepared.scored)
-        trimmed = stages.edit(selection)
-        repair = stages.repair(selection, slices=slices_of(prepared.settings, processes.count))
-        _save_model(run, prepared, trimmed, repair)
-    return _exported(run, output_format, progress)
+    with locked(output_dir, processes.main):
+        if processes.main:
+            check_free(output_dir, settings, resume=resume)
+        processes.wait()
+        prepared = prepare(settings, processes)
+        check_exportable(prepared.opened.files, output_format)
+        run = Run.open(
+            output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=_inputs(prepared),
+            processes=processes, began=began,
+        )  # fmt: skip
+        if not run.done("model"):
+            _work(run, prepared, progress)
+        return _exported(run, output_format, progress)
 
 
 # ---------------------------------------------------------------- before the work
@@ -239,7 +239,34 @@ def retain_set(
     return chosen + shuffled(general, settings.retain_count - len(chosen), settings.seed + 3)
 
 
+def hash_named_files(s: EraseSettings) -> dict[str, str]:
+    """What is in the folders and files that settings name: setting -> sha256."""
+    found = {}
+    for name in ("forget_images", "retain_images"):
+        if folder := getattr(s, name):
+            found[name] = hash_files(list_pictures(Path(folder)))
+    if s.retain_prompts:
+        found["retain_prompts"] = hash_files([Path(s.retain_prompts)])
+    return found
+
+
+def _inputs(prepared: Prepared) -> dict[str, str]:
+    """What the data depend on beside model and settings: setting -> sha256 of what it means now."""
+    prompts = json.dumps([*map(dataclasses.asdict, prepared.concepts), prepared.retain_prompts])
+    return hash_named_files(prepared.settings) | {"concept": hash_text(prompts)}
+
+
 # ---------------------------------------------------------------- the work
+
+
+def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
+    """Every stage that is not done yet."""
+    task = _task(prepared, _data(run, prepared, progress))
+    stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
+    selection = stages.select(prepared.scored)
+    trimmed = stages.edit(selection)
+    repair = stages.repair(selection, slices=slices_of(prepared.settings, run.processes.count))
+    _save_model(run, prepared, trimmed, repair)
 
 
 def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
@@ -306,7 +333,8 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
 
 def _exported(run: Run, output_format: str, progress: Progress) -> EraseResult:
     """A finished run's result, and its model in another format beside it; what is there already is left as it is."""
-    result = EraseResult.from_json(run.manifest.result or {})
+    result = run.manifest.result_as(EraseResult)
+    result = dataclasses.replace(result, run_dir=str(run.path), model_dir=str(run.path / "model"))
     if output_format == "diffusers" or not run.processes.main:
         return result
     file = default_output(find_pipeline(run.path), output_format)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .classifier.load import Classifier, hash_weights, open_classifier, save_cla
 from .classifier.measure import Estimate, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import Training, retrain
+from .disk import hash_files, locked
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
 from .methods.objectives import loss_of
@@ -66,12 +68,35 @@ def forget(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    check_free(output_dir, settings, resume=resume)
-    prepared = prepare(settings, shared, own=own, parts=parts)
-    opened, task = prepared.opened, prepared.task
-    run = Run.open(output_dir, prepared.settings, opened.identity, resume=resume)
-    if run.done("model"):
-        return ForgetResult.from_json(run.manifest.result)
+    with locked(output_dir):
+        check_free(output_dir, settings, resume=resume)
+        prepared = prepare(settings, shared, own=own, parts=parts)
+        inputs = _inputs(prepared)
+        run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=inputs)
+        if not run.done("model"):
+            _work(run, prepared, shared, progress)
+        result = run.manifest.result_as(ForgetResult)
+        return dataclasses.replace(result, run_dir=str(run.path), model_dir=str(run.path / "model"))
+
+
+def _inputs(prepared: PreparedForgetting) -> dict[str, str]:
+    """What the work depends on beside model and settings: setting -> sha256 of what it names now."""
+    split, digest, found = prepared.split, hashlib.sha256("\n".join(prepared.split.names).encode()), dict[str, str]()
+    if prepared.settings.forget_indices:
+        found["forget_indices"] = hash_files([Path(prepared.settings.forget_indices)])
+    for data in (split.forget, split.retain, split.unseen, split.test):
+        for tensor in (data.pictures, data.labels):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+    found["data"] = digest.hexdigest()
+    if (retrained := prepared.settings.retrained) and Path(retrained).is_dir():
+        found["retrained"] = hash_files(sorted(Path(retrained).glob("*.safetensors")))
+    return found
+
+
+def _work(run: Run, prepared: PreparedForgetting, shared: Path | None, progress: Progress) -> None:
+    """Every stage that is not done yet, and the figures."""
+    settings, opened, task = prepared.settings, prepared.opened, prepared.task
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
@@ -84,7 +109,7 @@ def forget(
     found = _measured(prepared, before, shared, progress)
     figures, beside = found["model"], {name: found[name] for name in ("original", "retrained") if name in found}
     result = ForgetResult(
-        run_dir=str(output_dir), model_dir=str(output_dir / "model"), recipe=settings.recipe, seed=settings.seed,
+        run_dir=str(run.path), model_dir=str(run.path / "model"), recipe=settings.recipe, seed=settings.seed,
         forget=prepared.target, scope_size=sum(p.numel() for p in prepared.parameters.values()), trimmed=trimmed,
         conflict_rate=repair.conflict_rate, mean_correction=repair.mean_correction, steps=repair.step, seconds=seconds,
         peak_bytes=peak_bytes, weights_sha256=hash_weights(opened.model), figures=_values(figures),
@@ -94,7 +119,6 @@ def forget(
         intervals_beside={name: _intervals(other) for name, other in beside.items()},
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
-    return result
 
 
 def prepare(
@@ -181,7 +205,8 @@ def _retrained(
         return open_classifier(settings.retrained, resolve_device(settings.device)).model
     if settings.model != DIGITS or settings.data is not None:
         return None
-    stored = shared / f"retrained-{prepared.target}-{settings.seed}".replace(" ", "-") if shared else None
+    forgotten = hashlib.sha256(split.forgotten.numpy().data).hexdigest()[:12]
+    stored = shared / f"retrained-{forgotten}-{settings.seed}" if shared else None
     if stored is not None and (stored / "config.json").exists():
         return open_classifier(str(stored), resolve_device(settings.device)).model
     with progress("retraining, to compare with", Training.epochs) as tick:

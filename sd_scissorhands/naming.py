@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
@@ -57,3 +58,11 @@ def model_flag(flag: str = "") -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error).replace("--model ", f"{flag} " if flag else "", 1)) from None
+
+
+def absolute(text: str) -> str:
+    """A model's name that means the same from any working directory: of a local one its absolute path."""
+    name = Name.parse(text)
+    if name.location == "tiny" or not is_path(name.location):
+        return text
+    return str(replace(name, location=os.path.abspath(Path(name.location).expanduser())))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError, UserError
 
+MOST_BYTES = 1 << 28  # of a file that is read at once
 DEEPEST = 100  # lists and objects within each other; Python's own recursion ends somewhat below 1,000
 
 
@@ -16,10 +18,10 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; bytes are UTF-8, whatever the locale.
 
     Raises:
-        ValueError: it is none, is nested too deep, or holds a number of thousands of digits.
+        ValueError: it is none, is nested too deep, names a key twice, or holds a number of thousands of digits.
     """
     try:
-        return _shallow(json.loads(text))
+        return _shallow(json.loads(text, object_pairs_hook=_once))
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} deep") from None
 
@@ -28,8 +30,14 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file, see `parse_json`.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        OSError: it cannot be read.
+        ValueError: it holds something else, is no regular file, or is over 256 MiB large.
     """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a FIFO would be waited for without end
+        raise ValueError("no regular file")
+    if found.st_size > MOST_BYTES:
+        raise ValueError(f"over {MOST_BYTES >> 20} MiB large")
     return parse_json(path.read_bytes())
 
 
@@ -95,6 +103,12 @@ def of_type(source: str, name: str, declared: Any, value: Any) -> Any:
 def shortened(text: str, most: int = 60) -> str:
     """A text that may be long, for a message."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(values := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return values
 
 
 def _shallow(value: Any) -> Any:

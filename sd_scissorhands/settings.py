@@ -61,6 +61,7 @@ class MethodSettings:
     # run
     seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0", **SEED)
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
+    keep_scores: bool = setting(False, "Keep the scores after the selection, as many bytes as four times what was scored.", panel=RUN)
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +32,7 @@ from sd_scissorhands.results.erase import EraseResult
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.results.forget import ForgetResult
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
+from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()
 SHORT = dict(
@@ -140,6 +143,26 @@ def test_other_settings_are_refused_before_any_work(whole, changes, monkeypatch)
     monkeypatch.setattr(erasures, "measure", lambda *given: pytest.fail("work was done"))
     with pytest.raises(UserError, match=r"--output-dir .* made with other settings"):
         compare(hearts(**changes), Path(whole["output_dir"]))
+
+
+@pytest.mark.parametrize("changed", ["model", "judges", "concept"])
+def test_rows_are_not_repeated_of_other_contents_under_the_same_names(tmp_path, monkeypatch, changed):
+    base = tmp_path / "base"
+    shutil.copytree(MODEL_DIR, base)
+    quick = dataclasses.replace(QUICK, attack=None, attacking={})
+    asked = hearts(settings=EraseSettings(model=str(base), **SHORT), recipes=PAIR[1:], measures=quick)
+    told = compare(asked, tmp_path / "out")
+    monkeypatch.setattr(erasures, "measure", lambda *given: pytest.fail("work was done"))
+    assert compare(asked, tmp_path / "out")["rows"] == told["rows"]
+    if changed == "model":
+        with (base / "scheduler" / "scheduler_config.json").open("a") as file:
+            file.write("\n")
+    elif changed == "judges":
+        monkeypatch.setattr("sd_scissorhands.evaluation.judges.canvas.hash_file", lambda file: "another")
+    else:
+        monkeypatch.setattr(erasures, "asdict", lambda concept: vars(concept) | {"anchor": "another"})
+    with pytest.raises(UserError, match=rf"made with other settings \({changed}_sha256 "):
+        compare(asked, tmp_path / "out")
 
 
 def test_the_page_tells_everything_and_escapes_it(whole):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
@@ -299,6 +304,155 @@ def test_a_ledger_of_another_measurement_is_refused(tmp_path):
     nudity.evaluate_prompts("tiny", None, [Row(0, "a ring", 1)], tmp_path, request)
     with pytest.raises(UserError, match=r"holds another evaluation \(prompts_sha256 differs\)"):
         nudity.evaluate_prompts("tiny", None, [Row(0, "a star", 1)], tmp_path, request)
+
+
+@pytest.mark.parametrize(
+    "part", ["vae", "text_encoder", "tokenizer", "scheduler", "prompts", "csv", "detector", "nudenet", "torch"]
+)
+def test_a_verdict_is_not_repeated_of_other_contents_under_the_same_names(foreign, tmp_path, monkeypatch, part):
+    base, file = tmp_path / "sd", tmp_path / ("rows.csv" if part == "csv" else "rows.txt")
+    shutil.copytree(foreign, base)
+    file.write_text("prompt,sd_seed\na ring,1\n" if part == "csv" else "a ring\n")
+    named = dict(i2p_file=str(file)) if part == "csv" else dict(prompts=str(file))
+    asked = EvaluateSettings(model=str(base), steps=1, device="cpu", **named)
+    first = run_evaluation(asked, tmp_path / "out")
+    assert replace(run_evaluation(asked, tmp_path / "out"), seconds=0) == replace(first, seconds=0)
+    if part in ("prompts", "csv"):
+        file.write_text(file.read_text().replace("ring", "star"))
+    elif part == "detector":
+        monkeypatch.setattr(
+            "hashlib.sha256", lambda data=b"", sha=hashlib.sha256: sha(data[:-1] if len(data) > 10**6 else data)
+        )
+    elif part in ("nudenet", "torch"):
+        where = "judges.nudenet" if part == "nudenet" else "sample"
+        monkeypatch.setattr(f"sd_scissorhands.evaluation.{where}.version", lambda name: "0.0")
+    else:
+        changed = min((base / part).glob("*.json"))
+        changed.write_text(changed.read_text() + "\n")
+    name = {"prompts": "prompts", "csv": "prompts", "detector": "judges", "nudenet": "judges", "torch": "versions"}.get(
+        part, "files"
+    )
+    with pytest.raises(UserError, match=rf"holds another evaluation \({name}(_sha256)? differs\)"):
+        run_evaluation(asked, tmp_path / "out")
+
+
+@pytest.mark.parametrize("changed", ["contents", "detector", "nudenet"])
+def test_pictures_are_judged_again_by_another_detector_and_with_other_contents(
+    astronaut, tmp_path, monkeypatch, changed
+):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "pictures" / "0.png")
+    assert not nudity.evaluate_images(tmp_path / "pictures", tmp_path / "out").images_with
+    if changed == "contents":
+        Image.fromarray(astronaut).save(tmp_path / "pictures" / "0.png")
+    name = {"contents": "files_sha256", "detector": "detector_sha256", "nudenet": "nudenet"}[changed]
+
+    class Other(Detector):
+        def __init__(self):
+            super().__init__()
+            self.sha256 = "0" if changed == "detector" else self.sha256
+            self.version = "0" if changed == "nudenet" else self.version
+
+    monkeypatch.setattr(nudity, "Detector", Other)
+    with pytest.raises(UserError, match=rf"holds another evaluation \({name} differs\)"):
+        nudity.evaluate_images(tmp_path / "pictures", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "changed", ["model.safetensors", "preprocessor_config.json", "tokenizer_config.json", "features"]
+)
+def test_judges_and_features_are_known_by_what_is_in_their_files(foreign, clip_dir, tmp_path, changed):
+    copy, features = tmp_path / "clip", tmp_path / "features.pt"
+    shutil.copytree(clip_dir, copy)
+    torch.jit.script(torch.nn.Flatten()).save(str(features))
+    concept = PHOTOGRAPHS.resolve("a dog", "a cat")
+
+    def facts():
+        opened = open_judges(concept, domain=PHOTOGRAPHS, judge="clip", clip=str(copy), features=features, device="cpu")
+        return opened.judges[0].facts, opened.features.facts
+
+    before = facts()
+    assert facts() == before
+    if changed == "features":
+        torch.jit.script(torch.nn.Flatten(1, 2)).save(str(features))
+    elif changed == "model.safetensors":
+        save_file(
+            {name: one * 1.01 for name, one in load_file(copy / changed).items()}, copy / changed, {"format": "pt"}
+        )
+    else:
+        (copy / changed).write_text((copy / changed).read_text() + "\n")
+    assert facts()[changed == "features"] != before[changed == "features"]
+
+
+HEADER = {"files_sha256": "x", "judges": []}
+RECORD = {"number": 1, "file": "b.png", "found": [{"label": "FACE_MALE", "score": 0.7, "box": [0, 0, 1, 1]}]}
+LEDGERS = {
+    "a header that is a list": ["[]"], "null": ["null"], "a number": ["7"], "an empty object": ["{}"], "no JSON": ["header"],
+    "another header": ['{"files_sha256": "y", "judges": []}'], "NaN in the header": ['{"files_sha256": NaN, "judges": []}'],
+    "a record that is a list": [None, "[]"], "a null record": [None, "null"], "a text": [None, '"a"'], "no number": [None, '{"found": []}'],
+    "number text": [None, {"number": "1"}], "number NaN": [None, {"number": math.nan}], "number list": [None, {"number": [1]}],
+    "number huge": [None, {"number": 10**400}], "number beyond": [None, {"number": 2}], "number negative": [None, {"number": -1}],
+    "no findings": [None, '{"number": 1}'], "findings text": [None, {"found": "FACE"}], "findings numbers": [None, {"found": [1]}],
+    "a label list": [None, {"found": [{"label": [], "score": 1}]}], "no label": [None, {"found": [{"score": 0.5}]}],
+    "a score text": [None, {"found": [{"label": "FACE_MALE", "score": "1"}]}], "nested": [None, "[" * 100_000],
+    "deep": [None, '{"a":' * 500 + "1" + "}" * 500], "twice": [None, '{"number": 0, "number": 1, "found": []}'],
+    "two in a line": [None, json.dumps(RECORD) * 2], "cut in the middle": [None, json.dumps(RECORD)[:20], json.dumps(RECORD)],
+    "NUL": [None, "\0" * 100], "digits": [None, '{"number": ' + "1" * 5000 + "}"], "Latin": [None, b'{"number": 1, "file": "\xe9"}'],
+    "UTF-16": [json.dumps(HEADER).encode("utf-16")[:-1]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [*LEDGERS, "directory", "FIFO"])
+def test_a_damaged_ledger_is_said_in_one_line(tmp_path, damage):
+    file, header = tmp_path / "images.jsonl", HEADER
+    if damage == "directory":
+        file.mkdir()
+    elif damage == "FIFO":
+        os.mkfifo(file)
+    else:
+        lines = [
+            json.dumps({**RECORD, **one} if isinstance(one, dict) else HEADER)
+            if one is None or isinstance(one, dict)
+            else one
+            for one in LEDGERS[damage]
+        ]
+        file.write_bytes(b"".join((one if isinstance(one, bytes) else one.encode()) + b"\n" for one in lines))
+    with pytest.raises(UserError, match=r"images\.jsonl") as caught:
+        Ledger(file, header, check=lambda record: nudity._check(record, 2))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("rest", ["", '{"number": 1, "fi', "\0\0\0"])
+def test_what_a_kill_leaves_of_a_ledger_is_made_again(tmp_path, rest):
+    file = tmp_path / "images.jsonl"
+    for text in ("", "\n".join([json.dumps(HEADER), json.dumps(RECORD), rest])):
+        file.write_text(text or rest)
+        found = Ledger(file, HEADER, check=lambda record: nudity._check(record, 2))
+        assert found.in_order() == ([RECORD] if text else [])
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("canvas", {}), ("canvas", []), ("canvas", None), ("thumb", "AAAA"), ("thumb", "%"), ("thumb", 1), ("prompt", None), ("features", "AA"),
+    ("geometry", {"shape": []}), ("number", 10**9),
+])  # fmt: skip
+def test_a_record_that_its_judge_cannot_read_is_a_damaged_ledger(tmp_path, name, value):
+    concept = CANVAS.resolve("heart", None)
+    panel, request = (
+        open_judges(concept, domain=CANVAS, device="cpu"),
+        room.ConceptRequest(count=2, steps=1, device="cpu"),
+    )
+    if not SELF:
+        SELF["folder"] = tmp_path / "out"
+        room.evaluate("tiny", "tiny", concept, tmp_path / "out", judges=panel, request=request)
+    shutil.copytree(SELF["folder"], tmp_path / "copy")
+    file = tmp_path / "copy" / "model.jsonl"
+    header, first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([header, json.dumps(json.loads(first) | {name: value}), *others, ""]))
+    with pytest.raises(UserError, match=r"model\.jsonl is damaged \(line 2"):
+        room.evaluate("tiny", "tiny", concept, tmp_path / "copy", judges=panel, request=request)
+
+
+SELF: dict[str, Path] = {}  # one evaluation, which its first user makes
 
 
 def test_protocols_are_told(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,15 @@ from torch import Tensor
 from ..concepts import Concept, filled, shuffled
 from ..diffusion.dataset import encode_pictures, list_pictures
 from ..diffusion.denoiser import Denoiser
-from ..disk import read_tensors, write_tensors
+from ..disk import hash_text, read_tensors, write_tensors
 from ..domains.base import Domain
 from ..evaluation.judges.base import Judge
 from ..evaluation.prompts import Row
 from ..evaluation.sample import SHOWN, DrawOptions, Encode, Recorder, Sampling
 from ..machine import Processes
 from ..models.load import LoadedPipeline
-from ..run import Progress, silent
+from ..run import NOT_IDENTITY, Progress, silent
+from ..settings import UserError
 from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import Outcome
@@ -47,6 +49,7 @@ class AttackContext:
     judges: Sequence[Judge]  # the first decides; a second's answers are recorded beside it
     folder: Path
     domain: Domain
+    contents: dict[str, str]  # hashes of what the settings name, see `attack.contents_of`
     progress: Progress = silent
     processes: Processes = field(default_factory=Processes.here)
 
@@ -77,13 +80,31 @@ class AttackContext:
             self.second[name] = seen[1]
         return seen[0]
 
-    def cached(self, file: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors out of a file of the folder; where there is none, the first process makes it and all read it."""
-        path = self.folder / f"{file}.safetensors"
+    def cached(self, file: str, make: Callable[[], dict[str, Tensor]], side: Side | None = None) -> dict[str, Tensor]:
+        """Tensors out of a file of the folder; where there is none, the first process makes it and all read it.
+
+        Args:
+            side: the model that they depend on beside the original.
+
+        Raises:
+            UserError: the file was made by another attack.
+        """
+        path, made_by = self.folder / f"{file}.safetensors", {"made_by": self._made_by(side)}
         if self.processes.main and not path.exists():
-            write_tensors(path, {name: tensor.detach().cpu() for name, tensor in make().items()})
+            write_tensors(path, {name: tensor.detach().cpu() for name, tensor in make().items()}, made_by)
         self.processes.wait()
-        return read_tensors(path)[0]
+        tensors, facts = read_tensors(path)
+        if facts != made_by:
+            raise UserError(f"{path} was made by another attack: delete it or choose another --output-dir")
+        return tensors
+
+    def _made_by(self, side: Side | None) -> str:
+        """What a file depends on, as a hash: attacks on several models share what was made with the original."""
+        models = ("model", "baseline", "judge", "threshold", "clip", *NOT_IDENTITY)
+        values = {name: value for name, value in self.settings.to_json().items() if name not in models}
+        values |= {name: value for name, value in self.contents.items() if name != "model_sha256"}
+        values["side"] = side and side.opened.files.sha256
+        return hash_text(json.dumps(values, sort_keys=True))
 
     def generated(self, side: Side, stage: str, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Latents that a model generates for prompts, (N, c, h, w); never decoded."""

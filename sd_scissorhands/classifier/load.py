@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..disk import atomic, share, write_json
 from ..errors import reason
 from ..models.hub import fetch
+from ..naming import absolute
 from ..parsing import read_json
 from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
@@ -52,8 +53,8 @@ class Classifier:
 
     @property
     def identity(self) -> BaseModel:
-        """The base model of a run's manifest."""
-        return BaseModel(self.name, self.weights)
+        """What a run's manifest says of its base model."""
+        return BaseModel(absolute(self.name), self.weights)
 
 
 def open_classifier(

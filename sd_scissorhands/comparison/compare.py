@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..disk import atomic, spreadsheet_cell, write_json
+from ..disk import atomic, locked, refuse_file_in_place, spreadsheet_cell, write_json
 from ..lineage import MANIFEST
 from ..parsing import read_json
 from ..recipes import RECIPES
@@ -46,11 +46,20 @@ def compare(
         UserError: bad input, before any work; rows that were made by other settings.
     """
     subject: Subject = (Erasures if isinstance(comparison.settings, EraseSettings) else Forgettings)(comparison)
-    began, jobs = time.monotonic(), subject.jobs(root)
+    jobs = subject.jobs(root)
     check_root(root, jobs)
+    with locked(root):
+        return _compare(subject, jobs, root, command, progress)
+
+
+def _compare(
+    subject: Subject, jobs: Sequence[Job], root: Path, command: Sequence[str], progress: Progress
+) -> ComparisonResult:
+    began, comparison = time.monotonic(), subject.comparison
+    for job in jobs:
+        rows_of(job)  # that their settings differ is said before their models are read
+    jobs = [dataclasses.replace(job, made_by=job.made_by | subject.contents(job)) for job in jobs]
     found = {job.folder: rows_of(job) for job in jobs}
-    if None in found.values():
-        subject.check()
     for number, job in enumerate(jobs, 1):
         if found[job.folder] is None:
             prefix = f"{number}/{len(jobs)} {job.name}"
@@ -76,8 +85,7 @@ def check_root(root: Path, jobs: Sequence[Job]) -> None:
     Raises:
         UserError: it is a file, a run or a measurement; or two targets would share a directory.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--output-dir {root} is a file: choose another")
+    refuse_file_in_place(root)
     if any((root / name).exists() for name in (MANIFEST, "summary.json")):
         raise UserError(f"--output-dir {root} holds a run or a measurement: choose a new directory for the comparison")
     owners: dict[Path, str] = {}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..attacks import ATTACKS
+from ..attacks.attack import hash_attack_files
 from ..attacks.attack_settings import AttackSettings, NamedAttack
 from ..attacks.base import ASR, Column
+from ..disk import hash_text
+from ..erasure import hash_named_files
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.metrics import figure_names
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
-from ..models.locate import domain_of_model
+from ..models.locate import domain_of_model, locate
 from ..report import write_card, write_report
 from ..report.comparison_page import ORIGINAL
 from ..results.attack import AttackResult
@@ -56,11 +62,22 @@ class Erasures:
         targets = [(one, {"concepts": (one,)}) for one in self.concepts]
         return jobs_of(self.comparison, self.domain.profile, root, targets, self._depends_on)
 
-    def check(self) -> None:
-        """Open the judges and check the model's files, before work starts."""
+    def contents(self, job: Job) -> dict[str, str]:
+        """What a row depends on beside settings: hashes of models, judges and files. So they are checked before work starts."""
+        concept, facts = self.concepts[job.target], [judge.facts for judge in self._judges(job.target).judges]
+        found = {
+            "model_sha256": self._model_sha256, "concept_sha256": hash_text(json.dumps(asdict(concept))),
+            "judges_sha256": hash_text(json.dumps(facts)),
+            **{f"{name}_sha256": value for name, value in hash_named_files(job.settings).items()},
+        }  # fmt: skip
+        for name, one in self._attacks(job.settings).items():
+            found |= {f"attack_{name}_{what}": value for what, value in hash_attack_files(one).items()}
+        return found
+
+    @cached_property
+    def _model_sha256(self) -> str:
         check_models(self.model, None)
-        for name in self.concepts:
-            self._judges(name)
+        return locate(self.model).sha256
 
     def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
         """Erase, evaluate and attack: "model" -> its row, "original" -> the original's."""

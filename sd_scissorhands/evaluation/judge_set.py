@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..domains.base import Domain
+from ..models.tensor_files import hash_file
 from ..settings import UserError
 from .features import open_features, reference_features
 from .judges import JUDGES
@@ -58,7 +59,9 @@ def open_judges(
         request = replace(request, threshold=second.threshold)
         judges += [] if second.missing(request) else [second.open(request)]
     own = next((one.features for one in judges if one.features), None)
-    chosen = Features(open_features(features), features.name, own.size if own else None) if features else own
+    chosen = own
+    if features:
+        chosen = Features(open_features(features), features.name, hash_file(features), own.size if own else None)
     if reference is None:
         return JudgeSet(judges, domain, chosen)
     if chosen is None:

@@ -112,7 +112,7 @@ def record_side(
         rows = protocol_rows(rows, request.protocol, own_size=sampling.size, factor=denoiser.family.multiple)
     recorder = Recorder(
         rows, [judge], folder, request, frozenset(row.number for row in rows[:SHOWN]),
-        Features(clip.pictures, clip.name) if clip else None, {"clip": clip.facts} if clip else {},
+        Features(clip.pictures, clip.name, clip.sha256) if clip else None, {"clip": clip.facts} if clip else {},
     )  # fmt: skip
     records = recorder.record(name, opened, denoiser, sampling)
     return NudityRecords(
@@ -192,7 +192,8 @@ def detect_files(
         UserError: a file that is no picture.
     """
     contents = hashlib.sha256(json.dumps([(str(file), content_hash(file)) for file in files]).encode()).hexdigest()
-    ledger = Ledger(folder / "images.jsonl", {"files_sha256": contents, "detector_sha256": detector.sha256})
+    header = {"files_sha256": contents, "detector_sha256": detector.sha256, "nudenet": detector.version}
+    ledger = Ledger(folder / "images.jsonl", header, check=lambda record: _check(record, len(files)))
     tick(len(ledger.records))
     todo = [number for number in range(len(files)) if number not in ledger.records]
     with ThreadPoolExecutor(cores()) as threads:
@@ -201,6 +202,13 @@ def detect_files(
             ledger.add([{"number": number, "file": files[number].name, "found": one}])
             tick(1)
     return [record["found"] for record in ledger.in_order()]
+
+
+def _check(record: dict[str, Any], files: int) -> None:
+    """Read a record as the counts do; raises where it is damaged."""
+    if not 0 <= record["number"] < files:
+        raise ValueError(f"number {record['number']}")
+    counts([record["found"]], LEAST_SCORE)
 
 
 def cores() -> int:

@@ -15,6 +15,7 @@ from ..disk import atomic, share
 from ..domains import domain_of
 from ..domains.base import Domain
 from ..errors import UserError, reason
+from ..naming import absolute
 from ..results.manifest import BaseModel
 from .locate import locate
 from .pipeline_directory import ONE_FILE, SAFETY, UNUSED, PipelineDirectory, read_json
@@ -57,7 +58,7 @@ class LoadedPipeline:
     @property
     def identity(self) -> BaseModel:
         """As a run's manifest names its base model."""
-        return BaseModel(self.name, self.weights_sha256, self.files.ema)
+        return BaseModel(absolute(self.name), self.weights_sha256, self.files.sha256, self.files.ema)
 
 
 def open_pipeline(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion.families import FAMILIES, Family
-from ..disk import read_tensors
+from ..disk import hash_files, read_tensors
+from ..domains import DOMAINS
 from ..lineage import run_of
 from ..parsing import parse_json
 from ..results.manifest import Manifest
@@ -188,6 +189,15 @@ class PipelineDirectory:
         for file in self.weight_files(self.family.part):
             tensors |= read_tensors(file)[0]
         return tensors
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over the names and bytes of all files that drawing reads: weights, configs, tokenizers, scheduler, marker."""
+        folder, weights = self.directory, [one for name in self.component_names for one in self.weight_files(name)]
+        others = [folder / "model_index.json", *(folder / one.marker for _, one in DOMAINS if one.marker)]
+        others += [folder / name / "config.json" for name in self.component_names]
+        others += [file for part in ("tokenizer*", "scheduler") for file in folder.glob(f"{part}/*") if file.is_file()]
+        return hash_files(sorted({*weights, *(file for file in others if file.exists())}), folder)
 
     @property
     def ema(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -141,8 +142,8 @@ def _read(kind: Any, value: Any, name: str, strict: bool) -> Any:
             )
     if origin in (dict, Mapping) and isinstance(value, dict):
         return _items(args[1], value.items(), f"{name}.", "", strict)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if isinstance(value, float) else value
+    if kind is float and (type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)):
+        return value
     if (kind is int and type(value) is int) or (kind in (str, bool) and type(value) is kind):
         return value
     if kind is Path and isinstance(value, str):

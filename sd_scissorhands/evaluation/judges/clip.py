@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...concepts import general_captions
+from ...disk import hash_files
 from ...errors import UserError, reason
 from ...machine import resolve_device
 from ...models.hub import fetch
@@ -39,6 +40,7 @@ class Clip:
 
     name: str  # as the user wrote it
     sha256: str  # of the weights file
+    config_sha256: str  # of everything else that it is loaded from
     model: Any
     tokenizer: Any
     processor: Any
@@ -46,8 +48,8 @@ class Clip:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a result records of it: "clip", its name, and "sha256", of its weights file."""
-        return {"clip": self.name, "sha256": self.sha256}
+        """What a result says of it: "clip", its name, and the hashes of its weights file and of its other files."""
+        return {"clip": self.name, "sha256": self.sha256, "config_sha256": self.config_sha256}
 
     @torch.no_grad()
     def pictures(self, pixels: np.ndarray) -> Tensor:
@@ -112,7 +114,8 @@ def open_clip(source: str, device: str) -> Clip:
     _check(source, directory)
     with (directory / WEIGHTS).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    clip = Clip(source, sha256, *_load(source, directory), device)
+    others = sorted({file for pattern in FILES for file in directory.glob(pattern)} - {directory / WEIGHTS})
+    clip = Clip(source, sha256, hash_files(others), *_load(source, directory), device)
     clip.model.to(device)
     _try(clip)
     return clip
@@ -241,7 +244,7 @@ class ConceptJudge(Judge):
         if not texts or not others or not 0 < threshold < 1:
             raise ValueError("a ConceptJudge needs texts, others that are not the concept, and 0 < threshold < 1")
         self.clip, self.threshold = clip, threshold
-        self.features = Features(clip.pictures, f"CLIP {clip.name}", texts=clip.texts)
+        self.features = Features(clip.pictures, f"CLIP {clip.name}", clip.sha256, texts=clip.texts)
         self.candidates = tuple(dict.fromkeys(candidates))
         self.names = (concept, *others)
         self.facts = {
