@@ -20,6 +20,7 @@ import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..classic import write_classic_names, write_classic_tokenizer
 from . import JUDGE_FILE, MODEL_DIR, world
 from .judge import CLASSES, JudgeNetwork, load_judge
 
@@ -277,6 +278,8 @@ def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: JudgeNetwor
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    write_classic_tokenizer(folder / "tokenizer")
+    write_classic_names(folder / "text_encoder" / "model.safetensors")
     state = {n: t.half() if t.is_floating_point() else t for n, t in judge.state_dict().items()}
     save_file({n: t.contiguous() for n, t in state.items()}, folder / "judge.safetensors")
     (folder / "world.json").write_text(json.dumps({"world": "shapes", "sampling": SAMPLING}, indent=2) + "\n")
