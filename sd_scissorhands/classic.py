@@ -26,4 +26,6 @@ def write_classic_names(file: Path) -> None:
     tensors = load_file(file)
     if not any(name.startswith("text_model.") for name in tensors):
         renamed = {name if name.startswith(BESIDE) else f"text_model.{name}": one for name, one in tensors.items()}
-        save_file(renamed, file, {"format": "pt"})
+        new = file.with_name(f".{file.name}.new")  # releases of safetensors before .5 write into what is still read
+        save_file(renamed, new, {"format": "pt"})
+        new.replace(file)

@@ -32,6 +32,7 @@ from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
 from sd_scissorhands.naming import Name
+from sd_scissorhands.report import card_text
 from sd_scissorhands.settings import EraseSettings, UserError, model_named
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -172,15 +173,20 @@ def test_variants_that_are_not_there_are_said(varied, model):
     assert "weights as fp16 alone: add --variant fp16" in refused(varied)
 
 
-def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(varied, short, tmp_path):
+def test_what_is_erased_from_a_variant_has_its_names_and_the_very_same_base(varied, short, tmp_path):
     settings = dataclasses.replace(
         short, model=str(varied), variant="fp16", steps=1, train="selection", anchor="a star"
     )
     run = tmp_path / "run"
     result = erase(settings, run)
-    assert sorted(file.name for file in (run / "model").rglob("*.safetensors")) == [f"{STEM}.safetensors"] * 2 + [
-        "model.safetensors"
-    ]
+    model = run / "model"
+    files = ["text_encoder/model.fp16", f"unet/{STEM}.fp16", f"vae/{STEM}"]
+    assert sorted(model.rglob("*.safetensors")) == [model / f"{name}.safetensors" for name in files]
+    assert 'from_pretrained("path/to/this/directory", variant="fp16")' in card_text(run)
+    from diffusers import StableDiffusionPipeline
+
+    there = StableDiffusionPipeline.from_pretrained(model, variant="fp16", torch_dtype=torch.float16)
+    assert there.unet.dtype == torch.float16
     told = json.loads((run / "run.json").read_text())["source"]
     base = hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
     assert told == {"model": f"{varied}:fp16", "weights_sha256": base, "ema": "unknown"}

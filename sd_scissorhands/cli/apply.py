@@ -59,5 +59,6 @@ def in_words(applied: AppliedDelta) -> dict[str, str]:
         "checked": f"base and result are those of the delta, sha256 {applied.weights_sha256[:12]}",
         "seconds": str(applied.seconds),
         "model": applied.output_dir,
+        "note": applied.left_out or "",
     }
-    return {name: printable(line) for name, line in lines.items()}
+    return {name: printable(line) for name, line in lines.items() if line}

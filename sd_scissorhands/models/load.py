@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from ..domains.base import Domain
 from ..results.manifest import BaseModel
 from ..settings import UserError
 from .locate import locate
-from .pipeline_directory import ONE_FILE, SAFETY, UNUSED, PipelineDirectory, read_json
-from .tensor_files import hash_tensors
+from .pipeline_copy import copy_pipeline, without_origin, write_component
+from .pipeline_directory import SAFETY, UNUSED, PipelineDirectory, read_json
+from .tensor_files import cast, hash_tensors
 
 STEPS = 50  # of sampling, as is published for SD 1
 
@@ -132,10 +132,31 @@ def restore_weights(loaded: LoadedPipeline, names: set[str]) -> None:
             parameter.data = stored[name].to(parameter.device)
 
 
-def save_pipeline(loaded: LoadedPipeline, directory: Path) -> None:
-    """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
+@torch.no_grad()
+def round_weights(loaded: LoadedPipeline) -> None:
+    """Round the denoiser's weights to the precision that each has in its files, to hold what `save_pipeline` writes.
+
+    Raises:
+        UserError: one that the precision cannot hold.
+    """
+    files, weights = loaded.files.denoiser, loaded.denoiser.state_dict()
+    for name in files.keys:
+        weights[name].copy_(cast(f"{files.name}.{name}", weights[name], files.dtype(name)))
+
+
+def save_pipeline(loaded: LoadedPipeline, directory: Path, dtype: torch.dtype | None = None) -> str | None:
+    """The pipeline in `directory`, written under a temporary name and renamed: all but the denoiser is copied from its files.
+
+    Args:
+        dtype: of the denoiser's file; None: as it is in its files, see `write_component`.
+
+    Returns:
+        What was not carried over, in a sentence, see `copy_pipeline`.
+    """
+    denoiser = loaded.files.denoiser
     with atomic(directory) as folder:
-        loaded.pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=ONE_FILE)
-        if marker := loaded.domain.marker:
-            shutil.copyfile(loaded.directory / marker, folder / marker)
+        left_out = copy_pipeline(loaded.files, folder, without=(denoiser.name,))
+        write_component(denoiser, folder / denoiser.name, loaded.denoiser.state_dict(), dtype=dtype)
+        without_origin(folder / denoiser.name / "config.json")
         share(folder)
+    return left_out

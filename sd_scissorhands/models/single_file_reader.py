@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..classic import write_classic_names, write_classic_tokenizer
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
 from ..naming import model_flag
 from ..settings import UserError
 from .hub import fetch
 from .keys import EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
-from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory
+from .pipeline_copy import copy_configs, without_origin
+from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory, weight_file_names
 from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -29,6 +31,7 @@ SD2 = {  # the names of their tensors are the same, what they predict is not
     "stable-diffusion-v2-768-v": "stabilityai/stable-diffusion-2-1",
     "stable-diffusion-v2-512": "stabilityai/stable-diffusion-2-1-base",
 }
+LAYOUT = 2  # of what is written: a directory of a former one is made anew
 FUSE = "a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first"
 NOT_READ = "single files are read of Stable Diffusion 1, 2 and SDXL, name its diffusers directory or hub id"
 OTHERS = {  # a part of a tensor's name: what a file is that has it
@@ -73,7 +76,9 @@ def converted_directory(path: Path, config: PipelineDirectory | None = None) -> 
     folder = _cache_directory(path)
     try:
         facts = json.loads((folder / CONVERTED).read_text())
-        same = config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
+        same = facts["layout"] == LAYOUT and (
+            config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
+        )
         return PipelineDirectory(folder) if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -191,16 +196,32 @@ def _convert(
     with atomic(folder) as new:
         pipeline.save_pretrained(new, safe_serialization=True, max_shard_size=ONE_FILE)
         del pipeline
+        _make_classic(PipelineDirectory(new), config)
         _check_converted(file, new, pipeline_class)
         if marker := domain_of(config.directory).marker:
             shutil.copyfile(config.directory / marker, new / marker)
         has_ema = any(key.startswith(f"{EMA}diffusion_model") for key in file.entries)
         facts = {
             "file": str(file.path), "sha256": _sha256(file.path), "config": config_name,
-            "config_sha256": _hash_of_configs(config.directory), "ema": "beside, not used" if has_ema else "unknown",
+            "config_sha256": _hash_of_configs(config.directory), "layout": LAYOUT, "ema": "beside, not used" if has_ema else "unknown",
         }  # fmt: skip
         write_json(new / CONVERTED, facts)
         share(new)
+
+
+def _make_classic(new: PipelineDirectory, config: PipelineDirectory) -> None:
+    """Configs and tokenizers as they are where they come from, and names that all releases of transformers read."""
+    without_origin(new.directory / "model_index.json")
+    for name in new.parts:
+        folder = new.directory / name
+        if name.startswith("tokenizer"):
+            shutil.rmtree(folder)
+        if name != "scheduler":  # which the file may have a say in
+            copy_configs(config.directory / name, folder)
+        if name.startswith("tokenizer"):
+            write_classic_tokenizer(folder)
+        if name.startswith("text_encoder"):
+            write_classic_names(folder / weight_file_names(name)[0])
 
 
 def _load(file: TensorFile, pipeline_class: str, config: Path) -> Any:

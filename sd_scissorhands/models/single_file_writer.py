@@ -69,7 +69,7 @@ def tensors_to_write(
 
     def one(key: str, names: list[str]) -> TensorToWrite:
         if not component.tensor(names[0]).is_floating_point():
-            return component.file.copied(component.keys[names[0]])
+            return component.file(names[0]).copied(component.keys[names[0]])
         shape, transposed = located.shape(names), located.locations[names[0]].transposed
         precision = dtype or (FLOATS[base.entries[key]["dtype"]] if base else component.dtype(names[0]))
 

@@ -32,5 +32,6 @@ class EraseResult(Reported, SparseRecord):
     device: str = ""
     processes: int = 1
     seconds: float
+    left_out: str | None = None  # what of the base was not carried over, in a sentence
     exported: str | None = None  # the model in another format
     hub: str | None = None  # address of the repository that it was uploaded to
