@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..domains import domain_of
 from ..domains.base import Domain
 from ..results.manifest import BaseModel
 from ..settings import UserError
+from .check_loaded import check_loaded, misfit
 from .locate import locate
 from .pipeline_copy import copy_pipeline, without_origin, write_component
 from .pipeline_directory import SAFETY, UNUSED, PipelineDirectory, read_json
@@ -65,8 +67,8 @@ def open_pipeline(
 ) -> LoadedPipeline:
     """Load a pipeline of one of the `FAMILIES` from the embedded model, a directory, a single file, or the hub.
 
-    The weights that were loaded are compared with those in the files, tensor by tensor, by hash: a model that diffusers
-    would fill up with random weights and a warning is refused.
+    Everything that was loaded is compared with the files, see `check_loaded`: a model that diffusers or transformers would
+    fill up with random weights and a warning is refused.
 
     Raises:
         UserError: no such model, not a supported pipeline, pickled or damaged weights, NaN, or weights that are not
@@ -75,7 +77,8 @@ def open_pipeline(
     files = locate(model, config)
     files.check()
     pipeline = _load(files, dtype)
-    weights_sha256 = _check_weights(getattr(pipeline, files.family.part), files, dtype)
+    check_loaded(pipeline, files)
+    weights_sha256 = hash_tensors(getattr(pipeline, files.family.part).state_dict().items())
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
@@ -97,25 +100,13 @@ def _load(files: PipelineDirectory, dtype: torch.dtype) -> Any:
     try:
         return getattr(diffusers, files.index["_class_name"]).from_pretrained(files.directory, **how, **others)
     except Exception as error:
+        found = None
+        with suppress(Exception):  # whatever else is wrong with it
+            found = misfit(files)
+        if found:
+            raise UserError(f"{found}: they do not belong together, get both again") from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{files.directory} cannot be loaded by diffusers: {reason}") from error
-
-
-def _check_weights(module: nn.Module, files: PipelineDirectory, dtype: torch.dtype) -> str:
-    """The hash of a loaded denoiser's tensors, which must be finite and those of its files."""
-    stored, loaded = files.denoiser_tensors(), module.state_dict()
-    if stored.keys() == loaded.keys():
-        for name, parameter in module.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise UserError(
-                    f"{files.directory}: {files.family.called}'s {name} holds NaN or infinite values: "
-                    "this checkpoint is broken, use another"
-                )
-        found = hash_tensors(loaded.items())
-        if found == hash_tensors((name, tensor.to(dtype)) for name, tensor in stored.items()):
-            return found
-    where = files.directory / files.family.part
-    raise UserError(f"{where} was not loaded as it is on disk: its config.json does not fit its weights")
 
 
 def stored_weights(loaded: LoadedPipeline) -> dict[str, Tensor]:

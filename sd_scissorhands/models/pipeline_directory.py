@@ -23,6 +23,7 @@ from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_ten
 
 CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")  # how parts without weights are called
+WHOLE_TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt")  # each holds all of a vocabulary
 NON_EMA = "non_ema"  # the variant that stands beside a moving average
 ONE_FILE = 1 << 40  # bytes of a shard: diffusers else splits what is larger than 10 GB, as SDXL in float32 is
 # Components that a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
@@ -150,6 +151,35 @@ class PipelineDirectory:
         for component in self.component_names:
             for file in self.weight_files(component):
                 read_header(file)
+            if component in self.family.texts:
+                self._check_tokenizer(self.directory / self.tokenizer_of(component))
+
+    def tokenizer_of(self, text: str) -> str:
+        """The part that a text encoder's ids come from."""
+        return text.replace("text_encoder", "tokenizer")
+
+    def added_tokens(self, text: str) -> list[str]:
+        """The tokens that were added to a text encoder's vocabulary, as DreamBooth and textual inversion do; [] where none is known."""
+        folder = self.directory / self.tokenizer_of(text)
+        whole, config = (
+            read_json(one) if one.exists() else {}
+            for one in (folder / "tokenizer.json", folder / "tokenizer_config.json")
+        )
+        words, more = (
+            read_json(one) if one.exists() else {} for one in (folder / "vocab.json", folder / "added_tokens.json")
+        )
+        words = words or (whole.get("model") or {}).get("vocab") or {}
+        added = [*more, *(one["content"] for one in whole.get("added_tokens") or ())]
+        added += [one["content"] for one in (config.get("added_tokens_decoder") or {}).values()]
+        return [one for one in dict.fromkeys(added) if one not in words] if isinstance(words, dict) and words else []
+
+    def _check_tokenizer(self, folder: Path) -> None:
+        """Raises UserError for a tokenizer without a vocabulary: transformers 5 makes one of two tokens."""
+        if any((folder / name).exists() for name in WHOLE_TOKENIZERS):
+            return
+        needed = ("vocab.json", "merges.txt") if (folder / "vocab.json").exists() else ("tokenizer.json",)
+        if lacks := [name for name in needed if not (folder / name).exists()]:
+            raise UserError(f"{folder / lacks[0]} is missing: the model directory is incomplete")
 
     # ------------------------------------------------------------ weights
 

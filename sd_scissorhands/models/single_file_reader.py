@@ -169,6 +169,15 @@ def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirecto
         raise UserError(
             f"--model-config {config.directory} is a {found}, and --model {file.path} a {pipeline_class}: name one of the same family"
         )
+    for text, prefix in zip(config.family.texts, TEXTS[pipeline_class], strict=True):
+        shapes = [
+            file.shape(key) for key in file.entries if key.startswith(prefix) and key.endswith("token_embedding.weight")
+        ]
+        if (known := config.config(text).get("vocab_size")) and shapes and shapes[0][0] != known:
+            raise UserError(
+                f"--model {file.path} embeds {shapes[0][0]} tokens, and {config.directory / text} {known}: it was trained with "
+                "tokens of its own, add --model-config of the diffusers directory that it was made from"
+            )
     is_v = "v_pred" in file.entries or file.metadata.get("modelspec.prediction_type") == "v"
     if is_v and config.config("scheduler").get("prediction_type") != "v_prediction":
         raise UserError(
