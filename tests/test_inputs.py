@@ -793,3 +793,20 @@ def test_a_file_with_tokens_of_its_own_is_read_with_the_configs_that_it_was_made
     text = refused(grown, config=str(model))
     assert f"embeds 838 tokens, and {model / 'text_encoder'} 837: it was trained with tokens of its own" in text
     assert open_pipeline(str(grown), config=str(taught)).pipeline.tokenizer("<mine>").input_ids[1] == 837
+
+
+def test_no_part_of_an_index_leads_out_of_its_directory(model, tmp_path):
+    base = shutil.copytree(model, tmp_path / "base")
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps(index | {"../../elsewhere": ["transformers", "CLIPTokenizer"]}))
+    export(base, "diffusers", output=tmp_path / "deep" / "out")
+    assert not (tmp_path / "elsewhere").exists() and "../../elsewhere" not in PipelineDirectory(base).parts
+
+
+def test_a_safety_checker_is_fetched_with_the_rest(published, monkeypatch):
+    from sd_scissorhands.models import locate as place
+
+    patterns = []
+    monkeypatch.setattr(place, "fetch", lambda model, revision, wanted: patterns.extend(wanted) or published)
+    place.locate("some/model")
+    assert {"safety_checker/model.safetensors", "feature_extractor/*"} <= set(patterns)

@@ -140,13 +140,13 @@ def _fetch(name: Name) -> PipelineDirectory:
     files = PipelineDirectory(fetch(name.location, name.revision, few), name.variant)
     try:
         files.check_configs()
-        plain = files.component_names
+        plain = list(dict.fromkeys([*files.component_names, *files.networks]))  # and what is only carried over
         if name.variant:
             patterns = {component: _weight_patterns(component, name.variant) for component in plain}
             fetch(name.location, name.revision, [one for found in patterns.values() for one in found])
             plain = [one for one in plain if not any(any(files.directory.glob(found)) for found in patterns[one])]
         rest = [pattern for component in plain for pattern in _weight_patterns(component)]
-        fetch(name.location, name.revision, [*few, "tokenizer*/*", *rest])
+        fetch(name.location, name.revision, [*few, "tokenizer*/*", "feature_extractor/*", *rest])
         files.check()
     except UserError as error:
         raise UserError(_with_hub_name(str(error), files.directory, name)) from None

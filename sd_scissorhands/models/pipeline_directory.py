@@ -116,7 +116,8 @@ class PipelineDirectory:
     @property
     def parts(self) -> list[str]:
         """Everything that the index names, each in a folder: networks, tokenizers, scheduler, what prepares pictures."""
-        return [name for name, kind in self.index.items() if isinstance(kind, list) and kind[:1] not in ([], [None])]
+        named = (name for name, kind in self.index.items() if isinstance(kind, list) and kind[:1] not in ([], [None]))
+        return [name for name in named if name.isidentifier()]  # a stranger's index must name no folder elsewhere
 
     @property
     def networks(self) -> list[str]:
