@@ -32,9 +32,9 @@ from .methods.selection import count_for
 from .models.delta import Origin, write_delta
 from .models.export import check_exportable, check_request, default_output, export
 from .models.licence import read_licence
-from .models.load import LoadedPipeline, open_pipeline, restore_weights, save_pipeline, stored_weights
+from .models.load import LoadedPipeline, open_pipeline, restore_weights, round_weights, save_pipeline, stored_weights
 from .models.locate import domain_of_model, find_pipeline
-from .models.tensor_files import hash_tensors
+from .models.tensor_files import DTYPES, hash_tensors
 from .recipes import ON_CPU
 from .results.erase import EraseResult
 from .results.manifest import Stage
@@ -311,10 +311,13 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
     opened, denoiser, settings = prepared.opened, prepared.denoiser, prepared.settings
     if prepared.casts_frozen:
         restore_weights(opened, set(denoiser.parameters) - set(prepared.parameters))
+    if settings.dtype == "base":
+        round_weights(opened)
     weights, delta = hash_tensors(denoiser.module.state_dict().items()), dict[str, Any]()
     names = tuple(concept.name for concept in prepared.concepts)
+    left_out = None
     if run.processes.main:
-        save_pipeline(opened, run.path / "model")
+        left_out = save_pipeline(opened, run.path / "model", DTYPES.get(settings.dtype))
         if settings.train == "selection":
             origin = Origin(opened.name, opened.weights_sha256, weights, settings.recipe, names, settings.seed)
             changed, base = opened.denoiser.state_dict(), stored_weights(opened)
@@ -326,7 +329,7 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
         mean_correction=repair.mean_correction, steps=repair.step, **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
-        processes=run.processes.count, seconds=run.seconds,
+        processes=run.processes.count, seconds=run.seconds, left_out=left_out,
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
 

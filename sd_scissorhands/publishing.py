@@ -68,7 +68,7 @@ def run_behind(path: Path, source: Path) -> Path | None:
 
 def weights_in_header(path: Path) -> str | None:
     """The hash of the denoiser that an export was made of, as its header has it."""
-    file = find_pipeline(path).denoiser.file if path.is_dir() else TensorFile.open(path)
+    file = find_pipeline(path).denoiser.files[0] if path.is_dir() else TensorFile.open(path)
     if FORMAT in file.metadata:
         return read_delta(path).origin.result_sha256
     return file.metadata.get(f"{OWN}weights_sha256")

@@ -138,6 +138,7 @@ class EraseSettings(MethodSettings):
     mixed_precision: str = setting(OPEN, "no or bf16.", panel=RUN, choices=("no", "bf16"), default_text="by --memory; no on a CPU")
     checkpointing: bool = setting(OPEN, "Recompute activations on the way back, for less memory.", level="file")
     micro_batch: int = setting(OPEN, "Samples that pass the model together, of a step's 2 * batch_size; 0 for all of them.", level="file", least=0, remedy="0 takes the whole batch at once")
+    dtype: str = setting("base", "Precision that the erased weights are saved in{choices}; base is what the base's file has.", panel=RUN, choices=("base", "float32"), default_text="base")
     compile: bool = setting(False, "Compile the denoiser with torch.compile first.", panel=RUN, flag="--compile/--no-compile")
     # fmt: on
 
@@ -204,7 +205,7 @@ def left_open(settings: Any) -> frozenset[str]:
 LEFT_OPEN = left_open(EraseSettings)
 FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
+ADDED: dict[str, Any] = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")} | {"dtype": "float32"}
 
 
 def read_former(values: dict[str, Any]) -> dict[str, Any]:

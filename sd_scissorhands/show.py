@@ -121,6 +121,7 @@ def _erased(result: EraseResult) -> None:
         "repaired": f"{result.steps} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
         "seconds": result.seconds,
         "model": result.model_dir,
+        "left out": result.left_out,
         "delta": result.delta and f"{result.delta} ({result.delta_bytes:,} bytes)",
         "exported": result.exported,
         "note": result.export_note,

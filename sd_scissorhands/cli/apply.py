@@ -49,7 +49,7 @@ def default_output(base: str, delta: Path) -> Path:
     return RUNS / file_name(Path(base).name, delta.stem)
 
 
-def in_words(applied: AppliedDelta) -> dict[str, str]:
+def in_words(applied: AppliedDelta) -> dict[str, str | None]:
     """The result for people."""
     share = applied.weights / applied.size if applied.size else 0
     return {
@@ -59,4 +59,5 @@ def in_words(applied: AppliedDelta) -> dict[str, str]:
         "checked": f"base and result are those of the delta, sha256 {applied.weights_sha256[:12]}",
         "seconds": str(applied.seconds),
         "model": applied.output_dir,
+        "left out": applied.left_out,
     }

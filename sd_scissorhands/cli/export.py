@@ -69,6 +69,7 @@ def export(
         return show.values(exported.to_json(), True)
     lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
+    lines |= {"left out": exported.left_out} if exported.left_out else {}
     lines |= {"bytes": f"{exported.bytes:,}", "seconds": str(exported.seconds), "output": exported.output}
     show.lines(lines | {"note": exported.note, "hub": exported.hub})
 

@@ -9,7 +9,7 @@ delta is a safetensors file with the values at some positions of this line:
 
 These are six bytes a weight, and two more for every 65,535 weights passed over. .5 % of Stable Diffusion 1's weights
 take 25.8 MB wherever they lie. It holds values and not differences, because a sum would round: the result has every
-bit, the sign of a zero included. A base in half precision is loaded, and so changed and saved, in float32.
+bit, the sign of a zero included. A base in half precision is loaded and changed in float32, and saved as its files are.
 
 The header names the base and the result by hash, and `apply_delta` checks both: a delta is not applied to another
 model, and a damaged one gives none. Hashes find mistakes and not malice: who can forge a delta can forge its hashes.
@@ -256,13 +256,19 @@ def apply_delta(
             raise UserError(f"{path} does not give the weights that its header says: {REMEDY}")
         tick(1)
         _check_new(output_dir)  # again, after what may have been minutes
-        save_pipeline(loaded, output_dir)
+        left_out = save_pipeline(loaded, output_dir, None if _fits_files(loaded) else torch.float32)
         tick(1)
     return AppliedDelta(
         output_dir=str(output_dir), base=base, delta=str(path), recipe=origin.recipe, concepts=origin.concepts,
         seed=origin.seed, weights=len(delta), size=delta.size, base_sha256=loaded.weights_sha256,
-        weights_sha256=origin.result_sha256, seconds=round(time.monotonic() - began, 2),
+        weights_sha256=origin.result_sha256, left_out=left_out, seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
+
+
+def _fits_files(loaded: LoadedPipeline) -> bool:
+    """Whether the precision of the files holds every bit of the denoiser's weights."""
+    files, weights = loaded.files.denoiser, loaded.denoiser.state_dict()
+    return all(torch.equal(weights[name].to(files.dtype(name)).float(), weights[name].float()) for name in files.keys)
 
 
 def _check_new(output_dir: Path) -> None:

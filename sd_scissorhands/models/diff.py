@@ -153,7 +153,7 @@ def open_checkpoint(name: str) -> Checkpoint:
     path = Path(name).expanduser()
     if not path.is_file():
         components = find_pipeline(name).components.values()
-        keys = {f"{one.name}.{own}": (one.file, key) for one in components for own, key in one.keys.items()}
+        keys = {f"{one.name}.{own}": (one.file(own), key) for one in components for own, key in one.keys.items()}
         return Checkpoint(False, {own: StoredTensor(file, KeyLocation(key)) for own, (file, key) in keys.items()})
     file = TensorFile.open(path)
     if FORMAT in file.metadata:

@@ -46,7 +46,7 @@ def _spec(model: PipelineDirectory, ldm: bool) -> dict[str, str]:
         description = (
             f"{base} with {concepts} erased by sd_scissorhands {__version__} ({how}); an erasure is no guarantee"
         )
-    written = datetime.fromtimestamp(int(model.denoiser.file.path.stat().st_mtime), UTC)
+    written = datetime.fromtimestamp(int(model.denoiser.files[0].path.stat().st_mtime), UTC)
     spec = {
         "sai_model_spec": "1.0.1",
         "architecture": architecture(denoiser, prediction.name),

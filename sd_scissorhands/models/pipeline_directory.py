@@ -23,6 +23,8 @@ from .keys import canonical
 from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_tensors, read_header
 
 CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")  # how parts without weights are called
+WHOLE_TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt")  # each holds all of a vocabulary
 NON_EMA = "non_ema"  # the variant that stands beside a moving average
 ONE_FILE = 1 << 40  # bytes of a shard: diffusers else splits what is larger than 10 GB, as SDXL in float32 is
 # Components that a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
@@ -35,20 +37,29 @@ class Component:
     """One network of a pipeline."""
 
     name: str  # unet or transformer, vae, text_encoder, ...
-    file: TensorFile
-    keys: dict[str, str]  # the file's name of every tensor, by its canonical one
+    files: tuple[TensorFile, ...]  # one, or the shards
+    keys: dict[str, str]  # the files' name of every tensor, by its canonical one
+    index: Path | None = None  # of the shards
+
+    @cached_property
+    def _holders(self) -> dict[str, TensorFile]:
+        return {key: file for file in self.files for key in file.entries}
+
+    def file(self, name: str) -> TensorFile:
+        """The file that holds a tensor, by its canonical name."""
+        return self._holders[self.keys[name]]
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, by its canonical name."""
-        return self.file.tensor(self.keys[name])
+        return self.file(name).tensor(self.keys[name])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Its shape."""
-        return self.file.shape(self.keys[name])
+        return self.file(name).shape(self.keys[name])
 
     def dtype(self, name: str) -> torch.dtype:
-        """Its precision in the file."""
-        return FLOATS[self.file.entries[self.keys[name]]["dtype"]]
+        """Its precision in the file; float32 for one that weights are not trained in, such as 8 bits."""
+        return FLOATS.get(self.file(name).entries[self.keys[name]]["dtype"], torch.float32)
 
     def cast(self, name: str, dtype: torch.dtype | None) -> Tensor:
         """One tensor, in another precision."""
@@ -103,6 +114,17 @@ class PipelineDirectory:
             raise UserError(f"{self.directory} has no {needed[0]}: the model directory is incomplete")
         return [name for name in names if name not in absent]
 
+    @property
+    def parts(self) -> list[str]:
+        """Everything that the index names, each in a folder: networks, tokenizers, scheduler, what prepares pictures."""
+        named = (name for name, kind in self.index.items() if isinstance(kind, list) and kind[:1] not in ([], [None]))
+        return [name for name in named if name.isidentifier()]  # a stranger's index must name no folder elsewhere
+
+    @property
+    def networks(self) -> list[str]:
+        """The parts that have weights, a safety checker among them."""
+        return [name for name in self.parts if not name.startswith(WEIGHTLESS)]
+
     def config(self, component: str) -> dict[str, Any]:
         """The config of a component or the scheduler; empty where there is none."""
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
@@ -131,6 +153,35 @@ class PipelineDirectory:
         for component in self.component_names:
             for file in self.weight_files(component):
                 read_header(file)
+            if component in self.family.texts:
+                self._check_tokenizer(self.directory / self.tokenizer_of(component))
+
+    def tokenizer_of(self, text: str) -> str:
+        """The part that a text encoder's ids come from."""
+        return text.replace("text_encoder", "tokenizer")
+
+    def added_tokens(self, text: str) -> list[str]:
+        """The tokens that were added to a text encoder's vocabulary, as DreamBooth and textual inversion do; [] where none is known."""
+        folder = self.directory / self.tokenizer_of(text)
+        whole, config = (
+            read_json(one) if one.exists() else {}
+            for one in (folder / "tokenizer.json", folder / "tokenizer_config.json")
+        )
+        words, more = (
+            read_json(one) if one.exists() else {} for one in (folder / "vocab.json", folder / "added_tokens.json")
+        )
+        words = words or (whole.get("model") or {}).get("vocab") or {}
+        added = [*more, *(one["content"] for one in whole.get("added_tokens") or ())]
+        added += [one["content"] for one in (config.get("added_tokens_decoder") or {}).values()]
+        return [one for one in dict.fromkeys(added) if one not in words] if isinstance(words, dict) and words else []
+
+    def _check_tokenizer(self, folder: Path) -> None:
+        """Raises UserError for a tokenizer without a vocabulary: transformers 5 makes one of two tokens."""
+        if any((folder / name).exists() for name in WHOLE_TOKENIZERS):
+            return
+        needed = ("vocab.json", "merges.txt") if (folder / "vocab.json").exists() else ("tokenizer.json",)
+        if lacks := [name for name in needed if not (folder / name).exists()]:
+            raise UserError(f"{folder / lacks[0]} is missing: the model directory is incomplete")
 
     # ------------------------------------------------------------ weights
 
@@ -142,18 +193,18 @@ class PipelineDirectory:
         found = (form.fullmatch(file.name) for file in (self.directory / component).glob("*"))
         return {one[1] or one[2] for one in found if one and not re.search(r"-\d{5}-of-\d{5}$", one[2] or "")}
 
-    def weight_files(self, component: str) -> list[Path]:
-        """The safetensors files of one component: one, or the shards that its index lists.
+    def weight_files(self, component: str, *, index: bool = False) -> list[Path]:
+        """The safetensors files of one component: one, or the shards that its index lists, and with `index` that as well.
 
         A component that has no such variant is taken as it is without one, as diffusers does.
         """
         folder = self.directory / component
         for variant in dict.fromkeys((self.variant, None)):
-            one, index, _ = weight_file_names(component, variant)
+            one, listed, _ = weight_file_names(component, variant)
             if (folder / one).exists():
                 return [folder / one]
-            if (folder / index).exists():
-                return _shards(folder / index)
+            if (folder / listed).exists():
+                return [*_shards(folder / listed), *[folder / listed] * index]
         if found := sorted(self.variants(component)):
             raise UserError(
                 f"{folder} has its weights as {' and '.join(found)} alone: add --variant {found[0]}, or :{found[0]} to the name"
@@ -166,12 +217,11 @@ class PipelineDirectory:
         raise UserError(f"{folder / weight_file_names(component)[0]} is missing: the model directory is incomplete")
 
     def component(self, name: str) -> Component:
-        """One network, whose weights must lie in one file."""
-        first, *others = self.weight_files(name)
-        if others:
-            raise UserError(f"{self.directory / name} lies in {1 + len(others)} files: save it in one (max_shard_size)")
-        file = TensorFile.open(first)
-        return Component(name, file, {own: key for key in file.entries if (own := canonical(name, key))})
+        """One network, in one file or several."""
+        found = self.weight_files(name, index=True)
+        files = tuple(TensorFile.open(file) for file in found if file.suffix == ".safetensors")
+        keys = {own: key for file in files for key in file.entries if (own := canonical(name, key))}
+        return Component(name, files, keys, found[-1] if found[-1].suffix == ".json" else None)
 
     @cached_property
     def components(self) -> dict[str, Component]:
@@ -254,7 +304,7 @@ def weight_file_names(component: str, variant: str | None = None) -> tuple[str, 
 
 
 def _stem(component: str) -> str:
-    return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+    return "diffusion_pytorch_model" if component in ("unet", "transformer", "vae") else "model"
 
 
 def _shards(index: Path) -> list[Path]:

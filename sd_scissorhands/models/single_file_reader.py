@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..classic import write_classic_names, write_classic_tokenizer
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
 from ..errors import UserError, reason
@@ -25,7 +26,8 @@ from ..parsing import parse_json
 from ..places import shortened
 from .hub import fetch
 from .keys import BUFFERS, EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
-from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory
+from .pipeline_copy import copy_configs, without_origin
+from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory, weight_file_names
 from .prediction import Prediction
 from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file, write_tensor_file
 
@@ -182,6 +184,15 @@ def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirecto
         raise UserError(
             f"--model {file.path} predicts v, and {config.directory} does not: add --model-config of a model that does"
         )
+    for text, prefix in zip(config.family.texts, TEXTS[pipeline_class], strict=True):
+        shapes = [
+            file.shape(key) for key in file.entries if key.startswith(prefix) and key.endswith("token_embedding.weight")
+        ]
+        if (known := config.config(text).get("vocab_size")) and shapes and shapes[0][0] != known:
+            raise UserError(
+                f"--model {file.path} embeds {shapes[0][0]} tokens, and {config.directory / text} {known}: it was trained with "
+                "tokens of its own, add --model-config of the diffusers directory that it was made from"
+            )
 
 
 def _hash_of_configs(config: Path) -> str:
@@ -205,6 +216,7 @@ def _convert(
         pipeline.scheduler = Prediction.of_file(file).scheduler(pipeline.scheduler)
         pipeline.save_pretrained(new, safe_serialization=True, max_shard_size=ONE_FILE)
         del pipeline
+        _make_classic(PipelineDirectory(new), config)
         _check_converted(file, new, pipeline_class)
         if marker := domain_of(config.directory).marker:
             shutil.copyfile(config.directory / marker, new / marker)
@@ -229,6 +241,21 @@ def _usual_names(file: TensorFile, folder: Path) -> Iterator[tuple[TensorFile, P
         copies = {names.get(key, key): file.copied(key) for key in file.entries}
         write_tensor_file(path, copies, file.metadata, hash_key="renamed_sha256")
         yield replace(TensorFile.open(path), path=file.path), path
+
+
+def _make_classic(new: PipelineDirectory, config: PipelineDirectory) -> None:
+    """Configs and tokenizers as they are where they come from, and names that all releases of transformers read."""
+    without_origin(new.directory / "model_index.json")
+    for name in new.parts:
+        folder = new.directory / name
+        if name.startswith("tokenizer"):
+            shutil.rmtree(folder)
+        if name != "scheduler":  # which the file may have a say in
+            copy_configs(config.directory / name, folder)
+        if name.startswith("tokenizer"):
+            write_classic_tokenizer(folder)
+        if name.startswith("text_encoder"):
+            write_classic_names(folder / weight_file_names(name)[0])
 
 
 def _load(file: TensorFile, path: Path, pipeline_class: str, config: Path) -> Any:

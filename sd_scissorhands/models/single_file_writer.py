@@ -58,6 +58,8 @@ def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> l
             f"{model.directory} has a transformer, and a single file is written of models with a UNet alone: "
             "choose diffusers, unet-only (the transformer alone) or delta"
         )
+    if not unet_only:
+        _check_vocabulary(model)
     chosen = {name: one for name, one in model.components.items() if name == "unet" or not unet_only}
     locations = ldm_locations(
         {name: component.keys for name, component in chosen.items()},
@@ -66,6 +68,16 @@ def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> l
         blocks=Blocks.of_config(model.config("unet")),
     )
     return [LocatedComponent(chosen[name], found) for name, found in locations.items()]
+
+
+def _check_vocabulary(model: PipelineDirectory) -> None:
+    """Raises UserError for a text encoder with tokens of its own: a single file holds no tokenizer, no stock config fits it."""
+    for text in model.family.texts:
+        if added := model.added_tokens(text):
+            raise UserError(
+                f"{model.directory / model.tokenizer_of(text)} has tokens of its own ({', '.join(added[:3])}), which a single file "
+                "cannot hold: choose diffusers, or --base FILE, whose UNet alone is replaced"
+            )
 
 
 def under_own_names(component: Component) -> LocatedComponent:
@@ -81,7 +93,7 @@ def tensors_to_write(
 
     def one(key: str, names: list[str]) -> TensorToWrite:
         if not component.tensor(names[0]).is_floating_point():
-            return component.file.copied(component.keys[names[0]])
+            return component.file(names[0]).copied(component.keys[names[0]])
         shape, transposed = located.shape(names), located.locations[names[0]].transposed
         precision = dtype or (FLOATS[base.entries[key]["dtype"]] if base else component.dtype(names[0]))
 

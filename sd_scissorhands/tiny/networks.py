@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..classic import write_classic_names, write_classic_tokenizer
 from . import world
 from .judge import JudgeNetwork
 
@@ -107,6 +108,12 @@ def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: JudgeNetwor
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    write_classic_tokenizer(folder / "tokenizer")
+    write_classic_names(folder / "text_encoder" / "model.safetensors")
+    for config in folder.glob("*/config.json"):  # where transformers 5 reads what to load in, and where this model lay
+        values = json.loads(config.read_text()) | ({"dtype": "float32"} if "text_encoder" in config.parts else {})
+        values.pop("_name_or_path", None)
+        config.write_text(json.dumps(values, indent=2) + "\n")
     state = {n: t.half() if t.is_floating_point() else t for n, t in judge.state_dict().items()}
     save_file({n: t.contiguous() for n, t in state.items()}, folder / "judge.safetensors")
     (folder / "world.json").write_text(json.dumps({"world": "shapes", "sampling": SAMPLING}, indent=2) + "\n")

@@ -37,6 +37,11 @@ class Encoder:
     length: int  # tokens that every prompt is padded or cut to
     slot: bool = True  # whether vectors may replace its words
 
+    @classmethod
+    def of_clip(cls, tokenizer: Any, model: Any, *, slot: bool = True) -> Encoder:
+        """A CLIP's, with the tokenizer's length or, where that is missing or more, as many tokens as the model has positions."""
+        return cls(tokenizer, model, min(tokenizer.model_max_length, model.config.max_position_embeddings), slot)
+
     @property
     def embedding(self) -> nn.Embedding:
         """The module that looks up tokens; `get_input_embeddings` of a T5 is another, tied to it."""

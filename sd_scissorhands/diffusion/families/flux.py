@@ -37,7 +37,7 @@ class Flux(Flow):
         """CLIP, of which only the pooled output is used, and T5."""
         p = self.pipeline
         return (
-            Encoder(p.tokenizer, p.text_encoder, p.tokenizer_max_length, slot=False),
+            Encoder.of_clip(p.tokenizer, p.text_encoder, slot=False),
             Encoder(p.tokenizer_2, p.text_encoder_2, self.t5_length),
         )
 

@@ -26,7 +26,7 @@ class StableDiffusion(Family):
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
         p = self.pipeline
-        return (Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),)
+        return (Encoder.of_clip(p.tokenizer, p.text_encoder),)
 
     def condition(self, ids: Tensor) -> Tensor:
         """The text encoder's last hidden state."""

@@ -31,8 +31,8 @@ class StableDiffusion3(Flow):
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
         """Two CLIPs, and T5 where the pipeline has one."""
-        p, length = self.pipeline, self.pipeline.tokenizer_max_length
-        clips = (Encoder(p.tokenizer, p.text_encoder, length), Encoder(p.tokenizer_2, p.text_encoder_2, length))
+        p = self.pipeline
+        clips = (Encoder.of_clip(p.tokenizer, p.text_encoder), Encoder.of_clip(p.tokenizer_2, p.text_encoder_2))
         if p.text_encoder_3 is None:
             return clips
         return (*clips, Encoder(p.tokenizer_3, p.text_encoder_3, self.t5_length, slot=False))

@@ -37,8 +37,8 @@ class StableDiffusionXL(Family):
         """Both CLIPs."""
         p = self.pipeline
         return (
-            Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),
-            Encoder(p.tokenizer_2, p.text_encoder_2, p.tokenizer_2.model_max_length),
+            Encoder.of_clip(p.tokenizer, p.text_encoder),
+            Encoder.of_clip(p.tokenizer_2, p.text_encoder_2),
         )
 
     @property
