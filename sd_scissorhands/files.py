@@ -1,0 +1,113 @@
+"""Files that a user or a stranger wrote: regular ones alone, texts of a bounded size, every fault in one line.
+
+What is no regular file (a FIFO, a socket, a device) would block until someone writes, or never end.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, printable
+
+MOST_TEXT = 2**27  # bytes of a text: the largest vocabularies of tokenizers have 30 MB
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading, in bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblocking))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return file
+
+
+def read_text(path: Path, flag: str = "") -> str:
+    """Read a text in UTF-8, without its byte-order mark if it has one; lines end as the file has them.
+
+    Args:
+        flag: that names the file, for the error.
+
+    Raises:
+        UserError: it cannot be opened, is no regular file, too large, or no UTF-8.
+    """
+    try:
+        with open_file(path) as file:
+            found = file.read(MOST_TEXT + 1)
+        if len(found) > MOST_TEXT:
+            raise ValueError(f"it is over {MOST_TEXT >> 20} MiB large, no text of this kind")
+        return found.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        reason = "it is no text in UTF-8"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, too
+        reason = fault(error)
+    raise UserError(f"{flag} {printable(path)} cannot be read ({reason}): name a text in UTF-8".lstrip())
+
+
+def read_json(path: Path, remedy: str = "get it again") -> Any:
+    """Read a JSON value.
+
+    Raises:
+        UserError: see `read_text`; or it is no JSON, or nested too deep.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{printable(path)} is damaged ({fault(error)}): {remedy}") from None
+
+
+def read_object(path: Path, remedy: str = "get it again") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: see `read_json`; or it is another value.
+    """
+    values = read_json(path, remedy)
+    if not isinstance(values, dict):
+        raise UserError(f"{printable(path)} is damaged (it holds no JSON object): {remedy}")
+    return values
+
+
+def read_toml(path: Path, flag: str = "") -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: see `read_text`; or it is no TOML, or nested too deep.
+    """
+    text = read_text(path, flag)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{flag} {printable(path)} is not TOML: {fault(error)}".lstrip()) from None
+
+
+def check_regular(folder: Path) -> None:
+    """Refuse a folder with something in it that libraries would hang on when they open it.
+
+    Raises:
+        UserError: naming it.
+    """
+    for path in folder.rglob("*"):
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{printable(path)} is no regular file: remove it")
+
+
+def fault(error: BaseException) -> str:
+    """Why a file could not be read, in one printable line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(next(iter(reason.strip().splitlines()), type(error).__name__)[:200])
