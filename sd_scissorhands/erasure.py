@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
 from .diffusion.conditions import ConceptSlot, Mixture
-from .diffusion.dataset import gather, list_pictures
+from .diffusion.dataset import check_pictures, gather
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
 from .domains.base import Domain
@@ -37,7 +37,7 @@ from .recipes import ON_CPU
 from .results.erase import EraseResult
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
-from .settings import EraseSettings, UserError
+from .settings import EraseSettings, UserError, flag
 from .stages import Stages
 
 PARTS = {"unet": "UNet", "transformer": "transformer"}  # of a pipeline, what denoises -> in words
@@ -53,6 +53,7 @@ class Prepared:
     concepts: list[Concept]
     parameters: Parameters  # the scope
     retain_prompts: list[str]
+    remarks: tuple[str, ...] = ()  # what was left out of the user's files
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -139,9 +140,6 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     """
     if not settings.concepts:
         raise UserError("nothing to erase: name a preset, a word or a text with --concept")
-    for folder in (settings.forget_images, settings.retain_images):
-        if folder:
-            list_pictures(Path(folder))
     # without the download of a hub id, which comes after every other check
     domain = domain_of_model(settings.model, settings.model_config)
     names = dict.fromkeys(domain.spell(text) for text in settings.concepts)
@@ -150,6 +148,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
     erased = [*before, *(concept.name for concept in found)]
     own = own_captions(settings.retain_prompts, erased, domain)
+    remarks = _check_folders(settings.resolved(domain.profile), len(found))
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -160,7 +159,23 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         compiled=settings.compile,
     )  # fmt: skip
     retain = retain_set(found, erased, settings, own, domain)
-    return Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain)
+    prepared = Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain)
+    prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
+    return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
+
+
+def _check_folders(settings: EraseSettings, concepts: int) -> list[str]:
+    """Read the user's pictures, see `check_pictures`."""
+    counts = {"forget_images": settings.forget_count * concepts, "retain_images": settings.retain_count}
+    folders = {name: getattr(settings, name) for name in counts}
+    if settings.recursive and not any(folders.values()):
+        raise UserError("--recursive has no effect without --forget-images or --retain-images: leave it out")
+    found = (
+        check_pictures(flag(name), folder, counts[name], recursive=settings.recursive)
+        for name, folder in folders.items()
+        if folder
+    )
+    return [remark for remarks in found for remark in remarks]
 
 
 def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:
@@ -298,7 +313,7 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
         mean_correction=repair.mean_correction, steps=repair.step, **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
-        processes=run.processes.count, seconds=run.seconds,
+        processes=run.processes.count, seconds=run.seconds, remarks=prepared.remarks,
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
 

@@ -39,6 +39,7 @@ class Prepared:
     task: ClassifierTask
     parameters: Parameters  # the scope
     says: str  # what is forgotten
+    remarks: tuple[str, ...]  # on what was skipped of the user's files
 
 
 def forget(
@@ -91,6 +92,7 @@ def forget(
         "intervals": _intervals(figures), "notes": {name: one.note for name, one in figures.items() if one.note},
         **{name: other and _values(other) for name, other in others.items()},
         "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
+        **({"remarks": list(prepared.remarks)} if prepared.remarks else {}),
     }  # fmt: skip
     run.finish("model", Stage("model"), result)
     return ForgetResult.from_json(result)
@@ -138,7 +140,8 @@ def prepare(
     task = ClassifierTask(
         opened.model, split, batch_size=settings.batch_size, seed=settings.seed, repair=settings.repair
     )
-    return Prepared(settings, opened, split, task, task.scope(settings.scope), says or f"{len(split.forget)} samples")
+    says = says or f"{len(split.forget)} samples"
+    return Prepared(settings, opened, split, task, task.scope(settings.scope), says, parts.remarks)
 
 
 def _read(settings: ForgetSettings, opened: Classifier) -> Parts:

@@ -50,6 +50,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow's remarks on odd fi
 class PictureError(UserError):
     """A file that cannot be read as a picture; one line with its name, the reason and the remedy."""
 
+    def __init__(self, path: Path, reason: str, remedy: str = REPLACE):
+        self.path = path
+        super().__init__(f"{printable(path)} is no readable picture ({reason}): {remedy}")
+
 
 class Frames(list[np.ndarray]):
     """Frames read from a file, each (h, w, 3) uint8 RGB; `total` is how many the file holds."""
@@ -65,6 +69,10 @@ class Listing:
 
     files: tuple[Path, ...]
     skipped: dict[str, list[str]]  # reason -> names inside the folder
+
+    def remarks(self, where: str) -> list[str]:
+        """What a user must know of it: nothing where nothing was skipped."""
+        return [f"{where}: {self}"] if self.skipped else []
 
     def __str__(self) -> str:
         """One sentence for the user: `2 pictures; skipped: .txt files: 1 (notes.txt), subfolders: 1 (old)`."""
@@ -86,12 +94,26 @@ def named(names: Sequence[str]) -> str:
 
 
 def list_pictures(folder: Path, recursive: bool = False) -> Listing:
-    """List the picture files of a folder by their extension, without opening any.
+    """List the picture files of a folder as `look_through` does.
+
+    Raises:
+        UserError: no such folder, one that cannot be read, or no picture in it.
+    """
+    listing = look_through(folder, recursive)
+    if not listing.files:
+        known = ", ".join(extension[1:] for extension in extensions())
+        reasons = f"; skipped: {listing.reasons}" if listing.skipped else ""
+        raise UserError(f"{printable(folder)} holds no picture ({known}{reasons}): name a folder that does")
+    return listing
+
+
+def look_through(folder: Path, recursive: bool = False) -> Listing:
+    """Sort the files of a folder into pictures and others by their extension, without opening any; there may be none.
 
     Links to files are followed, links to folders are not.
 
     Raises:
-        UserError: no such folder, one that cannot be read, or no picture in it.
+        UserError: no such folder, or one that cannot be read.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{printable(folder)} is no directory of pictures: name one")
@@ -112,12 +134,7 @@ def list_pictures(folder: Path, recursive: bool = False) -> Listing:
             (todo if kind == FOLDER and recursive else found.setdefault(kind, [])).append(path)
     files = sorted(found.pop(PICTURE, []), key=lambda path: path.relative_to(folder).parts)
     skipped = {kind: sorted(str(path.relative_to(folder)) for path in paths) for kind, paths in found.items()}
-    listing = Listing(tuple(files), skipped)
-    if not files:
-        known = ", ".join(extension[1:] for extension in extensions())
-        reasons = f"; skipped: {listing.reasons}" if skipped else ""
-        raise UserError(f"{printable(folder)} holds no picture ({known}{reasons}): name a folder that does")
-    return listing
+    return Listing(tuple(files), skipped)
 
 
 def _kind(path: Path) -> str:
@@ -175,9 +192,9 @@ def read_frames(path: Path, frames: Which = "all", *, background: int | None = N
     try:
         with open_file(path) as file:
             if not (size := os.fstat(file.fileno()).st_size):
-                raise _unreadable(path, "it is empty")
+                raise PictureError(path, "it is empty")
             if size > MOST_BYTES:
-                raise _unreadable(path, f"it is over {MOST_BYTES >> 20} MiB large", SMALLER)
+                raise PictureError(path, f"it is over {MOST_BYTES >> 20} MiB large", SMALLER)
             try:
                 return _decode(file, path, frames, background)
             except ValueError:  # Pillow's, for a text of over 1 MB in a PNG
@@ -187,11 +204,24 @@ def read_frames(path: Path, frames: Which = "all", *, background: int | None = N
     except PictureError:
         raise
     except (MemoryError, Image.DecompressionBombError):  # Pillow's limit is above ours
-        raise _unreadable(path, f"it is over {MOST_PIXELS // 10**6} megapixels large", SMALLER) from None
+        raise PictureError(path, f"it is over {MOST_PIXELS // 10**6} megapixels large", SMALLER) from None
     except Image.UnidentifiedImageError:
-        raise _unreadable(path, "its content is no known format, or its beginning is damaged") from None
+        raise PictureError(path, "its content is no known format, or its beginning is damaged") from None
     except Exception as error:  # decoders raise SyntaxError, struct.error, EOFError, KeyError, OverflowError and others
-        raise _unreadable(path, fault(error)) from None
+        raise PictureError(path, fault(error)) from None
+
+
+def refuse_unreadable(where: str, errors: Sequence[PictureError]) -> None:
+    """Refuse a folder for all of its pictures that cannot be read, at once.
+
+    Raises:
+        UserError: there are any.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        names = named([error.path.name for error in errors])
+        raise UserError(f"{where} holds pictures that cannot be read, {names}; the first: {errors[0]}")
 
 
 def content_hash(path: Path) -> str:
@@ -204,7 +234,7 @@ def content_hash(path: Path) -> str:
         with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
-        raise _unreadable(path, fault(error)) from None
+        raise PictureError(path, fault(error)) from None
 
 
 def centre_square(picture: np.ndarray, size: int | None = None) -> np.ndarray:
@@ -213,10 +243,6 @@ def centre_square(picture: np.ndarray, size: int | None = None) -> np.ndarray:
     top, left = ((length - side) // 2 for length in picture.shape[:2])
     square = picture[top : top + side, left : left + side]
     return np.array(Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS)) if size else square
-
-
-def _unreadable(path: Path, reason: str, remedy: str = REPLACE) -> PictureError:
-    return PictureError(f"{printable(path)} is no readable picture ({reason}): {remedy}")
 
 
 def _without_texts(file: BinaryIO) -> BinaryIO | None:
@@ -248,9 +274,9 @@ def _decode(file: BinaryIO, path: Path, frames: str, background: int | None) -> 
             pixels += image.width * image.height
             most = MOST_BUFFERED if animated or image.format in ("WEBP", "AVIF") else MOST_PIXELS
             if image.width * image.height > most or pixels > MOST_PIXELS:
-                raise _unreadable(path, f"it is over {most // 10**6} megapixels large", SMALLER)
+                raise PictureError(path, f"it is over {most // 10**6} megapixels large", SMALLER)
             if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-                raise _unreadable(path, "it has 32 bits a channel, and nothing says what is white", EIGHT_BITS)
+                raise PictureError(path, "it has 32 bits a channel, and nothing says what is white", EIGHT_BITS)
             image.load()
             found.append(_pixels(image, background))
     return found
@@ -261,7 +287,7 @@ def _chosen(image: Image.Image, path: Path, total: int, animated: bool) -> list[
     area = image.width * image.height
     if animated and total * area > MOST_DECODED:
         reason = f"it has {total:,} frames of {image.width} x {image.height} pixels"
-        raise _unreadable(path, reason, f"cut it into parts of at most {MOST_DECODED // area:,} frames")
+        raise PictureError(path, reason, f"cut it into parts of at most {MOST_DECODED // area:,} frames")
     count = max(1, min(total, MOST_FRAMES, MOST_PIXELS // area))
     return [int(number) for number in np.linspace(0, total - 1, count).round()]
 

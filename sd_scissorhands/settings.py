@@ -124,6 +124,7 @@ class EraseSettings(MethodSettings):
     retain_prompts: str | None = setting(None, "File with one prompt a line, for the general captions.", panel=DATA)
     forget_images: str | None = setting(None, "Directory of pictures of the concept, for the model's own.", panel=DATA)
     retain_images: str | None = setting(None, "Directory of pictures to keep, for the model's own.", panel=DATA)
+    recursive: bool = setting(False, "Take the pictures of subfolders, too.", panel=DATA, flag="--recursive")
     sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", level="file", least=1)
     retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", level="file", least=0, remedy="0 takes as many as sampling_steps")
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
@@ -203,7 +204,7 @@ def left_open(settings: Any) -> frozenset[str]:
 LEFT_OPEN = left_open(EraseSettings)
 FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
+ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")} | {"recursive": False}
 
 
 def read_former(values: dict[str, Any]) -> dict[str, Any]:

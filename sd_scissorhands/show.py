@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .concepts import Concept
+from .errors import printable
 from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, bars, is_small, silenced
 from .recipes import CLASSIFIERS, DENOISERS, Recipe
@@ -36,6 +37,7 @@ EMA = {
     "beside, not used": "not used: they stand beside those that are",
     "unknown": "the files do not say whether these are",
 }
+LISTED = 20  # files that could not be read; summary.json names all
 WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
@@ -78,7 +80,10 @@ def lines(values: Mapping[str, Any]) -> None:
 def result(result: Record, as_json: bool) -> None:
     """A result: one JSON object on stdout, figures at its top level too, or tables and lines on stderr."""
     if not as_json:
-        return _view(result)
+        _view(result)
+        for remark in getattr(result, "remarks", ()):
+            console.print(escape(printable(remark)), highlight=False, soft_wrap=True)
+        return
     values = result.to_json()
     values.pop("samples", None)
     print(json.dumps(values | values.get("figures", {})))
@@ -146,7 +151,8 @@ def _counted(result: NudityEvaluation) -> None:
         cells = [side.exposed[key] for side in sides.values()]
         table.add_row(name, *(str(count) for cell in cells for count in (cell.boxes, cell.images)))
     console.print(table)
-    _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "")
+    unreadable = [*result.unreadable[:LISTED], *["..."] * (len(result.unreadable) > LISTED)]
+    _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "", *unreadable)
 
 
 def _conclude(result: ConceptEvaluation | NudityEvaluation, *remarks: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..concepts import read_prompts
-from ..diffusion.dataset import list_pictures
+from ..diffusion.dataset import check_pictures
 from ..disk import write_json
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
@@ -47,7 +47,7 @@ def attack(
     began, processes, found = time.monotonic(), Processes.here(), _about(settings)
     settings = dataclasses.replace(settings, concept=found.concept.name, baseline=found.baseline)
     settings = settings.resolved(found.domain.profile)
-    check_files(settings)
+    remarks = check_files(settings)
     check_models(settings.model, found.baseline)
     panel = open_judges(
         found.concept, domain=found.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
@@ -59,7 +59,7 @@ def attack(
     evaluation = evaluation or evaluation_beside(context) or evaluated(context, panel)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
-        seconds=round(time.monotonic() - began, 2),
+        seconds=round(time.monotonic() - began, 2), remarks=(*remarks, *context.remarks),
     )  # fmt: skip
     if processes.main:
         write_json(folder / "summary.json", result.to_json())
@@ -80,16 +80,16 @@ def _about(settings: AttackSettings) -> About:
     return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor)
 
 
-def check_files(settings: AttackSettings) -> None:
-    """Read what the user named, before any model is opened.
+def check_files(settings: AttackSettings) -> list[str]:
+    """Read what the user named, before any model is opened; remarks on what is left out.
 
     Raises:
         UserError: it is not there, or not what it should be.
     """
     if prompts := settings.options.get("prompts"):
         read_prompts(Path(prompts), "--prompts")
-    if images := settings.options.get("images"):
-        list_pictures(Path(images))
+    images, counts = settings.options.get("images"), (settings.options.get(name, 0) for name in ("learn_from", "few"))
+    return check_pictures("--images", images, max(counts)) if images else []
 
 
 def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:

@@ -12,6 +12,7 @@ from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation.evaluate_settings import EvaluateSettings
 from ..evaluation.metrics import gate_values, gates_of
+from ..settings import UserError
 from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 
@@ -33,6 +34,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure what a model still draws. A killed evaluation continues when the command is repeated.
+
+    Of --images, a file that cannot be read is named and the others are judged; the exit code is then 1.
 
     Several processes share the drawing: accelerate launch -m sd_scissorhands eval ...
 
@@ -61,6 +64,11 @@ def evaluate(
     if speaks:
         show.result(told, as_json)
         check_gates(gates, gate_values(told))
+        if unreadable := getattr(told, "unreadable", ()):
+            raise UserError(
+                f"{len(unreadable):,} of the pictures in --images {settings.images} could not be read, and the figures are of "
+                f"the other {told.images:,}: replace or remove them"
+            )
 
 
 def attack_options() -> list[Field]:

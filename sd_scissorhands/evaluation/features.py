@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..diffusion.dataset import list_pictures
-from ..pictures import read_frames
+from ..pictures import centre_square, read_frames
 from ..settings import UserError
 
 Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32
@@ -79,8 +77,8 @@ def _reason(error: Exception) -> str:
     return lines[-1] if lines[0].startswith("The following operation failed") else lines[0]
 
 
-def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size: int | None = None) -> Tensor:
-    """Features of every picture of a folder, in the order of the names.
+def reference_features(files: Sequence[Path], extract: Extract, *, batch: int = 32, size: int | None = None) -> Tensor:
+    """Features of picture files, of the first frame of each.
 
     Args:
         extract: from `open_features`, or CLIP's `pictures`.
@@ -92,22 +90,14 @@ def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size:
         (N, d).
 
     Raises:
-        UserError: no such folder, fewer than two pictures, a damaged one, or what `extract` raises.
+        UserError: fewer than two pictures, a damaged one, or what `extract` raises.
     """
-    files = list_pictures(folder)
     if len(files) < 2:
-        raise UserError(f"{folder} holds one picture: a distance needs two, and says little below some hundreds")
+        raise UserError(
+            f"{files[0].parent} holds one picture: a distance needs two, and says little below some hundreds"
+        )
     found = []
     for at in range(0, len(files), batch):
-        squares = [centre_square(file, size) for file in files[at : at + batch]]
+        squares = [centre_square(read_frames(file, "first")[0], size) for file in files[at : at + batch]]
         found += [extract(np.stack(list(same))) for _, same in groupby(squares, key=len)]
     return torch.cat(found)
-
-
-def centre_square(file: Path, size: int | None = None) -> np.ndarray:
-    """A picture's largest centred square, resized where a size is given: (s, s, 3) uint8 RGB."""
-    picture = Image.fromarray(read_frames(file, "first")[0])
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    return np.array(square.resize((size, size), Image.Resampling.LANCZOS) if size else square)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..noise_process import Process
-from .base import Encoder, with_pooled, without_pooled
+from .base import Encoder, length_of, with_pooled, without_pooled
 from .flow import Flow
 
 T5_LENGTH = 512  # tokens, as the pipeline has it
@@ -37,7 +37,7 @@ class Flux(Flow):
     def encoders(self) -> tuple[Encoder, ...]:
         p = self.pipeline
         return (
-            Encoder(p.tokenizer, p.text_encoder, p.tokenizer_max_length, slot=False),
+            Encoder(p.tokenizer, p.text_encoder, length_of(p.tokenizer, p.text_encoder), slot=False),
             Encoder(p.tokenizer_2, p.text_encoder_2, T5_LENGTH),
         )
 

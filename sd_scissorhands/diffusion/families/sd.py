@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..noise_process import Process
-from .base import Encoder, Family, unet_objection
+from .base import Encoder, Family, length_of, unet_objection
 
 
 class StableDiffusion(Family):
@@ -26,7 +26,7 @@ class StableDiffusion(Family):
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
         p = self.pipeline
-        return (Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),)
+        return (Encoder(p.tokenizer, p.text_encoder, length_of(p.tokenizer, p.text_encoder)),)
 
     def condition(self, ids: Tensor) -> Tensor:
         """The text encoder's last hidden state."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..noise_process import Process
-from .base import Encoder, sampled_with_pooled, with_pooled, without_pooled
+from .base import Encoder, length_of, sampled_with_pooled, with_pooled, without_pooled
 from .flow import Flow
 
 T5_LENGTH = 256  # tokens, as the pipeline has it
@@ -31,7 +31,7 @@ class StableDiffusion3(Flow):
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
-        p, length = self.pipeline, self.pipeline.tokenizer_max_length
+        p, length = self.pipeline, length_of(self.pipeline.tokenizer, self.pipeline.text_encoder)
         clips = (Encoder(p.tokenizer, p.text_encoder, length), Encoder(p.tokenizer_2, p.text_encoder_2, length))
         if p.text_encoder_3 is None:
             return clips

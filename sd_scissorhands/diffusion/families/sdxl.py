@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..noise_process import Process
-from .base import Encoder, Family, sampled_with_pooled, unet_objection, with_pooled, without_pooled
+from .base import Encoder, Family, length_of, sampled_with_pooled, unet_objection, with_pooled, without_pooled
 
 
 class StableDiffusionXL(Family):
@@ -35,8 +35,8 @@ class StableDiffusionXL(Family):
     def encoders(self) -> tuple[Encoder, ...]:
         p = self.pipeline
         return (
-            Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),
-            Encoder(p.tokenizer_2, p.text_encoder_2, p.tokenizer_2.model_max_length),
+            Encoder(p.tokenizer, p.text_encoder, length_of(p.tokenizer, p.text_encoder)),
+            Encoder(p.tokenizer_2, p.text_encoder_2, length_of(p.tokenizer_2, p.text_encoder_2)),
         )
 
     @property
