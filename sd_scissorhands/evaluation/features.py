@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pictures import centre_square, read_frames
+from ..pictures import centre_square, list_pictures, read_frames
 from ..settings import UserError
 
 Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32
@@ -77,8 +77,10 @@ def _reason(error: Exception) -> str:
     return lines[-1] if lines[0].startswith("The following operation failed") else lines[0]
 
 
-def reference_features(files: Sequence[Path], extract: Extract, *, batch: int = 32, size: int | None = None) -> Tensor:
-    """Features of picture files, of the first frame of each.
+def reference_features(
+    folder: Path, extract: Extract, *, batch: int = 32, size: int | None = None, recursive: bool = False
+) -> Tensor:
+    """Features of every picture of a folder, of an animation its first frame, in the order of the names.
 
     Args:
         extract: from `open_features`, or CLIP's `pictures`.
@@ -90,12 +92,11 @@ def reference_features(files: Sequence[Path], extract: Extract, *, batch: int = 
         (N, d).
 
     Raises:
-        UserError: fewer than two pictures, a damaged one, or what `extract` raises.
+        UserError: no such folder, fewer than two pictures, a damaged one, or what `extract` raises.
     """
+    files = list_pictures(folder, recursive).files
     if len(files) < 2:
-        raise UserError(
-            f"{files[0].parent} holds one picture: a distance needs two, and says little below some hundreds"
-        )
+        raise UserError(f"{folder} holds one picture: a distance needs two, and says little below some hundreds")
     found = []
     for at in range(0, len(files), batch):
         squares = [centre_square(read_frames(file, "first")[0], size) for file in files[at : at + batch]]

@@ -69,6 +69,6 @@ def open_judges(
         raise UserError(
             "--reference needs features: name a CLIP model with --clip or a TorchScript file with --features"
         )
-    listing = list_pictures(reference, recursive)
-    real = reference_features(listing.files, chosen.extract, size=chosen.size)
-    return JudgeSet(judges, domain, chosen, real, str(reference), tuple(listing.remarks("--reference")))
+    real = reference_features(reference, chosen.extract, size=chosen.size, recursive=recursive)
+    remarks = list_pictures(reference, recursive).remarks("--reference")
+    return JudgeSet(judges, domain, chosen, real, str(reference), tuple(remarks))
