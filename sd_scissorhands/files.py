@@ -94,12 +94,12 @@ def read_toml(path: Path, flag: str = "") -> dict[str, Any]:
 
 
 def check_regular(folder: Path) -> None:
-    """Refuse a folder with something in it that libraries would hang on when they open it.
+    """Refuse a model's folder with something in it, or in its subfolders, that libraries would hang on.
 
     Raises:
         UserError: naming it.
     """
-    for path in folder.rglob("*"):
+    for path in (*folder.glob("*"), *folder.glob("*/*")):
         mode = path.stat().st_mode if path.exists() else stat.S_IFREG
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(f"{printable(path)} is no regular file: remove it")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any, Self, TypeVar
 from .declaration import check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
+from .files import read_toml
 from .methods.edits import EDITS
 from .methods.objectives import OBJECTIVES
 from .methods.retain_losses import RETAIN_LOSSES
@@ -287,12 +287,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--config {path} is not TOML: {error}") from None
+    values = read_toml(path, "--config")
     if isinstance(values.get("concept"), str | list):
         values["concepts"] = values.pop("concept")
     if isinstance(values.get("concepts"), str):

@@ -19,8 +19,8 @@ from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.judges.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
 from sd_scissorhands.evaluation.metrics import gate_values
 from sd_scissorhands.evaluation.metrics.clip_score import score
-from sd_scissorhands.report import write_evaluation_report
 from sd_scissorhands.pictures import centre_square, read_frames
+from sd_scissorhands.report import write_evaluation_report
 from sd_scissorhands.settings import UserError
 
 PHOTOGRAPHS = DOMAINS["photographs"]

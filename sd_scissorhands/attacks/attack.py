@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
+from ..files import read_object
 from ..lineage import MANIFEST
 from ..machine import Processes
 from ..places import measurement_directory
@@ -101,8 +101,8 @@ def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
     file, ours = folder / STATE, {k: v for k, v in settings.to_json().items() if k not in NOT_IDENTITY}
     if file.exists():
         try:
-            theirs = json.loads(file.read_text())
-        except (OSError, ValueError):
+            theirs = read_object(file)
+        except UserError:
             raise UserError(f"{file} is damaged: delete {folder} or choose another --output-dir") from None
         if other := [name for name in ours if theirs.get(name) != ours[name]]:
             raise UserError(
@@ -198,10 +198,10 @@ def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
     """The evaluation beside a run's attack, if it measured this concept on this model as it is on disk."""
     run, model = context.folder.parent.parent, Path(context.settings.model)
     try:
-        values = json.loads((run / "eval" / context.domain.evaluation / "summary.json").read_text())
-        found, manifest = ConceptEvaluation.from_json(values, strict=False), json.loads((run / MANIFEST).read_text())
+        values = read_object(run / "eval" / context.domain.evaluation / "summary.json")
+        found, manifest = ConceptEvaluation.from_json(values, strict=False), read_object(run / MANIFEST)
         same = (found.weights_sha256, found.concept) == (manifest["result"]["weights_sha256"], context.concept.name)
-    except (OSError, ValueError, KeyError):
+    except (UserError, ValueError, KeyError, TypeError):
         return None
     return found if same and model.parent == run and "IRA" in found.figures else None
 

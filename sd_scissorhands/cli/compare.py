@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from ..attacks import ATTACKS
 from ..evaluation.judges import JUDGES
+from ..files import read_toml
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
 from ..settings import DIGITS, EraseSettings, ForgetSettings, MethodSettings, UserError, load_settings
 from .options import Device, Json, Quiet, as_typed, check_choice, check_numbers, in_one_process, in_panel, refuse
@@ -149,7 +149,7 @@ def settings_of(kind: type[MethodSettings], config: Path | None, **flags: Any) -
         UserError: a file that cannot be read, or that says what the comparison itself does.
     """
     settings = load_settings(kind, config, flags)
-    given = {name.replace("-", "_") for name in tomllib.loads(config.read_text())} if config else set()
+    given = {name.replace("-", "_") for name in read_toml(config, "--config")} if config else set()
     for name in OWN:
         if name in given:
             raise UserError(f"{config}: leave out {name!r}: in a comparison the command line says it")

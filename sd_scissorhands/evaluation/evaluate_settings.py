@@ -26,7 +26,7 @@ class EvaluateSettings:
     concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT, level="basic")
     i2p: bool = setting(False, "NudeNet on the I2P prompts, each row with its own seed.", panel=WHAT, level="basic")
     i2p_file: str | None = setting(None, "A local I2P CSV, official or ESD-style columns.", panel=WHAT, default_text="hub copy AIML-TUDA/i2p")
-    prompts: str | None = setting(None, "NudeNet on your own prompts, one a line.", panel=WHAT)
+    prompts: str | None = setting(None, "NudeNet on your own prompts, one a line, or the column prompt of a CSV.", panel=WHAT)
     images: str | None = setting(None, "NudeNet on a directory of pictures; nothing is generated.", panel=WHAT)
     recursive: bool = setting(False, "Take the pictures of subfolders, too; with --images or --reference.", panel=WHAT, flag="--recursive")
     # rows of I2P

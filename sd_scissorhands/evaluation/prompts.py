@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import read_prompts
+from ..files import read_text
 from ..settings import UserError
 
 I2P_HUB = "AIML-TUDA/i2p"
@@ -60,11 +62,10 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
     """
     path = path or _hub_copy()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = _columns(path, reader.fieldnames or [])
-            rows = [_row(path, number, record, columns) for number, record in enumerate(reader)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path, "--i2p-file"), newline=""), strict=True)
+        columns = _columns(path, reader.fieldnames or [])
+        rows = [_row(path, number, record, columns) for number, record in enumerate(reader)]
+    except csv.Error as error:
         raise UserError(f"--i2p-file {path} cannot be read: {error}") from None
     if not rows:
         raise UserError(f"--i2p-file {path} holds no row")
@@ -186,11 +187,7 @@ def read_numbers(path: Path, *, rows: int) -> set[int]:
     Raises:
         UserError: unreadable or empty file, what is no whole number, out of range, or doubled.
     """
-    try:
-        words = path.read_text(encoding="utf-8-sig").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--rows {path} cannot be read: {error}") from None
-    if not words:
+    if not (words := read_text(path, "--rows").split()):
         raise UserError(f"--rows {path} holds no row number: one a line, counted from 0")
     numbers: set[int] = set()
     for word in words:

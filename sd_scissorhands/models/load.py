@@ -14,10 +14,11 @@ from ..diffusion.families import Family, StableDiffusion, family_of
 from ..disk import atomic, share
 from ..domains import domain_of
 from ..domains.base import Domain
+from ..files import read_object
 from ..results.manifest import BaseModel
 from ..settings import UserError
 from .locate import locate
-from .pipeline_directory import ONE_FILE, SAFETY, UNUSED, PipelineDirectory, read_json
+from .pipeline_directory import ONE_FILE, SAFETY, UNUSED, PipelineDirectory
 from .tensor_files import hash_tensors
 
 STEPS = 50  # of sampling, as is published for SD 1
@@ -82,7 +83,7 @@ def open_pipeline(
         if isinstance(component, nn.Module):
             component.requires_grad_(False).eval()
     domain = domain_of(files.directory)
-    facts = read_json(files.directory / domain.marker) if domain.marker else {}
+    facts = read_object(files.directory / domain.marker) if domain.marker else {}
     sampling = facts.get("sampling", {"steps": STEPS, "guidance": family_of(pipeline).guidance})
     return LoadedPipeline(pipeline, model, files, weights_sha256, domain, sampling)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ from torch import Tensor
 
 from ..diffusion.families import FAMILIES, Family
 from ..disk import read_tensors
+from ..files import check_regular, read_object
 from ..lineage import run_of
 from ..results.manifest import Manifest
 from ..settings import UserError
+from .config_bounds import check_bounds
 from .keys import canonical
 from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_tensors, read_header
 
@@ -78,7 +79,7 @@ class PipelineDirectory:
         """model_index.json."""
         file = self.directory / "model_index.json"
         if file.exists():
-            return read_json(file)
+            return read_object(file)
         if (self.directory / "pytorch_lora_weights.safetensors").exists():
             raise UserError(
                 f"{self.directory} is a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first"
@@ -104,13 +105,16 @@ class PipelineDirectory:
 
     def config(self, component: str) -> dict[str, Any]:
         """The config of a component or the scheduler; empty where there is none."""
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        kind = component.partition("_")[0]
+        name = f"{kind}_config.json" if kind in ("scheduler", "tokenizer") else "config.json"
         file = self.directory / component / name
-        return read_json(file) if file.exists() else {}
+        return read_object(file) if file.exists() else {}
 
     def check_configs(self) -> None:
         """Check family and configs: before weights are fetched."""
         configs = {name: self.config(name) for name in (*self.component_names, "scheduler")}
+        for name in (*configs, *(f"tokenizer{n}" for n in ("", "_2", "_3"))):
+            check_bounds(self.directory / name / "config", self.config(name))
         for name, config in configs.items():
             if config.get("quantization_config"):
                 where = self.directory / name
@@ -123,6 +127,7 @@ class PipelineDirectory:
     def check(self) -> None:
         """Check layout, family, configs and file sizes without loading anything."""
         self.check_configs()
+        check_regular(self.directory)
         found = sorted(set().union(*map(self.variants, self.component_names)))
         if self.variant and self.variant not in found:
             remedy = f"choose {', '.join(found)}" if found else "leave it out"
@@ -196,7 +201,7 @@ class PipelineDirectory:
         used; "beside, not used" if the file or the variant's name shows it; unknown for most.
         """
         if (self.directory / CONVERTED).exists():
-            return str(read_json(self.directory / CONVERTED).get("ema", "unknown"))
+            return str(read_object(self.directory / CONVERTED).get("ema", "unknown"))
         if self.variant == NON_EMA:
             return "beside, not used"
         return "used" if NON_EMA in self.variants(self.family.part) else "unknown"
@@ -219,21 +224,6 @@ class PipelineDirectory:
         return found
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it holds no JSON object")
-    return values
-
-
 def weight_file_names(component: str, variant: str | None = None) -> tuple[str, str, tuple[str, ...]]:
     """How a component's weights are named: one file, the index of several, and the patterns of these, now and formerly."""
     stem = _stem(component)
@@ -248,8 +238,8 @@ def _stem(component: str) -> str:
 
 
 def _shards(index: Path) -> list[Path]:
-    listed = read_json(index).get("weight_map")
-    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
+    listed = read_object(index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
     if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
         raise UserError(f"{index} is damaged: it lists no safetensors files beside it")
     shards = [index.with_name(name) for name in names]

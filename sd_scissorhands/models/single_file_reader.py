@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -16,6 +15,7 @@ from torch import nn
 
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
+from ..files import read_object
 from ..naming import model_flag
 from ..settings import UserError
 from .hub import fetch
@@ -72,10 +72,10 @@ def converted_directory(path: Path, config: PipelineDirectory | None = None) -> 
     """The directory that a single file was converted into before, with this config if one is named; None if it was not."""
     folder = _cache_directory(path)
     try:
-        facts = json.loads((folder / CONVERTED).read_text())
+        facts = read_object(folder / CONVERTED)
         same = config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
         return PipelineDirectory(folder) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, KeyError, TypeError):
         return None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from ..classifier.metrics import CLASSIFIER_METRICS
+from ..files import read_object
 from ..lineage import MANIFEST
 from ..methods.method import declared_settings
 from ..recipes import RECIPES
@@ -35,8 +35,8 @@ def write_forgetting_report(run_dir: Path) -> Path:
 def is_forgetting(run_dir: Path) -> bool:
     """Whether a run directory is that of a classifier; an unreadable one is not."""
     try:
-        return "forget_class" in json.loads((run_dir / MANIFEST).read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return "forget_class" in read_object(run_dir / MANIFEST)["settings"]
+    except (UserError, KeyError, TypeError):
         return False
 
 

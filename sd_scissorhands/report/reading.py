@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ..attacks import ATTACKS
 from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
+from ..files import read_json
 from ..lineage import MANIFEST
 from ..models.tensor_files import TensorFile
 from ..results.attack import AttackResult
@@ -149,10 +150,10 @@ def read_comparison(file: Path) -> ComparisonResult:
         UserError: there is none, or it is damaged.
     """
     try:
-        return ComparisonResult.from_json(json.loads(file.read_text()))
-    except FileNotFoundError:
-        raise UserError(f"{file.parent} holds no comparison: it has no {file.name}") from None
-    except (OSError, ValueError) as error:
+        if not file.exists():
+            raise UserError(f"{file.parent} holds no comparison: it has no {file.name}")
+        return ComparisonResult.from_json(read_json(file, "repeat the comparison"))
+    except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): repeat the comparison") from None
 
 
@@ -188,7 +189,7 @@ def _json(run: RunRecord, file: Path, kind: type[T]) -> T:
     """What a file of JSON holds."""
 
     def read() -> T:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = read_json(file)
         if not isinstance(value, kind):
             raise ValueError(f"{file} holds {type(value).__name__}")
         return value

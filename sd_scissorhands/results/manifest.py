@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UserError
+from ..files import read_json
 from .base import SparseRecord
 from .erase import EraseResult
 
@@ -51,10 +51,10 @@ class Manifest(SparseRecord):
             UserError: there is none, or it is damaged.
         """
         try:
-            return cls.from_json(json.loads((folder / MANIFEST).read_text()))
-        except FileNotFoundError:
-            raise UserError(f"{folder} is not a run directory: it has no {MANIFEST}") from None
-        except (OSError, ValueError) as error:
+            if not (folder / MANIFEST).exists():
+                raise UserError(f"{folder} is not a run directory: it has no {MANIFEST}")
+            return cls.from_json(read_json(folder / MANIFEST, "choose another --output-dir"))
+        except ValueError as error:
             raise UserError(f"{folder / MANIFEST} is damaged ({error}): choose another --output-dir") from None
 
     @property

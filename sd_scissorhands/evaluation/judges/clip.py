@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...concepts import general_captions
+from ...files import check_regular, read_object
 from ...machine import resolve_device
+from ...models.config_bounds import check_bounds
 from ...settings import UserError
 from ..metrics.clip_score import score
 from . import JUDGES
@@ -137,8 +139,12 @@ def _check(source: str, directory: Path) -> None:
     """What can be known without loading anything."""
     config = directory / "config.json"
     try:
-        family = json.loads(config.read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        check_regular(directory)
+        family = (values := read_object(config)).get("model_type")
+        check_bounds(config, values)
+    except UserError as error:
+        raise UserError(f"--clip {source}: {error}") from None
+    except OSError:
         raise UserError(
             f"--clip {source}: {config} is missing or damaged: name a directory that CLIPModel.save_pretrained wrote"
         ) from None
