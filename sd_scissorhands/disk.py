@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .files import open_file
 from .settings import UserError
 
 
@@ -96,6 +97,7 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
         UserError: missing or damaged file.
     """
     try:
+        open_file(path).close()  # safe_open would wait for what is no regular file
         with safe_open(path, "pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:

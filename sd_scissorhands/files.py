@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import stat
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError, printable
+from .parsing import parse_json, parse_toml
 
 MOST_TEXT = 2**27  # bytes of a text: the largest vocabularies of tokenizers have 30 MB
 
@@ -55,41 +54,30 @@ def read_text(path: Path, flag: str = "") -> str:
     raise UserError(f"{flag} {printable(path)} cannot be read ({reason}): name a text in UTF-8".lstrip())
 
 
-def read_json(path: Path, remedy: str = "get it again") -> Any:
-    """Read a JSON value.
-
-    Raises:
-        UserError: see `read_text`; or it is no JSON, or nested too deep.
-    """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{printable(path)} is damaged ({fault(error)}): {remedy}") from None
-
-
 def read_object(path: Path, remedy: str = "get it again") -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: see `read_json`; or it is another value.
+        UserError: see `read_text`; or it is another value, or no JSON.
     """
-    values = read_json(path, remedy)
-    if not isinstance(values, dict):
-        raise UserError(f"{printable(path)} is damaged (it holds no JSON object): {remedy}")
-    return values
+    try:
+        if isinstance(values := parse_json(read_text(path)), dict):
+            return values
+        reason = "it holds no JSON object"
+    except ValueError as error:
+        reason = fault(error)
+    raise UserError(f"{printable(path)} is damaged ({reason}): {remedy}")
 
 
 def read_toml(path: Path, flag: str = "") -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        UserError: see `read_text`; or it is no TOML, or nested too deep.
+        UserError: see `read_text`; or it is no TOML.
     """
-    text = read_text(path, flag)
     try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_toml(read_text(path, flag))
+    except ValueError as error:
         raise UserError(f"{flag} {printable(path)} is not TOML: {fault(error)}".lstrip()) from None
 
 
@@ -107,7 +95,5 @@ def check_regular(folder: Path) -> None:
 
 def fault(error: BaseException) -> str:
     """Why a file could not be read, in one printable line."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return printable(next(iter(reason.strip().splitlines()), type(error).__name__)[:200])

@@ -12,7 +12,7 @@ from sd_scissorhands import concepts
 
 PACKAGE = Path(sd_scissorhands.__file__).parent
 LAYERS = [
-    {"errors", "files"},
+    {"errors", "parsing", "files"},
     {"registry", "declaration", "results", "pictures"},
     {"methods"},
     {"tiny"},

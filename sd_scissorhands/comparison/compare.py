@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic, write_json
-from ..files import read_object
 from ..lineage import MANIFEST
+from ..parsing import read_json
 from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison_page import ORIGINAL, RETRAIN, ROWS
@@ -99,10 +99,10 @@ def rows_of(job: Job) -> dict[str, ComparisonRow] | None:
         check_free(job.folder, job.settings, resume=True)
         return None
     try:
-        found = read_object(file)
+        found = read_json(file)
         theirs = ADDED | found["made_by"]
         rows = {name: ComparisonRow.from_json(row) for name, row in found["rows"].items()}
-    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file} is damaged: delete it and repeat the command") from None
     for name, value in job.made_by.items():
         if theirs.get(name) != value:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..machine import Processes
+from ..parsing import parse_json
 from ..settings import UserError
 from .prompts import Row
 
@@ -117,19 +118,35 @@ class Ledger:
         return sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))
 
     def _read(self, file: Path) -> None:
-        """Take the records up to the first line that is cut off."""
-        for n, text in enumerate(file.read_text().splitlines() if file.exists() else ()):
+        """Take the records; a last line without an end was cut off by a kill and does not count."""
+        if not file.exists():
+            return
+        if not file.is_file():  # a FIFO would be waited for without end
+            raise self._damaged(file, "no regular file")
+        *lines, _ = file.read_bytes().split(b"\n")
+        for n, text in enumerate(lines):
+            header = n == 0 and file == self.path
             try:
-                line = json.loads(text)
-            except ValueError:
-                return
-            if n or file != self.path:
-                self.records[line["number"]] = line
-            elif line != self.header:
-                changed = next((name for name in self.header if line.get(name) != self.header[name]), "header")
-                raise UserError(
-                    f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
-                )
+                self._take(parse_json(text), header)
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+                raise self._damaged(file, f"line {n + 1}: {str(error)[:100]}") from None
+
+    def _take(self, line: Any, header: bool) -> None:
+        if not isinstance(line, dict):
+            raise ValueError("no object")
+        if not header:
+            if type(line["number"]) is not int:
+                raise ValueError("number is none")
+            self.records[line["number"]] = line
+        elif line != self.header:
+            changed = next((name for name in self.header if line.get(name) != self.header[name]), "header")
+            raise UserError(
+                f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
+            )
+
+    @staticmethod
+    def _damaged(file: Path, why: str) -> UserError:
+        return UserError(f"{file} is damaged ({why}): delete it and repeat the command")
 
 
 def _lines_in(path: Path) -> int:

@@ -14,7 +14,7 @@ from ..diffusion.families import Family, StableDiffusion, family_of
 from ..disk import atomic, share
 from ..domains import domain_of
 from ..domains.base import Domain
-from ..files import read_object
+from ..files import fault, read_object
 from ..results.manifest import BaseModel
 from ..settings import UserError
 from .locate import locate
@@ -98,8 +98,7 @@ def _load(files: PipelineDirectory, dtype: torch.dtype) -> Any:
     try:
         return getattr(diffusers, files.index["_class_name"]).from_pretrained(files.directory, **how, **others)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{files.directory} cannot be loaded by diffusers: {reason}") from error
+        raise UserError(f"{files.directory} cannot be loaded by diffusers: {fault(error)}") from error
 
 
 def _check_weights(module: nn.Module, files: PipelineDirectory, dtype: torch.dtype) -> str:

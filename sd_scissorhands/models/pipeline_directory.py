@@ -104,17 +104,19 @@ class PipelineDirectory:
         return [name for name in names if name not in absent]
 
     def config(self, component: str) -> dict[str, Any]:
-        """The config of a component or the scheduler; empty where there is none."""
+        """The config of a component, a tokenizer or the scheduler, its numbers checked; empty where there is none."""
         kind = component.partition("_")[0]
         name = f"{kind}_config.json" if kind in ("scheduler", "tokenizer") else "config.json"
         file = self.directory / component / name
-        return read_object(file) if file.exists() else {}
+        values = read_object(file) if file.exists() else {}
+        check_bounds(file, values)
+        return values
 
     def check_configs(self) -> None:
         """Check family and configs: before weights are fetched."""
         configs = {name: self.config(name) for name in (*self.component_names, "scheduler")}
-        for name in (*configs, *(f"tokenizer{n}" for n in ("", "_2", "_3"))):
-            check_bounds(self.directory / name / "config", self.config(name))
+        for text in self.family.texts:
+            self.config(text.replace("text_encoder", "tokenizer"))
         for name, config in configs.items():
             if config.get("quantization_config"):
                 where = self.directory / name

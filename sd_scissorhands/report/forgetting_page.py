@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..classifier.metrics import CLASSIFIER_METRICS
-from ..files import read_object
 from ..lineage import MANIFEST
 from ..methods.method import declared_settings
+from ..parsing import read_json
 from ..recipes import RECIPES
 from ..settings import ForgetSettings
 from .commands import command_with, difference
@@ -35,8 +35,8 @@ def write_forgetting_report(run_dir: Path) -> Path:
 def is_forgetting(run_dir: Path) -> bool:
     """Whether a run directory is that of a classifier; an unreadable one is not."""
     try:
-        return "forget_class" in read_object(run_dir / MANIFEST)["settings"]
-    except (UserError, KeyError, TypeError):
+        return "forget_class" in read_json(run_dir / MANIFEST)["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any, TypeVar
 from ..attacks import ATTACKS
 from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
-from ..files import read_json
 from ..lineage import MANIFEST
 from ..models.tensor_files import TensorFile
+from ..parsing import parse_json, read_json
 from ..results.attack import AttackResult
 from ..results.comparison import ComparisonResult
 from ..results.erase import EraseResult
@@ -150,10 +149,10 @@ def read_comparison(file: Path) -> ComparisonResult:
         UserError: there is none, or it is damaged.
     """
     try:
-        if not file.exists():
-            raise UserError(f"{file.parent} holds no comparison: it has no {file.name}")
-        return ComparisonResult.from_json(read_json(file, "repeat the comparison"))
-    except ValueError as error:
+        return ComparisonResult.from_json(read_json(file))
+    except FileNotFoundError:
+        raise UserError(f"{file.parent} holds no comparison: it has no {file.name}") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): repeat the comparison") from None
 
 
@@ -199,7 +198,7 @@ def _json(run: RunRecord, file: Path, kind: type[T]) -> T:
 
 def _layers(run: RunRecord) -> dict[str, list[int]]:
     file = run.path / "selection.safetensors"
-    return _read(run, file, lambda: json.loads(TensorFile.open(file).metadata["facts"])["layers"], {})
+    return _read(run, file, lambda: parse_json(TensorFile.open(file).metadata["facts"])["layers"], {})
 
 
 def _read(run: RunRecord, file: Path, read: Callable[[], T], empty: T) -> T:

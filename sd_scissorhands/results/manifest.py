@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UserError
-from ..files import read_json
+from ..parsing import read_json
 from .base import SparseRecord
 from .erase import EraseResult
 
@@ -51,10 +51,10 @@ class Manifest(SparseRecord):
             UserError: there is none, or it is damaged.
         """
         try:
-            if not (folder / MANIFEST).exists():
-                raise UserError(f"{folder} is not a run directory: it has no {MANIFEST}")
-            return cls.from_json(read_json(folder / MANIFEST, "choose another --output-dir"))
-        except ValueError as error:
+            return cls.from_json(read_json(folder / MANIFEST))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{folder} is not a run directory: it has no {MANIFEST}") from None
+        except (OSError, ValueError) as error:
             raise UserError(f"{folder / MANIFEST} is damaged ({error}): choose another --output-dir") from None
 
     @property
