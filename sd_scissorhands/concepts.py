@@ -113,7 +113,7 @@ def read_prompts(path: Path, flag: str) -> list[str]:
         UserError: unreadable or empty file, or a CSV without that column.
     """
     text = read_text(path, flag)
-    header = next(csv.reader([text.partition("\n")[0]]), [])
+    header = [cell.strip().strip('"') for cell in text.partition("\n")[0].split(",")]
     if path.suffix.lower() == ".csv" or (len(header) > 1 and "prompt" in header):
         lines = _column(path, flag, text)
     else:

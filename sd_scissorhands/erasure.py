@@ -148,7 +148,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
     erased = [*before, *(concept.name for concept in found)]
     own = own_captions(settings.retain_prompts, erased, domain)
-    remarks = _check_folders(settings.resolved(domain.profile), len(found))
+    remarks = _check_folders(settings, len(found), domain.profile)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -164,18 +164,18 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
 
 
-def _check_folders(settings: EraseSettings, concepts: int) -> list[str]:
+def _check_folders(settings: EraseSettings, concepts: int, profile: str) -> list[str]:
     """Read the user's pictures, see `check_pictures`."""
-    counts = {"forget_images": settings.forget_count * concepts, "retain_images": settings.retain_count}
-    folders = {name: getattr(settings, name) for name in counts}
-    if settings.recursive and not any(folders.values()):
+    folders = {name: getattr(settings, name) for name in ("forget_images", "retain_images")}
+    given = {name: folder for name, folder in folders.items() if folder}
+    if settings.recursive and not given:
         raise UserError("--recursive has no effect without --forget-images or --retain-images: leave it out")
-    found = (
-        check_pictures(flag(name), folder, counts[name], recursive=settings.recursive)
-        for name, folder in folders.items()
-        if folder
-    )
-    return [remark for remarks in found for remark in remarks]
+    remarks = list[str]()
+    for name, folder in given.items():
+        filled = settings.resolved(profile)
+        count = filled.forget_count * concepts if name == "forget_images" else filled.retain_count
+        remarks += check_pictures(flag(name), folder, count, recursive=settings.recursive)
+    return remarks
 
 
 def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-CASES, SLOW_CASES = 1_200, 60  # of these with readers that build a model
+CASES, SLOW_CASES = 2_000, 80  # of these with readers that build a model
 SECONDS, BYTES = 5, 2**30  # of one case, beyond what the process has taken before
 HERE = Path(__file__)
 
