@@ -194,7 +194,8 @@ def quick_readers(root: Path) -> list[Reader]:
     from sd_scissorhands.models.delta import Origin, read_delta, write_delta
     from sd_scissorhands.models.pipeline_directory import PipelineDirectory
     from sd_scissorhands.models.tensor_files import TensorFile, hash_tensors
-    from sd_scissorhands.pictures import PictureError, list_pictures, read_many
+    from sd_scissorhands.picture_folders import list_pictures
+    from sd_scissorhands.pictures import PictureError, read_many
     from sd_scissorhands.results.manifest import BaseModel, Manifest
     from sd_scissorhands.run import Run
     from sd_scissorhands.settings import EraseSettings, load_settings

@@ -13,7 +13,7 @@ from sd_scissorhands import concepts
 PACKAGE = Path(sd_scissorhands.__file__).parent
 LAYERS = [
     {"errors", "parsing", "files"},
-    {"registry", "declaration", "results", "pictures"},
+    {"registry", "declaration", "results", "pictures", "picture_folders"},
     {"methods"},
     {"tiny"},
     {"recipes", "lineage", "naming"},

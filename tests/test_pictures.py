@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from sd_scissorhands import pictures
+from sd_scissorhands import picture_folders, pictures
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.judges.nudenet import Detector
-from sd_scissorhands.pictures import PictureError, content_hash, list_pictures, read_frames, read_many
+from sd_scissorhands.picture_folders import list_pictures
+from sd_scissorhands.pictures import PictureError, content_hash, read_frames, read_many
 
-needs_avif = pytest.mark.skipif(".avif" not in pictures.extensions(), reason="this Pillow has no AVIF")
+needs_avif = pytest.mark.skipif(".avif" not in picture_folders.extensions(), reason="this Pillow has no AVIF")
 
 TURNS = {  # EXIF: what brings stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -464,12 +465,12 @@ def test_a_listing_without_a_remark(small, tmp_path):
 def test_avif_is_listed_where_pillow_decodes_it(tmp_path, monkeypatch):
     for name in ("a.avif", "b.png"):
         (tmp_path / name).write_bytes(b"")
-    pictures.extensions.cache_clear()
-    monkeypatch.setattr(pictures.features, "check", lambda name: name == "webp")
+    picture_folders.extensions.cache_clear()
+    monkeypatch.setattr(picture_folders.features, "check", lambda name: name == "webp")
     try:
         assert list_pictures(tmp_path).skipped == {".avif files": ["a.avif"]}
     finally:
-        pictures.extensions.cache_clear()
+        picture_folders.extensions.cache_clear()
 
 
 def test_folders_without_pictures(tmp_path):
@@ -523,7 +524,7 @@ def files_to_damage(small):
         (small, "TIFF", {"exif": turned(6)}), (small, "TIFF", {"compression": "tiff_lzw"}), (grey, "TIFF", {}),
         (grey.convert("I"), "TIFF", {}), (grey.convert("F"), "TIFF", {}), (small.convert("LAB"), "TIFF", {}),
     ]  # fmt: skip
-    several = ["PNG", "WEBP", "GIF", "TIFF", "MPO"] + ["AVIF"] * (".avif" in pictures.extensions())
+    several = ["PNG", "WEBP", "GIF", "TIFF", "MPO"] + ["AVIF"] * (".avif" in picture_folders.extensions())
     frames = [ImageOps.mirror(small), ImageOps.flip(small)]
     many = [(small, kind, {"save_all": True, "append_images": frames}) for kind in several]
     return [encoded(picture, kind, **options) for picture, kind, options in one + many]

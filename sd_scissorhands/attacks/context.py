@@ -19,7 +19,7 @@ from ..evaluation.prompts import Row
 from ..evaluation.sample import DrawOptions, Encode, Recorder, Sampling
 from ..machine import Processes
 from ..models.load import LoadedPipeline
-from ..pictures import list_pictures
+from ..picture_folders import list_pictures
 from ..run import Progress, silent
 from . import ATTACKS
 from .attack_settings import AttackSettings

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..files import open_file, read_text
-from ..pictures import PictureError, look_through, named, read_many, refuse_unreadable
+from ..picture_folders import look_through, named
+from ..pictures import PictureError, read_many, refuse_unreadable
 from ..settings import UserError
 from .data import UNSEEN, Dataset, Parts, class_number, divide, held_out
 

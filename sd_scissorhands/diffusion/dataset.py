@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..methods.distributed import SINGLE_PROCESS, ProcessGroup
-from ..pictures import PictureError, centre_square, list_pictures, named, read_frames, read_many, refuse_unreadable
+from ..picture_folders import list_pictures, named
+from ..pictures import PictureError, centre_square, read_frames, read_many, refuse_unreadable
 from ..settings import EraseSettings
 from .denoiser import Denoiser
 

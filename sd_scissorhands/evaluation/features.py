@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pictures import centre_square, list_pictures, read_frames
+from ..picture_folders import list_pictures
+from ..pictures import centre_square, read_frames
 from ..settings import UserError
 
 Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic, write_json
-from ..pictures import PictureError, content_hash, list_pictures, read_frames
+from ..picture_folders import list_pictures
+from ..pictures import PictureError, content_hash, read_frames
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
 from ..run import Progress, silent
 from ..settings import UserError
