@@ -113,7 +113,8 @@ class PipelineDirectory:
         return values
 
     def check_configs(self) -> None:
-        """Check family and configs: before weights are fetched."""
+        """Check family and configs, and that no file would be waited for: before weights are fetched."""
+        check_regular(self.directory)
         configs = {name: self.config(name) for name in (*self.component_names, "scheduler")}
         for text in self.family.texts:
             self.config(text.replace("text_encoder", "tokenizer"))
@@ -129,7 +130,6 @@ class PipelineDirectory:
     def check(self) -> None:
         """Check layout, family, configs and file sizes without loading anything."""
         self.check_configs()
-        check_regular(self.directory)
         found = sorted(set().union(*map(self.variants, self.component_names)))
         if self.variant and self.variant not in found:
             remedy = f"choose {', '.join(found)}" if found else "leave it out"

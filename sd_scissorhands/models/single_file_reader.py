@@ -15,7 +15,7 @@ from torch import nn
 
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
-from ..files import read_object
+from ..files import check_regular, read_object
 from ..naming import model_flag
 from ..settings import UserError
 from .hub import fetch
@@ -172,6 +172,7 @@ def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirecto
 
 
 def _hash_of_configs(config: Path) -> str:
+    check_regular(config)
     digest = hashlib.sha256()
     found = {file for pattern in config_patterns() for file in config.glob(pattern) if ".index." not in file.name}
     for file in sorted(found):
