@@ -114,7 +114,9 @@ def read_prompts(path: Path, flag: str) -> list[str]:
     """
     text = read_text(path, flag)
     header = [cell.strip().strip('"') for cell in text.partition("\n")[0].split(",")]
-    if path.suffix.lower() == ".csv" or (len(header) > 1 and "prompt" in header):
+    if path.suffix.lower() == ".csv" or (
+        len(header) > 1 and "prompt" in header and not any(" " in cell for cell in header)
+    ):
         lines = _column(path, flag, text)
     else:
         lines = text.replace("\r\n", "\n").split("\n")

@@ -88,7 +88,10 @@ def check_regular(folder: Path) -> None:
         UserError: naming it.
     """
     for path in (*folder.glob("*"), *folder.glob("*/*")):
-        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a broken link, say: it ends in an error, not in waiting
+            continue
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(f"{printable(path)} is no regular file: remove it")
 

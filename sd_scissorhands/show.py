@@ -81,7 +81,7 @@ def result(result: Record, as_json: bool) -> None:
     """A result: one JSON object on stdout, figures at its top level too, or tables and lines on stderr."""
     if not as_json:
         _view(result)
-        for remark in getattr(result, "remarks", ()):
+        for remark in (*getattr(result, "unreadable", ())[:LISTED], *getattr(result, "remarks", ())):
             console.print(escape(printable(remark)), highlight=False, soft_wrap=True)
         return
     values = result.to_json()
@@ -151,8 +151,7 @@ def _counted(result: NudityEvaluation) -> None:
         cells = [side.exposed[key] for side in sides.values()]
         table.add_row(name, *(str(count) for cell in cells for count in (cell.boxes, cell.images)))
     console.print(table)
-    unreadable = [*result.unreadable[:LISTED], *["..."] * (len(result.unreadable) > LISTED)]
-    _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "", *unreadable)
+    _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "")
 
 
 def _conclude(result: ConceptEvaluation | NudityEvaluation, *remarks: str) -> None:

@@ -233,6 +233,14 @@ def test_class_folders_are_read_by_the_one_reader(tmp_path, families):
         R.read_npz(tmp_path / "a.npz")
 
 
+def test_a_bomb_of_arrays_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", pictures=np.zeros((4000, 32, 32), np.uint8), labels=np.zeros(4000, int))
+    assert len(R.read_npz(tmp_path / "a.npz").train)
+    monkeypatch.setattr(R, "MOST_UNPACKED", 2**20)
+    with pytest.raises(UserError, match="a hundred times what it is"):
+        R.read_npz(tmp_path / "a.npz")
+
+
 def test_configs_of_classifiers_are_bounded(tmp_path, families):
     folder = shutil.copytree(families["vit"], tmp_path / "vit")
     values = json.loads((folder / "config.json").read_text())

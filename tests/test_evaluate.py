@@ -120,7 +120,7 @@ def mixed(astronaut, tmp_path):
     (folder / "more").mkdir(parents=True)
     black = Image.new("RGB", face.size)
     face.save(folder / "a.png")
-    black.save(folder / "b.gif", save_all=True, append_images=[face, black], duration=50)
+    black.save(folder / "b.webp", save_all=True, append_images=[face, black], duration=50, lossless=True)
     (folder / "c.png").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("")
     face.save(folder / "more" / "d.webp")

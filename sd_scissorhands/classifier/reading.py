@@ -18,6 +18,7 @@ from ..pictures import PictureError, read_many, refuse_unreadable
 from ..settings import UserError
 from .data import UNSEEN, Dataset, Parts, class_number, divide, held_out
 
+MOST_UNPACKED = 2**30  # bytes of the arrays of an .npz file, where they are packed into less than a hundredth
 NPZ_PICTURES, NPZ_LABELS = ("pictures", "images", "x"), ("labels", "y")
 Preprocess = Callable[[Image.Image], Tensor]
 
@@ -150,9 +151,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with open_file(path) as opened:
             if zipfile.is_zipfile(opened):
+                unpacked = sum(one.file_size for one in zipfile.ZipFile(opened).infolist())
+                if unpacked > max(MOST_UNPACKED, 100 * path.stat().st_size):
+                    raise UserError(
+                        f"--data {path} unpacks to {unpacked >> 20:,} MiB, a hundred times what it is: give another"
+                    )
                 opened.seek(0)
                 with np.load(opened, allow_pickle=False) as file:
                     return {name: file[name] for name in file.files}
+    except UserError:
+        raise
     except Exception as error:  # zip, header and pickle errors have nothing in common
         if "pickle" in str(error):
             reason = "it holds pickled objects, which are never loaded"

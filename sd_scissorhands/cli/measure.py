@@ -12,6 +12,7 @@ from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation.evaluate_settings import EvaluateSettings
 from ..evaluation.metrics import gate_values, gates_of
+from ..results.evaluation import NudityEvaluation
 from ..settings import UserError
 from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
@@ -64,9 +65,9 @@ def evaluate(
     if speaks:
         show.result(told, as_json)
         check_gates(gates, gate_values(told))
-        if unreadable := getattr(told, "unreadable", ()):
+        if isinstance(told, NudityEvaluation) and told.unreadable:
             raise UserError(
-                f"{len(unreadable):,} of the pictures in --images {settings.images} could not be read, and the figures are of "
+                f"{len(told.unreadable):,} of the pictures in --images {settings.images} could not be read, and the figures are of "
                 f"the other {told.images:,}: replace or remove them"
             )
 

@@ -138,16 +138,15 @@ def _locate(source: str) -> Path:
 def _check(source: str, directory: Path) -> None:
     """What can be known without loading anything."""
     config = directory / "config.json"
+    check_regular(directory)
     try:
-        check_regular(directory)
-        family = (values := read_object(config)).get("model_type")
-        check_bounds(config, values)
-    except UserError as error:
-        raise UserError(f"--clip {source}: {error}") from None
-    except OSError:
+        values = read_object(config)
+    except UserError:
         raise UserError(
             f"--clip {source}: {config} is missing or damaged: name a directory that CLIPModel.save_pretrained wrote"
         ) from None
+    check_bounds(config, values)
+    family = values.get("model_type")
     if family != "clip":
         raise UserError(f"--clip {source} is a {family} model: name a CLIP model, e.g. openai/clip-vit-large-patch14")
     if not (directory / WEIGHTS).exists():
