@@ -371,7 +371,7 @@ def test_damaged_files_are_read_or_refused_in_one_line():
         [sys.executable, HERE, "0", str(CASES)], capture_output=True, text=True, cwd=HERE.parent.parent
     )
     assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-3000:]}"
-    wrong = json.loads(done.stdout.splitlines()[-1])
+    wrong = json.loads(done.stdout.strip().splitlines()[-1])
     assert not wrong, "\n".join(
         [*wrong, f"repeat one with: python tests/test_fuzz.py NUMBER ({len(wrong)} of {CASES})"]
     )
