@@ -1,4 +1,4 @@
-"""Every reader on damaged files, by the thousand: it accepts them or refuses in one line, within 5 seconds and 1 GB.
+"""Every reader on damaged files, by the thousand: it accepts them or refuses in one line, within 5 s and 1 GB.
 
 A case is a number: it says which file is damaged and how. `python tests/test_fuzz.py NUMBER` repeats one with its traceback.
 """
@@ -24,7 +24,8 @@ from pathlib import Path
 import pytest
 
 CASES, SLOW_CASES = 2_000, 80  # of these with readers that build a model
-SECONDS, BYTES = 5, 2**30  # of one case, beyond what the process has taken before
+SECONDS, BYTES = 5, 2**30  # of one case: of the processor, and beyond what the process has taken before
+WAITING = 60  # seconds after which a case hangs, on a machine that is busy with other things
 HERE = Path(__file__)
 
 
@@ -260,6 +261,7 @@ def quick_readers(root: Path) -> list[Reader]:
         summary / "summary.json",
         {"kind": "images", "images": 3, "boxes": {"FACE_MALE": 2}, "threshold": 0.6, "sweep": []},
     )
+    shutil.copy(run / "run.json", summary)
     toml = 'concept = ["heart"]\nmodel = "tiny"\nsteps = 20\nlr = 1e-4\n'
 
     def open_tensors(path: Path) -> None:
@@ -274,7 +276,6 @@ def quick_readers(root: Path) -> list[Reader]:
     def evaluation(path: Path) -> None:
         from sd_scissorhands.report.reading import read_run
 
-        os.path.lexists(path / "run.json") or shutil.copy(root / "run" / "run.json", path / "run.json")
         read_run(path)
 
     return [
@@ -325,11 +326,11 @@ def run_case(number: int, readers: list[Reader], slow: list[Reader]) -> str | No
     folder, pattern, read = draw.choice(slow) if number % (CASES // SLOW_CASES) == 0 else readers[number % len(readers)]
     files = sorted(path for path in folder.glob(pattern) if path.is_file())
     path = draw.choice(files)
-    content, began = path.read_bytes(), time.monotonic()
+    content, began = path.read_bytes(), time.process_time()
     spoil(path, draw)
     what = f"case {number}, {path.relative_to(folder.parent)}"
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # of what no signal interrupts
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    faulthandler.dump_traceback_later(WAITING, exit=True)
     print(what, file=sys.stderr)
     try:
         read(folder)
@@ -341,11 +342,11 @@ def run_case(number: int, readers: list[Reader], slow: list[Reader]) -> str | No
         place = traceback.extract_tb(error.__traceback__)[-1]
         return f"{what}: {type(error).__name__}: {str(error)[:200]} ({Path(place.filename).name}, line {place.lineno})"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         path.write_bytes(content)
-    return f"{what}: {time.monotonic() - began:.1f} s" if time.monotonic() - began > SECONDS else None
+    return f"{what}: {time.process_time() - began:.1f} s" if time.process_time() - began > SECONDS else None
 
 
 def main(numbers: list[int]) -> None:
@@ -354,7 +355,7 @@ def main(numbers: list[int]) -> None:
     def too_slow(*_: object) -> None:
         raise TooSlow(f"over {SECONDS} s")
 
-    signal.signal(signal.SIGALRM, too_slow)
+    signal.signal(signal.SIGPROF, too_slow)
     with tempfile.TemporaryDirectory() as folder:
         readers, slow = quick_readers(Path(folder) / "quick"), slow_readers(Path(folder) / "slow")
         for _, _, read in slow:
