@@ -91,8 +91,8 @@ def encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, tick)
 def check_pictures(where: str, folder: str, count: int, *, recursive: bool = False) -> list[str]:
     """Read the first `count` pictures of a folder, which are to be learned from; remarks on what is left out.
 
-    All that cannot be read are refused at once: a model that learned from other pictures would not be the one that was
-    ordered.
+    All that cannot be read are refused at once, and none is left out: a model must not have learned from fewer pictures
+    than its run records.
 
     Raises:
         UserError: see `list_pictures`, or pictures that cannot be read.
