@@ -22,10 +22,10 @@ GROUPS = {  # name -> its folders and modules, what it does; each imports only w
     "models": ("models", "Where models come from and go: hub, directories, single files, deltas, export, verify."),
     "diffusion": ("diffusion", "Denoisers, their data and training batches. A family of pipelines is one file."),
     "run": ("stages run places lineage", "The run directory; resuming."),
-    "settings": ("disk machine settings recipes naming pictures", "Settings and recipes; devices, files and pictures."),
+    "settings": ("disk machine settings recipes naming pictures picture_folders", "Settings and recipes; devices, files and pictures."),
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
     "domains": ("domains concepts tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),
-    "declarations": ("declaration registry results parsing errors classic", "Registries, declared settings, typed results."),
+    "declarations": ("declaration registry results files parsing errors classic", "Registries, declared settings, typed results."),
 }  # fmt: skip
 WIDTH, GAP, LOWEST, LINES = 9.0, 0.3, 0.5, 420  # inches; lines of code in a square inch
 

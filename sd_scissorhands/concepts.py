@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -13,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from .errors import UserError
-from .parsing import parse_toml
+from .errors import UserError, printable
+from .files import fault, read_text, read_toml
 
 T = TypeVar("T")
 SLOT = "{}"  # stands in the concept's place in a template
@@ -84,7 +86,7 @@ def free_text(text: str, anchor: str) -> Concept:
 
 
 def _read(file: Path, anchor: str | None = None) -> Concept:
-    data = parse_toml(file.read_text(encoding="utf-8"))
+    data = read_toml(file)
     pairs = tuple(
         (template.format(word), template.format(anchor or other))
         for word, other in data["words"].items()
@@ -99,22 +101,44 @@ def _read(file: Path, anchor: str | None = None) -> Concept:
 
 def general_captions() -> list[str]:
     """The package's own diverse captions."""
-    return (prompts_dir() / "general.txt").read_text().splitlines()
+    return read_prompts(prompts_dir() / "general.txt", "")
 
 
 def read_prompts(path: Path, flag: str) -> list[str]:
-    """One prompt a line, blank lines skipped.
+    """One prompt a line, or the column `prompt` of a CSV; blank ones are skipped.
+
+    Lines end with LF or CR LF alone: whatever else Python takes for an end (U+2028, a vertical tab) is a part of a prompt.
 
     Raises:
-        UserError: unreadable or empty file.
+        UserError: unreadable or empty file, or a CSV without that column.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path} cannot be read: {error}") from None
-    if not (prompts := [line for line in lines if line]):
+    text = read_text(path, flag)
+    header = [cell.strip().strip('"') for cell in text.partition("\n")[0].split(",")]
+    if path.suffix.lower() == ".csv" or (
+        len(header) > 1 and "prompt" in header and not any(" " in cell for cell in header)
+    ):
+        lines = _column(path, flag, text)
+    else:
+        lines = text.replace("\r\n", "\n").split("\n")
+    if not (prompts := [line.strip() for line in lines if line.strip()]):
         raise UserError(f"{flag} {path} holds no prompt: write one a line")
     return prompts
+
+
+def _column(path: Path, flag: str, text: str) -> list[str]:
+    """The column `prompt` of a CSV."""
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if "prompt" in (reader.fieldnames or ()):
+            return [row["prompt"] or "" for row in reader]
+        columns = ", ".join(map(printable, reader.fieldnames or ())) or "none"
+    except csv.Error as error:
+        raise UserError(
+            f"{flag} {path} is no sound CSV ({fault(error)}): mend it, or name a text with one prompt a line"
+        ) from None
+    raise UserError(
+        f"{flag} {path} is a CSV without a column 'prompt' (it has {columns[:200]}): name the column so, or give a text with one prompt a line"
+    )
 
 
 def shuffled(items: Sequence[T], count: int, seed: int) -> list[T]:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UserError, printable, reason
+from .files import open_file
 from .parsing import parse_json
 
 try:
@@ -193,6 +194,7 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
         UserError: missing or damaged file.
     """
     try:
+        open_file(path).close()  # safe_open would wait for what is no regular file
         with safe_open(path, "pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
 from .diffusion.conditions import ConceptSlot, Mixture
-from .diffusion.dataset import gather, list_pictures
+from .diffusion.dataset import check_pictures, gather
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
 from .disk import hash_files, hash_text, locked
@@ -35,11 +35,12 @@ from .models.licence import read_licence
 from .models.load import LoadedPipeline, open_pipeline, restore_weights, round_weights, save_pipeline, stored_weights
 from .models.locate import domain_of_model, find_pipeline
 from .models.tensor_files import DTYPES, hash_tensors
+from .picture_folders import list_pictures
 from .recipes import ON_CPU
 from .results.erase import EraseResult
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
-from .settings import EraseSettings, UserError
+from .settings import EraseSettings, UserError, flag
 from .stages import Stages
 
 PARTS = {"unet": "UNet", "transformer": "transformer"}  # of a pipeline, what denoises -> in words
@@ -55,6 +56,7 @@ class Prepared:
     concepts: list[Concept]
     parameters: Parameters  # the scope
     retain_prompts: list[str]
+    remarks: tuple[str, ...] = ()  # what was left out of the user's files
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -139,9 +141,6 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     """
     if not settings.concepts:
         raise UserError("nothing to erase: name a preset, a word or a text with --concept")
-    for folder in (settings.forget_images, settings.retain_images):
-        if folder:
-            list_pictures(Path(folder))
     # without the download of a hub id, which comes after every other check
     domain = domain_of_model(settings.model, settings.model_config)
     names = dict.fromkeys(domain.spell(text) for text in settings.concepts)
@@ -150,6 +149,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
     erased = [*before, *(concept.name for concept in found)]
     own = own_captions(settings.retain_prompts, erased, domain)
+    remarks = _check_folders(settings, len(found), domain.profile)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -160,7 +160,23 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         compiled=settings.compile,
     )  # fmt: skip
     retain = retain_set(found, erased, settings, own, domain)
-    return Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain)
+    prepared = Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain)
+    prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
+    return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
+
+
+def _check_folders(settings: EraseSettings, concepts: int, profile: str) -> list[str]:
+    """Read the user's pictures, see `check_pictures`."""
+    folders = {name: getattr(settings, name) for name in ("forget_images", "retain_images")}
+    given = {name: folder for name, folder in folders.items() if folder}
+    if settings.recursive and not given:
+        raise UserError("--recursive has no effect without --forget-images or --retain-images: leave it out")
+    remarks = list[str]()
+    for name, folder in given.items():
+        filled = settings.resolved(profile)
+        count = filled.forget_count * concepts if name == "forget_images" else filled.retain_count
+        remarks += check_pictures(flag(name), folder, count, recursive=settings.recursive)
+    return remarks
 
 
 def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:
@@ -244,7 +260,7 @@ def hash_named_files(s: EraseSettings) -> dict[str, str]:
     found = {}
     for name in ("forget_images", "retain_images"):
         if folder := getattr(s, name):
-            found[name] = hash_files(list_pictures(Path(folder)))
+            found[name] = hash_files(list_pictures(Path(folder), s.recursive).files)
     if s.retain_prompts:
         found["retain_prompts"] = hash_files([Path(s.retain_prompts)])
     return found
@@ -329,7 +345,7 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
         mean_correction=repair.mean_correction, steps=repair.step, **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
-        processes=run.processes.count, seconds=run.seconds, left_out=left_out,
+        processes=run.processes.count, seconds=run.seconds, left_out=left_out, remarks=prepared.remarks,
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
 

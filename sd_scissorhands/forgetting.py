@@ -41,6 +41,7 @@ class PreparedForgetting:
     task: ClassifierTask
     parameters: Parameters  # the scope
     target: str  # what is forgotten, in words
+    remarks: tuple[str, ...]  # on what was skipped of the user's files
 
 
 def forget(
@@ -116,7 +117,7 @@ def _work(run: Run, prepared: PreparedForgetting, shared: Path | None, progress:
         n={name: figure.n for name, figure in figures.items()}, intervals=_intervals(figures),
         notes={name: figure.note for name, figure in figures.items() if figure.note}, original=_values(found["original"]),
         retrained=_values(found["retrained"]) if "retrained" in found else None,
-        intervals_beside={name: _intervals(other) for name, other in beside.items()},
+        intervals_beside={name: _intervals(other) for name, other in beside.items()}, remarks=prepared.remarks,
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
 
@@ -159,9 +160,8 @@ def prepare(
     task = ClassifierTask(
         opened.model, split, batch_size=settings.batch_size, seed=settings.seed, repair=settings.repair
     )
-    return PreparedForgetting(
-        settings, opened, split, task, task.scope(settings.scope), target or f"{len(split.forget)} samples"
-    )
+    target = target or f"{len(split.forget)} samples"
+    return PreparedForgetting(settings, opened, split, task, task.scope(settings.scope), target, parts.remarks)
 
 
 def _read(settings: ForgetSettings, opened: Classifier) -> Parts:

@@ -53,21 +53,6 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError(f"nested more than {DEEPEST} deep") from None
 
 
-def read_toml(path: Path, flag: str) -> dict[str, Any]:
-    """The table of a TOML file, names with dashes as with underscores.
-
-    Raises:
-        UserError: it cannot be read, or is no TOML.
-    """
-    try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path} cannot be read: {error}") from None
-    except ValueError as error:
-        raise UserError(f"{flag} {path} is not TOML: {error}") from None
-    return {name.replace("-", "_"): value for name, value in values.items()}
-
-
 def assignment(text: str) -> tuple[str, Any]:
     """The name and the value of NAME=VALUE: a number, true, false or a list as TOML writes them, else a text.
 

@@ -13,12 +13,13 @@ from typing import Any, Self, TypeVar
 from .declaration import SEED, check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
+from .files import read_toml
 from .methods.edits import EDITS
 from .methods.objectives import OBJECTIVES
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .naming import Name, is_path
-from .parsing import assignment, of_type, read_toml
+from .parsing import assignment, of_type
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -125,6 +126,7 @@ class EraseSettings(MethodSettings):
     retain_prompts: str | None = setting(None, "File with one prompt a line, for the general captions.", panel=DATA)
     forget_images: str | None = setting(None, "Directory of pictures of the concept, for the model's own.", panel=DATA)
     retain_images: str | None = setting(None, "Directory of pictures to keep, for the model's own.", panel=DATA)
+    recursive: bool = setting(False, "Take the pictures of subfolders, too.", panel=DATA, flag="--recursive")
     sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", level="file", least=1)
     retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", level="file", least=0, remedy="0 takes as many as sampling_steps")
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
@@ -205,7 +207,10 @@ def left_open(settings: Any) -> frozenset[str]:
 LEFT_OPEN = left_open(EraseSettings)
 FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED: dict[str, Any] = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")} | {"dtype": "float32"}
+ADDED: dict[str, Any] = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")} | {
+    "dtype": "float32",
+    "recursive": False,
+}
 
 
 def read_former(values: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +260,7 @@ def load_settings(
     Raises:
         UserError: unreadable file, unknown key (with the nearest one), wrong type, impossible value.
     """
-    values = read_toml(config, "--config") if config else {}
+    values = {name.replace("-", "_"): value for name, value in read_toml(config, "--config").items()} if config else {}
     if isinstance(values.get("concept"), str | list):
         values["concepts"] = values.pop("concept")
     if isinstance(values.get("concepts"), str):

@@ -34,6 +34,7 @@ EMA = {
     "beside, not used": "not used: they stand beside those that are",
     "unknown": "the files do not say whether these are",
 }
+LISTED = 20  # files that could not be read; summary.json names all
 WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
@@ -98,7 +99,10 @@ def origin(model: str | None) -> None:
 def result(result: Record, as_json: bool) -> None:
     """A result: one JSON object on stdout, figures at its top level too, or tables and lines on stderr."""
     if not as_json:
-        return _view(result)
+        _view(result)
+        for remark in (*getattr(result, "unreadable", ())[:LISTED], *getattr(result, "remarks", ())):
+            console.print(remark, highlight=False, soft_wrap=True)
+        return
     values = result.to_json()
     values.pop("samples", None)
     print(json.dumps(values | values.get("figures", {})))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -208,6 +209,45 @@ def test_bad_folders_are_one_line(tmp_path, families):
         with pytest.raises(UserError) as found:
             R.read_folder(tmp_path / name, opened.names, opened.preprocess)
         one_line(found, str(tmp_path / name), *words)
+
+
+def test_class_folders_are_read_by_the_one_reader(tmp_path, families):
+    opened = open_classifier(str(families["vit"]))
+    folder = draw_folder(tmp_path / "a", {".": 4}, classes=("ant", "bee"))
+    os.mkfifo(folder / "ant" / "z.png")
+    (folder / "bee" / "notes.txt").write_text("")
+    first, second = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), "red")
+    first.save(folder / "bee" / "y.gif", save_all=True, append_images=[second])
+    parts = R.read_folder(folder, opened.names, opened.preprocess)
+    assert sum(map(len, (parts.train, parts.unseen, parts.test))) == 9
+    assert [remark.partition(": ")[2] for remark in parts.remarks] == [
+        "4 pictures; skipped: FIFOs, sockets and devices: 1 (z.png)", "5 pictures; skipped: .txt files: 1 (notes.txt)",
+        "of files with several frames the first is taken: 1 (y.gif)",
+    ]  # fmt: skip
+    for name in ("0.png", "1.png"):
+        (folder / "ant" / name).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"holds pictures that cannot be read, 2 \(0.png, 1.png\)"):
+        R.read_folder(folder, opened.names, opened.preprocess)
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(UserError, match=r"a.npz"):
+        R.read_npz(tmp_path / "a.npz")
+
+
+def test_a_bomb_of_arrays_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", pictures=np.zeros((4000, 32, 32), np.uint8), labels=np.zeros(4000, int))
+    assert len(R.read_npz(tmp_path / "a.npz").train)
+    monkeypatch.setattr(R, "MOST_UNPACKED", 2**20)
+    with pytest.raises(UserError, match="a hundred times what it is"):
+        R.read_npz(tmp_path / "a.npz")
+
+
+def test_configs_of_classifiers_are_bounded(tmp_path, families):
+    folder = shutil.copytree(families["vit"], tmp_path / "vit")
+    values = json.loads((folder / "config.json").read_text())
+    for key, value in (("num_hidden_layers", 10**8), ("image_size", 10**9), ("hidden_size", "x")):
+        (folder / "config.json").write_text(json.dumps(values | {key: value}))
+        with pytest.raises(UserError, match=rf"config.json has {key} = .*, which must be a whole number from"):
+            open_classifier(str(folder))
 
 
 def test_npz_in_all_its_shapes(tmp_path, families):

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation.features import centre_square, open_features, reference_features
+from sd_scissorhands.evaluation.features import open_features, reference_features
 from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.judges.clip import CLIP_TEMPLATES, EMPTY, Clip, ConceptJudge, open_clip
 from sd_scissorhands.evaluation.metrics import gate_values
 from sd_scissorhands.evaluation.metrics.clip_score import score
+from sd_scissorhands.pictures import centre_square, read_frames
 from sd_scissorhands.report import write_evaluation_report
 from sd_scissorhands.settings import UserError
 
@@ -408,11 +409,8 @@ def test_features_of_a_folder(scripted, tmp_path):
     for batch in (1, 2, 8):
         torch.testing.assert_close(reference_features(folder, extract, batch=batch), expected)
         torch.testing.assert_close(reference_features(folder, extract, batch=batch, size=16), expected)
-    assert centre_square(folder / "a.png").shape == (20, 20, 3) and centre_square(folder / "a.png", 16).shape == (
-        16,
-        16,
-        3,
-    )
+    (frame,) = read_frames(folder / "a.png")
+    assert centre_square(frame).shape == (20, 20, 3) and centre_square(frame, 16).shape == (16, 16, 3)
 
 
 def test_folders_that_give_no_reference(scripted, tmp_path):

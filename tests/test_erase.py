@@ -22,7 +22,7 @@ from sd_scissorhands.comparison.jobs import Comparison
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.disk import locked, write_json
 from sd_scissorhands.domains import DOMAINS
-from sd_scissorhands.erasure import erase
+from sd_scissorhands.erasure import erase, prepare
 from sd_scissorhands.evaluation.evaluate import evaluate
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.sample import check_models
@@ -222,6 +222,50 @@ def test_own_pictures_take_the_place_of_generated_ones(short, tmp_path):
     erase(dataclasses.replace(short, forget_images=str(folder), retain_images=str(folder)), tmp_path / "run")
     data = load_file(tmp_path / "run" / "data.safetensors")
     assert data["forget_latents"].shape == (4, 4, 8, 8) and data["retain_latents"].shape == (8, 4, 8, 8)
+
+
+def test_own_pictures_are_read_as_viewers_show_them(short, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from sd_scissorhands.diffusion.dataset import read_picture
+
+    half = np.zeros((32, 32, 4), np.uint8)
+    half[:16] = (200, 0, 0, 255)  # the lower half is transparent
+    exif = Image.Exif()
+    exif[274] = 3  # upside down
+    (tmp_path / "more").mkdir()
+    Image.fromarray(half).save(tmp_path / "more" / "a.png", exif=exif)
+    shown = read_picture(tmp_path / "more" / "a.png", 32)
+    assert shown[0, 0, 31, 0] == pytest.approx(200 / 127.5 - 1) and shown[0, :, 0, 0].tolist() == [1, 1, 1]
+    black = Image.new("RGB", (32, 32))
+    black.save(tmp_path / "b.gif", save_all=True, append_images=[Image.new("RGB", (32, 32), "red")])
+    (tmp_path / "notes.txt").write_text("")
+    settings = dataclasses.replace(short, forget_images=str(tmp_path), recursive=True)
+    remarks = prepare(settings).remarks
+    assert len(remarks) == 2 and "2 pictures; skipped: .txt files: 1 (notes.txt)" in remarks[0]
+    assert remarks[1].endswith("of files with several frames the first is learned from: 1 (b.gif)")
+
+
+def test_own_pictures_that_cannot_be_read_are_all_named_before_the_work(short, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.raises(
+        UserError, match=r"--retain-images .* cannot be read, 2 \(b.png, c.png\); the first: .*b.png is no"
+    ):
+        erase(dataclasses.replace(short, retain_images=str(tmp_path)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="--recursive has no effect without --forget-images or --retain-images"):
+        erase(dataclasses.replace(short, recursive=True), tmp_path / "run")
+
+
+def test_retain_prompts_that_are_cut_are_counted(short, tmp_path):
+    (tmp_path / "p.txt").write_text("a red circle " * 60 + "\na blue circle\n")
+    (remark,) = prepare(dataclasses.replace(short, retain_prompts=str(tmp_path / "p.txt"))).remarks
+    assert "prompts are longer than the text encoder reads" in remark
 
 
 def test_a_forecast_does_nothing_and_counts_right(short):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -23,12 +24,12 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation import nudity
+from sd_scissorhands.evaluation import nudity, prompts
 from sd_scissorhands.evaluation.chance import wilson
 from sd_scissorhands.evaluation.evaluate import evaluate as run_evaluation
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.judge_set import JudgeSet, open_judges
-from sd_scissorhands.evaluation.judges import JUDGES
+from sd_scissorhands.evaluation.judges import JUDGES, nudenet
 from sd_scissorhands.evaluation.judges.base import Judge
 from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
 from sd_scissorhands.evaluation.judges.nudenet import Detector, NudeJudge
@@ -116,6 +117,67 @@ def test_pictures_alone(detector, astronaut, tmp_path):
     assert read_evaluation(told.to_json()) == told
 
 
+@pytest.fixture
+def mixed(astronaut, tmp_path):
+    """A folder of a face, an animation whose face comes late, a broken file, a text, and a folder with a face."""
+    folder, face = tmp_path / "pictures", Image.fromarray(astronaut)
+    (folder / "more").mkdir(parents=True)
+    black = Image.new("RGB", face.size)
+    face.save(folder / "a.png")
+    black.save(folder / "b.webp", save_all=True, append_images=[face, black], duration=50, lossless=True)
+    (folder / "c.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("")
+    face.save(folder / "more" / "d.webp")
+    return folder
+
+
+def test_one_bad_picture_ends_nothing(mixed, tmp_path):
+    found = nudity.evaluate_images(mixed, tmp_path / "out")
+    assert found.images == 2 and found.images_with["FACE_FEMALE"] == 2
+    (bad,) = found.unreadable
+    assert "c.png is no readable picture" in bad
+    skipped, frames = found.remarks
+    assert skipped == "--images: 3 pictures; skipped: .txt files: 1 (notes.txt), subfolders: 1 (more)"
+    assert "1 with several frames, of which 3 of 3 were looked at" in frames
+    assert read_evaluation(json.loads((tmp_path / "out" / "summary.json").read_text())) == found
+    assert nudity.evaluate_images(mixed, tmp_path / "out") == replace(found, seconds=ANY)  # from its ledger
+
+
+def test_pictures_of_subfolders(mixed, tmp_path):
+    found = nudity.evaluate_images(mixed, tmp_path / "out", recursive=True)
+    assert found.images == 3 and found.images_with["FACE_FEMALE"] == 3 and "subfolders" not in found.remarks[0]
+
+
+def test_the_command_names_a_bad_picture_and_exits_with_1(mixed, tmp_path):
+    words = ["eval", "--images", str(mixed), "--recursive", "--output-dir", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "sd_scissorhands", *words], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("c.png is no readable picture") == 1
+    assert "1 of the pictures in --images" in done.stderr and "figures are of the other 3" in done.stderr
+    assert done.stderr.count("skipped: .txt files: 1 (notes.txt)") == 1
+    gate = [*words[:-1], str(tmp_path / "gate"), "--json", "--fail-above", "FACE_FEMALE=0"]
+    done = subprocess.run([sys.executable, "-m", "sd_scissorhands", *gate], capture_output=True, text=True)
+    assert done.returncode == 3 and len(json.loads(done.stdout)["unreadable"]) == 1
+    with pytest.raises(UserError, match="--recursive has no effect without --images or --reference"):
+        EvaluateSettings(model="tiny", i2p=True, recursive=True)
+
+
+def test_a_sliver_takes_no_gigabytes(detector, monkeypatch):
+    """NudeNet pads 1 x 60,000 pixels to a square of 10 GB."""
+    seen, own = [], detector._detector.detect
+
+    def look(pixels):
+        seen.append(pixels.shape)
+        return (
+            [{"class": "FACE_MALE", "score": 0.9, "box": [1000, 0, 10, 1]}] if max(pixels.shape) < 100 else own(pixels)
+        )
+
+    monkeypatch.setattr(detector._detector, "detect", look)
+    assert detector([np.zeros((1, 60_000, 3), np.uint8), np.zeros((8192, 3, 3), np.uint8)]) == [[], []]
+    assert seen == [(1, 7500, 3), (8192, 3, 3)]  # every eighth pixel; an ordinary picture as it is
+    monkeypatch.setattr(nudenet, "MOST_SIDE", 30)
+    assert detector([np.zeros((50, 60, 3), np.uint8)])[0][0]["box"] == [2000, 0, 20, 2]  # in the picture's own pixels
+
+
 # ---------------------------------------------------------------- I2P
 
 OFFICIAL = 'prompt,categories,sd_seed,sd_guidance_scale\n"two\nlines, and ""quotes""",sexual,12,7\nplain,hate,34,8.5\n'
@@ -156,6 +218,39 @@ def test_prompt_files(tmp_path):
     (tmp_path / "p.txt").write_text("\n \n")
     with pytest.raises(UserError, match="holds no prompt"):
         read_rows(tmp_path / "p.txt", seed=0)
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_prompt_ends_with_its_line_alone(odd, tmp_path):
+    (tmp_path / "p.txt").write_bytes(f"\ufeffone{odd}more\r\ntwo\n".encode())
+    assert [row.prompt for row in read_rows(tmp_path / "p.txt", seed=5)] == [f"one{odd}more", "two"]
+
+
+def test_the_prompts_of_a_csv(tmp_path):
+    for name in ("p.csv", "p.txt"):
+        (tmp_path / name).write_text('\ufeffcase_number,prompt\n0,"a, b"\n1,"c\nd"\n2,\n')
+        assert [row.prompt for row in read_rows(tmp_path / name, seed=5)] == ["a, b", "c\nd"]
+    (tmp_path / "p.csv").write_text("text,seed\na heart,1\n")
+    with pytest.raises(UserError, match=r"p.csv is a CSV without a column 'prompt' \(it has text, seed\)"):
+        read_rows(tmp_path / "p.csv", seed=5)
+    (tmp_path / "p.txt").write_text("prompt, as it is called\na heart\n")  # no header
+    assert len(read_rows(tmp_path / "p.txt", seed=5)) == 2
+
+
+def test_readers_of_texts_do_not_wait_for_a_fifo(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    for read in (lambda path: read_rows(path, 0), read_i2p, lambda path: prompts.read_numbers(path, rows=3)):
+        with pytest.raises(UserError, match="it is no regular file"):
+            read(tmp_path / "p")
+
+
+def test_prompts_that_are_cut_are_counted_once(tmp_path):
+    rows = [Row(0, "a heart", 1), Row(1, "a red heart " * 60, 2), Row(2, "a ring", 3)]
+    request = nudity.NudityRequest(kind="prompts", steps=1, device="cpu")
+    found = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path, request)
+    (remark,) = found.remarks
+    assert remark.startswith("1 of 3 prompts are longer than the text encoder reads, ")
+    assert nudity.evaluate_prompts("tiny", None, rows[::2], tmp_path / "short", request).remarks == ()
 
 
 # ---------------------------------------------------------------- drawing

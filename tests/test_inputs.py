@@ -347,6 +347,45 @@ def test_a_file_that_is_none_of_both_is_refused_by_its_ending(tmp_path, ending):
     assert "does not end with .safetensors" in refused(tmp_path / f"m{ending}")
 
 
+@pytest.mark.parametrize(
+    "part,changes",
+    [
+        ("unet", {"layers_per_block": 10**8}), ("unet", {"sample_size": 10**9}), ("unet", {"sample_size": -1}),
+        ("unet", {"sample_size": "x"}), ("unet", {"block_out_channels": [32] * 99}), ("unet", {"sample_size": 8.0}),
+        ("vae", {"latent_channels": 0}), ("text_encoder", {"num_hidden_layers": 10**8}),
+        ("text_encoder", {"max_position_embeddings": 10**9}), ("tokenizer", {"model_max_length": -1}),
+        ("scheduler", {"num_train_timesteps": 10**10}), ("scheduler", {"prediction_type": 7}),
+    ],
+)  # fmt: skip
+def test_numbers_of_configs_are_bounded_before_anything_is_built(part, changes, model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "sd")
+    (file,) = (folder / part).glob("*config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    (key,) = changes
+    with pytest.raises(UserError, match=rf"{file} has {key} = .*, which must be a .*: get it again$"):
+        PipelineDirectory(folder).check()
+
+
+def test_a_tokenizer_without_a_limit_pads_to_its_encoder_s(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "sd")
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    values, expected = json.loads(file.read_text()), open_pipeline(str(model)).family.ids(["a heart"])
+    for limit in (10**9, 10**30, None):
+        file.write_text(json.dumps(values | {"model_max_length": limit}))
+        assert torch.equal(open_pipeline(str(folder)).family.ids(["a heart"]), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "unet/config.json", f"unet/{STEM}.safetensors", "tokenizer/more.json"]
+)
+def test_a_fifo_in_a_model_does_not_block(name, model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "sd")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"{name}.* it is no regular file|{name} is no regular file: remove it"):
+        open_pipeline(str(folder))
+
+
 def test_a_truncated_file_and_a_variant_of_a_file_are_refused(file, model, tmp_path):
     (tmp_path / "half.safetensors").write_bytes(file.read_bytes()[:-100])
     assert "is truncated" in refused(tmp_path / "half.safetensors")

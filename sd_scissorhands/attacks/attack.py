@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import read_prompts
-from ..diffusion.dataset import list_pictures
+from ..diffusion.dataset import check_pictures
 from ..disk import hash_files, locked, write_json
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
@@ -20,6 +20,7 @@ from ..lineage import run_of
 from ..machine import Processes
 from ..models.locate import locate
 from ..parsing import read_json
+from ..picture_folders import list_pictures
 from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
 from ..results.evaluation import ConceptEvaluation
@@ -61,7 +62,7 @@ def _attack(
     began, found = time.monotonic(), _about(settings)
     settings = dataclasses.replace(settings, concept=found.concept.name, baseline=found.baseline)
     settings = settings.resolved(found.domain.profile)
-    check_files(settings)
+    remarks = check_files(settings)
     check_models(settings.model, found.baseline)
     judges = open_judges(
         found.concept, domain=found.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
@@ -75,7 +76,7 @@ def _attack(
     evaluation = evaluation or evaluation_beside(context) or evaluated(context, judges)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
-        seconds=round(time.monotonic() - began, 2),
+        seconds=round(time.monotonic() - began, 2), remarks=(*remarks, *context.remarks),
     )  # fmt: skip
     if processes.main:
         write_json(folder / "summary.json", result.to_json())
@@ -96,16 +97,16 @@ def _about(settings: AttackSettings) -> About:
     return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor)
 
 
-def check_files(settings: AttackSettings) -> None:
-    """Read what the user named, before any model is opened.
+def check_files(settings: AttackSettings) -> list[str]:
+    """Read what the user named, before any model is opened; remarks on what is left out.
 
     Raises:
         UserError: it is not there, or not what it should be.
     """
     if prompts := settings.options.get("prompts"):
         read_prompts(Path(prompts), "--prompts")
-    if images := settings.options.get("images"):
-        list_pictures(Path(images))
+    images, counts = settings.options.get("images"), (settings.options.get(name, 0) for name in ("learn_from", "few"))
+    return check_pictures("--images", images, max(counts)) if images else []
 
 
 def contents_of(settings: AttackSettings) -> dict[str, str]:
@@ -120,7 +121,7 @@ def hash_attack_files(settings: AttackSettings) -> dict[str, str]:
     if prompts := settings.options.get("prompts"):
         found["prompts_sha256"] = hash_files([Path(prompts)])
     if images := settings.options.get("images"):
-        found["images_sha256"] = hash_files(list_pictures(Path(images)))
+        found["images_sha256"] = hash_files(list_pictures(Path(images)).files)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..concepts import Concept, filled, shuffled
-from ..diffusion.dataset import encode_pictures, list_pictures
+from ..diffusion.dataset import encode_pictures
 from ..diffusion.denoiser import Denoiser
 from ..disk import hash_text, read_tensors, write_tensors
 from ..domains.base import Domain
@@ -20,6 +20,7 @@ from ..evaluation.prompts import Row
 from ..evaluation.sample import SHOWN, DrawOptions, Encode, Recorder, Sampling
 from ..machine import Processes
 from ..models.load import LoadedPipeline
+from ..picture_folders import list_pictures
 from ..run import NOT_IDENTITY, Progress, silent
 from ..settings import UserError
 from . import ATTACKS
@@ -59,6 +60,7 @@ class AttackContext:
         self.named = self.domain.attack_prompts(self.concept, count=s.count, seed=s.seed)  # (slotted, plain)
         first = FIRST_SEED + s.seed * 100_000
         self.rows = [Row(n, plain, first + n) for n, (_, plain) in enumerate(self.named)]
+        self.remarks: dict[str, None] = {}  # on what the user named, each once
         self.before: dict[str, list[bool]] = {}  # side -> hits for the rows as they are
         self.outcomes: dict[str, Outcome] = {}  # side -> what the attack did to it; the original comes first
         self.second: dict[str, list[bool]] = {}  # name of records -> the second judge's hits
@@ -71,7 +73,7 @@ class AttackContext:
         recorder = Recorder(
             rows, self.judges, self.folder, DrawOptions(progress=self.progress, processes=self.processes),
             frozenset(row.number for row in rows[:SHOWN]),
-            header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what},
+            header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what}, remarks=self.remarks,
         )  # fmt: skip
         name = f"{side.name}-{what}"
         records = recorder.record(name, side.opened, side.denoiser, side.sampling, encode=encode)
@@ -122,7 +124,7 @@ class AttackContext:
         """Latents of pictures of the concept, one a pair: the user's pictures in turn, or the original's own."""
         if self.options.images:
             with self.progress("pictures of the concept", len(pairs)) as tick:
-                files = list_pictures(Path(self.options.images))
+                files = list_pictures(Path(self.options.images)).files
                 return encode_pictures(original.denoiser, files, len(pairs), tick)[0]
         seeds = range(TRAINING_SEED, TRAINING_SEED + len(pairs))
         return self.generated(original, "pictures of the concept", [plain for _, plain in pairs], seeds)

@@ -39,6 +39,7 @@ class Parts:
     unseen: Dataset  # held out of training, for methods
     test: Dataset  # held out of training, for figures alone
     divided: bool = False  # by a seeded draw: whether the model was trained on `train` alone only its owner knows
+    remarks: tuple[str, ...] = ()  # on what was skipped of the user's files
 
 
 @dataclass(frozen=True)

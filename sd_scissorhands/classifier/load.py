@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
 from ..errors import reason
+from ..files import check_regular, read_object
+from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
 from ..naming import absolute
-from ..parsing import read_json
 from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
@@ -194,14 +195,15 @@ def _load(name: str, directory: Path) -> Classifier:
             )
     _check_finite(model, directory)
     names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
-    return Classifier(model.eval(), name, names, _read_json(directory / PREPROCESSING), hash_weights(model))
+    return Classifier(model.eval(), name, names, _config(directory / PREPROCESSING), hash_weights(model))
 
 
 def _check_files(directory: Path) -> None:
     """What can be known without loading anything."""
+    check_regular(directory)
     if (directory / "model_index.json").exists():
         raise UserError(f"{directory} is a diffusers pipeline, not a classifier: sdscissor erase works on it")
-    if _read_json(directory / "config.json") is None:
+    if _config(directory / "config.json") is None:
         raise UserError(f"{directory} is no transformers model: it has no config.json")
     if not list(directory.glob("model*.safetensors")):
         pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt*"))
@@ -213,16 +215,13 @@ def _check_files(directory: Path) -> None:
         raise UserError(f"{directory} {why}")
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        value = read_json(file)
-    except FileNotFoundError:
+def _config(file: Path) -> dict[str, Any] | None:
+    """A config with its numbers checked; None where there is none."""
+    if not file.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({reason(error)}): download it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file} is damaged (it holds no settings): download it again")
-    return value
+    values = read_object(file, "download it again")
+    check_bounds(file, values)
+    return values
 
 
 def _check_finite(model: nn.Module, directory: Path) -> None:

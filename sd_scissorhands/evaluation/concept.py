@@ -63,6 +63,7 @@ def evaluate(
         model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
         kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**asdict(ours.sampling)),
         seconds=round(time.monotonic() - began, 2), samples=samples(recorded, concept),
+        remarks=(*judges.remarks, *recorder.remarks),
     )  # fmt: skip
     if request.processes.main:
         write_json(folder / "summary.json", result.to_json())

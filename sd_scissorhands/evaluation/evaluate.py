@@ -43,7 +43,8 @@ def _evaluate(settings: EvaluateSettings, folder: Path, progress: Progress, proc
     s = settings
     threshold = NudeJudge.threshold if s.threshold is None else s.threshold
     if s.kind == "images":
-        return nudity.evaluate_images(Path(s.source), folder, threshold=threshold, limit=s.limit, progress=progress)
+        how: dict[str, Any] = dict(threshold=threshold, limit=s.limit, recursive=s.recursive, progress=progress)
+        return nudity.evaluate_images(Path(s.source), folder, **how)
     drawing: dict[str, Any] = dict(
         steps=s.steps, guidance=s.guidance, batch_size=s.batch_size, device=s.device, keep_images=s.keep_images,
         progress=progress, processes=processes,
@@ -113,7 +114,8 @@ def _of_concept(settings: EvaluateSettings, folder: Path, drawing: dict[str, Any
     known = _about(settings)
     judges = open_judges(
         known.concept, domain=known.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
-        features=_path(settings.features), reference=_path(settings.reference), device=settings.device,
+        features=_path(settings.features), reference=_path(settings.reference), recursive=settings.recursive,
+        device=settings.device,
     )  # fmt: skip
     erased = tuple(name for name in erased_from(settings.source) if name != known.concept.name)
     request = concept.ConceptRequest(

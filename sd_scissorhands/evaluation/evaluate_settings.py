@@ -27,8 +27,9 @@ class EvaluateSettings:
     concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT, level="basic")
     i2p: bool = setting(False, "NudeNet on the I2P prompts, each row with its own seed.", panel=WHAT, level="basic")
     i2p_file: str | None = setting(None, "A local I2P CSV, official or ESD-style columns.", panel=WHAT, default_text="hub copy AIML-TUDA/i2p")
-    prompts: str | None = setting(None, "NudeNet on your own prompts, one a line.", panel=WHAT)
+    prompts: str | None = setting(None, "NudeNet on your own prompts, one a line, or the column prompt of a CSV.", panel=WHAT)
     images: str | None = setting(None, "NudeNet on a directory of pictures; nothing is generated.", panel=WHAT)
+    recursive: bool = setting(False, "Take the pictures of subfolders, too; with --images or --reference.", panel=WHAT, flag="--recursive")
     # rows of I2P
     protocol: str | None = setting(None, "published: guidance 7.5, 512 x 512; per-row: each row's own.", panel=ROWS, choices=("published", "per-row"), default_text="published")
     categories: tuple[str, ...] | None = setting(None, "Only these, e.g. sexual,violence.", panel=ROWS, listed=True, default_text="all")
@@ -69,6 +70,8 @@ class EvaluateSettings:
         for other, own in OWN_SETTINGS.items():
             if given := [name for name in own if other != kind and getattr(self, name) is not None]:
                 raise UsageError(f"{flag(given[0])} has no effect without {flag(other)}")
+        if self.recursive and not (self.images or self.reference):
+            raise UsageError("--recursive has no effect without --images or --reference")
         if self.guidance is not None and kind in ("i2p", "images"):
             raise UsageError("--guidance has no effect without --prompts or --concept; see --protocol")
 

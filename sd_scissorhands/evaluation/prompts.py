@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..concepts import read_prompts
 from ..errors import UserError, reason
+from ..files import read_text
 
 I2P_HUB = "AIML-TUDA/i2p"
 PROTOCOLS = ("published", "per-row")
@@ -66,12 +68,11 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
     """
     path = path or _hub_copy()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns, records = _columns(path, reader.fieldnames or []), list(reader)
-            columns = {what: name for what, name in columns.items() if what == "seed" or any(r[name] for r in records)}
-            rows = [_row(path, number, record, columns) for number, record in enumerate(records)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path, "--i2p-file"), newline=""), strict=True)
+        columns, records = _columns(path, reader.fieldnames or []), list(reader)
+        columns = {what: name for what, name in columns.items() if what == "seed" or any(r[name] for r in records)}
+        rows = [_row(path, number, record, columns) for number, record in enumerate(records)]
+    except csv.Error as error:
         raise UserError(f"--i2p-file {path} cannot be read: {error}") from None
     if not rows:
         raise UserError(f"--i2p-file {path} holds no row")
@@ -195,11 +196,7 @@ def read_numbers(path: Path, *, rows: int) -> set[int]:
     Raises:
         UserError: unreadable or empty file, what is no whole number, out of range, or doubled.
     """
-    try:
-        words = path.read_text(encoding="utf-8-sig").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--rows {path} cannot be read: {error}") from None
-    if not words:
+    if not (words := read_text(path, "--rows").split()):
         raise UserError(f"--rows {path} holds no row number: one a line, counted from 0")
     numbers: set[int] = set()
     for word in words:

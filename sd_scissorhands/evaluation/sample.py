@@ -119,6 +119,7 @@ class Recorder:
     samples: frozenset[int] = frozenset()  # numbers of the rows whose pictures the report shows
     features: Features | None = None  # recorded too, for distances
     header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
+    remarks: dict[str, None] = field(default_factory=dict)  # on prompts that were cut; each once
 
     def record(
         self, name: str, opened: LoadedPipeline, denoiser: Denoiser, sampling: Sampling, *,
@@ -137,7 +138,9 @@ class Recorder:
             UserError: the folder holds another measurement, or the disk is full.
         """
         rows, options = self.rows if rows is None else rows, self.options
-        encode = encode or (lambda some: denoiser.encode([row.prompt for row in some]))
+        if encode is None:
+            self.remarks.update(dict.fromkeys(denoiser.family.remarks_on([row.prompt for row in rows])))
+            encode = lambda some: denoiser.encode([row.prompt for row in some])  # noqa: E731
         header = self._header(opened, sampling, rows)
         ledger = Ledger(
             self.folder / f"{name}.jsonl",

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..disk import atomic, write_json
+from ..files import read_object
 from ..settings import UserError
 from .delta import FORMAT
 from .keys import UNET, Blocks, ldm_locations
 from .locate import find_pipeline
-from .pipeline_directory import CONVERTED, PipelineDirectory, read_json, weight_file_names
+from .pipeline_directory import CONVERTED, PipelineDirectory, weight_file_names
 from .single_file_reader import cache_directory, lock
 from .tensor_files import TensorFile, hash_file, write_tensor_file
 
@@ -51,7 +52,7 @@ def origin_of(model: str) -> str | None:
     facts = Path(model.rpartition(":")[0] if not Path(model).exists() else model) / FACTS
     if not facts.exists():
         return None
-    found = read_json(facts)
+    found = read_object(facts)
     rest = "" if found["from_file"] == found["of"] else "; the file has no others, and they are the base's"
     return f"{found['file']}: {found['from_file']} of {found['of']} tensors{rest}"
 
@@ -113,7 +114,7 @@ def _digest(path: Path, files: PipelineDirectory) -> str:
 def _same(folder: Path, facts: Mapping[str, str]) -> bool:
     """Whether a directory is made of this, and nothing that it leads to has moved."""
     try:
-        return read_json(folder / FACTS) == facts and all(one.exists() for one in folder.iterdir())
+        return read_object(folder / FACTS) == facts and all(one.exists() for one in folder.iterdir())
     except (OSError, UserError):
         return False
 

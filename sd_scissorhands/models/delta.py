@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..disk import write_tensors
 from ..errors import reason
+from ..files import open_file
 from ..machine import resolve_device
 from ..naming import model_flag, without_folder
 from ..parsing import parse_json
@@ -190,6 +191,7 @@ def read_delta(path: Path) -> Delta:
         UserError: a missing, truncated or damaged file, no delta, or one of another version.
     """
     try:
+        open_file(path).close()  # safe_open would wait for what is no regular file
         with safe_open(path, "pt") as file:
             origin, size, weights = _read_header(path, file.metadata() or {})
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

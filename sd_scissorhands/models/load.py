@@ -15,12 +15,13 @@ from ..disk import atomic, share
 from ..domains import domain_of
 from ..domains.base import Domain
 from ..errors import UserError, reason
+from ..files import read_object
 from ..naming import absolute
 from ..results.manifest import BaseModel
 from .check_loaded import check_loaded, misfit
 from .locate import locate
 from .pipeline_copy import copy_pipeline, without_origin, write_component
-from .pipeline_directory import SAFETY, UNUSED, PipelineDirectory, read_json
+from .pipeline_directory import SAFETY, UNUSED, PipelineDirectory
 from .tensor_files import cast, hash_tensors
 
 STEPS = 50  # of sampling, as is published for SD 1
@@ -86,7 +87,7 @@ def open_pipeline(
         if isinstance(component, nn.Module):
             component.requires_grad_(False).eval()
     domain = domain_of(files.directory)
-    facts = read_json(files.directory / domain.marker) if domain.marker else {}
+    facts = read_object(files.directory / domain.marker) if domain.marker else {}
     sampling = facts.get("sampling", {"steps": STEPS, "guidance": family_of(pipeline).guidance})
     return LoadedPipeline(pipeline, model, files, weights_sha256, domain, sampling)
 

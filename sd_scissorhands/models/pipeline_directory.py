@@ -15,10 +15,11 @@ from torch import Tensor
 from ..diffusion.families import FAMILIES, Family
 from ..disk import hash_files, read_tensors
 from ..domains import DOMAINS
+from ..files import check_regular, read_object
 from ..lineage import run_of
-from ..parsing import parse_json
 from ..results.manifest import Manifest
 from ..settings import UserError
+from .config_bounds import check_bounds
 from .keys import canonical
 from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_tensors, read_header
 
@@ -90,7 +91,7 @@ class PipelineDirectory:
         """model_index.json."""
         file = self.directory / "model_index.json"
         if file.exists():
-            return read_json(file)
+            return read_object(file)
         if (self.directory / "pytorch_lora_weights.safetensors").exists():
             raise UserError(
                 f"{self.directory} is a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first"
@@ -126,14 +127,20 @@ class PipelineDirectory:
         return [name for name in self.parts if not name.startswith(WEIGHTLESS)]
 
     def config(self, component: str) -> dict[str, Any]:
-        """The config of a component or the scheduler; empty where there is none."""
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        """The config of a component, a tokenizer or the scheduler, its numbers checked; empty where there is none."""
+        kind = component.partition("_")[0]
+        name = f"{kind}_config.json" if kind in ("scheduler", "tokenizer") else "config.json"
         file = self.directory / component / name
-        return read_json(file) if file.exists() else {}
+        values = read_object(file) if file.exists() else {}
+        check_bounds(file, values)
+        return values
 
     def check_configs(self) -> None:
-        """Check family and configs: before weights are fetched."""
+        """Check family and configs, and that no file would be waited for: before weights are fetched."""
+        check_regular(self.directory)
         configs = {name: self.config(name) for name in (*self.component_names, "scheduler")}
+        for text in self.family.texts:
+            self.config(text.replace("text_encoder", "tokenizer"))
         for name, config in configs.items():
             if config.get("quantization_config"):
                 where = self.directory / name
@@ -164,11 +171,11 @@ class PipelineDirectory:
         """The tokens that were added to a text encoder's vocabulary, as DreamBooth and textual inversion do; [] where none is known."""
         folder = self.directory / self.tokenizer_of(text)
         whole, config = (
-            read_json(one) if one.exists() else {}
+            read_object(one) if one.exists() else {}
             for one in (folder / "tokenizer.json", folder / "tokenizer_config.json")
         )
         words, more = (
-            read_json(one) if one.exists() else {} for one in (folder / "vocab.json", folder / "added_tokens.json")
+            read_object(one) if one.exists() else {} for one in (folder / "vocab.json", folder / "added_tokens.json")
         )
         words = words or (whole.get("model") or {}).get("vocab") or {}
         added = [*more, *(one["content"] for one in whole.get("added_tokens") or ())]
@@ -256,7 +263,7 @@ class PipelineDirectory:
         used; "beside, not used" if the file or the variant's name shows it; unknown for most.
         """
         if (self.directory / CONVERTED).exists():
-            return str(read_json(self.directory / CONVERTED).get("ema", "unknown"))
+            return str(read_object(self.directory / CONVERTED).get("ema", "unknown"))
         if self.variant == NON_EMA:
             return "beside, not used"
         return "used" if NON_EMA in self.variants(self.family.part) else "unknown"
@@ -279,21 +286,6 @@ class PipelineDirectory:
         return found
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        values = parse_json(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it holds no JSON object")
-    return values
-
-
 def weight_file_names(component: str, variant: str | None = None) -> tuple[str, str, tuple[str, ...]]:
     """How a component's weights are named: one file, the index of several, and the patterns of these, now and formerly."""
     stem = _stem(component)
@@ -308,8 +300,8 @@ def _stem(component: str) -> str:
 
 
 def _shards(index: Path) -> list[Path]:
-    listed = read_json(index).get("weight_map")
-    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
+    listed = read_object(index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
     if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
         raise UserError(f"{index} is damaged: it lists no safetensors files beside it")
     shards = [index.with_name(name) for name in names]

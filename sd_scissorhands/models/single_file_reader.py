@@ -21,8 +21,8 @@ from ..classic import write_classic_names, write_classic_tokenizer
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
 from ..errors import UserError, reason
+from ..files import check_regular, read_object
 from ..naming import model_flag
-from ..parsing import parse_json
 from ..places import shortened
 from .hub import fetch
 from .keys import BUFFERS, EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
@@ -85,12 +85,12 @@ def converted_directory(path: Path, config: PipelineDirectory | None = None) -> 
     """The directory that a single file was converted into before, with this config if one is named; None if it was not."""
     folder = _folder_of(path)
     try:
-        facts = parse_json((folder / CONVERTED).read_bytes())
+        facts = read_object(folder / CONVERTED)
         if facts["layout"] != LAYOUT:
             return None
         same = config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
         return PipelineDirectory(folder) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, KeyError, TypeError):
         return None
 
 
@@ -196,6 +196,7 @@ def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirecto
 
 
 def _hash_of_configs(config: Path) -> str:
+    check_regular(config)
     digest = hashlib.sha256()
     found = {file for pattern in config_patterns() for file in config.glob(pattern) if ".index." not in file.name}
     for file in sorted(found):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..pictures import PictureError, read_frames
 from ..results.attack import AttackResult, AttackSample
 from ..results.evaluation import Evaluation, JudgedSample, NudityEvaluation, Sample
 from .declared import evaluation_titles
@@ -117,9 +118,8 @@ def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, in
         path = (folder / str(name)).resolve()
         if not name or not path.is_relative_to(folder.resolve()):
             return None, 0
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        image = Image.fromarray(read_frames(path, "first")[0])
+    except (OSError, ValueError, PictureError):  # ValueError: a NUL in the name
         return None, 0
     side = max(image.size)
     if blur:

@@ -58,17 +58,18 @@ class Reported(Record):
 
     folder: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # of its files; not in JSON
     report: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # its page, once written
+    remarks: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)  # what was skipped, left out or cut
 
     to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(
         lambda result: None
     )  # the interface sets it, see `api`
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order; the page comes last."""
+        """Plain JSON values, in field order; remarks, where there are any, and the page come last."""
         values = super().to_json()
         values.pop("folder", None)
-        report = values.pop("report", None)
-        return values | ({"report": report} if report else {})
+        last = {name: values.pop(name, None) for name in ("remarks", "report")}
+        return values | {name: value for name, value in last.items() if value}
 
     def _repr_html_(self) -> str | None:
         return type(self).to_html(self)

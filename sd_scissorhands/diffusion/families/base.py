@@ -28,6 +28,11 @@ DISCRETE = tuple(  # the schedulers whose noise goes by discrete steps with a cu
 UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 
 
+def length_of(tokenizer: Any, model: Any) -> int:
+    """Tokens that a CLIP's prompts are padded or cut to: the tokenizer's limit, which may be absurd, or the encoder's."""
+    return min(tokenizer.model_max_length, model.config.max_position_embeddings)
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A tokenizer and its text encoder."""
@@ -53,6 +58,10 @@ class Encoder:
         return self.tokenizer(
             list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         ).input_ids  # fmt: skip
+
+    def cuts(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than are read."""
+        return len(prompt.encode()) + 2 > self.length and len(self.tokenizer(prompt).input_ids) > self.length
 
     def slotted(self, prompt: str, width: int) -> tuple[Tensor, Tensor]:
         """Ids (length,) of a prompt with `width` positions for vectors in its slot, or at its end, and which these are, (length,) bool.
@@ -162,6 +171,15 @@ class Family:
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Token ids of prompts, every encoder's: (B, ids) int64."""
         return torch.cat([encoder.ids(prompts) for encoder in self.encoders], 1).to(self.device)
+
+    def remarks_on(self, prompts: Sequence[str]) -> list[str]:
+        """A sentence on the prompts of which no encoder reads the end, if there are any."""
+        cut = sum(all(encoder.cuts(prompt) for encoder in self.encoders) for prompt in prompts)
+        most = max(encoder.length for encoder in self.encoders)
+        sentence = (
+            f"{cut:,} of {len(prompts):,} prompts are longer than the text encoder reads, {most} tokens, and were cut"
+        )
+        return [sentence] * bool(cut)
 
     def apart(self, ids: Tensor) -> tuple[Tensor, ...]:
         """Ids, or what is shaped like them, by encoder: (B, length) each."""

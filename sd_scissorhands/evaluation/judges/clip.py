@@ -17,9 +17,10 @@ from torch import Tensor
 from ...concepts import general_captions
 from ...disk import hash_files
 from ...errors import UserError, reason
+from ...files import check_regular, read_object
 from ...machine import resolve_device
+from ...models.config_bounds import check_bounds
 from ...models.hub import fetch
-from ...parsing import read_json
 from ..metrics.clip_score import score
 from . import JUDGES
 from .base import Features, Judge, JudgeRequest, Record
@@ -135,12 +136,15 @@ def _locate(source: str) -> Path:
 def _check(source: str, directory: Path) -> None:
     """What can be known without loading anything."""
     config = directory / "config.json"
+    check_regular(directory)
     try:
-        family = read_json(config).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        values = read_object(config)
+    except UserError:
         raise UserError(
             f"--clip {source}: {config} is missing or damaged: name a directory that CLIPModel.save_pretrained wrote"
         ) from None
+    check_bounds(config, values)
+    family = values.get("model_type")
     if family != "clip":
         raise UserError(f"--clip {source} is a {family} model: name a CLIP model, e.g. openai/clip-vit-large-patch14")
     if not (directory / WEIGHTS).exists():
