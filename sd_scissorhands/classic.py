@@ -7,13 +7,15 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from .files import read_object
+
 BESIDE = ("text_projection.", "logit_scale")  # the tensors of a CLIP that stand outside of its `text_model`
 
 
 def write_classic_tokenizer(folder: Path) -> None:
     """Write vocab.json and merges.txt beside a byte-pair tokenizer.json, where they are missing."""
     whole = folder / "tokenizer.json"
-    model = json.loads(whole.read_text(encoding="utf-8")).get("model", {}) if whole.exists() else {}
+    model = read_object(whole).get("model", {}) if whole.exists() else {}
     if model.get("type") != "BPE" or (folder / "vocab.json").exists():
         return
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])

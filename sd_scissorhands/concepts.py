@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from .errors import UserError, printable
-from .files import fault, read_text, read_toml
+from .errors import UserError, printable, reason
+from .files import read_text, read_toml
 
 T = TypeVar("T")
 SLOT = "{}"  # stands in the concept's place in a template
@@ -134,7 +134,7 @@ def _column(path: Path, flag: str, text: str) -> list[str]:
         columns = ", ".join(map(printable, reader.fieldnames or ())) or "none"
     except csv.Error as error:
         raise UserError(
-            f"{flag} {path} is no sound CSV ({fault(error)}): mend it, or name a text with one prompt a line"
+            f"{flag} {path} is no sound CSV ({reason(error)}): mend it, or name a text with one prompt a line"
         ) from None
     raise UserError(
         f"{flag} {path} is a CSV without a column 'prompt' (it has {columns[:200]}): name the column so, or give a text with one prompt a line"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UserError, printable, reason
-from .files import open_file
+from .files import hash_file, open_file
 from .parsing import parse_json
 
 try:
@@ -213,10 +212,7 @@ def hash_files(files: Iterable[Path], below: Path | None = None) -> str:
     digest = hashlib.sha256()
     for path in files:
         try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise OSError("no regular file")
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            content = hash_file(path)
         except OSError as error:
             raise UserError(
                 f"{path} cannot be read ({reason(error)}): change its permissions or name another"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MOST_LETTERS = 300  # of a reason that a library gives
+
 
 def printable(text: object) -> str:
     """Text from anybody's file as a terminal may show it, on one line: what could steer the terminal is escaped."""
@@ -17,11 +19,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Why something failed, in one line. That memory is used up is no file's fault, and is raised again."""
+    """Why something failed, in one printable line. That memory is used up is no file's fault, and is raised again."""
     if out_of_memory(error):
         raise error
     text = getattr(error, "strerror", None) or str(error)
-    return next(iter(text.strip().splitlines()), type(error).__name__)
+    return printable(next(iter(text.strip().splitlines()), type(error).__name__)[:MOST_LETTERS])
 
 
 class UserError(Exception):

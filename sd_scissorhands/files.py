@@ -6,6 +6,7 @@ What is no regular file (a FIFO, a socket, a device) would block until someone w
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -42,16 +43,22 @@ def read_text(path: Path, flag: str = "") -> str:
         UserError: it cannot be opened, is no regular file, too large, or no UTF-8.
     """
     try:
-        with open_file(path) as file:
-            found = file.read(MOST_TEXT + 1)
-        if len(found) > MOST_TEXT:
-            raise ValueError(f"it is over {MOST_TEXT >> 20} MiB large, no text of this kind")
-        return found.decode("utf-8-sig")
+        return _read(path).decode("utf-8-sig")
     except UnicodeDecodeError:
-        reason = "it is no text in UTF-8"
+        why = "it is no text in UTF-8"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, too
-        reason = fault(error)
-    raise UserError(f"{flag} {printable(path)} cannot be read ({reason}): name a text in UTF-8".lstrip())
+        why = reason(error)
+    raise UserError(f"{flag} {printable(path)} cannot be read ({why}): name a text in UTF-8".lstrip())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours, whose damage the caller words.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+        ValueError: it is too large, or no JSON; see `parse_json`.
+    """
+    return parse_json(_read(path))
 
 
 def read_object(path: Path, remedy: str = "get it again") -> dict[str, Any]:
@@ -63,10 +70,10 @@ def read_object(path: Path, remedy: str = "get it again") -> dict[str, Any]:
     try:
         if isinstance(values := parse_json(read_text(path)), dict):
             return values
-        reason = "it holds no JSON object"
+        why = "it holds no JSON object"
     except ValueError as error:
-        reason = fault(error)
-    raise UserError(f"{printable(path)} is damaged ({reason}): {remedy}")
+        why = reason(error)
+    raise UserError(f"{printable(path)} is damaged ({why}): {remedy}")
 
 
 def read_toml(path: Path, flag: str = "") -> dict[str, Any]:
@@ -78,7 +85,7 @@ def read_toml(path: Path, flag: str = "") -> dict[str, Any]:
     try:
         return parse_toml(read_text(path, flag))
     except ValueError as error:
-        raise UserError(f"{flag} {printable(path)} is not TOML: {fault(error)}".lstrip()) from None
+        raise UserError(f"{flag} {printable(path)} is not TOML: {reason(error)}".lstrip()) from None
 
 
 def check_regular(folder: Path) -> None:
@@ -96,6 +103,20 @@ def check_regular(folder: Path) -> None:
             raise UserError(f"{printable(path)} is no regular file: remove it")
 
 
-def fault(error: Exception) -> str:
-    """Why a file could not be read, in one printable line."""
-    return printable(reason(error)[:200])
+def hash_file(path: Path, start: int = 0) -> str:
+    """sha256 of a file's bytes from `start` on, in hex.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    with open_file(path) as file:
+        file.seek(start)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    with open_file(path) as file:
+        found = file.read(MOST_TEXT + 1)
+    if len(found) > MOST_TEXT:
+        raise ValueError(f"it is over {MOST_TEXT >> 20} MiB large, no text of this kind")
+    return found

@@ -1,16 +1,13 @@
-"""JSON and TOML from anybody's file: a value, or an error in a few words; and values as settings have them."""
+"""JSON and TOML from anybody's text: a value, or an error in a few words; and values as settings have them."""
 
 from __future__ import annotations
 
 import json
-import stat
 import tomllib
-from pathlib import Path
 from typing import Any
 
 from .errors import UsageError, UserError
 
-MOST_BYTES = 1 << 28  # of a file that is read at once
 DEEPEST = 100  # lists and objects within each other; Python's own recursion ends somewhat below 1,000
 
 
@@ -24,21 +21,6 @@ def parse_json(text: str | bytes) -> Any:
         return _shallow(json.loads(text, object_pairs_hook=_once))
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} deep") from None
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file, see `parse_json`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it holds something else, is no regular file, or is over 256 MiB large.
-    """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a FIFO would be waited for without end
-        raise ValueError("no regular file")
-    if found.st_size > MOST_BYTES:
-        raise ValueError(f"over {MOST_BYTES >> 20} MiB large")
-    return parse_json(path.read_bytes())
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from PIL import features
 
-from .errors import UserError, printable
-from .files import fault
+from .errors import UserError, printable, reason
 
 EXTENSIONS = (".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # what systems leave in folders
@@ -79,7 +78,7 @@ def look_through(folder: Path, recursive: bool = False) -> Listing:
             entries = list(inside.iterdir())
         except OSError as error:
             if inside == folder:
-                why = fault(error)
+                why = reason(error)
                 raise UserError(f"{printable(folder)} cannot be read ({why}): change its permissions") from None
             found.setdefault("unreadable folders", []).append(inside)
             continue

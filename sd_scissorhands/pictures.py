@@ -9,7 +9,6 @@ programs outside (EPS to Ghostscript).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import warnings
@@ -20,8 +19,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image
 
-from .errors import UserError, printable
-from .files import fault, open_file
+from .errors import UserError, printable, reason
+from .files import hash_file, open_file
 from .picture_folders import named
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
@@ -101,7 +100,7 @@ def read_frames(path: Path, frames: Which = "all", *, background: int | None = N
     except Image.UnidentifiedImageError:
         raise PictureError(path, "its content is no known format, or its beginning is damaged") from None
     except Exception as error:  # decoders raise SyntaxError, struct.error, EOFError, KeyError, OverflowError and others
-        raise PictureError(path, fault(error)) from None
+        raise PictureError(path, reason(error)) from None
 
 
 def refuse_unreadable(where: str, errors: Sequence[PictureError]) -> None:
@@ -124,10 +123,9 @@ def content_hash(path: Path) -> str:
         PictureError: it cannot be read.
     """
     try:
-        with open_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(path)
     except (OSError, ValueError) as error:
-        raise PictureError(path, fault(error)) from None
+        raise PictureError(path, reason(error)) from None
 
 
 def centre_square(picture: np.ndarray, size: int | None = None) -> np.ndarray:

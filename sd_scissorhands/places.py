@@ -34,10 +34,10 @@ def measurement_directory(folder: str, model: str, what: str, concept: str = "")
 
 def file_name(*parts: str) -> str:
     """Words as a name that every file system takes."""
-    return shortened("".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower()))
+    return short_name("".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower()))
 
 
-def shortened(name: str, most: int = 80) -> str:
+def short_name(name: str, most: int = 80) -> str:
     """A name of `most` bytes at the most, of which file systems count 255: a longer one is cut, and ends with a hash of it."""
     if len(name.encode()) <= most:
         return name

@@ -16,10 +16,10 @@ from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import SHOWN, Sampling, check_models, open_for_sampling
+from ..files import read_json
 from ..lineage import run_of
 from ..machine import Processes
 from ..models.locate import locate
-from ..parsing import read_json
 from ..picture_folders import list_pictures
 from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..declaration import setting
 from ..errors import UserError
-from ..parsing import read_json
+from ..files import read_json
 from ..results.attack import AttackResult, CurvePoint
 from . import ATTACKS
 from .base import BACK, Attack, Column, Outcome, images_setting

@@ -181,7 +181,7 @@ def _load(name: str, directory: Path) -> Classifier:
             )  # fmt: skip
     except Exception as error:
         raise UserError(
-            f"{directory} cannot be loaded ({reason(error)[:200]}): save the model again, or use another"
+            f"{directory} cannot be loaded ({reason(error)}): save the model again, or use another"
         ) from None
     if not known:
         raise UserError(f"{directory} is a {config.model_type}: no image classifier of transformers, name one")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic, locked, refuse_file_in_place, spreadsheet_cell, write_json
+from ..files import read_json
 from ..lineage import MANIFEST
-from ..parsing import read_json
 from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison_page import ORIGINAL, RETRAIN, ROWS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ..classifier.data import class_number
 from ..classifier.metrics import CLASSIFIER_METRICS
 from ..classifier.reading import digits
 from ..disk import hash_files
+from ..files import hash_file
 from ..report import write_forgetting_report
 from ..report.comparison_page import ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
@@ -83,10 +83,9 @@ def _depends_on(settings: ForgetSettings) -> dict[str, Any]:
     if settings.forget_indices is None:
         return {}
     try:
-        listed = Path(settings.forget_indices).read_bytes()
+        return {"forget_indices_sha256": hash_file(Path(settings.forget_indices))}
     except OSError as error:
         raise UserError(f"--forget-indices {settings.forget_indices} cannot be read: {error.strerror}") from None
-    return {"forget_indices_sha256": hashlib.sha256(listed).hexdigest()}
 
 
 def _group(settings: ForgetSettings) -> str:

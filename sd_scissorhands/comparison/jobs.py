@@ -12,7 +12,7 @@ from typing import Any
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings, NamedAttack, parse_attacks
 from ..evaluation.chance import wilson
-from ..places import shortened
+from ..places import short_name
 from ..recipes import RECIPES, recipes_for
 from ..results.comparison import ComparisonRow, Number
 from ..run import NOT_IDENTITY
@@ -159,7 +159,7 @@ def jobs_of(
 
 def folder_name(text: str) -> str:
     """Words as a name of a directory."""
-    return shortened("".join(c if c.isalnum() or c in "-_" else "-" for c in text))
+    return short_name("".join(c if c.isalnum() or c in "-_" else "-" for c in text))
 
 
 def intervals(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..domains.base import Domain
-from ..models.tensor_files import hash_file
+from ..files import hash_file
 from ..picture_folders import list_pictures
 from ..settings import UserError
 from .features import open_features, reference_features

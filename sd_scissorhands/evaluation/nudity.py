@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -13,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..disk import atomic, write_json
+from ..disk import atomic, hash_text, write_json
 from ..picture_folders import list_pictures
 from ..pictures import PictureError, content_hash, read_frames
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
@@ -201,7 +200,7 @@ def detect_files(
     Returns:
         A record a file: found, and frames (looked at, in the file); or error, why it cannot be read.
     """
-    contents = hashlib.sha256(json.dumps([(str(file), _identity(file)) for file in files]).encode()).hexdigest()
+    contents = hash_text(json.dumps([(str(file), _identity(file)) for file in files]))
     header = {"files_sha256": contents, "detector_sha256": detector.sha256, "nudenet": detector.version}
     ledger = Ledger(folder / "images.jsonl", header, check=lambda record: _check(record, len(files)))
     tick(len(ledger.records))

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..disk import atomic, write_json
-from ..files import read_object
+from ..files import hash_file, read_object
 from ..settings import UserError
+from .cache import cache_directory, lock
 from .delta import FORMAT
 from .keys import UNET, Blocks, ldm_locations
 from .locate import find_pipeline
 from .pipeline_directory import CONVERTED, PipelineDirectory, weight_file_names
-from .single_file_reader import cache_directory, lock
-from .tensor_files import TensorFile, hash_file, write_tensor_file
+from .tensor_files import TensorFile, write_tensor_file
 
 FACTS = "composed.json"  # in the directory: of what it is made
 # Before a denoiser's names, in other programs' files.

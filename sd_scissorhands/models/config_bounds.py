@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, printable
+from ..parsing import shortened
 
 MOST_BLOCKS = 16  # numbers of a list, one a block
 BOUNDS = {  # what a key is called, in any config -> smallest and largest whole number
@@ -34,11 +35,15 @@ def check_bounds(file: Path, config: Mapping[str, Any]) -> None:
     """
     for key, value in _entries(config):
         if re.fullmatch(TEXTS, key) and not isinstance(value, str | None):
-            raise UserError(f"{printable(file)} has {key} = {_short(value)}, which must be a text: get it again")
+            raise UserError(
+                f"{printable(file)} has {key} = {shortened(printable(repr(value)))}, which must be a text: get it again"
+            )
         for pattern, (least, most) in BOUNDS.items():
             if re.fullmatch(pattern, key) and not _fits(value, least, most):
                 allowed = f"which must be a whole number from {least} to {most:,}"
-                raise UserError(f"{printable(file)} has {key} = {_short(value)}, {allowed}: get it again")
+                raise UserError(
+                    f"{printable(file)} has {key} = {shortened(printable(repr(value)))}, {allowed}: get it again"
+                )
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -54,8 +59,3 @@ def _fits(value: Any, least: int, most: int) -> bool:
     if isinstance(value, list):
         return len(value) <= MOST_BLOCKS and all(_fits(one, least, most) for one in value)
     return value is None or (type(value) is int and least <= value <= most)
-
-
-def _short(value: Any) -> str:
-    text = printable(repr(value))
-    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..settings import UserError
+from ..errors import UserError, reason
 
 FLAG = "--push-to-hub"
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -115,8 +115,7 @@ class Repo:
 
 def first_line(error: Exception) -> str:
     """An error's first line, without the request's number and address."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r" ?\(Request ID: [^)]*\)| for url '?\S+", "", line).strip().rstrip(".:")
+    return re.sub(r" ?\(Request ID: [^)]*\)| for url '?\S+", "", reason(error)).strip().rstrip(".:")
 
 
 # ---------------------------------------------------------------- fetched

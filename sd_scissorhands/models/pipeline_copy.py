@@ -6,14 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..disk import share
 from ..domains import domain_of
-from ..settings import UserError
+from ..errors import UserError
+from ..files import read_object
 from .pipeline_directory import Component, PipelineDirectory, weight_file_names
 from .tensor_files import TensorToWrite, cast, write_tensor_file
 
@@ -135,6 +135,6 @@ def write_component(
 
 def without_origin(config: Path) -> None:
     """Take the path that it was loaded from out of a changed network's config."""
-    values: dict[str, Any] = json.loads(config.read_text())
+    values = read_object(config)
     if values.pop("_name_or_path", None) is not None:
         config.write_text(json.dumps(values, indent=2) + "\n")

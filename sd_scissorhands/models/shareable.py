@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..settings import UserError
+from ..errors import UserError
+from ..files import read_object
 from .pipeline_directory import PipelineDirectory, weight_file_names
 from .single_file_reader import markers
 from .tensor_files import read_header
@@ -68,7 +69,7 @@ def without_paths(name: str, file: Path) -> Path | bytes:
     if not local_paths(text):
         return file
     if file.suffix.lower() == ".json":
-        text = json.dumps(_without_origins(json.loads(text)), indent=2) + "\n"
+        text = json.dumps(_without_origins(read_object(file)), indent=2) + "\n"
     check_text(name, text)
     return text.encode()
 

@@ -6,9 +6,8 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -23,13 +22,13 @@ from ..domains import DOMAINS, domain_of
 from ..errors import UserError, reason
 from ..files import check_regular, read_object
 from ..naming import model_flag
-from ..places import shortened
+from .cache import cache_directory, hash_model_file, lock
 from .hub import fetch
 from .keys import BUFFERS, EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
 from .pipeline_copy import copy_configs, without_origin
 from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory, weight_file_names
 from .prediction import Prediction
-from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file, write_tensor_file
+from .tensor_files import FLOATS, TensorFile, check_no_pickle, write_tensor_file
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 TEXTS = {SD: ("cond_stage_model.",), SDXL: ("conditioner.embedders.0.", "conditioner.embedders.1.")}
@@ -71,7 +70,7 @@ def convert(path: Path, config: PipelineDirectory | None = None, config_name: st
         )
     if converted := converted_directory(path, config):
         return converted
-    file, folder, named = TensorFile.open(path), _folder_of(path), config is not None
+    file, folder, named = TensorFile.open(path), cache_directory(path.stem, hash_model_file(path)), config is not None
     pipeline_class, config_name = pipeline_class_of(file), config_name or _usual_config(file)
     config = config or _fetch_config(path, config_name)
     with lock(folder):
@@ -83,7 +82,7 @@ def convert(path: Path, config: PipelineDirectory | None = None, config_name: st
 
 def converted_directory(path: Path, config: PipelineDirectory | None = None) -> PipelineDirectory | None:
     """The directory that a single file was converted into before, with this config if one is named; None if it was not."""
-    folder = _folder_of(path)
+    folder = cache_directory(path.stem, hash_model_file(path))
     try:
         facts = read_object(folder / CONVERTED)
         if facts["layout"] != LAYOUT:
@@ -223,7 +222,7 @@ def _convert(
             shutil.copyfile(config.directory / marker, new / marker)
         has_ema = any(key.startswith(f"{EMA}diffusion_model") for key in file.entries)
         facts = {
-            "file": str(file.path), "sha256": _sha256(file.path), "config": config_name,
+            "file": str(file.path), "sha256": hash_model_file(file.path), "config": config_name,
             "config_sha256": _hash_of_configs(config.directory), "layout": LAYOUT, "ema": "beside, not used" if has_ema else "unknown",
         }  # fmt: skip
         write_json(new / CONVERTED, facts)
@@ -273,7 +272,7 @@ def _load(file: TensorFile, path: Path, pipeline_class: str, config: Path) -> An
         return pipeline
     except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than in the configs
         raise UserError(
-            f"--model {file.path} cannot be converted with the configs of {config} ({reason(error)[:200]}): it lacks weights, or needs another --model-config"
+            f"--model {file.path} cannot be converted with the configs of {config} ({reason(error)}): it lacks weights, or needs another --model-config"
         ) from None
 
 
@@ -309,43 +308,3 @@ def _same(file: TensorFile, location: KeyLocation, tensor: torch.Tensor) -> bool
     """Whether a file holds a tensor."""
     key = location.key
     return key in file.entries and torch.equal(location.read(file.tensor(key)).to(tensor.dtype), tensor)
-
-
-# ---------------------------------------------------------------- the cache
-
-
-def _folder_of(path: Path) -> Path:
-    return cache_directory(path.stem, _sha256(path))
-
-
-def cache_directory(stem: str, sha256: str) -> Path:
-    """Where a pipeline that is made of a file goes, by the file's name and a hash."""
-    from huggingface_hub import constants
-
-    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in stem)
-    return Path(constants.HF_HOME) / "sd_scissorhands" / f"{shortened(name, 60)}-{sha256[:12]}"
-
-
-def _sha256(path: Path) -> str:
-    """Of a file, which is read once as long as it stays what it is."""
-    try:
-        found = path.stat()
-        return _read_sha256(path.resolve(), found.st_size, found.st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"--model {path} cannot be read: {error.strerror}") from None
-
-
-@lru_cache
-def _read_sha256(path: Path, size: int, changed: int) -> str:
-    return hash_file(path)
-
-
-def lock(folder: Path) -> AbstractContextManager[Any]:
-    """Within it no other process makes the same directory."""
-    from filelock import FileLock
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder.with_name(f".{folder.name}.lock")).acquire()
-    except OSError as error:
-        raise UserError(f"cannot write {folder.parent}: {error.strerror}; name another cache in HF_HOME") from None

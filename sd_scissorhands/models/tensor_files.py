@@ -254,10 +254,3 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def hash_file(path: Path, start: int = 0) -> str:
-    """sha256 of a file's bytes from `start` on."""
-    with open_file(path) as file:
-        file.seek(start)
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..disk import inside, read_tensors
+from ..files import hash_file
 from ..lineage import started_from
 from ..results.models import Check, Verification
 from ..run import Progress, Run, silent
@@ -19,7 +20,7 @@ from .delta import changed_indices, read_delta, set_weights
 from .locate import find_pipeline, locate_without_work
 from .modelspec import HASH, OWN
 from .pipeline_directory import PipelineDirectory
-from .tensor_files import TensorFile, hash_file, hash_tensors
+from .tensor_files import TensorFile, hash_tensors
 
 NEVER_CHECKED = (
     "whether the same settings give the same weights again: erase once more with the settings of run.json into another "

@@ -6,11 +6,11 @@ from typing import Any
 
 from ..diffusion.families import FAMILIES
 from ..errors import UserError
+from ..files import read_json
 from ..lineage import base_of
 from ..models.licence import for_derived_card
 from ..models.locate import find_pipeline
 from ..naming import Name
-from ..parsing import read_json
 from .commands import hub_id
 from .reading import RunRecord
 

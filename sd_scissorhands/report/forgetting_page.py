@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..classifier.metrics import CLASSIFIER_METRICS
+from ..files import read_json
 from ..lineage import MANIFEST
 from ..methods.method import declared_settings
-from ..parsing import read_json
 from ..recipes import RECIPES
 from ..settings import ForgetSettings
 from .commands import command_with, difference

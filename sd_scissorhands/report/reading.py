@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from ..attacks import ATTACKS
 from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
+from ..files import read_json
 from ..lineage import MANIFEST
 from ..models.tensor_files import TensorFile
-from ..parsing import parse_json, read_json
+from ..parsing import parse_json
 from ..results.attack import AttackResult
 from ..results.comparison import ComparisonResult
 from ..results.erase import EraseResult

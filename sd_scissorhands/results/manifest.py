@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from ..errors import UserError
-from ..parsing import read_json
+from ..files import read_json
 from .base import Record, SparseRecord
 from .erase import EraseResult
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..classic import write_classic_names, write_classic_tokenizer
+from ..files import read_object
 from . import world
 from .judge import JudgeNetwork
 
@@ -111,7 +112,7 @@ def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: JudgeNetwor
     write_classic_tokenizer(folder / "tokenizer")
     write_classic_names(folder / "text_encoder" / "model.safetensors")
     for config in folder.glob("*/config.json"):  # where transformers 5 reads what to load in, and where this model lay
-        values = json.loads(config.read_text()) | ({"dtype": "float32"} if "text_encoder" in config.parts else {})
+        values = read_object(config) | ({"dtype": "float32"} if "text_encoder" in config.parts else {})
         values.pop("_name_or_path", None)
         config.write_text(json.dumps(values, indent=2) + "\n")
     state = {n: t.half() if t.is_floating_point() else t for n, t in judge.state_dict().items()}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...models.tensor_files import hash_file
+from ...files import hash_file
 from ...tiny import JUDGE_FILE, world
 from ...tiny.judge import load_judge
 from . import JUDGES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...concepts import general_captions
-from ...disk import hash_files
+from ...disk import hash_files, hash_text
 from ...errors import UserError, reason
-from ...files import check_regular, read_object
+from ...files import check_regular, hash_file, read_object
 from ...machine import resolve_device
 from ...models.config_bounds import check_bounds
 from ...models.hub import fetch
@@ -113,10 +112,8 @@ def open_clip(source: str, device: str) -> Clip:
     device = resolve_device(device)
     directory = _locate(source)
     _check(source, directory)
-    with (directory / WEIGHTS).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     others = sorted({file for pattern in FILES for file in directory.glob(pattern)} - {directory / WEIGHTS})
-    clip = Clip(source, sha256, hash_files(others), *_load(source, directory), device)
+    clip = Clip(source, hash_file(directory / WEIGHTS), hash_files(others), *_load(source, directory), device)
     clip.model.to(device)
     _try(clip)
     return clip
@@ -254,7 +251,7 @@ class ConceptJudge(Judge):
         self.facts = {
             "judge": "clip", **clip.facts, "concept": concept, "texts": list(texts), "others": others,
             "templates": list(CLIP_TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
-            "candidates_sha256": hashlib.sha256(json.dumps(self.candidates).encode()).hexdigest(),
+            "candidates_sha256": hash_text(json.dumps(self.candidates)),
         }  # fmt: skip
         self._classes = torch.stack([self._class(texts), *(self._class([other]) for other in others)])  # (C, d)
         self._empty, self._candidates = clip.texts(EMPTY), clip.texts(self.candidates)  # (3, d), (N, d)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import hash_file
 from ..metrics.nudenet import EXPOSED
 from . import JUDGES
 from .base import Judge, JudgeRequest, Record
@@ -27,7 +27,7 @@ class Detector:
         import nudenet
 
         model = Path(nudenet.__file__).parent / "320n.onnx"
-        self.sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+        self.sha256 = hash_file(model)
         self.version = version("nudenet")
         self._detector = nudenet.NudeDetector()
         self._detector.onnx_session = _Session(model)
