@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion.dataset import at_once
-from .erasure import Prepared, prepare, slices_of
+from .erasure import slices_of
 from .machine import PeakMemory
 from .methods.distributed import gradient_hooks
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .methods.selection import SCORES_AT_ONCE
+from .preparation import Prepared, prepare
 from .results.forecast import Forecast
 from .settings import EraseSettings
 

@@ -38,6 +38,21 @@ class Name:
         return self.location + revision + (f":{self.variant}" if self.variant else "")
 
 
+def model_named(model: str, revision: str | None, variant: str | None = None) -> str:
+    """A model as one string, from flags that say a part of it.
+
+    Raises:
+        UserError: given twice, or a revision of what lies on this machine.
+    """
+    name = Name.parse(model)
+    for flag_, given, in_name in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
+        if given and in_name not in (None, given):
+            raise UserError(f"--model {model} names {in_name!r} already: leave out {flag_} {given}")
+    if revision and is_path(name.location):
+        raise UserError(f"--model {model} lies on this machine and has no revisions: leave out --revision {revision}")
+    return str(Name(name.location, revision or name.revision, variant or name.variant))
+
+
 def without_folder(text: str) -> str:
     """A model's name for others to read: of an absolute path its last part alone."""
     return Path(text).name if Path(text).is_absolute() else text

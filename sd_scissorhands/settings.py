@@ -18,7 +18,7 @@ from .methods.edits import EDITS
 from .methods.objectives import OBJECTIVES
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
-from .naming import Name, is_path
+from .naming import model_named
 from .parsing import assignment, of_type
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
@@ -181,21 +181,6 @@ class ForgetSettings(MethodSettings):
     data: str | None = setting(None, "Image folder (train/CLASS/*.png, test/ or val/ beside it) or .npz.", panel=WHAT, level="basic", default_text="the digits")
     retrained: str | None = setting(None, "A model trained without it, to measure against.", panel=WHAT, default_text="the digits' is trained here")
     # fmt: on
-
-
-def model_named(model: str, revision: str | None, variant: str | None = None) -> str:
-    """A model as one string, from flags that say a part of it.
-
-    Raises:
-        UserError: given twice, or a revision of what lies on this machine.
-    """
-    name = Name.parse(model)
-    for flag_, given, in_name in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
-        if given and in_name not in (None, given):
-            raise UserError(f"--model {model} names {in_name!r} already: leave out {flag_} {given}")
-    if revision and is_path(name.location):
-        raise UserError(f"--model {model} lies on this machine and has no revisions: leave out --revision {revision}")
-    return str(Name(name.location, revision or name.revision, variant or name.variant))
 
 
 def left_open(settings: Any) -> frozenset[str]:

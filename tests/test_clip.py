@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.evaluation import concept as room
+from sd_scissorhands.evaluation.clip import Clip, open_clip
 from sd_scissorhands.evaluation.features import open_features, reference_features
 from sd_scissorhands.evaluation.judge_set import open_judges
-from sd_scissorhands.evaluation.judges.clip import CLIP_TEMPLATES, EMPTY, Clip, ConceptJudge, open_clip
+from sd_scissorhands.evaluation.judges.clip import CLIP_TEMPLATES, EMPTY, ConceptJudge
 from sd_scissorhands.evaluation.metrics import gate_values
 from sd_scissorhands.evaluation.metrics.clip_score import score
 from sd_scissorhands.pictures import centre_square, read_frames
@@ -89,7 +90,7 @@ def test_embeddings_are_those_of_the_model_by_hand(clip, clip_dir, pixels):
 def test_embeddings_do_not_depend_on_the_batch_size(clip, pixels, monkeypatch):
     seen, read = clip.pictures(pixels), clip.texts(PROMPTS)
     for size in (1, 2):
-        monkeypatch.setattr("sd_scissorhands.evaluation.judges.clip.BATCH", size)
+        monkeypatch.setattr("sd_scissorhands.evaluation.clip.BATCH", size)
         torch.testing.assert_close(clip.pictures(pixels), seen, atol=1e-5, rtol=0)
         torch.testing.assert_close(clip.texts(PROMPTS), read, atol=1e-5, rtol=0)
 

@@ -22,7 +22,7 @@ from sd_scissorhands.comparison.jobs import Comparison
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.disk import locked, write_json
 from sd_scissorhands.domains import DOMAINS
-from sd_scissorhands.erasure import erase, prepare
+from sd_scissorhands.erasure import erase
 from sd_scissorhands.evaluation.evaluate import evaluate
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.sample import check_models
@@ -32,6 +32,7 @@ from sd_scissorhands.lineage import base_of, baseline_of, erased_from
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
+from sd_scissorhands.preparation import prepare
 from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import ForgetSettings, UserError

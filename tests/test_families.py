@@ -24,7 +24,7 @@ from sd_scissorhands.diffusion.families.sd3 import StableDiffusion3
 from sd_scissorhands.diffusion.noise_process import Discrete
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
-from sd_scissorhands.erasure import _fitted, erase
+from sd_scissorhands.erasure import erase
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.sample import Sampling
@@ -36,6 +36,7 @@ from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
+from sd_scissorhands.preparation import _fitted
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.run import Run
 from sd_scissorhands.settings import UserError

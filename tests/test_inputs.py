@@ -36,9 +36,9 @@ from sd_scissorhands.models.locate import convert_single_files, find_pipeline, l
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
-from sd_scissorhands.naming import Name
+from sd_scissorhands.naming import Name, model_named
 from sd_scissorhands.report import card_text
-from sd_scissorhands.settings import EraseSettings, UserError, model_named
+from sd_scissorhands.settings import EraseSettings, UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,7 +14,7 @@ from sd_scissorhands.classifier.data import Dataset, Parts, split_by_class
 from sd_scissorhands.classifier.forgetting_task import ClassifierTask
 from sd_scissorhands.diffusion.dataset import gather
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
-from sd_scissorhands.erasure import erase, prepare
+from sd_scissorhands.erasure import erase
 from sd_scissorhands.methods import method as methods
 from sd_scissorhands.methods.distributed import FULL_BATCH
 from sd_scissorhands.methods.edits import EDITS
@@ -23,6 +23,7 @@ from sd_scissorhands.methods.optimisers import OPTIMISERS
 from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.scorers import SCORERS
 from sd_scissorhands.methods.selection import Selection, select
+from sd_scissorhands.preparation import prepare
 from sd_scissorhands.recipes import recipes_for
 from sd_scissorhands.settings import EraseSettings, UserError
 

@@ -19,7 +19,7 @@ from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
-from sd_scissorhands.erasure import erase, prepare
+from sd_scissorhands.erasure import erase
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
@@ -32,6 +32,7 @@ from sd_scissorhands.methods.samples import ConceptSamples
 from sd_scissorhands.methods.scorers import activation
 from sd_scissorhands.methods.selection import count_for, select_channels
 from sd_scissorhands.models.load import open_pipeline
+from sd_scissorhands.preparation import prepare
 from sd_scissorhands.recipes import COMMON, DEFAULT_RECIPE, RECIPES
 from sd_scissorhands.report.commands import repeat_command
 from sd_scissorhands.report.reading import read_run

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ..naming import model_named
 from ..places import RUNS, file_name
 from ..results.models import AppliedDelta
-from ..settings import model_named
 from .options import Json, Quiet, in_panel
 
 how = in_panel("Run")

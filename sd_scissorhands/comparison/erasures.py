@@ -14,13 +14,13 @@ from ..attacks.attack import hash_attack_files
 from ..attacks.attack_settings import AttackSettings, NamedAttack
 from ..attacks.base import ASR, Column
 from ..disk import hash_text
-from ..erasure import hash_named_files
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.metrics import figure_names
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
 from ..models.locate import domain_of_model, locate
+from ..preparation import hash_named_files
 from ..report import write_card, write_report
 from ..report.comparison_page import ORIGINAL
 from ..results.attack import AttackResult

@@ -17,9 +17,10 @@ from ..results.evaluation import Evaluation
 from ..run import Progress, silent
 from ..settings import UserError
 from . import concept, nudity
+from .clip import open_clip
 from .evaluate_settings import EvaluateSettings
 from .judge_set import open_judges
-from .judges.clip import WITHOUT, open_clip
+from .judges.clip import WITHOUT
 from .judges.nudenet import NudeJudge
 from .prompts import choose, read_i2p, read_rows
 

@@ -18,8 +18,8 @@ from ..pictures import PictureError, content_hash, read_frames
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
 from ..run import Progress, silent
 from ..settings import UserError
+from .clip import Clip
 from .judges.base import Features
-from .judges.clip import Clip
 from .judges.nudenet import LEAST_SCORE, Detection, Detector, NudeJudge
 from .metrics.clip_score import score
 from .metrics.collapsed import collapse

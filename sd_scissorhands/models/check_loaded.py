@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..settings import UserError
+from .component import Component
 from .keys import canonical
-from .pipeline_directory import Component, PipelineDirectory
+from .pipeline_directory import PipelineDirectory
 
 PROMPT = "a photo of a cat"
 

@@ -17,11 +17,12 @@ from ..parsing import parse_json
 from ..results.models import Export
 from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS, UserError
+from .component import Component
 from .delta import Origin, write_delta
 from .locate import find_pipeline, locate
 from .modelspec import HASH, metadata
 from .pipeline_copy import PT, SUM, copy_pipeline, without_origin, write_component
-from .pipeline_directory import Component, PipelineDirectory
+from .pipeline_directory import PipelineDirectory
 from .prediction import MARKERS, Prediction
 from .single_file_writer import (
     check_written,

@@ -13,8 +13,8 @@ from ..run import Run
 from ..settings import UserError
 from ..tiny import MODEL_DIR
 from .hub import fetch, is_offline, not_cached
-from .pipeline_directory import PipelineDirectory, weight_file_names
-from .single_file_reader import config_patterns, convert, converted_directory, markers
+from .pipeline_directory import PipelineDirectory, config_patterns, markers, weight_file_names
+from .single_file_reader import convert, converted_directory
 
 
 def locate(model: str, config: str | None = None) -> PipelineDirectory:

@@ -14,14 +14,15 @@ from ..disk import share
 from ..domains import domain_of
 from ..errors import UserError
 from ..files import read_object
-from .pipeline_directory import Component, PipelineDirectory, weight_file_names
+from .component import Component
+from .pipeline_directory import PipelineDirectory, weight_file_names
 from .tensor_files import TensorToWrite, cast, write_tensor_file
 
-CONFIGS = (".json", ".txt", ".model")  # the endings of configs and of what tokenizers consist of
+CONFIG_ENDINGS = (".json", ".txt", ".model")  # the endings of configs and of what tokenizers consist of
 PT = {"format": "pt"}  # without which transformers reads no file
 SUM = "sdscissor.hash_sha256"  # in a header: the hash of the tensors
 LISTED = 3  # names of files in a sentence
-SAFETY = ("safety_checker", "feature_extractor")  # of which diffusers takes both or none
+SAFETY_PARTS = ("safety_checker", "feature_extractor")  # of which diffusers takes both or none
 
 
 def copy_pipeline(files: PipelineDirectory, folder: Path, *, without: tuple[str, ...]) -> str | None:
@@ -40,8 +41,8 @@ def copy_pipeline(files: PipelineDirectory, folder: Path, *, without: tuple[str,
     index, left_out = dict(files.index), list[str]()
     index.pop("_name_or_path", None)
     lost = {name: why for name in files.parts if (why := _obstacle(files, name))}
-    if lost.keys() & set(SAFETY):
-        lost |= {name: lost.get(name, "goes with the other") for name in SAFETY if name in files.parts}
+    if lost.keys() & set(SAFETY_PARTS):
+        lost |= {name: lost.get(name, "goes with the other") for name in SAFETY_PARTS if name in files.parts}
     for name in files.parts:
         if name in lost:
             index[name] = [None, None]
@@ -87,7 +88,7 @@ def copy_configs(folder: Path, to: Path) -> None:
 
 def _is_config(file: Path) -> bool:
     name = file.name
-    return file.suffix in CONFIGS and ".index." not in name and not name.startswith(".") and file.is_file()
+    return file.suffix in CONFIG_ENDINGS and ".index." not in name and not name.startswith(".") and file.is_file()
 
 
 def write_component(

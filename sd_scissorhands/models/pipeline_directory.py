@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..diffusion.families import FAMILIES, Family
@@ -19,9 +18,10 @@ from ..files import check_regular, read_object
 from ..lineage import run_of
 from ..results.manifest import Manifest
 from ..settings import UserError
+from .component import Component
 from .config_bounds import check_bounds
 from .keys import canonical
-from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_tensors, read_header
+from .tensor_files import TensorFile, conversion_command, read_header
 
 CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")  # how parts without weights are called
@@ -31,48 +31,6 @@ ONE_FILE = 1 << 40  # bytes of a shard: diffusers else splits what is larger tha
 # Components that a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
 UNUSED: dict[str, Any] = dict(feature_extractor=None, image_encoder=None)
 SAFETY: dict[str, Any] = dict(safety_checker=None, requires_safety_checker=False)
-
-
-@dataclass(frozen=True)
-class Component:
-    """One network of a pipeline."""
-
-    name: str  # unet or transformer, vae, text_encoder, ...
-    files: tuple[TensorFile, ...]  # one, or the shards
-    keys: dict[str, str]  # the files' name of every tensor, by its canonical one
-    index: Path | None = None  # of the shards
-
-    @cached_property
-    def _holders(self) -> dict[str, TensorFile]:
-        return {key: file for file in self.files for key in file.entries}
-
-    def file(self, name: str) -> TensorFile:
-        """The file that holds a tensor, by its canonical name."""
-        return self._holders[self.keys[name]]
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, by its canonical name."""
-        return self.file(name).tensor(self.keys[name])
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape."""
-        return self.file(name).shape(self.keys[name])
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Its precision in the file; float32 for one that weights are not trained in, such as 8 bits."""
-        return FLOATS.get(self.file(name).entries[self.keys[name]]["dtype"], torch.float32)
-
-    def cast(self, name: str, dtype: torch.dtype | None) -> Tensor:
-        """One tensor, in another precision."""
-        return cast(f"{self.name}.{name}", self.tensor(name), dtype)
-
-    def float_tensors(self) -> dict[str, Tensor]:
-        """All tensors in float32, by canonical name."""
-        return {name: self.tensor(name).float() for name in self.keys}
-
-    def sha256(self) -> str:
-        """See `hash_tensors`; of a denoiser the hash that run.json names."""
-        return hash_tensors((name, self.tensor(name)) for name in self.keys)
 
 
 @dataclass(frozen=True)
@@ -251,7 +209,7 @@ class PipelineDirectory:
     def sha256(self) -> str:
         """Over the names and bytes of all files that drawing reads: weights, configs, tokenizers, scheduler, marker."""
         folder, weights = self.directory, [one for name in self.component_names for one in self.weight_files(name)]
-        others = [folder / "model_index.json", *(folder / one.marker for _, one in DOMAINS if one.marker)]
+        others = [folder / "model_index.json", *map(folder.joinpath, markers())]
         others += [folder / name / "config.json" for name in self.component_names]
         others += [file for part in ("tokenizer*", "scheduler") for file in folder.glob(f"{part}/*") if file.is_file()]
         return hash_files(sorted({*weights, *(file for file in others if file.exists())}), folder)
@@ -284,6 +242,16 @@ class PipelineDirectory:
                 "they were changed after the erasure; name the model alone, in a directory without run.json"
             )
         return found
+
+
+def markers() -> list[str]:
+    """The files that mark pipelines as those of a domain."""
+    return [domain.marker for _, domain in DOMAINS if domain.marker]
+
+
+def config_patterns() -> list[str]:
+    """All files of a pipeline that are no weights."""
+    return ["model_index.json", *markers(), "*/*.json", "*/*.txt", "*/*.model"]
 
 
 def weight_file_names(component: str, variant: str | None = None) -> tuple[str, str, tuple[str, ...]]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import read_object
-from .pipeline_directory import PipelineDirectory, weight_file_names
-from .single_file_reader import markers
+from .pipeline_directory import PipelineDirectory, markers, weight_file_names
 from .tensor_files import read_header
 
 CARDS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")

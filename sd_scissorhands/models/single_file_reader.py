@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -17,16 +16,24 @@ import torch
 from torch import nn
 
 from ..classic import write_classic_names, write_classic_tokenizer
-from ..disk import atomic, share, write_json
-from ..domains import DOMAINS, domain_of
+from ..disk import atomic, hash_files, share, write_json
+from ..domains import domain_of
 from ..errors import UserError, reason
-from ..files import check_regular, read_object
+from ..files import read_object
 from ..naming import model_flag
 from .cache import cache_directory, hash_model_file, lock
 from .hub import fetch
 from .keys import BUFFERS, EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
 from .pipeline_copy import copy_configs, without_origin
-from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory, weight_file_names
+from .pipeline_directory import (
+    CONVERTED,
+    ONE_FILE,
+    SAFETY,
+    UNUSED,
+    PipelineDirectory,
+    config_patterns,
+    weight_file_names,
+)
 from .prediction import Prediction
 from .tensor_files import FLOATS, TensorFile, check_no_pickle, write_tensor_file
 
@@ -132,19 +139,6 @@ def _without_unet(file: TensorFile) -> str:
     return f"no model ({UNET}* is missing)"
 
 
-# ---------------------------------------------------------------- configs
-
-
-def markers() -> list[str]:
-    """The files that mark pipelines as those of a domain."""
-    return [domain.marker for _, domain in DOMAINS if domain.marker]
-
-
-def config_patterns() -> list[str]:
-    """All files of a pipeline that are no weights."""
-    return ["model_index.json", *markers(), "*/*.json", "*/*.txt", "*/*.model"]
-
-
 def _usual_config(file: TensorFile) -> str | None:
     """The hub id of the pipeline whose configs fit a file, as diffusers knows it; None where the file leaves it open."""
     from diffusers.loaders import single_file_utils
@@ -195,12 +189,8 @@ def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirecto
 
 
 def _hash_of_configs(config: Path) -> str:
-    check_regular(config)
-    digest = hashlib.sha256()
     found = {file for pattern in config_patterns() for file in config.glob(pattern) if ".index." not in file.name}
-    for file in sorted(found):
-        digest.update(f"{file.relative_to(config)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return hash_files(sorted(found), config)
 
 
 # ---------------------------------------------------------------- conversion

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..settings import UserError
+from .component import Component
 from .keys import (
     EMA,
     LAST_BLOCK,
@@ -23,7 +24,7 @@ from .keys import (
     canonical,
     ldm_locations,
 )
-from .pipeline_directory import Component, PipelineDirectory
+from .pipeline_directory import PipelineDirectory
 from .prediction import MARKERS
 from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
 
