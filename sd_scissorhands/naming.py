@@ -66,6 +66,11 @@ def is_path(text: str) -> bool:
         return False
 
 
+def may_be_on_hub(text: str) -> bool:
+    """Whether a text has the form of a hub id, owner/name, and not that of a path."""
+    return not text.startswith((".", "/", "~")) and text.count("/") == 1
+
+
 @contextmanager
 def model_flag(flag: str = "") -> Iterator[None]:
     """Within it errors about --model name another flag, or none."""

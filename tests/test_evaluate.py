@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -415,9 +414,7 @@ def test_a_verdict_is_not_repeated_of_other_contents_under_the_same_names(foreig
     if part in ("prompts", "csv"):
         file.write_text(file.read_text().replace("ring", "star"))
     elif part == "detector":
-        monkeypatch.setattr(
-            "hashlib.sha256", lambda data=b"", sha=hashlib.sha256: sha(data[:-1] if len(data) > 10**6 else data)
-        )
+        monkeypatch.setattr("sd_scissorhands.evaluation.judges.nudenet.hash_file", lambda file: "another")
     elif part in ("nudenet", "torch"):
         where = "judges.nudenet" if part == "nudenet" else "sample"
         monkeypatch.setattr(f"sd_scissorhands.evaluation.{where}.version", lambda name: "0.0")

@@ -17,7 +17,7 @@ from ..errors import reason
 from ..files import check_regular, read_object
 from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
-from ..naming import absolute
+from ..naming import absolute, may_be_on_hub
 from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
@@ -157,7 +157,7 @@ def _locate(name: str, revision: str | None) -> Path:
         return path
     if path.exists():
         raise UserError(f"--model {name} is a file: name a directory with config.json and model.safetensors")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if not may_be_on_hub(name):
         raise UserError(
             f"--model {name} does not exist: name a transformers directory, a hub id (owner/name), or {DIGITS}"
         )

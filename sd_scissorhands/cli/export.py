@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -53,18 +54,15 @@ def export(
             f"--push-to-hub is not for --base {base}, whose licence no card here knows: upload the file yourself"
         )
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
+    upload = partial(publish, progress=shown, on_skipped=show.note)
     if repo and not (to or output or dtype or unet):
-        return show.values(
-            {"uploaded": str(run), "hub": publish(run, repo, progress=shown, on_skipped=show.note)}, as_json
-        )
+        return show.values({"uploaded": str(run), "hub": upload(run, repo)}, as_json)
     to = to or ("diffusers" if repo else "single-file")
     show.one_thread_if_small(str(run))
     source = Path(show.with_unet(str(run), unet))
     exported = run_export(source, to, output=output, dtype=dtype, base=base, progress=shown)
     if repo:
-        exported = replace(
-            exported, hub=publish(Path(exported.output), repo, source=source, progress=shown, on_skipped=show.note)
-        )
+        exported = replace(exported, hub=upload(Path(exported.output), repo, source=source))
     if as_json:
         return show.values(exported.to_json(), True)
     lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}

@@ -17,7 +17,6 @@ from ..settings import UserError
 from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 
-CONFIG = "Of single files: diffusers directory or hub id of their family, for configs and tokenizer."
 which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
 OWN = "Attacks' own settings"  # a panel of --help
 ATTACK_GATES = ("asr_before", "asr_after", "IRA", "CRA", "broken")  # broken: 1 if it fails on the original, too

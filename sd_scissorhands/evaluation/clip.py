@@ -18,6 +18,7 @@ from ..files import check_regular, hash_file, read_object
 from ..machine import resolve_device
 from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
+from ..naming import may_be_on_hub
 
 BATCH = 32  # pictures through the model at once
 WEIGHTS = "model.safetensors"
@@ -116,7 +117,7 @@ def _locate(source: str) -> Path:
         return path
     if path.exists():
         raise UserError(f"--clip {source} is a file: name the directory of a CLIP model (with config.json) or a hub id")
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if not may_be_on_hub(source):
         raise UserError(f"--clip {source} does not exist: name the directory of a CLIP model or a hub id (owner/name)")
     return fetch(source, None, list(FILES), flag="--clip")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from ..disk import atomic
+from ..files import read_object
 from ..lineage import started_from
 from ..naming import model_flag
-from ..parsing import parse_json
 from ..results.models import Export
 from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS, UserError
@@ -185,7 +185,7 @@ def _directory(
 
 def _write_dtype(config: Path, dtype: torch.dtype) -> None:
     """Change the precision in a text encoder's config, by which transformers loads it."""
-    values = parse_json(config.read_bytes())
+    values = read_object(config)
     values |= {name: str(dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype") if name in values}
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 

@@ -28,11 +28,6 @@ DISCRETE = tuple(  # the schedulers whose noise goes by discrete steps with a cu
 UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 
 
-def length_of(tokenizer: Any, model: Any) -> int:
-    """Tokens that a CLIP's prompts are padded or cut to: the tokenizer's limit, which may be absurd, or the encoder's."""
-    return min(tokenizer.model_max_length, model.config.max_position_embeddings)
-
-
 @dataclass(frozen=True)
 class Encoder:
     """A tokenizer and its text encoder."""
