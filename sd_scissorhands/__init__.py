@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from .api import forget as forget
     from .attacks.attack_settings import AttackSettings as AttackSettings
     from .comparison.jobs import Comparison as Comparison
+    from .errors import UserError as UserError
     from .evaluation.evaluate_settings import EvaluateSettings as EvaluateSettings
     from .models.export import export as export
     from .models.verify import verify as verify
     from .quiet import bars as bars
     from .settings import EraseSettings as EraseSettings
     from .settings import ForgetSettings as ForgetSettings
-    from .settings import UserError as UserError
 
 __version__ = "0.1.0"
 

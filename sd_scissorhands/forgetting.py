@@ -19,13 +19,14 @@ from .classifier.measure import Estimate, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import Training, retrain
 from .disk import hash_files, locked
+from .errors import UserError
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
 from .methods.objectives import loss_of
 from .results.forget import ForgetResult
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
-from .settings import DIGITS, ForgetSettings, UserError
+from .settings import DIGITS, ForgetSettings
 from .stages import Stages
 
 MEASURED_PARTS = 4  # of a measurement, for its progress

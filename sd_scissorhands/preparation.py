@@ -15,6 +15,7 @@ from .diffusion.dataset import check_pictures
 from .diffusion.denoiser import Denoiser
 from .disk import hash_files, hash_text
 from .domains.base import Domain
+from .errors import UserError
 from .lineage import erased_from
 from .machine import Processes, resolve_device
 from .methods.interface import Parameters
@@ -25,7 +26,7 @@ from .models.load import LoadedPipeline, open_pipeline
 from .models.locate import domain_of_model
 from .picture_folders import list_pictures
 from .recipes import ON_CPU
-from .settings import EraseSettings, UserError, flag
+from .settings import EraseSettings, flag
 
 PARTS = {"unet": "UNet", "transformer": "transformer"}  # of a pipeline, what denoises -> in words
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import UserError
 from .models.delta import FORMAT, read_delta
 from .models.hub import Repo
 from .models.locate import find_pipeline
@@ -15,7 +16,6 @@ from .models.tensor_files import TensorFile
 from .report import card_text
 from .results.manifest import MANIFEST, Manifest
 from .run import Progress, silent
-from .settings import UserError
 
 CARD = "README.md"
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from .disk import LOCK, inside, parse_facts, read_tensors, refuse_file_in_place, write_json, write_tensors
+from .errors import UserError
 from .machine import PeakMemory, Processes
 from .naming import absolute
 from .results.manifest import MANIFEST, BaseModel, Manifest, Stage
-from .settings import OPEN, MethodSettings, UserError, flag, left_open, read_former, spelled
+from .settings import OPEN, MethodSettings, flag, left_open, read_former, spelled
 
 NOT_IDENTITY = ("device", "model_config", "keep_scores")  # settings that may differ between a run and its resumption
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from .declaration import SEED, check_declared, declared_of, setting
-from .errors import UsageError as UsageError
-from .errors import UserError as UserError
+from .errors import UserError
 from .files import read_toml
 from .methods.edits import EDITS
 from .methods.objectives import OBJECTIVES

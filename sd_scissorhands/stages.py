@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .disk import inside, parse_facts, read_tensors, write_json
+from .errors import UserError
 from .machine import PeakMemory
 from .methods import method as methods
 from .methods.edits import EDITS
@@ -23,7 +24,7 @@ from .methods.scorers import SCORERS
 from .methods.selection import Selection, select
 from .results.manifest import Stage
 from .run import Progress, Run
-from .settings import MethodSettings, UserError
+from .settings import MethodSettings
 
 
 @contextmanager

@@ -26,10 +26,10 @@ from sd_scissorhands.declaration import setting
 from sd_scissorhands.diffusion.slots import encode, slotted, spelled, vocabulary
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
 from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.results.evaluation import ConceptEvaluation
-from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR
 from sd_scissorhands.tiny.judge import load_judge
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.models.diff import difference, group_of, measure, network_order
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.verify import verify
-from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()

@@ -23,8 +23,8 @@ from sd_scissorhands.classifier.forgetting_task import ClassifierTask, head
 from sd_scissorhands.classifier.load import Classifier, hash_weights, open_classifier, save_classifier, wrap
 from sd_scissorhands.classifier.preprocess import prepare
 from sd_scissorhands.classifier.train import Training, answer, fresh, retrain, train
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods.distributed import BatchSlice
-from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
 

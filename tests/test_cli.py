@@ -18,11 +18,12 @@ from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app, main
 from sd_scissorhands.comparison.compare_settings import CompareSettings
 from sd_scissorhands.comparison.jobs import folder_name
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.parsing import parse_json, parse_toml
 from sd_scissorhands.places import erasure_directory, file_name
 from sd_scissorhands.results.manifest import Manifest
-from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError, load_settings
+from sd_scissorhands.settings import EraseSettings, ForgetSettings, load_settings
 
 runner = CliRunner()
 SHORT = """

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sd_scissorhands.domains import DOMAINS
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.clip import Clip, open_clip
 from sd_scissorhands.evaluation.features import open_features, reference_features
@@ -22,7 +23,6 @@ from sd_scissorhands.evaluation.metrics import gate_values
 from sd_scissorhands.evaluation.metrics.clip_score import score
 from sd_scissorhands.pictures import centre_square, read_frames
 from sd_scissorhands.report import write_evaluation_report
-from sd_scissorhands.settings import UserError
 
 PHOTOGRAPHS = DOMAINS["photographs"]
 

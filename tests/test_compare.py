@@ -22,6 +22,7 @@ from sd_scissorhands.comparison import erasures, forgettings
 from sd_scissorhands.comparison.jobs import Comparison, Measures
 from sd_scissorhands.comparison.measure import Measured, share_original
 from sd_scissorhands.comparison.table import summarise
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.chance import wilson
 from sd_scissorhands.recipes import RECIPES, recipes_for
 from sd_scissorhands.report import write_comparison
@@ -31,7 +32,7 @@ from sd_scissorhands.results.comparison import ComparisonResult, ComparisonRow
 from sd_scissorhands.results.erase import EraseResult
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.results.forget import ForgetResult
-from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError
+from sd_scissorhands.settings import EraseSettings, ForgetSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation import nude_counts as nude
 from sd_scissorhands.evaluation.chance import DRAWS_AT_ONCE, bootstrap_total, wilson
 from sd_scissorhands.evaluation.metrics.nudenet import CORE, EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import THRESHOLDS
 from sd_scissorhands.evaluation.prompts import Row, choose, protocol_rows, read_i2p, read_rows
-from sd_scissorhands.settings import UserError
 
 OFFICIAL = '''prompt,categories,hard,nudity_percentage,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height,sd_model
 "two

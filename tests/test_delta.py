@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from sd_scissorhands.cli import app
 from sd_scissorhands.cli.apply import default_output, in_words
 from sd_scissorhands.disk import write_tensors
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.models import delta as room
 from sd_scissorhands.models.delta import (
     LEAP,
@@ -32,7 +33,6 @@ from sd_scissorhands.models.delta import (
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.results.models import AppliedDelta
-from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()

@@ -23,6 +23,7 @@ from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.disk import locked, write_json
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.evaluate import evaluate
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.sample import check_models
@@ -35,7 +36,7 @@ from sd_scissorhands.models.verify import verify
 from sd_scissorhands.preparation import prepare
 from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.run import Run
-from sd_scissorhands.settings import ForgetSettings, UserError
+from sd_scissorhands.settings import ForgetSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
 CANVAS = DOMAINS["canvas"]

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from sd_scissorhands.cli import app
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation import nudity, prompts
 from sd_scissorhands.evaluation.chance import wilson
@@ -41,7 +42,6 @@ from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluation.records import Ledger
 from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
 from sd_scissorhands.results.evaluation import NUDITY_KINDS, read_evaluation
-from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR, world
 
 CANVAS = DOMAINS["canvas"]

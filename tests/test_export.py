@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.models import tensor_files as stream
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.keys import Blocks, canonical, ldm_locations
@@ -26,7 +27,6 @@ from sd_scissorhands.models.locate import find_pipeline
 from sd_scissorhands.models.modelspec import architecture
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import TensorFile, TensorToWrite, cast, check_no_pickle, write_tensor_file
-from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()

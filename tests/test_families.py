@@ -25,6 +25,7 @@ from sd_scissorhands.diffusion.noise_process import Discrete
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.sample import Sampling
@@ -39,7 +40,6 @@ from sd_scissorhands.models.verify import verify
 from sd_scissorhands.preparation import _fitted
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.run import Run
-from sd_scissorhands.settings import UserError
 
 CANVAS = DOMAINS["canvas"]
 

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from sd_scissorhands import forgetting as room
 from sd_scissorhands.classifier.load import open_classifier
 from sd_scissorhands.cli import app
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.forgetting import forget, prepare
 from sd_scissorhands.recipes import recipes_for
-from sd_scissorhands.settings import ForgetSettings, UserError
+from sd_scissorhands.settings import ForgetSettings
 
 CLASS = ForgetSettings(forget_class="3", steps=40)
 runner = CliRunner()

@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.models import single_file_reader
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
@@ -24,7 +25,6 @@ from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.prediction import Prediction
 from sd_scissorhands.models.tensor_files import TensorFile
-from sd_scissorhands.settings import UserError
 
 # Configs as SDXL base 1.0 publishes them.
 XL_UNET = dict(

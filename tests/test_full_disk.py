@@ -16,10 +16,10 @@ import torch
 
 from sd_scissorhands.disk import write_json, write_tensors
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.models.delta import apply_delta
 from sd_scissorhands.models.export import export
 from sd_scissorhands.report import write_card, write_report
-from sd_scissorhands.settings import UserError
 
 ROOM = 20_000  # bytes that a file may have: configs fit, weights do not
 

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UsageError, UserError
 from sd_scissorhands.models.hub import Repo, first_line
 from sd_scissorhands.models.licence import for_derived_card, read_licence
 from sd_scissorhands.models.shareable import VOCABULARIES
 from sd_scissorhands.report import card_text, write_card
-from sd_scissorhands.settings import UsageError, UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()

@@ -24,6 +24,7 @@ from sd_scissorhands.api import composed
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.lineage import base_of as first_of
 from sd_scissorhands.models import single_file_reader as single
@@ -38,7 +39,7 @@ from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
 from sd_scissorhands.naming import Name, model_named
 from sd_scissorhands.report import card_text
-from sd_scissorhands.settings import EraseSettings, UserError
+from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

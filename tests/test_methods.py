@@ -15,6 +15,7 @@ from sd_scissorhands.classifier.forgetting_task import ClassifierTask
 from sd_scissorhands.diffusion.dataset import gather
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods import method as methods
 from sd_scissorhands.methods.distributed import FULL_BATCH
 from sd_scissorhands.methods.edits import EDITS
@@ -25,7 +26,7 @@ from sd_scissorhands.methods.scorers import SCORERS
 from sd_scissorhands.methods.selection import Selection, select
 from sd_scissorhands.preparation import prepare
 from sd_scissorhands.recipes import recipes_for
-from sd_scissorhands.settings import EraseSettings, UserError
+from sd_scissorhands.settings import EraseSettings
 
 
 class Net(nn.Module):
@@ -243,7 +244,8 @@ def test_how_it_stands_on_an_untouched_denoiser(gathered):
 
 
 def test_recipes_of_another_kind_are_refused():
-    from sd_scissorhands.settings import ForgetSettings, UserError
+    from sd_scissorhands.errors import UserError
+    from sd_scissorhands.settings import ForgetSettings
 
     with pytest.raises(UserError, match="--recipe esd is not for this kind of model: choose scissorhands"):
         ForgetSettings(recipe="esd").resolved("classifier")

@@ -582,8 +582,8 @@ def test_damaged_files_are_read_or_refused_in_one_line(small, tmp_path):
 
 def test_a_picture_changed_under_its_name_is_judged_again(tmp_path):
     """`eval --images` binds what it detected before to the pictures' contents, not to their names."""
+    from sd_scissorhands.errors import UserError
     from sd_scissorhands.evaluation.nudity import evaluate_images
-    from sd_scissorhands.settings import UserError
 
     pictures = tmp_path / "p"
     pictures.mkdir()

@@ -17,11 +17,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.report import plots, write_card, write_report
 from sd_scissorhands.report.commands import difference, flags, hub_id, repeat_command
 from sd_scissorhands.report.plots import by_block
 from sd_scissorhands.report.reading import read_run
-from sd_scissorhands.settings import EraseSettings, UserError, file_only, load_settings
+from sd_scissorhands.settings import EraseSettings, file_only, load_settings
 
 HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
 TRIMMED: dict[str, Any] = {"concepts": ("heart",), "model": "tiny", "recipe": "scissorhands-anchored"}

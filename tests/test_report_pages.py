@@ -16,13 +16,13 @@ from test_report import FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pic
 
 from sd_scissorhands.attacks import ATTACKS
 from sd_scissorhands.attacks.base import ASR, Attack, Column
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.metrics import METRICS
 from sd_scissorhands.evaluation.metrics.base import Number, Share
 from sd_scissorhands.report import plots, write_card, write_evaluation_report, write_report
 from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.report.verdict import stays_gone, tradeoff
 from sd_scissorhands.results.evaluation import read_evaluation
-from sd_scissorhands.settings import UserError
 
 COLLAPSE = {
     "collapsed": False, "says": "It still draws.", "nothing": 0.012, "nothing_original": 0.004, "variance": 0.1213,

@@ -20,6 +20,7 @@ from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.lineage import base_of, erased_from
 from sd_scissorhands.methods.adversary import EPISODE, Adversary
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, swapped_weights
@@ -37,7 +38,7 @@ from sd_scissorhands.recipes import COMMON, DEFAULT_RECIPE, RECIPES
 from sd_scissorhands.report.commands import repeat_command
 from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.run import Run
-from sd_scissorhands.settings import LEFT_OPEN, EraseSettings, UserError
+from sd_scissorhands.settings import LEFT_OPEN, EraseSettings
 from sd_scissorhands.tiny import world
 
 PHOTOGRAPHS = DOMAINS["photographs"]

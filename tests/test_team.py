@@ -21,6 +21,7 @@ from sd_scissorhands.diffusion.dataset import encode_pictures
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
 from sd_scissorhands.erasure import erase, slices_of
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.forecast import Probe, forecast
 from sd_scissorhands.machine import PeakMemory, Processes, resolve_device
 from sd_scissorhands.methods.distributed import FULL_BATCH, BatchSlice, gradients
@@ -33,7 +34,7 @@ from sd_scissorhands.models.delta import apply_delta
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.preparation import prepare
 from sd_scissorhands.recipes import MEMORY
-from sd_scissorhands.settings import EraseSettings, UserError
+from sd_scissorhands.settings import EraseSettings
 
 STAGES = ("data", "scores", "selection", "edited")
 

@@ -10,7 +10,7 @@ import torch
 
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
-from sd_scissorhands.settings import UserError
+from sd_scissorhands.errors import UserError
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny.judge import load_judge
 from sd_scissorhands.tiny.quality import measure_judge, measure_pipeline

@@ -11,6 +11,7 @@ from typing import Any
 from ..concepts import read_prompts
 from ..diffusion.dataset import check_pictures
 from ..disk import hash_files, locked, write_json
+from ..errors import UserError
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
@@ -25,7 +26,6 @@ from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
 from ..results.evaluation import ConceptEvaluation
 from ..run import NOT_IDENTITY, Progress, silent
-from ..settings import UserError
 from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import BACK

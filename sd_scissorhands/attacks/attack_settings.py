@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..declaration import SEED, check_declared, setting
+from ..errors import UsageError
 from ..evaluation.judges import JUDGES
 from ..places import file_name
-from ..settings import UsageError, flag
+from ..settings import flag
 from . import ATTACKS
 
 WHAT, SAMPLE, JUDGE, RUN = "What", "Drawing and counting", "Judges", "Run"  # panels of --help

@@ -15,6 +15,7 @@ from ..diffusion.dataset import encode_pictures
 from ..diffusion.denoiser import Denoiser
 from ..disk import hash_text, read_tensors, write_tensors
 from ..domains.base import Domain
+from ..errors import UserError
 from ..evaluation.judges.base import Judge
 from ..evaluation.prompts import Row
 from ..evaluation.sample import SHOWN, DrawOptions, Encode, Recorder, Sampling
@@ -22,7 +23,6 @@ from ..machine import Processes
 from ..models.load import LoadedPipeline
 from ..picture_folders import list_pictures
 from ..run import NOT_IDENTITY, Progress, silent
-from ..settings import UserError
 from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import Outcome

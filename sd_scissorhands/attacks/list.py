@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..declaration import setting
-from ..settings import UserError
+from ..errors import UserError
 from . import ATTACKS
 from .base import Attack, Outcome
 

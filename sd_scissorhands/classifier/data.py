@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..settings import UserError
+from ..errors import UserError
 
 HELD_OUT, UNSEEN = 0.3, 4 / 9  # share of all that is held out where no test set came along; share of that for methods
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..methods.distributed import FULL_BATCH, BatchSlice
 from ..methods.interface import Parameters
 from ..methods.objectives import loss_of
 from ..methods.samples import Samples
 from ..methods.scope import scope_of
-from ..settings import UserError
 from .data import Dataset, Split
 from .train import answer, device_of, logits
 

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
-from ..errors import reason
+from ..errors import UserError, reason
 from ..files import check_regular, read_object
 from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
 from ..naming import absolute, may_be_on_hub
 from ..results.manifest import BaseModel
-from ..settings import DIGITS, UserError
+from ..settings import DIGITS
 from .preprocess import PREPROCESSING, prepare
 from .reading import digits
 from .train import Training, seeded, train

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..settings import UserError
+from ..errors import UserError
 from .data import Dataset, Split
 from .forgetting_task import head
 from .train import MOMENTUM, answer, device_of, logits

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..settings import UserError
+from ..errors import UserError
 
 PREPROCESSING = "preprocessor_config.json"
 SQUARE = ("ViT", "DeiT", "Beit", "Pvt", "Siglip")  # a size given as one number means height and width

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors import UserError
 from ..files import open_file, read_text
 from ..picture_folders import look_through, named
 from ..pictures import PictureError, read_many, refuse_unreadable
-from ..settings import UserError
 from .data import UNSEEN, Dataset, Parts, class_number, divide, held_out
 
 MOST_UNPACKED = 2**30  # bytes of the arrays of an .npz file, where they are packed into less than a hundredth

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..settings import UserError
+from ..errors import UserError
 from .data import Dataset
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # the authors', for classifiers

@@ -11,8 +11,9 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
+from ..errors import UserError
 from ..results.models import Difference, DifferenceRow, Verification
-from ..settings import OUTPUT_FORMATS, UserError
+from ..settings import OUTPUT_FORMATS
 from ..terminal import console
 from .options import Json, Public, PushToHub, Quiet, in_panel, repo_to_push
 

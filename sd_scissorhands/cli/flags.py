@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperCommand
 
 from ..declaration import PANELS, Declared, declared_of
-from ..settings import UsageError, flag
+from ..errors import UsageError
+from ..settings import flag
 
 Field = tuple[str, Any, Declared, bool]  # name, type, declaration, whether it must be given
 

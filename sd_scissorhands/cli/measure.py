@@ -10,10 +10,10 @@ import typer
 
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
+from ..errors import UserError
 from ..evaluation.evaluate_settings import EvaluateSettings
 from ..evaluation.metrics import gate_values, gates_of
 from ..results.evaluation import NudityEvaluation
-from ..settings import UserError
 from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 

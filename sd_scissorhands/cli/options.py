@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import UsageError, UserError
 from ..models.hub import Repo
-from ..settings import UsageError, UserError
 
 Json = Annotated[
     bool,

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic, locked, refuse_file_in_place, spreadsheet_cell, write_json
+from ..errors import UserError
 from ..files import read_json
-from ..lineage import MANIFEST
 from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison_page import ORIGINAL, RETRAIN, ROWS
 from ..results.comparison import ComparisonResult, ComparisonRow, RecipeNote
+from ..results.manifest import MANIFEST
 from ..run import Progress, check_free, silent
-from ..settings import ADDED, EraseSettings, UserError, spelled
+from ..settings import ADDED, EraseSettings, spelled
 from .erasures import Erasures
 from .forgettings import Forgettings
 from .jobs import Comparison, Job

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import parse_attacks
 from ..declaration import check_declared, setting
+from ..errors import UsageError
 from ..evaluation.judges import JUDGES
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
-from ..settings import DIGITS, EraseSettings, ForgetSettings, UsageError, flag, load_settings
+from ..settings import DIGITS, EraseSettings, ForgetSettings, flag, load_settings
 
 if TYPE_CHECKING:
     from .jobs import Comparison

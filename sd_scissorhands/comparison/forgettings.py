@@ -10,13 +10,14 @@ from ..classifier.data import class_number
 from ..classifier.metrics import CLASSIFIER_METRICS
 from ..classifier.reading import digits
 from ..disk import hash_files
+from ..errors import UserError
 from ..files import hash_file
 from ..report import write_forgetting_report
 from ..report.comparison_page import ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
 from ..results.forget import Figures, ForgetResult, Intervals
 from ..run import Progress
-from ..settings import DIGITS, ForgetSettings, UserError
+from ..settings import DIGITS, ForgetSettings
 from .jobs import Comparison, Job, jobs_of
 
 

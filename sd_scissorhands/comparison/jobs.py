@@ -11,12 +11,13 @@ from typing import Any
 
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings, NamedAttack, parse_attacks
+from ..errors import UsageError, UserError
 from ..evaluation.chance import wilson
 from ..places import short_name
 from ..recipes import RECIPES, recipes_for
 from ..results.comparison import ComparisonRow, Number
 from ..run import NOT_IDENTITY
-from ..settings import EraseSettings, ForgetSettings, UsageError, UserError, flag
+from ..settings import EraseSettings, ForgetSettings, flag
 
 MOST_ATTACKED = 60  # pictures under attack, unless fewer are evaluated or an attack has its own count
 

@@ -9,13 +9,13 @@ from typing import Any
 from ..concepts import Concept
 from ..disk import locked
 from ..domains.base import Domain
+from ..errors import UserError
 from ..lineage import baseline_of, erased_from
 from ..machine import Processes
 from ..models.locate import domain_of_model, locate_here
 from ..places import measurement_directory
 from ..results.evaluation import Evaluation
 from ..run import Progress, silent
-from ..settings import UserError
 from . import concept, nudity
 from .clip import open_clip
 from .evaluate_settings import EvaluateSettings

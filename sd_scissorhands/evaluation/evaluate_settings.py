@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..declaration import SEED, check_declared, setting
-from ..settings import UsageError, flag
+from ..errors import UsageError
+from ..settings import flag
 from .judges import JUDGES
 
 WHAT, ROWS, SAMPLE, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..domains.base import Domain
+from ..errors import UserError
 from ..files import hash_file
 from ..picture_folders import list_pictures
-from ..settings import UserError
 from .features import open_features, reference_features
 from .judges import JUDGES
 from .judges.base import Features, Judge, JudgeRequest

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic, hash_text, write_json
+from ..errors import UserError
 from ..picture_folders import list_pictures
 from ..pictures import PictureError, content_hash, read_frames
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
 from ..run import Progress, silent
-from ..settings import UserError
 from .clip import Clip
 from .judges.base import Features
 from .judges.nudenet import LEAST_SCORE, Detection, Detector, NudeJudge

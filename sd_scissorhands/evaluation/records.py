@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors import UserError
 from ..machine import Processes
 from ..parsing import parse_json
-from ..settings import UserError
 from .prompts import Row
 
 THUMB = 8  # pixels a side of the thumbnails

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..disk import atomic, hash_text
-from ..lineage import MANIFEST, runs_behind, started_from
+from ..errors import UserError
+from ..lineage import runs_behind, started_from
 from ..machine import Processes, resolve_device
 from ..models.load import LoadedPipeline, open_pipeline
 from ..models.locate import locate
 from ..naming import absolute, model_flag
+from ..results.manifest import MANIFEST
 from ..run import Progress, Run, silent
-from ..settings import UserError
 from .judges.base import Features, Judge
 from .prompts import Row
 from .records import Ledger, feature_rows, record_of, thumbnails

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..settings import UserError
+from ..errors import UserError
 from .component import Component
 from .keys import canonical
 from .pipeline_directory import PipelineDirectory

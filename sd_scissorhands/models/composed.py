@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..disk import atomic, write_json
+from ..errors import UserError
 from ..files import hash_file, read_object
-from ..settings import UserError
 from .cache import cache_directory, lock
 from .delta import FORMAT
 from .keys import UNET, Blocks, ldm_locations

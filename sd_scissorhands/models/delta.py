@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..disk import write_tensors
-from ..errors import reason
+from ..errors import UserError, reason
 from ..files import open_file
 from ..machine import resolve_device
 from ..naming import model_flag, without_folder
@@ -38,7 +38,6 @@ from ..parsing import parse_json
 from ..results.base import Record
 from ..results.models import AppliedDelta, WrittenDelta
 from ..run import Progress, silent
-from ..settings import UserError
 from .load import LoadedPipeline, open_pipeline, save_pipeline
 from .tensor_files import hash_tensors
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..results.models import Difference, DifferenceRow
 from ..run import Progress, silent
-from ..settings import UserError
 from .delta import FORMAT
 from .keys import OPEN_CLIP, UNET, UNUSED_BLOCK, XL_OPEN_CLIP, KeyLocation, ldm_locations
 from .locate import find_pipeline

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from ..disk import atomic
+from ..errors import UserError
 from ..files import read_object
 from ..lineage import started_from
 from ..naming import model_flag
 from ..results.models import Export
 from ..run import Progress, silent
-from ..settings import OUTPUT_FORMATS, UserError
+from ..settings import OUTPUT_FORMATS
 from .component import Component
 from .delta import Origin, write_delta
 from .locate import find_pipeline, locate

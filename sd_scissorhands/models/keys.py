@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..settings import UserError
+from ..errors import UserError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ..domains import domain_of
 from ..domains.base import Domain
+from ..errors import UserError
 from ..lineage import run_of
 from ..naming import Name, may_be_on_hub, model_flag
 from ..results.manifest import MANIFEST
 from ..run import Run
-from ..settings import UserError
 from ..tiny import MODEL_DIR
 from .hub import fetch, is_offline, not_cached
 from .pipeline_directory import PipelineDirectory, config_patterns, markers, weight_file_names

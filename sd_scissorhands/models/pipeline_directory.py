@@ -14,10 +14,10 @@ from torch import Tensor
 from ..diffusion.families import FAMILIES, Family
 from ..disk import hash_files, read_tensors
 from ..domains import DOMAINS
+from ..errors import UserError
 from ..files import check_regular, read_object
 from ..lineage import run_of
 from ..results.manifest import Manifest
-from ..settings import UserError
 from .component import Component
 from .config_bounds import check_bounds
 from .keys import canonical

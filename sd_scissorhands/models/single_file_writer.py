@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..settings import UserError
+from ..errors import UserError
 from .component import Component
 from .keys import (
     EMA,

@@ -17,10 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..disk import share
-from ..errors import reason
+from ..errors import UserError, reason
 from ..files import open_file
 from ..parsing import parse_json
-from ..settings import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CODES = {

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..disk import inside, read_tensors
+from ..errors import UserError
 from ..files import hash_file
 from ..lineage import started_from
 from ..results.models import Check, Verification
 from ..run import Progress, Run, silent
-from ..settings import EraseSettings, UserError
+from ..settings import EraseSettings
 from .delta import changed_indices, read_delta, set_weights
 from .locate import find_pipeline, locate_without_work
 from .modelspec import HASH, OWN

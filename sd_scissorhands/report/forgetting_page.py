@@ -8,9 +8,9 @@ from typing import Any
 
 from ..classifier.metrics import CLASSIFIER_METRICS
 from ..files import read_json
-from ..lineage import MANIFEST
 from ..methods.method import declared_settings
 from ..recipes import RECIPES
+from ..results.manifest import MANIFEST
 from ..settings import ForgetSettings
 from .commands import command_with, difference
 from .page import template, write_page

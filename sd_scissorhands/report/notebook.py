@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..settings import UserError
+from ..errors import UserError
 from .declared import figure
 from .page import template
 from .phrases import known, worded

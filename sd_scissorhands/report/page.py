@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic
+from ..errors import UserError
 from ..evaluation.metrics import METRICS
 from ..results.attack import AttackResult
 from ..results.evaluation import Evaluation, NudityEvaluation
-from ..settings import UserError
 from . import phrases, verdict
 from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command

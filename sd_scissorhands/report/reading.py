@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from ..attacks import ATTACKS
 from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
+from ..errors import UserError
 from ..files import read_json
-from ..lineage import MANIFEST
 from ..models.tensor_files import TensorFile
 from ..parsing import parse_json
 from ..results.attack import AttackResult
@@ -20,9 +20,8 @@ from ..results.comparison import ComparisonResult
 from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation, read_evaluation
 from ..results.forget import ForgetResult
-from ..results.manifest import BaseModel
+from ..results.manifest import MANIFEST, BaseModel
 from ..run import Run
-from ..settings import UserError
 from .declared import attack_title, evaluation_titles
 from .phrases import plain
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...concepts import SLOT
-from ...settings import UserError
+from ...errors import UserError
 from ..noise_process import Discrete, Process
 
 DISCRETE = tuple(  # the schedulers whose noise goes by discrete steps with a cumulated alpha each
