@@ -34,12 +34,13 @@ __version__ = "0.1.0"
 _MODULES = {
     "api": ("attack", "compare", "erase", "evaluate", "forget"),
     "attacks.attack_settings": ("AttackSettings",),
+    "errors": ("UserError",),
     "models.export": ("export",),
     "models.verify": ("verify",),
     "comparison.jobs": ("Comparison",),
     "evaluation.evaluate_settings": ("EvaluateSettings",),
     "quiet": ("bars",),
-    "settings": ("EraseSettings", "ForgetSettings", "UserError"),
+    "settings": ("EraseSettings", "ForgetSettings"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [*_MODULE_OF, "__version__"]
