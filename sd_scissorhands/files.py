@@ -43,20 +43,19 @@ def read_text(path: Path, flag: str = "") -> str:
         UserError: it cannot be opened, is no regular file, too large, or no UTF-8.
     """
     try:
-        return _read(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        why = "it is no text in UTF-8"
+        return _read(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, too
-        why = reason(error)
-    raise UserError(f"{flag} {printable(path)} cannot be read ({why}): name a text in UTF-8".lstrip())
+        raise UserError(
+            f"{flag} {printable(path)} cannot be read ({reason(error)}): name a text in UTF-8".lstrip()
+        ) from None
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours, whose damage the caller words.
+    """Read a JSON file, where what damage means is the caller's to say.
 
     Raises:
         OSError: it cannot be opened, or is no regular file.
-        ValueError: it is too large, or no JSON; see `parse_json`.
+        ValueError: it is too large, no UTF-8, or no JSON; see `parse_json`.
     """
     return parse_json(_read(path))
 
@@ -65,13 +64,13 @@ def read_object(path: Path, remedy: str = "get it again") -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: see `read_text`; or it is another value, or no JSON.
+        UserError: it cannot be opened, is no regular file, too large, another value, or no JSON; `remedy` ends the line.
     """
     try:
-        if isinstance(values := parse_json(read_text(path)), dict):
+        if isinstance(values := read_json(path), dict):
             return values
         why = "it holds no JSON object"
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         why = reason(error)
     raise UserError(f"{printable(path)} is damaged ({why}): {remedy}")
 
@@ -114,9 +113,12 @@ def hash_file(path: Path, start: int = 0) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> str:
     with open_file(path) as file:
         found = file.read(MOST_TEXT + 1)
     if len(found) > MOST_TEXT:
         raise ValueError(f"it is over {MOST_TEXT >> 20} MiB large, no text of this kind")
-    return found
+    try:
+        return found.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8") from None

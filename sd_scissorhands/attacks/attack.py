@@ -17,7 +17,7 @@ from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.sample import SHOWN, Sampling, check_models, open_for_sampling
-from ..files import read_json
+from ..files import read_json, read_object
 from ..lineage import run_of
 from ..machine import Processes
 from ..models.locate import locate
@@ -133,12 +133,7 @@ def claim(folder: Path, ours: dict[str, Any], processes: Processes) -> None:
     """
     file = folder / STATE
     if file.exists():
-        try:
-            theirs = read_json(file)
-            if not isinstance(theirs, dict):
-                raise ValueError("no object")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} is damaged ({error}): delete {folder} or choose another --output-dir") from None
+        theirs = read_object(file, f"delete {folder} or choose another --output-dir")
         if other := [name for name in ours if theirs.get(name) != ours[name]]:
             raise UserError(
                 f"{folder} holds another attack ({other[0]} differs): choose another --output-dir or delete it"
