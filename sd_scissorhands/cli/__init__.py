@@ -104,8 +104,8 @@ def _fail(message: str, code: int = 1) -> None:
     sys.exit(code)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         print(__version__)
         raise typer.Exit
 

@@ -43,10 +43,10 @@ class GateMissed(Exception):
 
 
 def in_panel(panel: str) -> Callable[..., Any]:
-    """Options of one panel of `--help`: `option("what it says", "what stands for None", *names)`."""
+    """Options of one panel of `--help`: `option("its text", "what stands for None", *names)`."""
 
-    def option(says: str, default: str | bool = False, *names: str) -> Any:
-        return typer.Option(*names, help=says, show_default=default, rich_help_panel=panel)
+    def option(text: str, default: str | bool = False, *names: str) -> Any:
+        return typer.Option(*names, help=text, show_default=default, rich_help_panel=panel)
 
     return option
 
