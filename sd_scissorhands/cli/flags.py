@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..declaration import PANELS, Declared, declared_of
+from ..parsing import shortened
 from ..settings import UsageError, flag
 
 Field = tuple[str, Any, Declared, bool]  # name, type, declaration, whether it must be given
@@ -126,5 +127,8 @@ def _plain(field: Field, value: Any) -> Any:
         if not words:
             raise UsageError(f"{flag(name)} {value!r} names none")
         kind = typing.get_args(_single(hint))[0]
-        return tuple(kind(word) for word in words)
+        try:
+            return tuple(kind(word) for word in words)
+        except ValueError:
+            raise UsageError(f"{flag(name)} {shortened(value)} is no list of numbers, such as 1,2,4") from None
     return tuple(value) if isinstance(value, list) else value
