@@ -280,6 +280,19 @@ def test_a_killed_relearning_continues_after_its_last_look(tmp_path, monkeypatch
     assert untimed(again) == untimed(whole)
 
 
+def test_stops_count_in_their_order_whatever_the_order_they_are_named_in(tmp_path):
+    curves = []
+    for stops in ((2, 1), (1, 2)):
+        own = OWN["relearn"] | {"steps": 3, "stops": stops, "lr": 1e-2}
+        settings, folder = AttackSettings("relearn", "heart", "tiny", "tiny", **QUICK, **own), tmp_path / str(stops[0])
+        curves.append(attack(settings, folder, evaluation=ConceptEvaluation("canvas")).curve)
+        hits = [(folder / f"model-concept-{step}.jsonl").read_text().partition("\n")[2] for step in (1, 2)]
+        curves[-1].append(hits)
+    assert curves[0] == curves[1] and curves[0][-1][0] != curves[0][-1][1]
+    with pytest.raises(UserError, match="--stops 0 is too small"):
+        AttackSettings("relearn", "heart", "tiny", "tiny", stops=(0, 1))
+
+
 def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):
     (tmp_path / "list.txt").write_text("a red square\na blue ring\n")
     settings = AttackSettings(

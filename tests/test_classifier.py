@@ -216,11 +216,13 @@ def test_class_folders_are_read_by_the_one_reader(tmp_path, families):
     folder = draw_folder(tmp_path / "a", {".": 4}, classes=("ant", "bee"))
     os.mkfifo(folder / "ant" / "z.png")
     (folder / "bee" / "notes.txt").write_text("")
+    Image.new("RGB", (16, 16)).save(folder / "loose.png")
     first, second = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), "red")
     first.save(folder / "bee" / "y.gif", save_all=True, append_images=[second])
     parts = R.read_folder(folder, opened.names, opened.preprocess)
     assert sum(map(len, (parts.train, parts.unseen, parts.test))) == 9
     assert [remark.partition(": ")[2] for remark in parts.remarks] == [
+        "pictures beside the class folders are left out: 1 (loose.png)",
         "4 pictures; skipped: FIFOs, sockets and devices: 1 (z.png)", "5 pictures; skipped: .txt files: 1 (notes.txt)",
         "of files with several frames the first is taken: 1 (y.gif)",
     ]  # fmt: skip
@@ -263,6 +265,9 @@ def test_npz_in_all_its_shapes(tmp_path, families):
     np.savez(tmp_path / "b.npz", x=rng.normal(size=(20, 8, 8)), labels=labels, names=np.array(list("abcd")))
     found = R.read_npz(tmp_path / "b.npz", preprocess=opened.preprocess)  # floats are as the model takes them
     assert found.train.pictures.shape == (14, 1, 8, 8) and found.divided and found.train.names == tuple("abcd")
+    for kind in (">f4", "g", "f2"):  # of the other byte order, of 80 bits, of 16
+        np.savez(tmp_path / "c.npz", x=np.ones((20, 8, 8), kind), labels=labels)
+        assert torch.equal(R.read_npz(tmp_path / "c.npz").train.pictures, torch.ones(14, 1, 8, 8))
 
 
 def test_bad_npz_are_one_line(tmp_path):
@@ -272,12 +277,13 @@ def test_bad_npz_are_one_line(tmp_path):
         "short": dict(x=x, y=y[:5]), "floats": dict(x=x, y=y / 2), "flat": dict(x=x.reshape(6, 64), y=y),
         "nan": dict(x=x * np.nan, y=y), "many": dict(x=x, y=y + 1), "minus": dict(x=x, y=y - 1),
         "ints": dict(x=x.astype(int), y=y), "none": dict(x=x[:0], y=y[:0]), "renamed": dict(x=x, y=y, names=np.array(["b", "a"])),
-        "differ": dict(x=x, y=y, test_x=x[:, :4, :4], test_y=y),
+        "differ": dict(x=x, y=y, test_x=x[:, :4, :4], test_y=y), "scalar": dict(x=x[0, 0, 0], y=y),
+        "huge": dict(x=x.astype(float) + 1e300, y=y),
     }  # fmt: skip
     words = {
         "pickled": "pickled", "lonely": "no array", "unlabelled": "labels", "short": "one whole number", "floats": "one whole number",
         "flat": "(N, h, w)", "nan": "NaN", "many": "0 to 1", "minus": "-1", "ints": "uint8 or float", "none": "(N, h, w)",
-        "renamed": "order", "differ": "differ in shape",
+        "renamed": "order", "differ": "differ in shape", "scalar": "one whole number", "huge": "infinite",
     }  # fmt: skip
     for name, arrays in bad.items():
         np.savez(tmp_path / f"{name}.npz", **arrays)

@@ -317,6 +317,9 @@ def test_proofs_that_cannot_be_made(foreign, tmp_path):
         "attack", "--model", "tiny", "--concept", "heart", "--attack", "magic"
     )
     assert "needs --prompts FILE" in refused("attack", "--model", "tiny", "--concept", "heart", "--attack", "list")
+    assert "--stops 1,x is no list of numbers" in refused(
+        "attack", "--model", "tiny", "--concept", "heart", "--attack", "relearn", "--stops", "1,x"
+    )
     tiny = ("eval", "--model", "tiny", "--concept", "heart")
     nowhere = ("--baseline", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path / "out"))
     assert f"--baseline {tmp_path / 'nowhere'} does not exist" in refused(*tiny, *nowhere)

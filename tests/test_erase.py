@@ -247,6 +247,8 @@ def test_own_pictures_are_read_as_viewers_show_them(short, tmp_path):
     remarks = prepare(settings).remarks
     assert len(remarks) == 2 and "2 pictures; skipped: .txt files: 1 (notes.txt)" in remarks[0]
     assert remarks[1].endswith("of files with several frames the first is learned from: 1 (b.gif)")
+    remarks = prepare(dataclasses.replace(settings, forget_count=1)).remarks
+    assert remarks[1] == "--forget-images: of 2 pictures the first 1 by name are learned from"
 
 
 def test_own_pictures_that_cannot_be_read_are_all_named_before_the_work(short, tmp_path):

@@ -33,7 +33,11 @@ class RelearnOptions:
     lr: float = setting(1e-5, "Adam's learning rate.", least=0, open_ends=True)
     batch_size: int = setting(2, "Pictures per step.", least=1)
     stops: tuple[int, ...] | None = setting(
-        None, "Steps after which pictures are judged, beside the last.", listed=True, default_text="ever less often"
+        None,
+        "Steps after which pictures are judged, beside the last.",
+        least=1,
+        listed=True,
+        default_text="ever less often",
     )
 
 
@@ -63,7 +67,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     import torch
 
     most, model, parameters = context.options.steps, side.name == "model", side.denoiser.scope("full")
-    stops = [step for step in context.options.stops or STOPS if step < most and model] + [most]
+    stops = [*sorted({step for step in context.options.stops or STOPS if step < most and model}), most]
     subjects = {"concept": [plain for _, plain in context.training(context.options.few)]}
     subjects |= {"benign": _benign(context)} if model else {}
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -113,6 +113,10 @@ def read_indices(path: Path) -> list[int]:
 def _read_part(folder: Path, names: tuple[str, ...], preprocess: Preprocess) -> tuple[Dataset, list[str]]:
     """The pictures of the class folders in a folder, and remarks on what else they hold."""
     labels, files, remarks = list[int](), list[Path](), list[str]()
+    if beside := look_through(folder).files:
+        remarks.append(
+            f"--data {folder}: pictures beside the class folders are left out: {named([f.name for f in beside])}"
+        )
     for inner in sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")):
         listing = look_through(inner, recursive=True)
         remarks += listing.remarks(f"--data {inner}")
@@ -173,9 +177,10 @@ def _raw(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.nda
     labels = next((arrays[prefix + name] for name in NPZ_LABELS if prefix + name in arrays), None)
     if labels is None:
         raise UserError(f"--data {path} has no array {prefix}labels: add one with the number of each picture's class")
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != len(pictures):
+    count = pictures.shape[0] if pictures.ndim else 0
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise UserError(
-            f"--data {path}: {prefix}labels is {_is(labels)}, expected one whole number for each of {len(pictures)} pictures"
+            f"--data {path}: {prefix}labels is {_is(labels)}, expected one whole number for each of {count} pictures"
         )
     if pictures.dtype != np.uint8 and pictures.dtype.kind != "f":
         raise UserError(f"--data {path}: {prefix}pictures is {_is(pictures)}, expected uint8 or float numbers")
@@ -204,7 +209,8 @@ def _npz_part(
     if pictures.dtype == np.uint8 and preprocess:
         ready = torch.stack([preprocess(image) for image in _images(pictures)])
     else:
-        ready = torch.from_numpy(np.ascontiguousarray(pictures)).float() / (255 if pictures.dtype == np.uint8 else 1)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
+            ready = torch.from_numpy(np.array(pictures, np.float32)) / (255 if pictures.dtype == np.uint8 else 1)
     return _checked(path, Dataset(ready, torch.from_numpy(labels), names))
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from ..declaration import PANELS, Declared, declared_of
 from ..errors import UsageError
+from ..parsing import shortened
 from ..settings import flag
 
 Field = tuple[str, Any, Declared, bool]  # name, type, declaration, whether it must be given
@@ -127,5 +128,8 @@ def _plain(field: Field, value: Any) -> Any:
         if not words:
             raise UsageError(f"{flag(name)} {value!r} names none")
         kind = typing.get_args(_single(hint))[0]
-        return tuple(kind(word) for word in words)
+        try:
+            return tuple(kind(word) for word in words)
+        except ValueError:
+            raise UsageError(f"{flag(name)} {shortened(value)} is no list of numbers, such as 1,2,4") from None
     return tuple(value) if isinstance(value, list) else value

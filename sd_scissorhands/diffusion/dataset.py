@@ -106,7 +106,8 @@ def check_pictures(where: str, folder: str, count: int, *, recursive: bool = Fal
             several.append(path.name)
     refuse_unreadable(f"{where} {folder}", errors)
     firsts = f"{where}: of files with several frames the first is learned from: {named(several)}"
-    return listing.remarks(where) + [firsts] * bool(several)
+    unused = f"{where}: of {len(listing.files):,} pictures the first {count:,} by name are learned from"
+    return listing.remarks(where) + [unused] * (count < len(listing.files)) + [firsts] * bool(several)
 
 
 def read_picture(file: Path, size: int) -> Tensor:
