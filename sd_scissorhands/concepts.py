@@ -102,6 +102,11 @@ def general_captions() -> list[str]:
     return (prompts_dir() / "general.txt").read_text().splitlines()
 
 
+def unlisted_words() -> list[str]:
+    """Nouns that no preset, no general caption and no word of the embedded world names; no training ever reads them."""
+    return (prompts_dir() / "unlisted.txt").read_text().split()
+
+
 def read_prompts(path: Path, flag: str) -> list[str]:
     """One prompt a line, blank lines skipped.
 

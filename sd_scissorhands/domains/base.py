@@ -52,7 +52,7 @@ class Domain(Protocol):
     def evaluation_prompts(
         self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()
     ) -> dict[str, list[str]]:
-        """The prompts of an evaluation by kind: forget, synonym, retain, twin, caption, generic; see `evaluation.concept`.
+        """The prompts of an evaluation by kind: forget, synonym, retain, twin, caption, generic, unlisted; see `evaluation.concept`.
 
         Args:
             erased: other concepts that the model lost too; no prompt names one.

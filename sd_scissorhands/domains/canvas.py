@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from ..concepts import SLOT, Concept
+from ..concepts import SLOT, Concept, shuffled, unlisted_words
 from ..errors import UserError
 from ..tiny import world
 from . import DOMAINS
@@ -56,7 +56,8 @@ class Canvas:
     ) -> dict[str, list[str]]:
         """No forget prompt is among those that the erasure learns from. Retain prompts name a sibling: another concept of the
         same category. Synonym prompts use the world's other words for the concept, twins its anchor. Generic prompts leave
-        the concept's category open, every sixth says nothing at all.
+        the concept's category open, every sixth says nothing at all. Unlisted prompts have a word in the concept's place that is
+        not of the world.
         """
         name, lost = concept.name, {concept.name, *erased}
         category, rng = str(world.domain_of(name)), np.random.default_rng([seed, 2_000_003])
@@ -80,6 +81,7 @@ class Canvas:
             ],
             "caption": self.captions(count - count // 2, seed + 5, tuple(lost)),
             "generic": [open_caption(category, lost, rng) if n % 6 else "" for n in range(count // 2)],
+            "unlisted": [caption(name, word) for word in shuffled(unlisted_words(), count // 2, seed)],
         }
 
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..concepts import Concept, filled, free_text, general_captions, names, names_of, preset, shuffled
+from ..concepts import (
+    SLOT,
+    Concept,
+    filled,
+    free_text,
+    general_captions,
+    names,
+    names_of,
+    preset,
+    shuffled,
+    unlisted_words,
+)
 from ..errors import UserError
 from . import DOMAINS
 
@@ -66,6 +77,7 @@ class Photographs:
             "twin": [twin for _, twin in pairs[: count // 2]],
             "caption": shuffled(self.captions(count, seed, erased), count - count // 2, seed),
             "generic": shuffled(concept.vague, min(count // 2, len(concept.vague)), seed),
+            "unlisted": shuffled(unlisted(concept), count // 2, seed),
         }
 
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
@@ -75,6 +87,20 @@ class Photographs:
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """The concept's own templates: it has no others."""
         return shuffled(filled(concept), count, seed)
+
+
+def unlisted(concept: Concept) -> list[str]:
+    """Every template of a concept with every unlisted word in its place."""
+    spared = [
+        word
+        for word in unlisted_words()
+        if not any(names(text, word) for text in (*concept.words, *concept.neighbours))
+    ]
+    return [
+        template.replace(SLOT, f"{'an' if word[0] in 'aeiou' else 'a'} {word}")
+        for template in concept.templates
+        for word in spared
+    ]
 
 
 DOMAINS.add("photographs", Photographs())
