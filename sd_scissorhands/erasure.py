@@ -52,7 +52,8 @@ class Prepared:
     denoiser: Denoiser
     concepts: list[Concept]
     parameters: Parameters  # the scope
-    retain_prompts: list[str]
+    retain_prompts: list[str]  # those that leave a concept open come last
+    open_prompts: list[str]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -159,8 +160,12 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         opened.pipeline, mixed_precision=settings.mixed_precision, checkpointing=settings.checkpointing,
         compiled=settings.compile,
     )  # fmt: skip
-    retain = retain_set(found, erased, settings, own, domain)
-    return Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain)
+    count = 0 if settings.retain_images else int(settings.open_share * settings.retain_count)
+    open_ = open_set(found, erased, count, settings.seed, domain)
+    retain = retain_set(
+        found, erased, dataclasses.replace(settings, retain_count=settings.retain_count - count), own, domain
+    )
+    return Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain + open_, open_)
 
 
 def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:
@@ -239,17 +244,27 @@ def retain_set(
     return chosen + shuffled(general, settings.retain_count - len(chosen), settings.seed + 3)
 
 
+def open_set(found: Sequence[Concept], erased: Sequence[str], count: int, seed: int, domain: Domain) -> list[str]:
+    """Prompts that leave the concepts open, as many for each."""
+    each = [domain.open_prompts(c, seed=seed, count=math.ceil(count / len(found)), erased=erased) for c in found]
+    return [text for texts in zip(*each, strict=False) for text in texts][:count]
+
+
 # ---------------------------------------------------------------- the work
 
 
 def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
     """Draw or read the pictures, see `gather`."""
     settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
+    named = [[prepared.opened.domain.naming(text, c) for text in prepared.open_prompts] for c in prepared.concepts]
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-            data = gather(prepared.denoiser, settings, pairs, retain, group=run.processes, tick=tick)
-        return data, {"pairs": pairs, "retain": retain}
+            data = gather(
+                prepared.denoiser, settings, pairs, retain, named if prepared.open_prompts else (),
+                group=run.processes, tick=tick,
+            )  # fmt: skip
+        return data, {"pairs": pairs, "retain": retain, "left_out": len(retain) - len(data["retain_latents"])}
 
     return run.stage("data", make, prepared.denoiser.device)[0]
 

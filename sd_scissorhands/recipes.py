@@ -24,7 +24,7 @@ class Recipe:
 
 COMMON: dict[str, Any] = dict(
     scorer="contrast", score_draws=10, granularity="weight", top_k=0.001, threshold_scope="scope",
-    scope="attn", edit="none", repair="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0,
+    scope="attn", edit="none", repair="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0, forget_snr=0.0, open_share=0.0,
     retain_loss="distil", other_words=0.5, optimiser="adam", train="scope", projection="none", memory_every=50,
     relearn_every=0, retain_sampling_steps=0,
 )  # fmt: skip

@@ -59,6 +59,18 @@ class Domain(Protocol):
         """
         ...
 
+    def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
+        """Prompts that leave open what the concept would say: with a less specific word, any other word, or nothing at all.
+
+        Args:
+            erased: what no prompt names.
+        """
+        ...
+
+    def naming(self, text: str, concept: Concept) -> str:
+        """An open prompt with the concept's name in it."""
+        ...
+
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
         """Prompts of anything else, for a fine-tuning that has nothing to do with the concept."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ..concepts import (
@@ -79,6 +80,22 @@ class Photographs:
             "generic": shuffled(concept.vague, min(count // 2, len(concept.vague)), seed),
             "unlisted": shuffled(unlisted(concept), count // 2, seed),
         }
+
+    def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
+        """In turn nothing, a template with a less specific word, and a template with any word of the general captions."""
+        every = {word for text in general_captions() for word in re.findall("[a-z]{4,}", text)}
+        words = shuffled(sorted(every), count, seed)
+        others = [
+            template.replace(SLOT, word)
+            for word, template in zip(words, shuffled(concept.templates, count, seed), strict=False)
+        ]
+        vague = shuffled(concept.vague, count, seed)
+        found = [text for three in zip([""] * count, vague, others, strict=False) for text in three]
+        return [text for text in found if self.spares(text, (concept.name, *erased))][:count]
+
+    def naming(self, text: str, concept: Concept) -> str:
+        """At the end."""
+        return ", ".join(part for part in (text, concept.words[0]) if part)
 
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
         """General captions in a seeded order."""
