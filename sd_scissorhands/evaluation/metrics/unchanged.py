@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from . import METRICS
 from .base import Number, Recorded, Share
 
@@ -68,7 +66,7 @@ def moved(recorded: Recorded, side: str, kind: str) -> float | None:
 
     sides = (side, "original", "again")
     ours, theirs, seed = (thumbnails(recorded.records[name][row.number] for row in rows) for name in sides)
-    return round(float(np.square(ours - theirs).mean() / max(np.square(seed - theirs).mean(), 1e-9)), 4)
+    return round(float(((ours - theirs) ** 2).mean() / max(((seed - theirs) ** 2).mean(), 1e-9)), 4)
 
 
 METRICS.add("open_unchanged", Share(
