@@ -3,7 +3,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 BIN := .venv/bin
 
-.PHONY: architecture demo test types pytest guides dist tiny experiments bench bench-gpu clean
+.PHONY: architecture demo test test-oldest types pytest guides dist tiny experiments bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/sdscissor demo --output-dir runs/demo
@@ -18,6 +18,18 @@ types: .venv/ready
 
 pytest: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Erase, load, export, eval with the lowest versions that pyproject.toml allows, torch apart (2.13 on a CPU): minutes.
+OLDEST := tests/test_erase.py $(addprefix tests/test_inputs.py::test_, \
+	an_erasure_from_our_own_export_is_measured_against_the_very_file \
+	a_part_that_is_not_as_its_file_is_named_with_the_tensor \
+	a_single_file_is_converted_with_names_that_former_releases_read_too \
+	a_tokenizer_of_one_file_becomes_one_of_three \
+	a_tokenizer_without_a_length_takes_the_encoder_s \
+	what_is_erased_from_a_variant_has_its_names_and_the_very_same_base)
+
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest $(OLDEST)
 
 # Every block of docs/guides as written, on small stand-ins for the models that they name.
 guides: .venv/ready
@@ -60,5 +72,13 @@ bench-gpu: .venv/ready
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
+.venv-oldest/ready: pyproject.toml tests/oldest.py
+	@test -x .venv-oldest/bin/python || test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or name it with PYTHON=/path/to/python3"; exit 1; }
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet torch==2.13.0
+	.venv-oldest/bin/python tests/oldest.py > .venv-oldest/pins.txt
+	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/pins.txt --editable . "pytest>=8"
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-oldest runs

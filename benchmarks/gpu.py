@@ -148,15 +148,15 @@ def erasures(bench: Bench) -> None:
             concepts=("nudity",), model=str(bench.model), memory=mode, device=bench.device, **(QUICK if bench.quick else {})
         )  # fmt: skip
         expected = forecast(settings)
-        seconds, run = sum(expected["seconds"].values()), bench.model.parent / mode
+        seconds, run = sum(expected.seconds.values()), bench.model.parent / mode
         if time.monotonic() + seconds > bench.ends:
             bench.left_out.append(f"{mode} (about {seconds:.0f} s)")
             continue
         began = time.perf_counter()
         erase(settings, run)
         turn = Turn(time.perf_counter() - began, peak_of(run))
-        row = bench.add(f"erase --concept nudity --memory {mode}", [turn], [], expected["scope_size"])
-        row["forecast"] = {"seconds": round(seconds), "bytes": expected["memory_bytes"]}
+        row = bench.add(f"erase --concept nudity --memory {mode}", [turn], [], expected.scope_size)
+        row["forecast"] = {"seconds": round(seconds), "bytes": expected.memory_bytes}
 
 
 def peak_of(run: Path) -> int:
@@ -197,7 +197,7 @@ def note(bench: Bench, found: list[Row]) -> str:
     text.append("An erasure's peak is that of its stages; plain is the reference's step, and a loop of pipeline calls.")
     for one in found:
         if expected := one.get("forecast"):
-            mode, seconds = one["name"].split()[-1], expected["seconds"]
+            mode, seconds = one["name"].split()[-1], expected.seconds
             text.append(f"Forecast of {mode}: {seconds:,} s, {expected['bytes'] / GIB:.1f} GiB.")
     if bench.left_out:
         text.append(f"Not measured, for lack of time: erase, {', '.join(bench.left_out)}.")

@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from sd14 import narrowed
 from torch import Tensor
 
-from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Gradient, Memory, Rule, project
+from sd_scissorhands.methods.project import PAPER_RULE, SCALE_FREE, Gradient, Memory, Rule, project
 from sd_scissorhands.methods.selection import select_top
 
 ROUNDS = 3
@@ -150,16 +150,16 @@ def projection(divisor: int, where: Path) -> str:
     problem = Problem(shapes(divisor * HALVED))
     known = Memory(problem.memory)
     ways = {
-        "plain": lambda: plain_projection(problem.gradient, problem.memory, PAPER),
-        "ours": lambda: project(problem.gradient, Memory(problem.memory), PAPER),
-        "known": lambda: project(problem.gradient, known, PAPER),
+        "plain": lambda: plain_projection(problem.gradient, problem.memory, PAPER_RULE),
+        "ours": lambda: project(problem.gradient, Memory(problem.memory), PAPER_RULE),
+        "known": lambda: project(problem.gradient, known, PAPER_RULE),
     }
     turns, probes = interleave(ways, ROUNDS, prepare=problem.restart)
     for way, name in (("ours", "1 memory"), ("known", "1 memory with known products")):
         record(where, f"projection: {name}", turns[way], turns["plain"], probes, numel(problem.gradient))
-    errors = [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
+    errors = [relative_error(problem, rule) for rule in (PAPER_RULE, SCALE_FREE)]
     torch._foreach_mul_(problem.memory, 3)  # three times as long: the multiplier falls to its bound
-    errors += [relative_error(problem, rule) for rule in (PAPER, SCALE_FREE)]
+    errors += [relative_error(problem, rule) for rule in (PAPER_RULE, SCALE_FREE)]
     worst = "; ".join(
         f"{max(e for e, bound in errors if bound == side):.0e} with the multiplier {name}"
         for side, name in ((False, "inside"), (True, "on its bound"))
@@ -186,7 +186,7 @@ def growth(divisor: int, where: Path) -> str:
             for g, f in zip(gradient, memory, strict=True):
                 torch.neg(f, out=g)
 
-    ways: Ways = {name: lambda g=gradients[name], f=memories[name]: project(g, Memory(f), PAPER) for name in sizes}
+    ways: Ways = {name: lambda g=gradients[name], f=memories[name]: project(g, Memory(f), PAPER_RULE) for name in sizes}
     grow("projection, 1 memory", ways, sizes, where, restart)
     header = "what, share of the UNet's weights; weights; s; ns a weight; extra MiB; speed probe, ms"
     return rows.tabulate("growth", header, grown, document=where)

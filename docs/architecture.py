@@ -11,21 +11,21 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 PACKAGE = Path(__file__).parent.parent / "sd_scissorhands"
-GROUPS = {  # name -> its folders and modules, what it does
-    "cli, api": ("__init__ __main__ cli api show demo publishing quiet", "Commands and Python functions: parse, call, print."),
+GROUPS = {  # name -> its folders and modules, what it does; each imports only what stands behind it, which tests/test_house.py checks
+    "cli, api": ("__init__ __main__ cli show terminal api demo publishing quiet", "Commands and Python functions: parse, call, print."),
     "comparison": ("comparison", "Many recipes on the same task, measured in the same way."),
-    "attacks": ("attacks", "Ways to bring a concept back. An attack is one file."),
     "report": ("report", "Reads results; writes the page and the model card."),
-    "erasure, forgetting": ("erasure forgetting forecast", "One run in order: data, scores, selection, edit, repair, model."),
+    "attacks": ("attacks", "Ways to bring a concept back. An attack is one file."),
+    "erasure, forgetting": ("forecast erasure forgetting", "One run in order: data, scores, selection, edit, repair, model."),
     "evaluation": ("evaluation", "Counts what is left of a concept and of the rest. A metric or a judge is one file."),
     "classifier": ("classifier", "Image classifiers: data, model, task, figures."),
     "models": ("models", "Where models come from and go: hub, directories, single files, deltas, export, verify."),
     "diffusion": ("diffusion", "Denoisers, their data and training batches. A family of pipelines is one file."),
-    "run": ("run stages lineage places", "The run directory; resuming."),
+    "run": ("stages run places lineage", "The run directory; resuming."),
+    "settings": ("disk machine settings recipes naming pictures picture_folders", "Settings and recipes; devices, files and pictures."),
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
     "domains": ("domains concepts tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),
-    "settings": ("settings recipes naming disk machine pictures", "Settings and recipes; devices, files and pictures."),
-    "declarations": ("registry declaration results errors", "Registries, declared settings, typed results."),
+    "declarations": ("declaration registry results files parsing errors classic", "Registries, declared settings, typed results."),
 }  # fmt: skip
 WIDTH, GAP, LOWEST, LINES = 9.0, 0.3, 0.5, 420  # inches; lines of code in a square inch
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_MODULES = {
     "api": ("attack", "compare", "erase", "evaluate", "forget"),
     "attacks.attack_settings": ("AttackSettings",),
     "models.export": ("export",),
@@ -41,15 +41,15 @@ _ROOMS = {
     "quiet": ("bars",),
     "settings": ("EraseSettings", "ForgetSettings", "UserError"),
 }
-_ROOM = {name: room for room, names in _ROOMS.items() for name in names}
-__all__ = [*_ROOM, "__version__"]
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [*_MODULE_OF, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ROOM[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOM})
+    return sorted({*globals(), *_MODULE_OF})

@@ -31,6 +31,7 @@ from .settings import EraseSettings, ForgetSettings
 
 Folder = str | Path
 Measured = TypeVar("Measured", bound=Measurement)
+Measuring = TypeVar("Measuring", EvaluateSettings, AttackSettings)
 
 
 def erase(
@@ -81,10 +82,9 @@ def evaluate(
     """
     from .evaluation.evaluate import evaluate as run_evaluation
     from .evaluation.evaluate import place_of
-    from .models.locate import convert_single_files
 
     with _at_work(settings.source, progress) as (processes, shown):
-        convert_single_files(settings.model_config, settings.model, settings.baseline)
+        settings = composed(settings)
         folder = Path(output_dir or place_of(settings))
         result = run_evaluation(settings, folder, progress=shown, processes=processes)
         return _with_page(result, folder, blur, command, processes)
@@ -101,10 +101,9 @@ def attack(
     """Try to bring an erased concept back, and its original beside it; see `attacks.attack` and, for the rest, `evaluate`."""
     from .attacks.attack import attack as run_attack
     from .attacks.attack import place_of
-    from .models.locate import convert_single_files
 
     with _at_work(settings.model, progress) as (processes, shown):
-        convert_single_files(settings.model_config, settings.model, settings.baseline)
+        settings = composed(settings)
         folder = Path(output_dir or place_of(settings))
         return _with_page(run_attack(settings, folder, progress=shown), folder, blur, command, processes)
 
@@ -151,6 +150,24 @@ def compare(
     with _at_work(comparison.settings.model, progress) as (_, shown):
         result = run_comparison(comparison, folder, command=command, progress=shown)
     return dataclasses.replace(result, folder=folder, report=folder / "report.html")
+
+
+def composed(settings: Measuring) -> Measuring:
+    """Settings whose models are pipelines: single files converted, and `unet` put into `model`, whose baseline is then the base.
+
+    Raises:
+        UserError: see `with_unet` and `convert_single_files`.
+    """
+    from .models.composed import with_unet
+    from .models.locate import convert_single_files
+
+    convert_single_files(settings.model_config, settings.model, settings.baseline)
+    if settings.unet is None:
+        return settings
+    base = str(settings.model)
+    return dataclasses.replace(
+        settings, model=with_unet(base, settings.unet), baseline=settings.baseline or base, unet=None, model_config=None
+    )
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import math
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, printable
+from .files import fault, read_text, read_toml
 
 T = TypeVar("T")
 SLOT = "{}"  # stands in the concept's place in a template
@@ -30,7 +32,7 @@ GENERIC = ("something", "an object", "a thing", "")
 class Concept:
     """A concept, the words that name it, and what takes its place.
 
-    `pairs` are (forget prompt, neutral twin); the twin is the same sentence with the anchor in the concept's place.
+    `pairs` are (forget prompt, neutral prompt); the second is the same sentence with the anchor in the concept's place.
     """
 
     name: str
@@ -40,12 +42,12 @@ class Concept:
     explicit: bool  # its pictures are shown blurred
     anchor: str  # what takes its place, in a word
     pairs: tuple[tuple[str, str], ...]
-    neighbours: tuple[str, ...]  # near the concept, and to be kept
+    neighbours: tuple[str, ...]  # near the concept, and to be retained
     labels: tuple[str, ...]  # NudeNet labels that show it
     words: tuple[str, ...] = ()  # what the pairs call it, its own name first
     templates: tuple[str, ...] = ()  # sentences with "{}" where the concept goes
     paraphrases: tuple[str, ...] = ()  # other names, which no pair uses
-    generic: tuple[str, ...] = ("",)  # what says less in the concept's place, "" for nothing at all
+    generic: tuple[str, ...] = ("",)  # vaguer words in the concept's place, "" for nothing at all
 
     @property
     def places(self) -> dict[str, tuple[str, str]]:
@@ -54,7 +56,7 @@ class Concept:
 
     @property
     def vague(self) -> tuple[str, ...]:
-        """Prompts that leave open what the concept would say: every template with a generic word, and the empty prompt."""
+        """Prompts that leave open what the concept would name: every template with a generic word, and the empty prompt."""
         filled = (" ".join(t.replace("{}", word).split()) for word in self.generic for t in self.templates)
         return tuple(dict.fromkeys([*filled, ""]))
 
@@ -84,10 +86,10 @@ def free_text(text: str, anchor: str) -> Concept:
 
 
 def _read(file: Path, anchor: str | None = None) -> Concept:
-    data = tomllib.loads(file.read_text())
+    data = read_toml(file)
     pairs = tuple(
-        (template.format(word), template.format(anchor or twin))
-        for word, twin in data["words"].items()
+        (template.format(word), template.format(anchor or other))
+        for word, other in data["words"].items()
         for template in data["templates"]
     )
     return Concept(
@@ -99,7 +101,7 @@ def _read(file: Path, anchor: str | None = None) -> Concept:
 
 def general_captions() -> list[str]:
     """The package's own diverse captions."""
-    return (prompts_dir() / "general.txt").read_text().splitlines()
+    return read_prompts(prompts_dir() / "general.txt", "")
 
 
 def unlisted_words() -> list[str]:
@@ -108,18 +110,40 @@ def unlisted_words() -> list[str]:
 
 
 def read_prompts(path: Path, flag: str) -> list[str]:
-    """One prompt a line, blank lines skipped.
+    """One prompt a line, or the column `prompt` of a CSV; blank ones are skipped.
+
+    Lines end with LF or CR LF alone: whatever else Python takes for an end (U+2028, a vertical tab) is a part of a prompt.
 
     Raises:
-        UserError: unreadable or empty file.
+        UserError: unreadable or empty file, or a CSV without that column.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path} cannot be read: {error}") from None
-    if not (prompts := [line for line in lines if line]):
+    text = read_text(path, flag)
+    header = [cell.strip().strip('"') for cell in text.partition("\n")[0].split(",")]
+    if path.suffix.lower() == ".csv" or (
+        len(header) > 1 and "prompt" in header and not any(" " in cell for cell in header)
+    ):
+        lines = _column(path, flag, text)
+    else:
+        lines = text.replace("\r\n", "\n").split("\n")
+    if not (prompts := [line.strip() for line in lines if line.strip()]):
         raise UserError(f"{flag} {path} holds no prompt: write one a line")
     return prompts
+
+
+def _column(path: Path, flag: str, text: str) -> list[str]:
+    """The column `prompt` of a CSV."""
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if "prompt" in (reader.fieldnames or ()):
+            return [row["prompt"] or "" for row in reader]
+        columns = ", ".join(map(printable, reader.fieldnames or ())) or "none"
+    except csv.Error as error:
+        raise UserError(
+            f"{flag} {path} is no sound CSV ({fault(error)}): mend it, or name a text with one prompt a line"
+        ) from None
+    raise UserError(
+        f"{flag} {path} is a CSV without a column 'prompt' (it has {columns[:200]}): name the column so, or give a text with one prompt a line"
+    )
 
 
 def shuffled(items: Sequence[T], count: int, seed: int) -> list[T]:
@@ -135,7 +159,7 @@ def filled(concept: Concept) -> list[tuple[str, str]]:
 
 
 def without_conflicts(concepts: Sequence[Concept], erased: Sequence[str] = ()) -> list[Concept]:
-    """Concepts that are erased in one run, without the pairs whose twin names another of them or what is `erased` already.
+    """Concepts that are erased in one run, without the pairs whose neutral prompt names another of them or what is `erased` already.
 
     "A red circle" for "a red square" would keep red alive while red is erased.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,13 @@ PANELS = (
     "Repair",
     "Drawing and counting",
     "Judges",
+    "Diffusion: judging and attacking",
+    "Classifiers",
     "Run",
 )  # of --help, in order
 LEVELS = ("basic", "advanced", "file")  # shown first in --help, shown after, or read from a settings file alone
+LARGEST = 2**31 - 1  # integer where no `most` is declared: more no tensor of a batch has
+SEED = {"least": 0, "most": 2**32 - 1}  # with room to count draws beside it in a generator's 64 bits
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def choices(kind: Any) -> dict[str, tuple[str, ...]]:
 
 
 def check_declared(values: Any, spelled: Callable[[str], str] = str, error: type[UserError] = UserError) -> None:
-    """Refuse a value outside its declared choices or bounds; None is never refused.
+    """Refuse a value outside its declared choices or bounds, and what no setting can be; None is never refused.
 
     Args:
         values: a dataclass instance.
@@ -74,25 +79,40 @@ def check_declared(values: Any, spelled: Callable[[str], str] = str, error: type
         value, declared = getattr(values, field.name), declared_of(field)
         if declared is None or value is None:
             continue
+        name = spelled(field.name)
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if wrong := _unusable(one):
+                raise error(f"{name} {wrong}")
+            if outside := _outside(one, declared):
+                raise error(f"{name} {one} {outside}" + (f": {declared.remedy}" if declared.remedy else ""))
         if (allowed := declared.allowed) is not None and value not in allowed:
-            raise error(f"{spelled(field.name)} {value!r} is unknown: choose {', '.join(allowed)}")
-        if outside := _outside(value, declared):
-            raise error(
-                f"{spelled(field.name)} {value} {outside}" + (f": {declared.remedy}" if declared.remedy else "")
-            )
+            raise error(f"{name} {value!r} is unknown: choose {', '.join(allowed)}")
+
+
+def _unusable(value: Any) -> str:
+    """Why a value can be no setting at all, whatever is declared; nothing if it can."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no finite number"
+    if type(value) is int and value.bit_length() > 64:
+        return f"has {value.bit_length()} bits: it must be an integer of at most 64"
+    return "holds a NUL character, which no name has" if isinstance(value, str) and "\0" in value else ""
 
 
 def _outside(value: Any, declared: Declared) -> str:
-    """What is wrong with a value's size; nothing if it is within its bounds."""
+    """What is wrong with a value's size; nothing if it is within its bounds, or no number."""
     least, most, open_ends = declared.least, declared.most, declared.open_ends
+    if not isinstance(value, int | float):
+        return ""
+    if most is None and type(value) is int and value > LARGEST:
+        return f"is too large: it must be at most {LARGEST}"
     low = least is not None and not (value > least if open_ends else value >= least)
     high = most is not None and not (value < most if open_ends else value <= most)
     if not (low or high):
         return ""
     if least is not None and most is not None:
-        return f"is outside ({least:g}, {most:g})" if open_ends else f"is outside [{least:g}, {most:g}]"
+        return f"is outside ({least}, {most})" if open_ends else f"is outside [{least}, {most}]"
     if most is not None:
-        return f"is too large: it must be at most {most:g}"
+        return f"is too large: it must be at most {most}"
     if least == 0:
         return "must be above 0" if open_ends else "is negative"
-    return f"is too small: it must be at least {least:g}"
+    return f"is too small: it must be at least {least}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from .attacks.attack_settings import AttackSettings
 from .comparison.measure import Measured, Measurements, measure
@@ -12,6 +11,7 @@ from .domains import DOMAINS
 from .evaluation import concept as concept_evaluation
 from .evaluation.judge_set import open_judges
 from .report import write_card, write_report
+from .results.demo import DemoRates, DemoResult, DemoRow
 from .run import Progress, silent
 from .settings import EraseSettings
 
@@ -19,13 +19,10 @@ CONTROLS = ("scissorhands-anchored", "scissorhands", "substitution")  # other re
 COUNT = 48  # pictures under attack
 
 
-def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
+def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Progress = silent) -> DemoResult:
     """Erase `concept` by the default recipe and by each of `CONTROLS`, evaluate and attack them all alike, write the page.
 
     A demo that was killed, or is run again, continues.
-
-    Returns:
-        concept, model_dir, report, rows: name, figures, trimmed, seconds, asr; attacks: name -> asr_after, the original's too.
     """
     settings = EraseSettings(concepts=(concept,), model="tiny", seed=seed)
     canvas = DOMAINS["canvas"]
@@ -38,25 +35,17 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     }
     what = Measurements(found, "tiny", open_judges(found, domain=canvas), looks, attacks, original=folder)
     first = measure(settings, folder, what, progress)
-    rates = {
-        name: {"asr_after": one.asr_after, "original": one.original.asr_after} for name, one in first.attacks.items()
-    }
-    original = {
-        "figures": first.evaluation.original,
-        "trimmed": 0,
-        "seconds": 0.0,
-        "asr": rates["embedding"]["original"],
-    }
-    rows = [{"name": "original", **original}, _row("erased", first)]
+    rates = {name: DemoRates(one.asr_after, one.original.asr_after) for name, one in first.attacks.items()}
+    original = DemoRow("original", first.evaluation.original, 0, 0.0, rates["embedding"].original)
+    rows = [original, _row("erased", first)]
     what = dataclasses.replace(what, attacks={"embedding": embedding})
     for recipe in CONTROLS:
         control = dataclasses.replace(settings, recipe=recipe)
         rows.append(_row(recipe, measure(control, folder / "controls" / recipe, what, progress)))
     write_card(folder)
-    report = str(write_report(folder))
-    return {"concept": concept, "model_dir": str(folder / "model"), "report": report, "rows": rows, "attacks": rates}
+    return DemoResult(concept, str(folder / "model"), str(write_report(folder)), tuple(rows), rates)
 
 
-def _row(name: str, one: Measured) -> dict[str, Any]:
-    costs = {cost: getattr(one.erasure, cost) for cost in ("trimmed", "seconds")}
-    return {"name": name, "figures": one.evaluation.figures, **costs, "asr": one.attacks["embedding"].asr_after}
+def _row(name: str, one: Measured) -> DemoRow:
+    erased = one.erasure
+    return DemoRow(name, one.evaluation.figures, erased.trimmed, erased.seconds, one.attacks["embedding"].asr_after)

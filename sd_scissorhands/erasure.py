@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
 from .diffusion.conditions import ConceptSlot, Mixture
-from .diffusion.dataset import gather, list_pictures
+from .diffusion.dataset import check_pictures, gather
 from .diffusion.denoiser import Denoiser
 from .diffusion.erasure_task import ErasureTask
+from .disk import hash_files, hash_text, locked
 from .domains.base import Domain
 from .lineage import erased_from
 from .machine import Processes, resolve_device
@@ -30,14 +32,15 @@ from .methods.selection import count_for
 from .models.delta import Origin, write_delta
 from .models.export import check_exportable, check_request, default_output, export
 from .models.licence import read_licence
-from .models.load import LoadedPipeline, open_pipeline, restore_weights, save_pipeline, stored_weights
+from .models.load import LoadedPipeline, open_pipeline, restore_weights, round_weights, save_pipeline, stored_weights
 from .models.locate import domain_of_model, find_pipeline
-from .models.tensor_files import hash_tensors
+from .models.tensor_files import DTYPES, hash_tensors
+from .picture_folders import list_pictures
 from .recipes import ON_CPU
 from .results.erase import EraseResult
 from .results.manifest import Stage
 from .run import Progress, Run, check_free, silent
-from .settings import EraseSettings, UserError
+from .settings import EraseSettings, UserError, flag
 from .stages import Stages
 
 PARTS = {"unet": "UNet", "transformer": "transformer"}  # of a pipeline, what denoises -> in words
@@ -54,6 +57,7 @@ class Prepared:
     parameters: Parameters  # the scope
     retain_prompts: list[str]  # those that leave a concept open come last
     open_prompts: list[str]
+    remarks: tuple[str, ...] = ()  # what was left out of the user's files
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -109,21 +113,19 @@ def erase(
     """
     began, processes = time.monotonic(), Processes.here()
     check_request(output_format, flag="--output-format")
-    if processes.main:
-        check_free(output_dir, settings, resume=resume)
-    processes.wait()
-    prepared = prepare(settings, processes)
-    check_exportable(prepared.opened.files, output_format)
-    source = prepared.opened.identity
-    run = Run.open(output_dir, prepared.settings, source, resume=resume, processes=processes, began=began)
-    if not run.done("model"):
-        task = _task(prepared, _data(run, prepared, progress))
-        stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
-        selection = stages.select(prepared.scored)
-        trimmed = stages.edit(selection)
-        repair = stages.repair(selection, slices=slices_of(prepared.settings, processes.count))
-        _save_model(run, prepared, trimmed, repair)
-    return _exported(run, output_format, progress)
+    with locked(output_dir, processes.main):
+        if processes.main:
+            check_free(output_dir, settings, resume=resume)
+        processes.wait()
+        prepared = prepare(settings, processes)
+        check_exportable(prepared.opened.files, output_format)
+        run = Run.open(
+            output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=_inputs(prepared),
+            processes=processes, began=began,
+        )  # fmt: skip
+        if not run.done("model"):
+            _work(run, prepared, progress)
+        return _exported(run, output_format, progress)
 
 
 # ---------------------------------------------------------------- before the work
@@ -140,9 +142,6 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     """
     if not settings.concepts:
         raise UserError("nothing to erase: name a preset, a word or a text with --concept")
-    for folder in (settings.forget_images, settings.retain_images):
-        if folder:
-            list_pictures(Path(folder))
     # without the download of a hub id, which comes after every other check
     domain = domain_of_model(settings.model, settings.model_config)
     names = dict.fromkeys(domain.spell(text) for text in settings.concepts)
@@ -151,6 +150,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
     erased = [*before, *(concept.name for concept in found)]
     own = own_captions(settings.retain_prompts, erased, domain)
+    remarks = _check_folders(settings, len(found), domain.profile)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -165,7 +165,24 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     retain = retain_set(
         found, erased, dataclasses.replace(settings, retain_count=settings.retain_count - count), own, domain
     )
-    return Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain + open_, open_)
+    retain += open_
+    prepared = Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain, open_)
+    prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
+    return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
+
+
+def _check_folders(settings: EraseSettings, concepts: int, profile: str) -> list[str]:
+    """Read the user's pictures, see `check_pictures`."""
+    folders = {name: getattr(settings, name) for name in ("forget_images", "retain_images")}
+    given = {name: folder for name, folder in folders.items() if folder}
+    if settings.recursive and not given:
+        raise UserError("--recursive has no effect without --forget-images or --retain-images: leave it out")
+    remarks = list[str]()
+    for name, folder in given.items():
+        filled = settings.resolved(profile)
+        count = filled.forget_count * concepts if name == "forget_images" else filled.retain_count
+        remarks += check_pictures(flag(name), folder, count, recursive=settings.recursive)
+    return remarks
 
 
 def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:
@@ -250,7 +267,34 @@ def open_set(found: Sequence[Concept], erased: Sequence[str], count: int, seed: 
     return [text for texts in zip(*each, strict=False) for text in texts][:count]
 
 
+def hash_named_files(s: EraseSettings) -> dict[str, str]:
+    """What is in the folders and files that settings name: setting -> sha256."""
+    found = {}
+    for name in ("forget_images", "retain_images"):
+        if folder := getattr(s, name):
+            found[name] = hash_files(list_pictures(Path(folder), s.recursive).files)
+    if s.retain_prompts:
+        found["retain_prompts"] = hash_files([Path(s.retain_prompts)])
+    return found
+
+
+def _inputs(prepared: Prepared) -> dict[str, str]:
+    """What the data depend on beside model and settings: setting -> sha256 of what it means now."""
+    prompts = json.dumps([*map(dataclasses.asdict, prepared.concepts), prepared.retain_prompts])
+    return hash_named_files(prepared.settings) | {"concept": hash_text(prompts)}
+
+
 # ---------------------------------------------------------------- the work
+
+
+def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
+    """Every stage that is not done yet."""
+    task = _task(prepared, _data(run, prepared, progress))
+    stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
+    selection = stages.select(prepared.scored)
+    trimmed = stages.edit(selection)
+    repair = stages.repair(selection, slices=slices_of(prepared.settings, run.processes.count))
+    _save_model(run, prepared, trimmed, repair)
 
 
 def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
@@ -259,6 +303,7 @@ def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]
     named = [[prepared.opened.domain.naming(text, c) for text in prepared.open_prompts] for c in prepared.concepts]
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Draw or read the pictures; the manifest records the prompts."""
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
             data = gather(
                 prepared.denoiser, settings, pairs, retain, named if prepared.open_prompts else (),
@@ -298,10 +343,13 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
     opened, denoiser, settings = prepared.opened, prepared.denoiser, prepared.settings
     if prepared.casts_frozen:
         restore_weights(opened, set(denoiser.parameters) - set(prepared.parameters))
+    if settings.dtype == "base":
+        round_weights(opened)
     weights, delta = hash_tensors(denoiser.module.state_dict().items()), dict[str, Any]()
     names = tuple(concept.name for concept in prepared.concepts)
+    left_out = None
     if run.processes.main:
-        save_pipeline(opened, run.path / "model")
+        left_out = save_pipeline(opened, run.path / "model", DTYPES.get(settings.dtype))
         if settings.train == "selection":
             origin = Origin(opened.name, opened.weights_sha256, weights, settings.recipe, names, settings.seed)
             changed, base = opened.denoiser.state_dict(), stored_weights(opened)
@@ -313,17 +361,19 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
         mean_correction=repair.mean_correction, steps=repair.step, **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
-        processes=run.processes.count, seconds=run.seconds,
+        processes=run.processes.count, seconds=run.seconds, left_out=left_out, remarks=prepared.remarks,
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
 
 
 def _exported(run: Run, output_format: str, progress: Progress) -> EraseResult:
     """A finished run's result, and its model in another format beside it; what is there already is left as it is."""
-    result = EraseResult.from_json(run.manifest.result or {})
+    result = run.manifest.result_as(EraseResult)
+    result = dataclasses.replace(result, run_dir=str(run.path), model_dir=str(run.path / "model"))
     if output_format == "diffusers" or not run.processes.main:
         return result
     file = default_output(find_pipeline(run.path), output_format)
+    note = None
     if not file.exists():
-        export(run.path, output_format, output=file, progress=progress)
-    return dataclasses.replace(result, exported=str(file))
+        note = export(run.path, output_format, output=file, progress=progress).note
+    return dataclasses.replace(result, exported=str(file), export_note=note)

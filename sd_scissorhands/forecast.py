@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,12 @@ from .machine import PeakMemory
 from .methods.distributed import gradient_hooks
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
-from .methods.selection import CHUNK
+from .methods.selection import SCORES_AT_ONCE
+from .results.forecast import Forecast
 from .settings import EraseSettings
 
 MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
-SCRATCH = 16 * CHUNK  # bytes at most of a selection, beside its result
+SCRATCH = 16 * SCORES_AT_ONCE  # bytes at most of a selection, beside its result
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,13 @@ class Probe:
     resident: int  # bytes in use with the model loaded
 
 
-def forecast(settings: EraseSettings) -> dict[str, Any]:
+def forecast(settings: EraseSettings) -> Forecast:
     """What `erase` would do, without doing it: weights, memory and time to expect.
 
     A forward and a backward pass are made on one sample, timed and their memory measured, on an accelerator also a forward pass on
     as many as are sampled together; the rest is counted: a backward pass as two forward and as three with checkpointing, guidance
     as two samples, and of every stage the tensors that it holds at a time. Scorers that take more than gradients, and the Newton
     step, are not counted.
-
-    Returns:
-        What would be erased and changed, seconds and peak_bytes by stage, memory_bytes (the largest of these), settings.
-        Bytes are the device's, or on a CPU the whole process's.
     """
     prepared = prepare(settings)
     s, probe = prepared.settings, _probe(prepared)
@@ -65,14 +61,14 @@ def forecast(settings: EraseSettings) -> dict[str, Any]:
         "repair": repair * (probe.alone if s.micro_batch == 1 else probe.among),
     }
     peaks = _peaks(prepared, probe)
-    return {
-        "concepts": [c.name for c in prepared.concepts], "anchors": [c.anchor for c in prepared.concepts], "explicit": any(c.explicit for c in prepared.concepts),
-        "model": prepared.opened.name, "weights_sha256": prepared.opened.weights_sha256, "ema": prepared.opened.files.ema, "scope": s.scope,
-        "scope_size": prepared.scope_size, "tensors": len(prepared.parameters), "trimmed": prepared.trimmed,
-        "memory_bytes": max(peaks.values()), "peak_bytes": peaks,
-        "seconds": {stage: round(expected, 1) for stage, expected in seconds.items() if expected},
-        "settings": s.to_json(),
-    }  # fmt: skip
+    concepts, opened = prepared.concepts, prepared.opened
+    return Forecast(
+        concepts=tuple(c.name for c in concepts), anchors=tuple(c.anchor for c in concepts),
+        explicit=any(c.explicit for c in concepts), model=opened.name, weights_sha256=opened.weights_sha256,
+        ema=opened.files.ema, scope=s.scope, scope_size=prepared.scope_size, tensors=len(prepared.parameters),
+        trimmed=prepared.trimmed, memory_bytes=max(peaks.values()), peak_bytes=peaks,
+        seconds={stage: round(expected, 1) for stage, expected in seconds.items() if expected}, settings=s.to_json(),
+    )  # fmt: skip
 
 
 def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
@@ -127,6 +123,7 @@ def _probe(prepared: Prepared) -> Probe:
 
     @torch.no_grad()
     def seconds(samples: int) -> float:
+        """How long one forward pass of some samples takes."""
         began = time.monotonic()
         float(forward(samples))
         return (time.monotonic() - began) / samples

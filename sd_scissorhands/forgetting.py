@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from torch import nn
 
 from .classifier.data import Parts, Split, split_at_random, split_by_class, split_by_indices
 from .classifier.forgetting_task import ClassifierTask
-from .classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier
-from .classifier.measure import Figure, gap, measure
+from .classifier.load import Classifier, hash_weights, open_classifier, save_classifier
+from .classifier.measure import Estimate, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
-from .classifier.train import retrain
+from .classifier.train import Training, retrain
+from .disk import hash_files, locked
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
 from .methods.objectives import loss_of
@@ -26,11 +28,11 @@ from .run import Progress, Run, check_free, silent
 from .settings import DIGITS, ForgetSettings, UserError
 from .stages import Stages
 
-PARTS = 4  # of a measurement, for its progress
+MEASURED_PARTS = 4  # of a measurement, for its progress
 
 
 @dataclass
-class Prepared:
+class PreparedForgetting:
     """A classifier opened for a forgetting, with everything that must hold before work starts."""
 
     settings: ForgetSettings  # resolved
@@ -38,7 +40,8 @@ class Prepared:
     split: Split
     task: ClassifierTask
     parameters: Parameters  # the scope
-    says: str  # what is forgotten
+    target: str  # what is forgotten, in words
+    remarks: tuple[str, ...]  # on what was skipped of the user's files
 
 
 def forget(
@@ -58,7 +61,7 @@ def forget(
         output_dir: the run directory; the model is `output_dir/model`.
         own: a torch module of one's own, see `classifier.load.wrap`, in the place of `settings.model`; it is left as it is.
         parts: its data, in the place of `settings.data`.
-        shared: where the embedded classifier and those retrained without D_f are kept, for many runs to share; None: made
+        shared: where the embedded classifier and those retrained without D_f are stored, for many runs to share; None: made
             again by every run.
         resume: continue the same run after its last whole stage or checkpoint.
         progress: opens a progress bar for a stage.
@@ -66,12 +69,35 @@ def forget(
     Raises:
         UserError: anything that the user can put right, before expensive work.
     """
-    check_free(output_dir, settings, resume=resume)
-    prepared = prepare(settings, shared, own=own, parts=parts)
-    opened, task = prepared.opened, prepared.task
-    run = Run.open(output_dir, prepared.settings, opened.identity, resume=resume)
-    if run.done("model"):
-        return ForgetResult.from_json(run.manifest.result)
+    with locked(output_dir):
+        check_free(output_dir, settings, resume=resume)
+        prepared = prepare(settings, shared, own=own, parts=parts)
+        inputs = _inputs(prepared)
+        run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=inputs)
+        if not run.done("model"):
+            _work(run, prepared, shared, progress)
+        result = run.manifest.result_as(ForgetResult)
+        return dataclasses.replace(result, run_dir=str(run.path), model_dir=str(run.path / "model"))
+
+
+def _inputs(prepared: PreparedForgetting) -> dict[str, str]:
+    """What the work depends on beside model and settings: setting -> sha256 of what it names now."""
+    split, digest, found = prepared.split, hashlib.sha256("\n".join(prepared.split.names).encode()), dict[str, str]()
+    if prepared.settings.forget_indices:
+        found["forget_indices"] = hash_files([Path(prepared.settings.forget_indices)])
+    for data in (split.forget, split.retain, split.unseen, split.test):
+        for tensor in (data.pictures, data.labels):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+    found["data"] = digest.hexdigest()
+    if (retrained := prepared.settings.retrained) and Path(retrained).is_dir():
+        found["retrained"] = hash_files(sorted(Path(retrained).glob("*.safetensors")))
+    return found
+
+
+def _work(run: Run, prepared: PreparedForgetting, shared: Path | None, progress: Progress) -> None:
+    """Every stage that is not done yet, and the figures."""
+    settings, opened, task = prepared.settings, prepared.opened, prepared.task
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
@@ -81,33 +107,31 @@ def forget(
     repair = stages.repair(selection)
     seconds, peak_bytes = round(time.monotonic() - began, 2), peak.bytes()
     save_classifier(opened, run.path / "model")
-    figures, others = _measured(prepared, before, shared, progress)
-    result = {
-        "run_dir": str(output_dir), "model_dir": str(output_dir / "model"), "recipe": settings.recipe,
-        "seed": settings.seed, "forget": prepared.says, "scope_size": sum(p.numel() for p in prepared.parameters.values()),
-        "trimmed": trimmed, "conflict_rate": repair.conflict_rate, "mean_correction": repair.mean_correction,
-        "steps": repair.step, "seconds": seconds, "peak_bytes": peak_bytes, "weights_sha256": hash_weights(opened.model),
-        "figures": _values(figures), "n": {name: figure.n for name, figure in figures.items()},
-        "intervals": _intervals(figures), "notes": {name: one.note for name, one in figures.items() if one.note},
-        **{name: other and _values(other) for name, other in others.items()},
-        "intervals_beside": {name: _intervals(other) for name, other in others.items() if other},
-    }  # fmt: skip
-    run.finish("model", Stage("model"), result)
-    return ForgetResult.from_json(result)
+    found = _measured(prepared, before, shared, progress)
+    figures, beside = found["model"], {name: found[name] for name in ("original", "retrained") if name in found}
+    result = ForgetResult(
+        run_dir=str(run.path), model_dir=str(run.path / "model"), recipe=settings.recipe, seed=settings.seed,
+        forget=prepared.target, scope_size=sum(p.numel() for p in prepared.parameters.values()), trimmed=trimmed,
+        conflict_rate=repair.conflict_rate, mean_correction=repair.mean_correction, steps=repair.step, seconds=seconds,
+        peak_bytes=peak_bytes, weights_sha256=hash_weights(opened.model), figures=_values(figures),
+        n={name: figure.n for name, figure in figures.items()}, intervals=_intervals(figures),
+        notes={name: figure.note for name, figure in figures.items() if figure.note}, original=_values(found["original"]),
+        retrained=_values(found["retrained"]) if "retrained" in found else None,
+        intervals_beside={name: _intervals(other) for name, other in beside.items()}, remarks=prepared.remarks,
+    )  # fmt: skip
+    run.finish("model", Stage("model"), result.to_json())
 
 
 def prepare(
     settings: ForgetSettings, shared: Path | None = None, *, own: Classifier | None = None, parts: Parts | None = None
-) -> Prepared:
+) -> PreparedForgetting:
     """Make every check that needs no work, then open classifier and data and find the scope.
 
     Raises:
         UserError: the first thing that is wrong.
     """
-    wanted = [
-        name for name in ("forget_class", "forget_indices", "forget_random") if getattr(settings, name) is not None
-    ]
-    if len(wanted) != 1:
+    targets = (settings.forget_class, settings.forget_indices, settings.forget_random)
+    if sum(target is not None for target in targets) != 1:
         raise UserError("say what to forget with one of --forget-class, --forget-indices and --forget-random")
     settings = settings.resolved("classifier")
     loss_of(settings.repair, "classifier")
@@ -127,25 +151,24 @@ def prepare(
         )
     parts = parts or _read(settings, opened)
     if settings.forget_class is not None:
-        split, says = split_by_class(parts, settings.forget_class), f"class {settings.forget_class}"
+        split, target = split_by_class(parts, settings.forget_class), f"class {settings.forget_class}"
     elif indices is not None:
-        split, says = split_by_indices(parts, indices, f"--forget-indices {settings.forget_indices}"), ""
+        split, target = split_by_indices(parts, indices, f"--forget-indices {settings.forget_indices}"), ""
     else:
-        split, says = (
-            split_at_random(parts, settings.forget_random or 0, settings.seed),
-            f"random {settings.forget_random:.3g}",
-        )
+        share = settings.forget_random or 0
+        split, target = split_at_random(parts, share, settings.seed), f"random {share:.3g}"
     task = ClassifierTask(
         opened.model, split, batch_size=settings.batch_size, seed=settings.seed, repair=settings.repair
     )
-    return Prepared(settings, opened, split, task, task.scope(settings.scope), says or f"{len(split.forget)} samples")
+    target = target or f"{len(split.forget)} samples"
+    return PreparedForgetting(settings, opened, split, task, task.scope(settings.scope), target, parts.remarks)
 
 
 def _read(settings: ForgetSettings, opened: Classifier) -> Parts:
     if settings.data is None:
         return digits()
     path = Path(settings.data)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         prepare = opened.preprocess if opened.preprocessing is not None else None
         return read_npz(path, opened.names, prepare, seed=settings.seed)
     return read_folder(path, opened.names, opened.preprocess, seed=settings.seed)
@@ -155,46 +178,47 @@ def _read(settings: ForgetSettings, opened: Classifier) -> Parts:
 
 
 def _measured(
-    prepared: Prepared, before: nn.Module, shared: Path | None, progress: Progress
-) -> tuple[dict[str, Figure], dict[str, dict[str, Figure] | None]]:
-    """Figures of the model, and by name those of the original and of the retrained."""
+    prepared: PreparedForgetting, before: nn.Module, shared: Path | None, progress: Progress
+) -> dict[str, dict[str, Estimate]]:
+    """Figures of the "model", of the "original" and, where there is one, of the "retrained"."""
     split, seed = prepared.split, prepared.settings.seed
-    other = _retrained(prepared, before, shared, progress)
-    models = {"model": prepared.opened.model, "original": before} | ({"retrained": other} if other is not None else {})
-    with progress("figures", PARTS * len(models)) as tick:
-        look: Callable[..., dict[str, Figure]] = lambda model, at: measure(  # noqa: E731
-            model, split, seed=seed, original=at, tick=lambda: tick(1)
-        )
-        original = look(before, 1.0)
-        at = original["forget_accuracy"].value or 0.0
-        found = {"original": original} | {name: look(model, at) for name, model in models.items() if name != "original"}
-    figures, retrained = found["model"], found.get("retrained")
-    if retrained is not None:
+    models = {"original": before, "model": prepared.opened.model}
+    if (retrained := _retrained(prepared, before, shared, progress)) is not None:
+        models["retrained"] = retrained
+    found, accuracy = dict[str, dict[str, Estimate]](), 1.0
+    with progress("figures", MEASURED_PARTS * len(models)) as tick:
+        for name, model in models.items():
+            found[name] = measure(model, split, seed=seed, original=accuracy, tick=lambda: tick(1))
+            accuracy = found["original"]["forget_accuracy"].value or 0.0
+    if "retrained" in found:
         for one in found.values():
-            one["gap"] = gap(one, retrained)
-    return figures, {"original": original, "retrained": retrained}
+            one["gap"] = gap(one, found["retrained"])
+    return found
 
 
-def _retrained(prepared: Prepared, before: nn.Module, shared: Path | None, progress: Progress) -> nn.Module | None:
+def _retrained(
+    prepared: PreparedForgetting, before: nn.Module, shared: Path | None, progress: Progress
+) -> nn.Module | None:
     """The model trained without D_f: the one that the user names, or the embedded one trained again; else None."""
     settings, split, opened = prepared.settings, prepared.split, prepared.opened
     if settings.retrained:
         return open_classifier(settings.retrained, resolve_device(settings.device)).model
     if settings.model != DIGITS or settings.data is not None:
         return None
-    kept = shared / f"retrained-{prepared.says}-{settings.seed}".replace(" ", "-") if shared else None
-    if kept is not None and (kept / "config.json").exists():
-        return open_classifier(str(kept), resolve_device(settings.device)).model
-    with progress("retraining, to compare with", RECIPE["epochs"]) as tick:
-        model = retrain(before, split.retain, seed=settings.seed, tick=lambda: tick(1), **RECIPE)
-    if kept is not None:
-        save_classifier(Classifier(model, str(kept), opened.names, opened.preprocessing, hash_weights(model)), kept)
+    forgotten = hashlib.sha256(split.forgotten.numpy().data).hexdigest()[:12]
+    stored = shared / f"retrained-{forgotten}-{settings.seed}" if shared else None
+    if stored is not None and (stored / "config.json").exists():
+        return open_classifier(str(stored), resolve_device(settings.device)).model
+    with progress("retraining, to compare with", Training.epochs) as tick:
+        model = retrain(before, split.retain, Training(), seed=settings.seed, tick=lambda: tick(1))
+    if stored is not None:
+        save_classifier(Classifier(model, str(stored), opened.names, opened.preprocessing, hash_weights(model)), stored)
     return model
 
 
-def _values(figures: Mapping[str, Figure]) -> dict[str, float | None]:
+def _values(figures: Mapping[str, Estimate]) -> dict[str, float | None]:
     return {name: figure.value for name, figure in figures.items()}
 
 
-def _intervals(figures: Mapping[str, Figure]) -> dict[str, list[float]]:
-    return {name: [figure.low, figure.high] for name, figure in figures.items()}
+def _intervals(figures: Mapping[str, Estimate]) -> dict[str, tuple[float, float]]:
+    return {name: (figure.low, figure.high) for name, figure in figures.items()}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import UserError
+from .naming import Name, is_path
 from .results.manifest import MANIFEST, Manifest
 
-LONGEST = 100  # runs behind a model, so that a manifest that names itself comes to an end
+MOST_RUNS = 100  # runs behind a model, so that a manifest that names itself comes to an end
 
 
 def run_of(model: Path) -> Manifest | None:
@@ -23,7 +24,7 @@ def run_of(model: Path) -> Manifest | None:
 def runs_behind(model: str) -> list[Manifest]:
     """The manifests of the runs that led to a model, the last first."""
     found: list[Manifest] = []
-    while len(found) < LONGEST and (run := run_of(Path(model))):
+    while len(found) < MOST_RUNS and (run := run_of(Path(model))):
         found.append(run)
         model = str(started_from(run))
     return found
@@ -33,6 +34,20 @@ def base_of(model: str) -> str | None:
     """What a run's model was made from in the first place."""
     runs = runs_behind(model)
     return started_from(runs[-1]) if runs else None
+
+
+def baseline_of(model: str) -> str | None:
+    """The same, to be compared with.
+
+    Raises:
+        UserError: it lay on this machine and does so no more.
+    """
+    base = base_of(model)
+    if base and Path(Name.parse(base).location).is_absolute() and not is_path(Name.parse(base).location):
+        raise UserError(
+            f"{model} was made from {base}, which is no longer there: say with --baseline where it lies now"
+        )
+    return base
 
 
 def started_from(run: Manifest) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, reason
 from .methods.distributed import ProcessGroup
 
 
@@ -30,9 +30,9 @@ class Processes(ProcessGroup):
         for name in ("DEEPSPEED", "FSDP"):
             if _is_set(f"ACCELERATE_USE_{name}"):
                 raise UserError(f"{name} is not supported: launch with --multi_gpu instead")
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if process_count() == 1:
             return cls()
-        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        here, gpus = process_count("LOCAL_WORLD_SIZE"), torch.cuda.device_count()
         if here > gpus > 0 and not _is_set("ACCELERATE_USE_CPU"):
             raise UserError(f"{here} processes for {gpus} GPU: launch with --num_processes {gpus}, or with --cpu")
         state = _distributed()
@@ -102,6 +102,20 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
+def process_count(variable: str = "WORLD_SIZE") -> int:
+    """How many processes a launcher says that there are; 1 without one.
+
+    Raises:
+        UserError: its variable of the environment holds no such number.
+    """
+    text = os.environ.get(variable, "1")
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text)):
+        raise UserError(
+            f"{variable}={text} is no number of processes: unset it, or start with accelerate launch or torchrun"
+        )
+    return int(text)
+
+
 def resolve_device(device: str) -> str:
     """`auto` is CUDA, then Apple's GPU, then the CPU, which a launcher can ask for.
 
@@ -113,9 +127,9 @@ def resolve_device(device: str) -> str:
             return "cpu"
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+        torch.zeros(1, device=device).cpu()  # meta and other devices that hold no values are none
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        raise UserError(f"--device {device} cannot be used ({reason(error)}): choose cuda, mps, cpu or auto") from None
     return device
 
 

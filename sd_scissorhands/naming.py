@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
@@ -37,6 +38,11 @@ class Name:
         return self.location + revision + (f":{self.variant}" if self.variant else "")
 
 
+def without_folder(text: str) -> str:
+    """A model's name for others to read: of an absolute path its last part alone."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
 def is_path(text: str) -> bool:
     """Whether something lies at a path."""
     try:
@@ -52,3 +58,11 @@ def model_flag(flag: str = "") -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error).replace("--model ", f"{flag} " if flag else "", 1)) from None
+
+
+def absolute(text: str) -> str:
+    """A model's name that means the same from any working directory: of a local one its absolute path."""
+    name = Name.parse(text)
+    if name.location == "tiny" or not is_path(name.location):
+        return text
+    return str(replace(name, location=os.path.abspath(Path(name.location).expanduser())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from .lineage import run_of
@@ -33,4 +34,11 @@ def measurement_directory(folder: str, model: str, what: str, concept: str = "")
 
 def file_name(*parts: str) -> str:
     """Words as a name that every file system takes."""
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower())[:80]
+    return shortened("".join(c if c.isalnum() or c in "-._" else "-" for c in "-".join(parts).lower()))
+
+
+def shortened(name: str, most: int = 80) -> str:
+    """A name of `most` bytes at the most, of which file systems count 255: a longer one is cut, and ends with a hash of it."""
+    if len(name.encode()) <= most:
+        return name
+    return name.encode()[: most - 9].decode(errors="ignore") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from .models.delta import FORMAT, read_delta
 from .models.hub import Repo
 from .models.locate import find_pipeline
 from .models.modelspec import DIFFUSERS, OWN, SPEC
+from .models.shareable import check_text, files_of_model, without_paths
 from .models.tensor_files import TensorFile
 from .report import card_text
 from .results.manifest import MANIFEST, Manifest
@@ -18,12 +20,20 @@ from .settings import UserError
 CARD = "README.md"
 
 
-def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Progress = silent) -> str:
-    """Upload a model to the hub in one commit; whatever happens, it stays whole here.
+def publish(
+    path: Path,
+    repo: Repo,
+    *,
+    source: Path | None = None,
+    progress: Progress = silent,
+    on_skipped: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Upload a model to the hub in one commit, without paths of this machine; whatever happens, it stays whole here.
 
     Args:
         path: run directory, whose model goes as it is; diffusers directory; or exported file.
         source: what `path` was exported from: a run's card describes it. None: nothing else.
+        on_skipped: called with a line on what lies in the model's directory and is no part of it.
 
     Returns:
         The repository's address.
@@ -31,9 +41,13 @@ def publish(path: Path, repo: Repo, *, source: Path | None = None, progress: Pro
     Raises:
         UserError: not whole, or the upload failed; the message names the model and how to repeat.
     """
-    run, files = run_behind(path, source or path), files_of(path)
+    run, (files, strays) = run_behind(path, source or path), files_of(path)
+    if strays:
+        on_skipped(f"no part of the model, not uploaded: {', '.join(strays[:3])}{' and more' * (len(strays) > 3)}")
     if run:
-        files[CARD] = card_text(run, repo=repo.name, file=path.name, to=format_of(path)).encode(errors="replace")
+        card = card_text(run, repo=repo.name, file=path.name, to=format_of(path))
+        check_text(CARD, card)
+        files[CARD] = card.encode(errors="replace")
     try:
         with progress("upload", 1):
             return repo.upload(files, commit_message(run, path))
@@ -54,27 +68,29 @@ def run_behind(path: Path, source: Path) -> Path | None:
 
 def weights_in_header(path: Path) -> str | None:
     """The hash of the denoiser that an export was made of, as its header has it."""
-    file = find_pipeline(path).denoiser.file if path.is_dir() else TensorFile.open(path)
+    file = find_pipeline(path).denoiser.files[0] if path.is_dir() else TensorFile.open(path)
     if FORMAT in file.metadata:
         return read_delta(path).origin.result_sha256
     return file.metadata.get(f"{OWN}weights_sha256")
 
 
-def files_of(path: Path) -> dict[str, Path | bytes]:
-    """The files that are uploaded, by their names in the repository.
+def files_of(path: Path) -> tuple[dict[str, Path | bytes], list[str]]:
+    """The files that are uploaded, by their names in the repository, and the names of those that are not the model's.
 
     Raises:
-        UserError: a directory that holds no whole model, or other weights than its run's; a file that is damaged.
+        UserError: a directory that holds no whole model, or other weights than its run's; a file that is damaged; a
+            path of this machine in what would be uploaded.
     """
     if path.is_file():
         TensorFile.open(path)
-        return {path.name: path}
+        return {path.name: without_paths(path.name, path)}, []
     model = find_pipeline(path)
     model.check_weights()
-    files = {file.relative_to(model.directory): file for file in model.directory.rglob("*") if file.is_file()}
+    files, strays = files_of_model(model)
+    rewritten = model.manifest is not None  # its card is, see `publish`
     return {
-        name.as_posix(): file for name, file in files.items() if not any(part.startswith(".") for part in name.parts)
-    }
+        name: file if name == CARD and rewritten else without_paths(name, file) for name, file in files.items()
+    }, strays
 
 
 def format_of(path: Path) -> str:

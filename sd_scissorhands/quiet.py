@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import printable
 from .run import Progress, silent
 from .settings import DIGITS
 
@@ -21,7 +22,7 @@ def bars(stage: str, total: int) -> Iterator[Callable[[int], None]]:
     """A `Progress` with time left for notebooks (with ipywidgets) and terminals, by tqdm."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=stage) as bar:
+    with tqdm(total=total, desc=printable(stage)) as bar:
         yield bar.update
 
 
@@ -73,6 +74,7 @@ def silenced(library: str) -> Callable[[], None]:
     theirs.disable_progress_bar()
 
     def undo() -> None:
+        """Put the libraries' logging back."""
         theirs.set_verbosity(level)
         if shown:
             theirs.enable_progress_bar()

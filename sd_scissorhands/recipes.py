@@ -1,4 +1,4 @@
-"""Named ways to unlearn. A recipe says what makes it what it is; `COMMON` and the model's profile say the rest."""
+"""Named ways to unlearn. A recipe sets what makes it what it is; `COMMON` and the model's profile set the rest."""
 
 from __future__ import annotations
 

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .disk import read_tensors, write_json, write_tensors
+from .disk import LOCK, inside, parse_facts, read_tensors, refuse_file_in_place, write_json, write_tensors
 from .machine import PeakMemory, Processes
+from .naming import absolute
 from .results.manifest import MANIFEST, BaseModel, Manifest, Stage
-from .settings import OPEN, MethodSettings, UserError, left_open, read_former, spelled
+from .settings import OPEN, MethodSettings, UserError, flag, left_open, read_former, spelled
 
-NOT_IDENTITY = ("device", "model_config")  # settings that may differ between a run and its resumption
+NOT_IDENTITY = ("device", "model_config", "keep_scores")  # settings that may differ between a run and its resumption
 
 
 # Opens a progress bar for a named stage of so many steps; what it yields is called with the steps done.
@@ -49,13 +50,15 @@ class Run:
         source: BaseModel,
         *,
         resume: bool,
+        inputs: dict[str, str] | None = None,
         processes: Processes | None = None,
         began: float | None = None,
     ) -> Run:
         """Make the directory, or continue the run in it.
 
         Args:
-            source: the base model, which must be the same on resumption.
+            source: the base model, which must be the same on resumption; only its name may be another.
+            inputs: setting that names a file or a folder -> sha256 of what is in it, which must be the same, too.
             processes: that share the run; the first alone writes.
             began: `time.monotonic()` from which on its seconds count; None: now.
 
@@ -67,13 +70,17 @@ class Run:
         if processes.main:
             check_free(path, settings, resume=resume)
             if not (path / MANIFEST).exists():
-                cls(path, Manifest(settings.to_json(), source)).save()
+                cls(path, Manifest(settings.to_json(), source, inputs or {})).save()
         processes.wait()
         run = cls.read(path)
         run.processes, run._began = processes, run._began if began is None else began
         former, now = run.manifest.source.to_json(), source.to_json()
-        if any(now.get(name) != value for name, value in former.items()):
+        if any(now.get(name) != value for name, value in former.items() if name != "model"):
             raise UserError(f"{path} was started from another model than it is now: choose another --output-dir")
+        if changed := [name for name, value in run.manifest.inputs.items() if (inputs or {}).get(name) != value]:
+            raise UserError(
+                f"{path} was started when {flag(changed[0])} held something else: put that back, or choose another --output-dir"
+            )
         processes.wait()
         return run
 
@@ -108,7 +115,7 @@ class Run:
     def done(self, stage: str) -> bool:
         """Whether a stage has ended and its file is there."""
         entry = self.manifest.stage(stage)
-        return entry is not None and (self.path / entry.file).exists()
+        return entry is not None and inside(self.path, entry.file).exists()
 
     def stage(
         self,
@@ -124,12 +131,20 @@ class Run:
         file = self.path / f"{name}.safetensors"
         if self.done(name):
             tensors, metadata = read_tensors(file)
-            return tensors, json.loads(metadata["facts"])
+            return tensors, parse_facts(file, metadata, "facts", dict)
         began, peak = time.monotonic(), PeakMemory(device)
         tensors, facts = make()
         self.write(file.name, tensors, {"facts": json.dumps(facts)})
         self.finish(name, Stage(file.name, seconds=time.monotonic() - began, peak_bytes=peak.total()))
         return tensors, facts
+
+    def drop(self, name: str) -> None:
+        """Delete the file of a stage that no later one reads."""
+        stage = self.manifest.stage(name)
+        if stage and not stage.dropped:
+            self.finish(name, replace(stage, dropped=True))
+            if self.processes.main:
+                inside(self.path, stage.file).unlink(missing_ok=True)
 
     def finish(self, name: str, stage: Stage, result: dict[str, Any] | None = None) -> None:
         """Enter a stage in the manifest, and what the run came to with the last one."""
@@ -144,23 +159,22 @@ def check_free(path: Path, settings: MethodSettings, *, resume: bool) -> None:
     Raises:
         UserError: see `Run.open`.
     """
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--output-dir {path} is a file: choose another")
+    refuse_file_in_place(path)
     if not (path / MANIFEST).exists():
-        if path.exists() and any(path.iterdir()):
+        left = (f".{MANIFEST}.partial", LOCK)  # by a process that was killed while it made the directory
+        if path.exists() and any(one.name not in left for one in path.iterdir()):
             raise UserError(f"--output-dir {path} holds files that are no run: choose an empty or a new directory")
         return
-    theirs, filled_later = (
-        Run.read(path).manifest.settings,
-        left_open(settings),
-    )  # by the recipe and the model's profile
+    manifest, filled_later = Run.read(path).manifest, left_open(settings)  # by the recipe and the model's profile
     for name, value in settings.to_json().items():
-        if name in NOT_IDENTITY or (value is OPEN and name in filled_later):
+        theirs = manifest.settings.get(name)
+        if name in NOT_IDENTITY or (value is OPEN and name in filled_later) or theirs == value:
             continue
-        if theirs.get(name) != value:
-            raise UserError(
-                f"--output-dir {path} holds a run with other settings ({spelled(name)} {theirs.get(name)} there, {value} here): "
-                "choose another --output-dir"
-            )
+        if name == "model" and absolute(value) == manifest.source.model:  # named from another working directory
+            continue
+        raise UserError(
+            f"--output-dir {path} holds a run with other settings ({spelled(name)} {str(theirs)[:100]} there, {value} here): "
+            "choose another --output-dir"
+        )
     if not resume:
         raise UserError(f"--output-dir {path} holds this run already: add --resume to continue it, or choose another")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from .declaration import check_declared, declared_of, setting
+from .declaration import SEED, check_declared, declared_of, setting
 from .errors import UsageError as UsageError
 from .errors import UserError as UserError
+from .files import read_toml
 from .methods.edits import EDITS
 from .methods.objectives import OBJECTIVES
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .naming import Name, is_path
+from .parsing import assignment, of_type
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -28,7 +29,7 @@ OUTPUT_FORMATS = ("diffusers", "unet-only", "single-file", "delta")
 
 WHAT, DATA, SELECT, REPAIR, RUN = "What", "Data", "Scores, selection, edit", "Repair", "Run"  # panels of --help
 BY_RECIPE = "by recipe"
-OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` says it
+OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` sets it
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class MethodSettings:
     relearn_every: int = setting(OPEN, "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.", panel=REPAIR, least=0, remedy="0 leaves it out", default_text=BY_RECIPE)
     batch_size: int = setting(OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE)
     # run
-    seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0")
+    seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0", **SEED)
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
+    keep_scores: bool = setting(False, "Keep the scores after the selection, as many bytes as four times what was scored.", panel=RUN)
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -125,6 +127,7 @@ class EraseSettings(MethodSettings):
     retain_prompts: str | None = setting(None, "File with one prompt a line, for the general captions.", panel=DATA)
     forget_images: str | None = setting(None, "Directory of pictures of the concept, for the model's own.", panel=DATA)
     retain_images: str | None = setting(None, "Directory of pictures to keep, for the model's own.", panel=DATA)
+    recursive: bool = setting(False, "Take the pictures of subfolders, too.", panel=DATA, flag="--recursive")
     sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", level="file", least=1)
     retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", level="file", least=0, remedy="0 takes as many as sampling_steps")
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
@@ -139,6 +142,7 @@ class EraseSettings(MethodSettings):
     mixed_precision: str = setting(OPEN, "no or bf16.", panel=RUN, choices=("no", "bf16"), default_text="by --memory; no on a CPU")
     checkpointing: bool = setting(OPEN, "Recompute activations on the way back, for less memory.", level="file")
     micro_batch: int = setting(OPEN, "Samples that pass the model together, of a step's 2 * batch_size; 0 for all of them.", level="file", least=0, remedy="0 takes the whole batch at once")
+    dtype: str = setting("base", "Precision that the erased weights are saved in{choices}; base is what the base's file has.", panel=RUN, choices=("base", "float32"), default_text="base")
     compile: bool = setting(False, "Compile the denoiser with torch.compile first.", panel=RUN, flag="--compile/--no-compile")
     # fmt: on
 
@@ -173,7 +177,7 @@ class ForgetSettings(MethodSettings):
     scope: str = setting(OPEN, "Weights that may change: full, head or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
     forget_class: str | None = setting(None, "A class, by its name or number.", panel=WHAT, level="basic")
     forget_indices: str | None = setting(None, "File with the numbers of training pictures, one a line, from 0.", panel=WHAT, level="basic")
-    forget_random: float | None = setting(None, "A share of the training pictures, drawn by the seed.", panel=WHAT, level="basic")
+    forget_random: float | None = setting(None, "A share of the training pictures, drawn by the seed.", panel=WHAT, level="basic", least=0, most=1, open_ends=True, remedy="it is the share of the training pictures, e.g. 0.1")
     model: str = setting(DIGITS, "Hub id or directory of an image classifier, or digits, the embedded one.", panel=WHAT, level="basic", default_text=DIGITS)
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)
     data: str | None = setting(None, "Image folder (train/CLASS/*.png, test/ or val/ beside it) or .npz.", panel=WHAT, level="basic", default_text="the digits")
@@ -185,12 +189,12 @@ def model_named(model: str, revision: str | None, variant: str | None = None) ->
     """A model as one string, from flags that say a part of it.
 
     Raises:
-        UserError: said twice, or a revision of what lies on this machine.
+        UserError: given twice, or a revision of what lies on this machine.
     """
     name = Name.parse(model)
-    for flag_, given, said in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
-        if given and said not in (None, given):
-            raise UserError(f"--model {model} names {said!r} already: leave out {flag_} {given}")
+    for flag_, given, in_name in (("--revision", revision, name.revision), ("--variant", variant, name.variant)):
+        if given and in_name not in (None, given):
+            raise UserError(f"--model {model} names {in_name!r} already: leave out {flag_} {given}")
     if revision and is_path(name.location):
         raise UserError(f"--model {model} lies on this machine and has no revisions: leave out --revision {revision}")
     return str(Name(name.location, revision or name.revision, variant or name.variant))
@@ -205,7 +209,10 @@ def left_open(settings: Any) -> frozenset[str]:
 LEFT_OPEN = left_open(EraseSettings)
 FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")}
+ADDED: dict[str, Any] = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")} | {
+    "dtype": "float32",
+    "recursive": False,
+}
 
 
 def read_former(values: dict[str, Any]) -> dict[str, Any]:
@@ -238,13 +245,34 @@ def _flagged() -> frozenset[str]:
 Kind = TypeVar("Kind", bound=MethodSettings)
 
 
-def load_settings(kind: type[Kind], config: Path | None, flags: dict[str, Any]) -> Kind:
+def load_settings(
+    kind: type[Kind],
+    config: Path | None,
+    flags: dict[str, Any],
+    *,
+    own: Sequence[str] = (),
+    leave_out: Iterable[str] = (),
+) -> Kind:
     """Settings from a TOML file with the flags laid over it; a flag that is None was not given.
+
+    Args:
+        own: NAME=VALUE of settings that scorers and edits declare, and of others that have no flag; laid over the file.
+        leave_out: names that the file may not hold.
 
     Raises:
         UserError: unreadable file, unknown key (with the nearest one), wrong type, impossible value.
     """
-    values = _read_toml(config) if config else {}
+    values = {name.replace("-", "_"): value for name, value in read_toml(config, "--config").items()} if config else {}
+    if isinstance(values.get("concept"), str | list):
+        values["concepts"] = values.pop("concept")
+    if isinstance(values.get("concepts"), str):
+        values["concepts"] = [values["concepts"]]
+    if present := [name for name in leave_out if name in values]:
+        raise UserError(f"{config}: leave out {present[0]!r}: in a comparison the command line says it")
+    sources = dict.fromkeys(values, str(config))
+    for text in own:
+        name, value = assignment(text)
+        values[name], sources[name] = value, f"--set {name}"
     fields = {field.name: field.type for field in dataclasses.fields(kind) if field.name != "options"}
     if not values.keys() <= fields.keys():
         from .methods.method import declared_settings
@@ -252,8 +280,8 @@ def load_settings(kind: type[Kind], config: Path | None, flags: dict[str, Any]) 
         fields |= {name: own.type for name, own in declared_settings().items()}
     for name, value in values.items():
         if name not in fields:
-            raise UserError(f"{config}: {_unknown(name, fields)}")
-        values[name] = _typed(config, name, fields[name], value)
+            raise UserError(f"{sources[name]}: {_unknown(name, fields)}")
+        values[name] = of_type(sources[name], name, fields[name], value)
     values.update({name: value for name, value in flags.items() if value is not None})
     return kind(**_nested(kind, values))
 
@@ -285,29 +313,3 @@ def _check_options(settings: MethodSettings) -> None:
 def _unknown(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--config {path} is not TOML: {error}") from None
-    if isinstance(values.get("concept"), str | list):
-        values["concepts"] = values.pop("concept")
-    if isinstance(values.get("concepts"), str):
-        values["concepts"] = [values["concepts"]]
-    return {name.replace("-", "_"): value for name, value in values.items()}
-
-
-def _typed(config: Path | None, name: str, declared: Any, value: Any) -> Any:
-    declared = str(declared)
-    if declared.startswith("tuple"):
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif declared.startswith("float") and type(value) in (int, float):
-        return float(value)
-    elif type(value).__name__ == declared.removesuffix(" | None"):
-        return value
-    raise UserError(f"{config}: {name} = {value!r} is not of type {declared}")

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from .concepts import Concept
 from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, bars, is_small, silenced
-from .recipes import CLASSIFIERS, DENOISERS, Recipe
 from .report.comparison_page import PLAIN, figures, grouped, remarks
 from .report.declared import figure
 from .report.phrases import known, percent, worded
 from .results.attack import AttackResult
 from .results.base import Record
 from .results.comparison import ComparisonResult, RecipeLine
+from .results.demo import DemoResult
 from .results.erase import EraseResult
 from .results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
+from .results.forecast import Forecast
 from .results.forget import ForgetResult
 from .run import Progress, silent
+from .terminal import Terminal, console
 
-console = Console(stderr=True)
 EMA = {
     "used": "used, the others lie beside them",
     "beside, not used": "not used: they stand beside those that are",
     "unknown": "the files do not say whether these are",
 }
+LISTED = 20  # files that could not be read; summary.json names all
 WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
@@ -69,7 +68,29 @@ def lines(values: Mapping[str, Any]) -> None:
     """A line on stderr for each value that there is."""
     for name, value in values.items():
         if value is not None:
-            console.print(f"[bold]{name}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
+            console.print(name, end="  ", style="bold", highlight=False)
+            console.print(str(value), highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line that says what was not done."""
+    lines({"note": text})
+
+
+def with_unet(model: str, unet: Path | None) -> str:
+    """The name of a model with the UNet of a file, if one is named, and a line on what it took of it."""
+    from .models import composed
+
+    made = composed.with_unet(model, str(unet)) if unet else model
+    origin(made)
+    return made
+
+
+def origin(model: str | None) -> None:
+    """A line on what a model took of another file, if it did."""
+    from .models.composed import origin_of
+
+    lines({"unet": origin_of(model) if model else None})
 
 
 # ---------------------------------------------------------------- results
@@ -78,7 +99,10 @@ def lines(values: Mapping[str, Any]) -> None:
 def result(result: Record, as_json: bool) -> None:
     """A result: one JSON object on stdout, figures at its top level too, or tables and lines on stderr."""
     if not as_json:
-        return _view(result)
+        _view(result)
+        for remark in (*getattr(result, "unreadable", ())[:LISTED], *getattr(result, "remarks", ())):
+            console.print(remark, highlight=False, soft_wrap=True)
+        return
     values = result.to_json()
     values.pop("samples", None)
     print(json.dumps(values | values.get("figures", {})))
@@ -101,8 +125,10 @@ def _erased(result: EraseResult) -> None:
         "repaired": f"{result.steps} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
         "seconds": result.seconds,
         "model": result.model_dir,
+        "left out": result.left_out,
         "delta": result.delta and f"{result.delta} ({result.delta_bytes:,} bytes)",
         "exported": result.exported,
+        "note": result.export_note,
         "hub": result.hub,
         "report": result.report,
     })  # fmt: skip
@@ -152,7 +178,7 @@ def _counted(result: NudityEvaluation) -> None:
 def _conclude(result: ConceptEvaluation | NudityEvaluation, *remarks: str) -> None:
     """What must be known beside the figures, and where the page is."""
     for remark in filter(None, remarks):
-        console.print(escape(remark), style="bold red" if remark.startswith("COLLAPSED") else "", highlight=False)
+        console.print(remark, style="bold red" if remark.startswith("COLLAPSED") else "", highlight=False)
     lines({"report": result.report})
 
 
@@ -201,13 +227,13 @@ def _figure(name: str, value: float | None) -> str:
 
 @_view.register
 def _compared(result: ComparisonResult) -> None:
-    wide = console if console.is_terminal else Console(stderr=True, width=WIDE)
+    wide = console if console.is_terminal else Terminal(stderr=True, width=WIDE)
     for group, recipes in grouped(result.table).items():
         wide.print(_recipes_table(group, recipes, result))
     for row in result.rows:
         if row.failed:
             where = f"diverged: {row.recipe} on {row.target}, seed {row.seed}: {row.failed}"
-            console.print(escape(where), style="bold red")
+            console.print(where, style="bold red")
     lines({"rows": f"{result.folder}/rows.csv", "report": result.report})
 
 
@@ -231,72 +257,30 @@ def _recipes_table(group: str, recipes: Sequence[RecipeLine], result: Comparison
     return table
 
 
-# ---------------------------------------------------------------- what is no result of a run
-
-
-def forecast(expected: dict[str, Any], as_json: bool) -> None:
-    """What an erasure would do."""
-    if as_json:
-        return print(json.dumps(expected))
+@_view.register
+def _expected(result: Forecast) -> None:
     lines({
-            "would erase": _replaced(expected["concepts"], expected["anchors"]),
-            "from": f"{expected['model']} ({expected['weights_sha256'][:12]})",
-            "EMA weights": EMA[expected["ema"]],
-            "scope": f"{expected['scope']}: {expected['scope_size']:,} weights in {expected['tensors']} tensors",
-            "would trim": f"{expected['trimmed']:,} weights",
-            "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in expected["peak_bytes"].items()),
-            "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in expected["seconds"].items()),
+        "would erase": _replaced(result.concepts, result.anchors),
+        "from": f"{result.model} ({result.weights_sha256[:12]})",
+        "EMA weights": EMA[result.ema],
+        "scope": f"{result.scope}: {result.scope_size:,} weights in {result.tensors} tensors",
+        "would trim": f"{result.trimmed:,} weights",
+        "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in result.peak_bytes.items()),
+        "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items()),
     })  # fmt: skip
+
+
+@_view.register
+def _shown(result: DemoResult) -> None:
+    table = Table("", *(figure(name).title for name in result.rows[0].figures), "ASR", "trimmed", "seconds")
+    for row in result.rows:
+        table.add_row(row.name, *map(percent, (*row.figures.values(), row.asr)), str(row.trimmed), str(row.seconds))
+    console.print(table)
+    for name, one in result.attacks.items():
+        rates = f"brings it back in {percent(one.asr_after)} (original: {percent(one.original)})"
+        lines({f"attack, {name}": rates})
+    lines({"erased": result.concept, "model": result.model_dir, "report": result.report})
 
 
 def _replaced(concepts: Sequence[str], anchors: Sequence[str]) -> str:
     return ", ".join(f"{concept} -> {anchor}" for concept, anchor in zip(concepts, anchors, strict=True))
-
-
-def concepts(presets: Sequence[Concept], as_json: bool) -> None:
-    """The presets and the embedded world's words."""
-    from .tiny import world
-
-    words = {domain: list(names) for domain, names in world.DOMAINS.items()}
-    if as_json:
-        listed = [
-            {name: getattr(one, name) for name in ("name", "title", "kind", "explicit", "summary")} | {"prompts": len(one.pairs)}
-            for one in presets
-        ]  # fmt: skip
-        return print(json.dumps({"presets": listed, "tiny": words}))
-    table = Table("name", "kind", "what goes", "prompts")
-    for concept in presets:
-        table.add_row(concept.name, concept.kind, concept.summary, str(len(concept.pairs)))
-    Console().print(table)
-    Console().print(
-        "With --model tiny: " + "; ".join(f"{domain} {', '.join(names)}" for domain, names in words.items())
-    )
-    Console().print("Anything else: --concept TEXT --anchor TEXT")
-
-
-def recipes(known: Mapping[str, Recipe], as_json: bool) -> None:
-    """The recipes, the default first."""
-    if as_json:
-        return print(json.dumps({name: dataclasses.asdict(recipe) for name, recipe in known.items()}))
-    table = Table("recipe", "for", "what it does", "paper")
-    for name, recipe in known.items():
-        kinds = {"diffusion": DENOISERS, "classifiers": CLASSIFIERS}
-        fits = ", ".join(kind for kind, profiles in kinds.items() if set(profiles) & set(recipe.fits))
-        table.add_row(name, fits, recipe.summary, recipe.source)
-    Console().print(table)
-
-
-def demo(values: dict[str, Any], as_json: bool) -> None:
-    """The demo's table and where its page is."""
-    if as_json:
-        return print(json.dumps(values))
-    rows = values["rows"]
-    table = Table("", *(figure(name).title for name in rows[0]["figures"]), "ASR", "trimmed", "seconds")
-    for row in rows:
-        shares = [*row["figures"].values(), row["asr"]]
-        table.add_row(row["name"], *map(percent, shares), str(row["trimmed"]), str(row["seconds"]))
-    console.print(table)
-    for name, one in values["attacks"].items():
-        rates = f"brings it back in {percent(one['asr_after'])} (original: {percent(one['original'])})"
-        lines({f"attack, {name}": rates})
-    lines({"erased": values["concept"], "model": values["model_dir"], "report": values["report"]})

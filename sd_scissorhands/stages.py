@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .disk import read_tensors, write_json
+from .disk import inside, parse_facts, read_tensors, write_json
 from .machine import PeakMemory
 from .methods import method as methods
 from .methods.edits import EDITS
@@ -68,6 +68,8 @@ class Stages:
             parameter.requires_grad_(True)
         scores = {} if self.run.done("selection") else self._scores(scored)
         selection = self._selection(scores)
+        if not self.settings.keep_scores:
+            self.run.drop("scores")
         for name in set(scored) - set(self.parameters):
             scored[name].requires_grad_(False)
         return selection
@@ -76,6 +78,7 @@ class Stages:
         scorer = SCORERS[self.settings.scorer]
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            """Score the weights."""
             with self.progress("scores", self.settings.score_draws * scorer.passes) as tick:
                 options = self._options(scorer, lambda: tick(1))
                 return methods.score(self.task, scored, self.settings.scorer, options), {}
@@ -84,6 +87,7 @@ class Stages:
 
     def _selection(self, scores: dict[str, Tensor]) -> Selection:
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            """Select the best scores, and count them by layer."""
             s, names = self.settings, set(self.parameters)
             by_layer = s.threshold_scope == "layer"
             chosen = select(scores, s.top_k, granularity=s.granularity, by_layer=by_layer).within(names)
@@ -130,9 +134,8 @@ class Stages:
         repair = Repair(self.task, self.parameters, how, only=only, group=run.processes)
         if not s.steps:
             return repair
-        if (stage := run.manifest.stage("repair")) and stage.step and (run.path / stage.file).exists():
-            tensors, metadata = read_tensors(run.path / stage.file, self.device)
-            repair.restore(tensors, stage.step, json.loads(metadata["history"]))
+        if run.done("repair"):
+            self._restore(repair)
         before = repair.step
         with self.progress("repair", s.steps) as tick:
             tick(before)
@@ -148,6 +151,24 @@ class Stages:
             write_json(run.path / "repair" / "history.json", repair.history)
         return repair
 
+    def _restore(self, repair: Repair) -> None:
+        """Continue from the newest checkpoint.
+
+        Raises:
+            UserError: it is damaged, or of more steps than are to be made.
+        """
+        stage = self.run.manifest.stage("repair")
+        assert stage is not None
+        file = self.run.path / stage.file
+        tensors, metadata = read_tensors(file, self.device)
+        history = parse_facts(file, metadata, "history", list)
+        try:
+            if not 0 < (stage.step or 0) <= self.settings.steps:
+                raise ValueError(f"step {stage.step} of {self.settings.steps}")
+            repair.restore(tensors, stage.step or 0, history)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{file} is damaged ({str(error)[:100]}): delete it and run again") from None
+
     def _checkpoint(self, repair: Repair) -> None:
         """Save at the end of every epoch, where the memory is taken afresh anyway; only the newest checkpoint stays."""
         if repair.step % self.settings.memory_every and repair.step < self.settings.steps:
@@ -156,4 +177,4 @@ class Stages:
         self.run.write(file, repair.state(), {"history": json.dumps(repair.history)})
         self.run.finish("repair", Stage(file, step=repair.step))
         if before and before.file != file and self.run.processes.main:
-            (self.run.path / before.file).unlink(missing_ok=True)
+            inside(self.run.path, before.file).unlink(missing_ok=True)

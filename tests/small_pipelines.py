@@ -113,7 +113,7 @@ def t5(width: int):
 
     from sd_scissorhands.tiny import world
 
-    known = sorted({word for domain in world.DOMAINS.values() for names in domain.values() for word in names})
+    known = sorted({word for domain in world.CATEGORIES.values() for names in domain.values() for word in names})
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), ("▁a", -2.0), ("▁on", -2.0)]
     vocabulary += [(f"▁{word}", -2.0) for word in known if " " not in word]
     vocabulary += [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz"]

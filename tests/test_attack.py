@@ -8,8 +8,11 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from sd_scissorhands import api
 from sd_scissorhands.attacks import ATTACKS, learn
 from sd_scissorhands.attacks.attack import attack, verdict
 from sd_scissorhands.attacks.attack_settings import AttackSettings
@@ -23,10 +26,11 @@ from sd_scissorhands.declaration import setting
 from sd_scissorhands.diffusion.slots import encode, slotted, spelled, vocabulary
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
+from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
 from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.settings import UserError
-from sd_scissorhands.tiny import JUDGE_FILE
+from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR
 from sd_scissorhands.tiny.judge import load_judge
 
 CANVAS = DOMAINS["canvas"]
@@ -375,9 +379,79 @@ def test_the_evaluation_beside_a_run_is_used(tmp_path, monkeypatch):
     (run / "eval" / "canvas" / "summary.json").write_text(
         json.dumps({
             "weights_sha256": weights, "concept": "heart", "figures": {"IRA": 0.5, "CRA": 0.25}, "original": {"IRA": 1.0, "CRA": 1.0},
+            "judge": CanvasJudge("heart").facts,
         })
     )  # fmt: skip
     monkeypatch.setattr(concept_evaluation, "evaluate", lambda *a, **k: pytest.fail("measured again"))
     settings = AttackSettings("paraphrase", "heart", str(run / "model"), "tiny", **QUICK)
     found = attack(settings, run / "attack" / "paraphrase")
     assert (found.IRA, found.CRA, found.original_IRA) == (0.5, 0.25, 1.0)
+    with pytest.raises(pytest.fail.Exception, match="measured again"):  # another judge's figures are not taken
+        attack(dataclasses.replace(settings, judge="geometry"), run / "attack" / "other")
+
+
+def test_models_that_are_no_runs_are_attacked_one_after_the_other(foreign, tmp_path, monkeypatch):
+    """By default and beside each other, each with all that it writes inside its own folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        shutil.copytree(MODEL_DIR, tmp_path / name)
+    file = tmp_path / "b" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor * 0.99 for name, tensor in tensors.items()}, file, {"format": "pt"})
+    monkeypatch.setattr("sd_scissorhands.attacks.attack.COUNT", 4)
+    for name in ("a", "b"):
+        settings = AttackSettings("paraphrase", "heart", name, "tiny", count=2, sampling_steps=1, device="cpu")
+        for folder in (None, tmp_path / "out" / name):
+            found = api.attack(settings, folder)
+            assert found.IRA is not None and found.folder and (found.folder / "rest" / "summary.json").exists()
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"a", "b"}
+    assert {file.name for file in (tmp_path / "runs").iterdir()} == {f"attack-{name}-paraphrase-heart" for name in "ab"}
+
+
+@pytest.mark.parametrize("changed", ["images", "prompts", "model", "baseline", "judge"])
+def test_an_attack_is_not_continued_on_other_contents_under_the_same_names(tmp_path, monkeypatch, changed):
+    images, prompts = tmp_path / "pictures", tmp_path / "list.txt"
+    images.mkdir()
+    Image.new("RGB", (32, 32), "red").save(images / "0.png")
+    prompts.write_text("a red heart\na heart\n")
+    for name in ("model", "baseline"):
+        shutil.copytree(MODEL_DIR, tmp_path / name)
+    named = dict(model=str(tmp_path / "model"), baseline=str(tmp_path / "baseline"))
+    own = dict(prompts=str(prompts)) if changed == "prompts" else OWN["relearn"] | dict(images=str(images), steps=2)
+    settings = AttackSettings("list" if changed == "prompts" else "relearn", "heart", **named, **QUICK, **own)
+    known = ConceptEvaluation(kind="canvas", concept="heart", figures={"IRA": 1.0, "CRA": 1.0}, original={})
+    first = attack(settings, tmp_path / "out", evaluation=known)
+    again = attack(settings, tmp_path / "out", evaluation=known)
+    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(first, seconds=0)
+    if changed == "images":
+        Image.new("RGB", (32, 32), "blue").save(images / "0.png")
+    elif changed == "prompts":
+        prompts.write_text("a red heart\na star\n")
+    elif changed == "judge":
+        monkeypatch.setattr("sd_scissorhands.evaluation.judges.canvas.hash_file", lambda file: "another")
+    else:
+        with (tmp_path / changed / "scheduler" / "scheduler_config.json").open("a") as file:
+            file.write("\n")
+    name = "judges" if changed == "judge" else f"{changed}_sha256"
+    with pytest.raises(UserError, match=rf"holds another attack \({name} differs\)"):
+        attack(settings, tmp_path / "out", evaluation=known)
+
+
+def test_what_was_learned_by_another_attack_is_not_taken(tmp_path):
+    """Whatever lies in the folder before the attack: a comparison puts there what was made with the original."""
+    known = ConceptEvaluation(kind="canvas", concept="heart", figures={"IRA": 1.0, "CRA": 1.0}, original={})
+    settings = AttackSettings("embedding", "heart", "tiny", "tiny", **QUICK, **OWN["embedding"])
+    attack(settings, tmp_path / "out", evaluation=known)
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "out" / "pictures.safetensors", tmp_path / "other")
+    more = dataclasses.replace(settings, options={**settings.options, "learn_from": 5})
+    with pytest.raises(UserError, match=r"pictures\.safetensors was made by another attack"):
+        attack(more, tmp_path / "other", evaluation=known)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1]", "null", "7", '"a"', '{"a": 1, "a": 1}', "\0", "[" * 5000])
+def test_a_damaged_attack_is_said_in_one_line(tmp_path, text):
+    (tmp_path / "attack.json").write_text(text)
+    with pytest.raises(UserError, match=r"attack\.json is damaged") as caught:
+        attack(AttackSettings("paraphrase", "heart", "tiny", "tiny", **QUICK), tmp_path)
+    assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ gpu, reference, rows, sd14, steps = (
 )
 
 from sd_scissorhands.methods.method import Options, score  # noqa: E402
-from sd_scissorhands.methods.project import PAPER  # noqa: E402
+from sd_scissorhands.methods.project import PAPER_RULE  # noqa: E402
 
 KEYS = {"name", "ours", "baseline", "ratio", "extra_bytes", "weights"}
 
@@ -58,7 +58,7 @@ def test_the_reference_takes_the_step_that_ours_takes(scene):
     assert all(ours.clock.seconds[part] > 0 for part in reference.PARTS[1:])
     for name, parameter in parameters.items():
         parameter.data.copy_(start[name])
-    plain.prepare(settings.lr, ours.memory, PAPER, settings.forget_weight)
+    plain.prepare(settings.lr, ours.memory, PAPER_RULE, settings.forget_weight)
     plain.step(forget, anchor, retain)
     assert plain.conflict
     moved.append({name: p.detach() - start[name] for name, p in parameters.items()})

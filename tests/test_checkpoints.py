@@ -266,8 +266,8 @@ def test_every_spoilt_part_is_named(copy):
         (copy / name).write_bytes(kept)
     spoil(copy / "delta.safetensors", add_one("values"))
     assert failing(copy) == ["delta"]
-    (copy / "scores.safetensors").unlink()
-    assert failing(copy) == ["stage scores", "delta"]
+    (copy / "data.safetensors").unlink()
+    assert failing(copy) == ["stage data", "delta"]
 
 
 @pytest.mark.parametrize(

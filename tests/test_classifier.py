@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from sd_scissorhands.classifier import data as D
 from sd_scissorhands.classifier import measure as M
 from sd_scissorhands.classifier import reading as R
 from sd_scissorhands.classifier.forgetting_task import ClassifierTask, head
-from sd_scissorhands.classifier.load import RECIPE, Classifier, hash_weights, open_classifier, save_classifier, wrap
+from sd_scissorhands.classifier.load import Classifier, hash_weights, open_classifier, save_classifier, wrap
 from sd_scissorhands.classifier.preprocess import prepare
-from sd_scissorhands.classifier.train import answer, fresh, retrain, train
+from sd_scissorhands.classifier.train import Training, answer, fresh, retrain, train
 from sd_scissorhands.methods.distributed import BatchSlice
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
@@ -210,6 +211,45 @@ def test_bad_folders_are_one_line(tmp_path, families):
         one_line(found, str(tmp_path / name), *words)
 
 
+def test_class_folders_are_read_by_the_one_reader(tmp_path, families):
+    opened = open_classifier(str(families["vit"]))
+    folder = draw_folder(tmp_path / "a", {".": 4}, classes=("ant", "bee"))
+    os.mkfifo(folder / "ant" / "z.png")
+    (folder / "bee" / "notes.txt").write_text("")
+    first, second = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), "red")
+    first.save(folder / "bee" / "y.gif", save_all=True, append_images=[second])
+    parts = R.read_folder(folder, opened.names, opened.preprocess)
+    assert sum(map(len, (parts.train, parts.unseen, parts.test))) == 9
+    assert [remark.partition(": ")[2] for remark in parts.remarks] == [
+        "4 pictures; skipped: FIFOs, sockets and devices: 1 (z.png)", "5 pictures; skipped: .txt files: 1 (notes.txt)",
+        "of files with several frames the first is taken: 1 (y.gif)",
+    ]  # fmt: skip
+    for name in ("0.png", "1.png"):
+        (folder / "ant" / name).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"holds pictures that cannot be read, 2 \(0.png, 1.png\)"):
+        R.read_folder(folder, opened.names, opened.preprocess)
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(UserError, match=r"a.npz"):
+        R.read_npz(tmp_path / "a.npz")
+
+
+def test_a_bomb_of_arrays_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", pictures=np.zeros((4000, 32, 32), np.uint8), labels=np.zeros(4000, int))
+    assert len(R.read_npz(tmp_path / "a.npz").train)
+    monkeypatch.setattr(R, "MOST_UNPACKED", 2**20)
+    with pytest.raises(UserError, match="a hundred times what it is"):
+        R.read_npz(tmp_path / "a.npz")
+
+
+def test_configs_of_classifiers_are_bounded(tmp_path, families):
+    folder = shutil.copytree(families["vit"], tmp_path / "vit")
+    values = json.loads((folder / "config.json").read_text())
+    for key, value in (("num_hidden_layers", 10**8), ("image_size", 10**9), ("hidden_size", "x")):
+        (folder / "config.json").write_text(json.dumps(values | {key: value}))
+        with pytest.raises(UserError, match=rf"config.json has {key} = .*, which must be a whole number from"):
+            open_classifier(str(folder))
+
+
 def test_npz_in_all_its_shapes(tmp_path, families):
     opened, rng = open_classifier(str(families["vit"])), np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (20, 16, 16, 3), np.uint8), np.arange(20) % 4
@@ -385,16 +425,14 @@ def test_training_repeats_and_leaves_the_random_state(parts):
     torch.manual_seed(7)
     before, ticks = torch.get_rng_state(), []
     losses = [
-        train(
-            m, data, epochs=3, lr=0.05, batch_size=32, seed=0, optimizer=o, tick=lambda: ticks.append(1)
-        )
-        for m, o in zip(models, ("sgd", "sgd", "adam"), strict=True)
-    ]  # fmt: skip
+        train(m, data, Training(3, 0.05, 32, kind), seed=0, tick=lambda: ticks.append(1))
+        for m, kind in zip(models, ("sgd", "sgd", "adam"), strict=True)
+    ]
     assert torch.equal(before, torch.get_rng_state()) and len(ticks) == 9 and not models[0].training
     assert losses[0] == losses[1] and hash_weights(models[0]) == hash_weights(models[1]) != hash_weights(models[2])
-    for wrong in (lambda: train(models[0], data.rows([]), epochs=1, lr=0.1, batch_size=8, seed=0), lambda: train(models[0], data, epochs=1, lr=0.1, batch_size=8, seed=0, optimizer="lion"), lambda: train(models[0], data, epochs=5, lr=1e9, batch_size=8, seed=0)):  # fmt: skip
+    for some, how in ((data.rows([]), Training(1, 0.1, 8)), (data, Training(5, 1e9, 8))):
         with pytest.raises(UserError) as found:
-            wrong()
+            train(models[0], some, how, seed=0)
         one_line(found)
 
 
@@ -405,7 +443,7 @@ def open_plain() -> nn.Module:
 def test_retraining_starts_afresh_and_sees_only_what_is_kept(model, parts):
     split = D.split_by_class(parts, "3")
     before = hash_weights(model)
-    again = [retrain(model, split.retain.rows(range(256)), epochs=1, lr=0.05, batch_size=64, seed=3) for _ in range(2)]
+    again = [retrain(model, split.retain.rows(range(256)), Training(1, 0.05, 64), seed=3) for _ in range(2)]
     assert hash_weights(again[0]) == hash_weights(again[1]) != before == hash_weights(model)
     assert type(again[0]) is type(model)
     with torch.no_grad():
@@ -420,7 +458,7 @@ def test_other_families_train_and_start_afresh(family, families):
     new = fresh(network, 1)
     assert hash_weights(new) == hash_weights(fresh(network, 1)) != hash_weights(network)
     data = blank(16)
-    losses = train(new, data, epochs=12, lr=0.01, batch_size=8, seed=0, optimizer="adam")
+    losses = train(new, data, Training(epochs=12, lr=0.01, batch_size=8, optimizer="adam"), seed=0)
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -622,7 +660,7 @@ def test_accuracies_and_features_equal_a_plain_pass(model, parts):
     handle = model.head.register_forward_hook(lambda layer, inputs, output: caught.append(inputs[0]))
     told = model(parts.test.pictures).logits
     handle.remove()
-    seen = M.see(model, parts.test)
+    seen = M.outputs_of(model, parts.test)
     torch.testing.assert_close(seen.features, caught[0].detach())
     torch.testing.assert_close(seen.losses.float(), F.cross_entropy(told, parts.test.labels, reduction="none").detach())
     assert M.accuracy(seen).value == float((told.argmax(1) == parts.test.labels).double().mean())
@@ -639,11 +677,11 @@ def test_membership_of_a_random_half_is_chance():
     assert M.mia(torch.rand(3), torch.rand(50)).value is None
 
 
-def seen_like(loss: float, spread: float, count: int, seed: int) -> M.Seen:
+def seen_like(loss: float, spread: float, count: int, seed: int) -> M.Outputs:
     """Answers whose true class has about the given loss."""
     generator = torch.Generator().manual_seed(seed)
     margin = -math.log(math.expm1(loss)) + spread * torch.randn(count, generator=generator)
-    return M.Seen(torch.stack([margin, torch.zeros(count)], 1), torch.randn(count, 4, generator=generator), torch.zeros(count, dtype=torch.long))  # fmt: skip
+    return M.Outputs(torch.stack([margin, torch.zeros(count)], 1), torch.randn(count, 4, generator=generator), torch.zeros(count, dtype=torch.long))  # fmt: skip
 
 
 def test_support_vectors_tell_members_from_others():
@@ -658,8 +696,8 @@ def test_probe_finds_what_features_hold_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
     noise = torch.randn(300, 5, generator=generator)
-    known, empty = (M.Seen(torch.zeros(300, 3), f, labels) for f in (noise + 6 * F.one_hot(labels, 5), noise))
-    parts = [[M.Seen(s.logits[r], s.features[r], s.labels[r]) for r in (slice(200), slice(200, 300))] for s in (known, empty)]  # fmt: skip
+    known, empty = (M.Outputs(torch.zeros(300, 3), f, labels) for f in (noise + 6 * F.one_hot(labels, 5), noise))
+    parts = [[M.Outputs(s.logits[r], s.features[r], s.labels[r]) for r in (slice(200), slice(200, 300))] for s in (known, empty)]  # fmt: skip
     assert M.probe([parts[0][0]], parts[0][1]).value > 0.97
     assert abs(M.probe([parts[1][0]], parts[1][1]).value - 1 / 3) < 0.15
 
@@ -685,18 +723,18 @@ def test_relearning_counts_steps_on_a_copy(model, parts):
 
 
 def test_gap_is_the_mean_of_four_differences():
-    one = {name: M.Figure(v, 10, v, v) for name, v in zip(M.CLOSED, (0.0, 0.9, 0.8, 0.5), strict=True)}
-    two = {name: M.Figure(v, 10, v, v) for name, v in zip(M.CLOSED, (0.1, 1.0, 1.0, 0.5), strict=True)}
-    found = M.gap(one | {"probe": M.Figure(1.0, 1, 0, 1)}, two)
+    one = {name: M.Estimate(v, 10, v, v) for name, v in zip(M.CLOSED, (0.0, 0.9, 0.8, 0.5), strict=True)}
+    two = {name: M.Estimate(v, 10, v, v) for name, v in zip(M.CLOSED, (0.1, 1.0, 1.0, 0.5), strict=True)}
+    found = M.gap(one | {"probe": M.Estimate(1.0, 1, 0, 1)}, two)
     assert found.value == pytest.approx(0.1) and found.n == 4 and found.low == found.high == found.value
     assert M.gap(one, one).value == 0
-    assert M.gap({**one, "mia": M.Figure(None, 0, 0, 1)}, two).value == pytest.approx(0.4 / 3)
+    assert M.gap({**one, "mia": M.Estimate(None, 0, 0, 1)}, two).value == pytest.approx(0.4 / 3)
 
 
 def test_all_figures_of_the_original_and_of_a_retrained_model(kept, parts):
     split, ticks = D.split_by_class(parts, "3"), []
     original = M.measure(kept[0].model, split, tick=lambda: ticks.append(1))
-    retrained = retrain(kept[0].model, split.retain, seed=100, **(RECIPE | {"epochs": 10}))
+    retrained = retrain(kept[0].model, split.retain, Training(epochs=10), seed=100)
     figures = M.measure(retrained, split, original=original["forget_accuracy"].value)
     assert len(ticks) == 4 and figures == M.measure(retrained, split)
     assert set(figures) == {"forget_accuracy", "retain_accuracy", "test_accuracy", "test_forget_accuracy", "mia", "mia_svc", "probe", "relearn"}  # fmt: skip

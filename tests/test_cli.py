@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app, main
-from sd_scissorhands.places import erasure_directory
-from sd_scissorhands.settings import EraseSettings, UserError, load_settings
+from sd_scissorhands.comparison.compare_settings import CompareSettings
+from sd_scissorhands.comparison.jobs import folder_name
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
+from sd_scissorhands.parsing import parse_json, parse_toml
+from sd_scissorhands.places import erasure_directory, file_name
+from sd_scissorhands.results.manifest import Manifest
+from sd_scissorhands.settings import EraseSettings, ForgetSettings, UserError, load_settings
 
 runner = CliRunner()
 SHORT = """
@@ -396,3 +403,151 @@ def test_settings_survive_json():
 def test_run_names_suit_every_file_system():
     settings = EraseSettings(concepts=("a red/fox?",), model="CompVis/stable-diffusion-v1-4", seed=2)
     assert str(erasure_directory(settings)) == "runs/stable-diffusion-v1-4-a-red-fox--seed2"
+
+
+# ---------------------------------------------------------------- numbers, strangers' text, odd environments
+
+HOSTILE = "a\x1b]0;title\x07\u202e[red]b[/c]:smile:"
+
+
+def failed(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
+    """The exit code of a command in this process, and the one line that it says."""
+    monkeypatch.setattr(sys, "argv", ["sdscissor", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.strip().isprintable(), line
+    return stopped.value.code, line
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**14, 10**5000], ids=["negative", "33 bits", "long", "endless"])
+def test_a_seed_outside_the_one_declared_range_is_refused_everywhere(seed, tmp_path):
+    concept = {"concept": "heart", "model": "tiny"}
+    for make in (
+        lambda: EraseSettings(seed=seed), lambda: ForgetSettings(seed=seed), lambda: EvaluateSettings(**concept, seed=seed),
+        lambda: AttackSettings("embedding", **concept, seed=seed),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="--seed"):
+            make()
+    (tmp_path / "seed.toml").write_text(f"seed = {'1' * 5000 if seed > 10**20 else seed}\n")
+    with pytest.raises(UserError, match="seed"):
+        load_settings(EraseSettings, tmp_path / "seed.toml", {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_setting_is_nan_or_infinite(value, tmp_path):
+    concept = {"concept": "heart", "model": "tiny"}
+    for make in (
+        lambda: EraseSettings(forget_weight=value), lambda: EraseSettings(guidance=value), lambda: ForgetSettings(lr=value),
+        lambda: EraseSettings(options={"damping": value}), lambda: EvaluateSettings(**concept, guidance=value),
+        lambda: AttackSettings("embedding", **concept, lr=value), lambda: AttackSettings("token", **concept, guidance=value),
+        lambda: CompareSettings(concepts=("heart",), guidance=value),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="no finite number"):
+            make()
+    (tmp_path / "c.toml").write_text(f"guidance = {value}\n")
+    with pytest.raises(UserError, match="guidance"):
+        load_settings(EraseSettings, tmp_path / "c.toml", {})
+    assert "finite" in refused("eval", "--images", "x", "--fail-above", f"nudity={value}").replace("\n", " ")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "[" * 500 + "]" * 500, "1" * 5000, "{"])
+def test_json_and_toml_that_cannot_be_read_are_value_errors(text, tmp_path):
+    with pytest.raises(ValueError):
+        parse_json(text)
+    with pytest.raises(ValueError):
+        parse_toml(f"a = {text}")
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run.json is damaged"):
+        Manifest.read(tmp_path)
+    (tmp_path / "c.toml").write_text(f"a = {text}")
+    with pytest.raises(UserError, match="is not TOML"):
+        load_settings(EraseSettings, tmp_path / "c.toml", {})
+
+
+def test_strangers_text_never_steers_the_terminal(monkeypatch, capsys):
+    from rich.table import Table
+
+    from sd_scissorhands.quiet import bars
+    from sd_scissorhands.terminal import Terminal
+
+    table = Table("a", HOSTILE, title=HOSTILE)
+    table.add_row(HOSTILE, "b")
+    Terminal(stderr=True, width=200).print(table)
+    Terminal(stderr=True, width=200).print(HOSTILE)
+    with bars(HOSTILE, 1) as tick:
+        tick(1)
+    shown = capsys.readouterr().err
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "a\\x1b]0;title\\x07\\u202e[red]b[/c]:smile:" in shown
+    code, line = failed(monkeypatch, capsys, "erase", "--model", f"./{HOSTILE}", "--concept", "heart")
+    assert code == 1 and "\\x1b]0;title" in line and "does not exist" in line
+
+
+def test_names_that_no_file_can_have_are_one_line(monkeypatch, capsys, tmp_path):
+    long = "x" * 300
+    assert "too long" in failed(monkeypatch, capsys, "report", str(tmp_path / long))[1]
+    assert "too long" in failed(monkeypatch, capsys, "eval", "--images", str(tmp_path / long))[1]
+    assert "is no UTF-8" in failed(monkeypatch, capsys, "report", "a\udcff")[1]
+    with pytest.raises(UserError, match="holds a NUL character"):
+        EraseSettings(model="a\0b")
+
+
+def test_odd_environments_are_one_line(monkeypatch, capsys):
+    from sd_scissorhands.machine import process_count, resolve_device
+
+    for count in ("abc", "", "-1", "0", "9" * 30):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        with pytest.raises(UserError, match="WORLD_SIZE"):
+            process_count()
+    for device in ("meta", "warp", ""):
+        with pytest.raises(UserError, match="cannot be used"):
+            resolve_device(device)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc")]
+)
+def test_memory_that_is_used_up_at_load_is_one_line_and_no_file_s_fault(error, monkeypatch, capsys):
+    from sd_scissorhands.models.load import open_pipeline
+
+    def full(*arguments, **more):
+        raise error
+
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.from_pretrained", full)
+    with pytest.raises(type(error)):
+        open_pipeline("tiny")
+    code, line = failed(monkeypatch, capsys, "erase", "--model", "tiny", "--concept", "heart", "--dry-run")
+    assert code == 1 and "out of memory: choose a smaller" in line
+
+
+def test_a_reader_that_leaves_ends_the_command_in_silence():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "sd_scissorhands", "recipes", "--json"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.stderr == "" and done.returncode == 1
+
+
+def test_help_says_which_flag_runs_code():
+    shown = " ".join(runner.invoke(app, ["eval", "--help"]).output.replace("│", " ").split())
+    assert "It is a program and runs: name none that you do not trust." in shown
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", " =1", "＝1", "＋1", "－1", "＠x"])
+def test_no_cell_of_a_csv_is_a_formula(text):
+    from sd_scissorhands.disk import spreadsheet_cell
+
+    assert (
+        spreadsheet_cell(text) == f"'{text}"
+        and spreadsheet_cell("a\x1b[2J") == "a\\x1b[2J"
+        and spreadsheet_cell(-1) == -1
+    )
+
+
+@pytest.mark.parametrize("name", [file_name, folder_name])
+def test_long_concepts_have_short_names_of_their_own(name, tmp_path):
+    text = "一只红色的狐狸坐在雪地里" * 8  # of three bytes each
+    names = {name(text), name(text + "一"), name("x" * 90), name("x" * 91)}
+    assert len(names) == 4 and all(len(one.encode()) <= 80 for one in names)
+    assert all((tmp_path / one).mkdir() is None for one in names) and name("a" * 80) == "a" * 80

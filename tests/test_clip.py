@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation.features import centre_square, open_features, reference_features
+from sd_scissorhands.evaluation.features import open_features, reference_features
 from sd_scissorhands.evaluation.judge_set import open_judges
-from sd_scissorhands.evaluation.judges.clip import EMPTY, TEMPLATES, Clip, ConceptJudge, open_clip
+from sd_scissorhands.evaluation.judges.clip import CLIP_TEMPLATES, EMPTY, Clip, ConceptJudge, open_clip
 from sd_scissorhands.evaluation.metrics import gate_values
 from sd_scissorhands.evaluation.metrics.clip_score import score
+from sd_scissorhands.pictures import centre_square, read_frames
 from sd_scissorhands.report import write_evaluation_report
 from sd_scissorhands.settings import UserError
 
@@ -152,7 +153,9 @@ def refused(source, *said: str) -> None:
 
 
 def test_sources_that_are_not_there():
-    refused("openai/clip-vit-base-patch32", "cannot be had from the hub", "check the id and the network")
+    refused(
+        "openai/clip-vit-base-patch32", "cannot be had from the hub", "HF_HUB_OFFLINE is set", "name a local directory"
+    )
     refused("./nowhere", "does not exist")
     refused("nowhere", "does not exist")
     refused(__file__, "is a file")
@@ -240,7 +243,7 @@ def test_records_are_what_plain_numpy_computes(judge, clip, clip_dir, pixels):
     scale = float(load_file(clip_dir / "model.safetensors")["logit_scale"].exp())
     classes = []
     for texts in (["a heart", "a valentine"], *([other] for other in OTHERS)):
-        mean = clip.texts([t.replace("{}", text) for t in TEMPLATES for text in texts]).double().numpy().mean(0)
+        mean = clip.texts([t.replace("{}", text) for t in CLIP_TEMPLATES for text in texts]).double().numpy().mean(0)
         classes.append(mean / np.linalg.norm(mean))
     for i, record in enumerate(records):
         raised = np.exp(scale * np.array([seen[i] @ c for c in classes]))
@@ -406,11 +409,8 @@ def test_features_of_a_folder(scripted, tmp_path):
     for batch in (1, 2, 8):
         torch.testing.assert_close(reference_features(folder, extract, batch=batch), expected)
         torch.testing.assert_close(reference_features(folder, extract, batch=batch, size=16), expected)
-    assert centre_square(folder / "a.png").shape == (20, 20, 3) and centre_square(folder / "a.png", 16).shape == (
-        16,
-        16,
-        3,
-    )
+    (frame,) = read_frames(folder / "a.png")
+    assert centre_square(frame).shape == (20, 20, 3) and centre_square(frame, 16).shape == (16, 16, 3)
 
 
 def test_folders_that_give_no_reference(scripted, tmp_path):

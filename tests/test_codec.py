@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods import codec as own
@@ -78,7 +79,7 @@ def codec(y: Tensor, z: Tensor, x: Tensor | None = None, *, jitter: float = 0.0,
     for variables in (x, z):
         if variables is not None:
             for column in own._columns(variables.view(len(y), -1), jitter, generator).T:
-                distances = own._further(distances, column)
+                distances = distances + own._apart(column[None], torch.empty_like(distances)[None])[0]
         if variables is x is not None:
             nearest_given = distances.min(1).indices
     return float(own._dependence(ranks, distances.min(1).indices, nearest_given))
@@ -115,6 +116,31 @@ def test_independent_given_what_is_known():
     x, noise = normal(0, 1000), normal(1, 1000)
     assert codec(x + 0.1 * noise, normal(2, 1000), x) == pytest.approx(0, abs=0.15)
     assert codec(x + 0.1 * noise, noise, x) > 0.5
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the tensors of at least `size` numbers that are made new, neither views nor written into another."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        held = {one.data_ptr() for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)}
+        self.count += isinstance(out, Tensor) and out.numel() >= self.size and out.data_ptr() not in held
+        return out
+
+
+def test_the_search_allocates_its_distances_once():
+    """Anew for each chunk and pick they fragment the heap, and the process grows by all of them together."""
+    n, counts = 600, []
+    for p in (4, 24):
+        units = normal(0, n, p)
+        with Allocations(n * n) as made:
+            assert len(foci(units.sum(1), units, prefilter=p)) > 1
+        counts.append(made.count)
+    assert counts[0] == counts[1] <= 4
 
 
 def test_increasing_maps_of_the_response_change_nothing():
@@ -240,7 +266,7 @@ def test_activations_are_means_by_sample():
 def test_the_scorer_says_when_there_is_nothing_to_go_by():
     task = Response()
     task.respond = lambda draw: torch.ones(20)
-    with pytest.raises(ValueError, match="tells anything"):
+    with pytest.raises(ValueError, match="depends on"):
         scorer.score(task, dict(task.module.named_parameters()), Options(draws=2))
 
 

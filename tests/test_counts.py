@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sd_scissorhands.evaluation import nude_counts as nude
-from sd_scissorhands.evaluation.chance import BLOCK, bootstrap_total, wilson
-from sd_scissorhands.evaluation.metrics.nudenet import CORE, EXPOSED, OTHERS
+from sd_scissorhands.evaluation.chance import DRAWS_AT_ONCE, bootstrap_total, wilson
+from sd_scissorhands.evaluation.metrics.nudenet import CORE, EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import THRESHOLDS
 from sd_scissorhands.evaluation.prompts import Row, choose, protocol_rows, read_i2p, read_rows
 from sd_scissorhands.settings import UserError
@@ -97,6 +97,26 @@ def test_a_bad_number_is_named_with_its_row_and_column(tmp_path, column, text, s
         read_i2p(tmp_path / "x.csv")
     assert f"row 2 has {text!r} for {column}" in str(told.value) and says in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("seed", ["1.23457E+09", "1e9", str(2**64)])
+def test_a_seed_that_a_spreadsheet_rounded_is_refused_with_the_range(tmp_path, seed):
+    (tmp_path / "x.csv").write_text(f"prompt,sd_seed\na,{2**64 - 1}\nb,{seed}\n")
+    with pytest.raises(
+        UserError, match=r"row 2 has '.*' for sd_seed: .* from -2\^63 to 2\^64 - 1, with all its digits"
+    ):
+        read_i2p(tmp_path / "x.csv")
+
+
+def test_a_column_without_a_number_is_as_if_it_were_not_there(tmp_path):
+    (tmp_path / "x.csv").write_text("prompt,sd_seed,sd_guidance_scale,nudity_percentage\na,1,,\nb,2,,\n")
+    rows = read_i2p(tmp_path / "x.csv")
+    assert rows == [Row(0, "a", 1), Row(1, "b", 2)]
+    assert protocol_rows(rows, "published", own_size=512, factor=8)[0].guidance == 7.5
+    with pytest.raises(UserError, match="--protocol per-row needs each row's own guidance"):
+        protocol_rows(rows, "per-row", own_size=512, factor=8)
+    with pytest.raises(UserError, match="--min-nudity needs a column"):
+        choose(rows, min_nudity=1)
 
 
 @pytest.mark.parametrize("line", ["a\n", "a,1,2\n", "a, b,1\n"])
@@ -272,10 +292,10 @@ def loop_bootstrap(values: list[float], seed: int, resamples: int) -> list[float
 
 
 @pytest.mark.parametrize(
-    "n,resamples,seed,block", [(1, 5, 0, 7), (13, 50, 1, 20), (40, 101, 2, 130), (9, 30, 3, BLOCK)]
+    "n,resamples,seed,block", [(1, 5, 0, 7), (13, 50, 1, 20), (40, 101, 2, 130), (9, 30, 3, DRAWS_AT_ONCE)]
 )
 def test_bootstrap_is_the_loops_whatever_the_block(monkeypatch, n, resamples, seed, block):
-    monkeypatch.setattr("sd_scissorhands.evaluation.chance.BLOCK", block)
+    monkeypatch.setattr("sd_scissorhands.evaluation.chance.DRAWS_AT_ONCE", block)
     values = np.random.default_rng(n).normal(size=n).tolist()
     got = bootstrap_total(values, seed=seed, resamples=resamples)
     assert got == pytest.approx(loop_bootstrap(values, seed, resamples), abs=1e-9)
@@ -307,7 +327,10 @@ def box(label: str, score: float) -> nude.Detection:
 def simulated(seed: int, pictures: int = 60) -> list[list[nude.Detection]]:
     rng = random.Random(seed)
     return [
-        [box(rng.choice(EXPOSED + OTHERS), round(rng.uniform(0.2, 1), 2)) for _ in range(rng.choice((0, 0, 1, 2, 6)))]
+        [
+            box(rng.choice(EXPOSED + OTHER_LABELS), round(rng.uniform(0.2, 1), 2))
+            for _ in range(rng.choice((0, 0, 1, 2, 6)))
+        ]
         for _ in range(pictures)
     ]
 

@@ -139,7 +139,7 @@ def test_order_of_sets_and_rows_and_the_size_of_blocks_change_nothing(monkeypatc
     a, b = two_sets(23, 17, 9, 0)
     found = distances(a, b)
     assert distances(b, a) == found and distances(a.flip(0), b) == found
-    monkeypatch.setattr(distance, "BLOCK", 5)
+    monkeypatch.setattr(distance, "KERNEL_ROWS", 5)
     assert distances(a, b) == found
 
 

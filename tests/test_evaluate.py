@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import math
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation import nudity
+from sd_scissorhands.evaluation import nudity, prompts
 from sd_scissorhands.evaluation.chance import wilson
 from sd_scissorhands.evaluation.evaluate import evaluate as run_evaluation
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.judge_set import JudgeSet, open_judges
-from sd_scissorhands.evaluation.judges import JUDGES
+from sd_scissorhands.evaluation.judges import JUDGES, nudenet
 from sd_scissorhands.evaluation.judges.base import Judge
 from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
 from sd_scissorhands.evaluation.judges.nudenet import Detector, NudeJudge
 from sd_scissorhands.evaluation.metrics import METRICS, gate_values, gates_of
 from sd_scissorhands.evaluation.metrics.base import Distance, Number, Recorded, Share
 from sd_scissorhands.evaluation.metrics.collapsed import agreement, collapse, variance
-from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHERS
+from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluation.records import THUMB, Ledger
@@ -65,7 +71,7 @@ def test_a_real_face_is_found_in_a_real_photograph(detector, astronaut):
 def test_the_labels_are_nudenets_own():
     from nudenet import nudenet
 
-    assert {*EXPOSED, *OTHERS} == set(nudenet.__dict__["__labels"])
+    assert {*EXPOSED, *OTHER_LABELS} == set(nudenet.__dict__["__labels"])
 
 
 def test_channels_are_turned_for_the_detector(detector, astronaut, tmp_path):
@@ -112,6 +118,67 @@ def test_pictures_alone(detector, astronaut, tmp_path):
     assert read_evaluation(told.to_json()) == told
 
 
+@pytest.fixture
+def mixed(astronaut, tmp_path):
+    """A folder of a face, an animation whose face comes late, a broken file, a text, and a folder with a face."""
+    folder, face = tmp_path / "pictures", Image.fromarray(astronaut)
+    (folder / "more").mkdir(parents=True)
+    black = Image.new("RGB", face.size)
+    face.save(folder / "a.png")
+    black.save(folder / "b.webp", save_all=True, append_images=[face, black], duration=50, lossless=True)
+    (folder / "c.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("")
+    face.save(folder / "more" / "d.webp")
+    return folder
+
+
+def test_one_bad_picture_ends_nothing(mixed, tmp_path):
+    found = nudity.evaluate_images(mixed, tmp_path / "out")
+    assert found.images == 2 and found.images_with["FACE_FEMALE"] == 2
+    (bad,) = found.unreadable
+    assert "c.png is no readable picture" in bad
+    skipped, frames = found.remarks
+    assert skipped == "--images: 3 pictures; skipped: .txt files: 1 (notes.txt), subfolders: 1 (more)"
+    assert "1 with several frames, of which 3 of 3 were looked at" in frames
+    assert read_evaluation(json.loads((tmp_path / "out" / "summary.json").read_text())) == found
+    assert nudity.evaluate_images(mixed, tmp_path / "out") == replace(found, seconds=ANY)  # from its ledger
+
+
+def test_pictures_of_subfolders(mixed, tmp_path):
+    found = nudity.evaluate_images(mixed, tmp_path / "out", recursive=True)
+    assert found.images == 3 and found.images_with["FACE_FEMALE"] == 3 and "subfolders" not in found.remarks[0]
+
+
+def test_the_command_names_a_bad_picture_and_exits_with_1(mixed, tmp_path):
+    words = ["eval", "--images", str(mixed), "--recursive", "--output-dir", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "sd_scissorhands", *words], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("c.png is no readable picture") == 1
+    assert "1 of the pictures in --images" in done.stderr and "figures are of the other 3" in done.stderr
+    assert done.stderr.count("skipped: .txt files: 1 (notes.txt)") == 1
+    gate = [*words[:-1], str(tmp_path / "gate"), "--json", "--fail-above", "FACE_FEMALE=0"]
+    done = subprocess.run([sys.executable, "-m", "sd_scissorhands", *gate], capture_output=True, text=True)
+    assert done.returncode == 3 and len(json.loads(done.stdout)["unreadable"]) == 1
+    with pytest.raises(UserError, match="--recursive has no effect without --images or --reference"):
+        EvaluateSettings(model="tiny", i2p=True, recursive=True)
+
+
+def test_a_sliver_takes_no_gigabytes(detector, monkeypatch):
+    """NudeNet pads 1 x 60,000 pixels to a square of 10 GB."""
+    seen, own = [], detector._detector.detect
+
+    def look(pixels):
+        seen.append(pixels.shape)
+        return (
+            [{"class": "FACE_MALE", "score": 0.9, "box": [1000, 0, 10, 1]}] if max(pixels.shape) < 100 else own(pixels)
+        )
+
+    monkeypatch.setattr(detector._detector, "detect", look)
+    assert detector([np.zeros((1, 60_000, 3), np.uint8), np.zeros((8192, 3, 3), np.uint8)]) == [[], []]
+    assert seen == [(1, 7500, 3), (8192, 3, 3)]  # every eighth pixel; an ordinary picture as it is
+    monkeypatch.setattr(nudenet, "MOST_SIDE", 30)
+    assert detector([np.zeros((50, 60, 3), np.uint8)])[0][0]["box"] == [2000, 0, 20, 2]  # in the picture's own pixels
+
+
 # ---------------------------------------------------------------- I2P
 
 OFFICIAL = 'prompt,categories,sd_seed,sd_guidance_scale\n"two\nlines, and ""quotes""",sexual,12,7\nplain,hate,34,8.5\n'
@@ -152,6 +219,39 @@ def test_prompt_files(tmp_path):
     (tmp_path / "p.txt").write_text("\n \n")
     with pytest.raises(UserError, match="holds no prompt"):
         read_rows(tmp_path / "p.txt", seed=0)
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_prompt_ends_with_its_line_alone(odd, tmp_path):
+    (tmp_path / "p.txt").write_bytes(f"\ufeffone{odd}more\r\ntwo\n".encode())
+    assert [row.prompt for row in read_rows(tmp_path / "p.txt", seed=5)] == [f"one{odd}more", "two"]
+
+
+def test_the_prompts_of_a_csv(tmp_path):
+    for name in ("p.csv", "p.txt"):
+        (tmp_path / name).write_text('\ufeffcase_number,prompt\n0,"a, b"\n1,"c\nd"\n2,\n')
+        assert [row.prompt for row in read_rows(tmp_path / name, seed=5)] == ["a, b", "c\nd"]
+    (tmp_path / "p.csv").write_text("text,seed\na heart,1\n")
+    with pytest.raises(UserError, match=r"p.csv is a CSV without a column 'prompt' \(it has text, seed\)"):
+        read_rows(tmp_path / "p.csv", seed=5)
+    (tmp_path / "p.txt").write_text("prompt, as it is called\na heart\n")  # no header
+    assert len(read_rows(tmp_path / "p.txt", seed=5)) == 2
+
+
+def test_readers_of_texts_do_not_wait_for_a_fifo(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    for read in (lambda path: read_rows(path, 0), read_i2p, lambda path: prompts.read_numbers(path, rows=3)):
+        with pytest.raises(UserError, match="it is no regular file"):
+            read(tmp_path / "p")
+
+
+def test_prompts_that_are_cut_are_counted_once(tmp_path):
+    rows = [Row(0, "a heart", 1), Row(1, "a red heart " * 60, 2), Row(2, "a ring", 3)]
+    request = nudity.NudityRequest(kind="prompts", steps=1, device="cpu")
+    found = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path, request)
+    (remark,) = found.remarks
+    assert remark.startswith("1 of 3 prompts are longer than the text encoder reads, ")
+    assert nudity.evaluate_prompts("tiny", None, rows[::2], tmp_path / "short", request).remarks == ()
 
 
 # ---------------------------------------------------------------- drawing
@@ -300,6 +400,155 @@ def test_a_ledger_of_another_measurement_is_refused(tmp_path):
     nudity.evaluate_prompts("tiny", None, [Row(0, "a ring", 1)], tmp_path, request)
     with pytest.raises(UserError, match=r"holds another evaluation \(prompts_sha256 differs\)"):
         nudity.evaluate_prompts("tiny", None, [Row(0, "a star", 1)], tmp_path, request)
+
+
+@pytest.mark.parametrize(
+    "part", ["vae", "text_encoder", "tokenizer", "scheduler", "prompts", "csv", "detector", "nudenet", "torch"]
+)
+def test_a_verdict_is_not_repeated_of_other_contents_under_the_same_names(foreign, tmp_path, monkeypatch, part):
+    base, file = tmp_path / "sd", tmp_path / ("rows.csv" if part == "csv" else "rows.txt")
+    shutil.copytree(foreign, base)
+    file.write_text("prompt,sd_seed\na ring,1\n" if part == "csv" else "a ring\n")
+    named = dict(i2p_file=str(file)) if part == "csv" else dict(prompts=str(file))
+    asked = EvaluateSettings(model=str(base), steps=1, device="cpu", **named)
+    first = run_evaluation(asked, tmp_path / "out")
+    assert replace(run_evaluation(asked, tmp_path / "out"), seconds=0) == replace(first, seconds=0)
+    if part in ("prompts", "csv"):
+        file.write_text(file.read_text().replace("ring", "star"))
+    elif part == "detector":
+        monkeypatch.setattr(
+            "hashlib.sha256", lambda data=b"", sha=hashlib.sha256: sha(data[:-1] if len(data) > 10**6 else data)
+        )
+    elif part in ("nudenet", "torch"):
+        where = "judges.nudenet" if part == "nudenet" else "sample"
+        monkeypatch.setattr(f"sd_scissorhands.evaluation.{where}.version", lambda name: "0.0")
+    else:
+        changed = min((base / part).glob("*.json"))
+        changed.write_text(changed.read_text() + "\n")
+    name = {"prompts": "prompts", "csv": "prompts", "detector": "judges", "nudenet": "judges", "torch": "versions"}.get(
+        part, "files"
+    )
+    with pytest.raises(UserError, match=rf"holds another evaluation \({name}(_sha256)? differs\)"):
+        run_evaluation(asked, tmp_path / "out")
+
+
+@pytest.mark.parametrize("changed", ["contents", "detector", "nudenet"])
+def test_pictures_are_judged_again_by_another_detector_and_with_other_contents(
+    astronaut, tmp_path, monkeypatch, changed
+):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "pictures" / "0.png")
+    assert not nudity.evaluate_images(tmp_path / "pictures", tmp_path / "out").images_with
+    if changed == "contents":
+        Image.fromarray(astronaut).save(tmp_path / "pictures" / "0.png")
+    name = {"contents": "files_sha256", "detector": "detector_sha256", "nudenet": "nudenet"}[changed]
+
+    class Other(Detector):
+        def __init__(self):
+            super().__init__()
+            self.sha256 = "0" if changed == "detector" else self.sha256
+            self.version = "0" if changed == "nudenet" else self.version
+
+    monkeypatch.setattr(nudity, "Detector", Other)
+    with pytest.raises(UserError, match=rf"holds another evaluation \({name} differs\)"):
+        nudity.evaluate_images(tmp_path / "pictures", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "changed", ["model.safetensors", "preprocessor_config.json", "tokenizer_config.json", "features"]
+)
+def test_judges_and_features_are_known_by_what_is_in_their_files(foreign, clip_dir, tmp_path, changed):
+    copy, features = tmp_path / "clip", tmp_path / "features.pt"
+    shutil.copytree(clip_dir, copy)
+    torch.jit.script(torch.nn.Flatten()).save(str(features))
+    concept = PHOTOGRAPHS.resolve("a dog", "a cat")
+
+    def facts():
+        opened = open_judges(concept, domain=PHOTOGRAPHS, judge="clip", clip=str(copy), features=features, device="cpu")
+        return opened.judges[0].facts, opened.features.facts
+
+    before = facts()
+    assert facts() == before
+    if changed == "features":
+        torch.jit.script(torch.nn.Flatten(1, 2)).save(str(features))
+    elif changed == "model.safetensors":
+        save_file(
+            {name: one * 1.01 for name, one in load_file(copy / changed).items()}, copy / changed, {"format": "pt"}
+        )
+    else:
+        (copy / changed).write_text((copy / changed).read_text() + "\n")
+    assert facts()[changed == "features"] != before[changed == "features"]
+
+
+HEADER = {"files_sha256": "x", "judges": []}
+RECORD = {"number": 1, "file": "b.png", "found": [{"label": "FACE_MALE", "score": 0.7, "box": [0, 0, 1, 1]}]}
+LEDGERS = {
+    "a header that is a list": ["[]"], "null": ["null"], "a number": ["7"], "an empty object": ["{}"], "no JSON": ["header"],
+    "another header": ['{"files_sha256": "y", "judges": []}'], "NaN in the header": ['{"files_sha256": NaN, "judges": []}'],
+    "a record that is a list": [None, "[]"], "a null record": [None, "null"], "a text": [None, '"a"'], "no number": [None, '{"found": []}'],
+    "number text": [None, {"number": "1"}], "number NaN": [None, {"number": math.nan}], "number list": [None, {"number": [1]}],
+    "number huge": [None, {"number": 10**400}], "number beyond": [None, {"number": 2}], "number negative": [None, {"number": -1}],
+    "no findings": [None, '{"number": 1}'], "findings text": [None, {"found": "FACE"}], "findings numbers": [None, {"found": [1]}],
+    "a label list": [None, {"found": [{"label": [], "score": 1}]}], "no label": [None, {"found": [{"score": 0.5}]}],
+    "a score text": [None, {"found": [{"label": "FACE_MALE", "score": "1"}]}], "nested": [None, "[" * 100_000],
+    "deep": [None, '{"a":' * 500 + "1" + "}" * 500], "twice": [None, '{"number": 0, "number": 1, "found": []}'],
+    "two in a line": [None, json.dumps(RECORD) * 2], "cut in the middle": [None, json.dumps(RECORD)[:20], json.dumps(RECORD)],
+    "NUL": [None, "\0" * 100], "digits": [None, '{"number": ' + "1" * 5000 + "}"], "Latin": [None, b'{"number": 1, "file": "\xe9"}'],
+    "UTF-16": [json.dumps(HEADER).encode("utf-16")[:-1]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [*LEDGERS, "directory", "FIFO"])
+def test_a_damaged_ledger_is_said_in_one_line(tmp_path, damage):
+    file, header = tmp_path / "images.jsonl", HEADER
+    if damage == "directory":
+        file.mkdir()
+    elif damage == "FIFO":
+        os.mkfifo(file)
+    else:
+        lines = [
+            json.dumps({**RECORD, **one} if isinstance(one, dict) else HEADER)
+            if one is None or isinstance(one, dict)
+            else one
+            for one in LEDGERS[damage]
+        ]
+        file.write_bytes(b"".join((one if isinstance(one, bytes) else one.encode()) + b"\n" for one in lines))
+    with pytest.raises(UserError, match=r"images\.jsonl") as caught:
+        Ledger(file, header, check=lambda record: nudity._check(record, 2))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("rest", ["", '{"number": 1, "fi', "\0\0\0"])
+def test_what_a_kill_leaves_of_a_ledger_is_made_again(tmp_path, rest):
+    file = tmp_path / "images.jsonl"
+    for text in ("", "\n".join([json.dumps(HEADER), json.dumps(RECORD), rest])):
+        file.write_text(text or rest)
+        found = Ledger(file, HEADER, check=lambda record: nudity._check(record, 2))
+        assert found.in_order() == ([RECORD] if text else [])
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("canvas", {}), ("canvas", []), ("canvas", None), ("thumb", "AAAA"), ("thumb", "%"), ("thumb", 1), ("prompt", None), ("features", "AA"),
+    ("geometry", {"shape": []}), ("number", 10**9),
+])  # fmt: skip
+def test_a_record_that_its_judge_cannot_read_is_a_damaged_ledger(tmp_path, name, value):
+    concept = CANVAS.resolve("heart", None)
+    panel, request = (
+        open_judges(concept, domain=CANVAS, device="cpu"),
+        room.ConceptRequest(count=2, steps=1, device="cpu"),
+    )
+    if not SELF:
+        SELF["folder"] = tmp_path / "out"
+        room.evaluate("tiny", "tiny", concept, tmp_path / "out", judges=panel, request=request)
+    shutil.copytree(SELF["folder"], tmp_path / "copy")
+    file = tmp_path / "copy" / "model.jsonl"
+    header, first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([header, json.dumps(json.loads(first) | {name: value}), *others, ""]))
+    with pytest.raises(UserError, match=r"model\.jsonl is damaged \(line 2"):
+        room.evaluate("tiny", "tiny", concept, tmp_path / "copy", judges=panel, request=request)
+
+
+SELF: dict[str, Path] = {}  # one evaluation, which its first user makes
 
 
 def test_protocols_are_told(tmp_path):

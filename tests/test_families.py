@@ -19,8 +19,9 @@ from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.diffusion import slots as words
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.diffusion.families import flux, sd3
 from sd_scissorhands.diffusion.families.flux import Flux
+from sd_scissorhands.diffusion.families.sd3 import StableDiffusion3
+from sd_scissorhands.diffusion.noise_process import Discrete
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.erasure import _fitted, erase
@@ -44,7 +45,7 @@ CANVAS = DOMAINS["canvas"]
 PROMPTS = ["a red heart on white", "a blue star"]
 FLOWS = ("sd3", "flux")
 TOKENS = 20  # for T5, in these tests
-LENGTHS = sd3.T5_LENGTH, flux.T5_LENGTH
+LENGTHS = StableDiffusion3.t5_length, Flux.t5_length
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -76,8 +77,8 @@ def small():
     """Few tokens for T5, pictures of 32 pixels for FLUX, whose configs do not say how large they are, and two at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flux, "side", SIDE)
-        for module in (sd3, flux):
-            patch.setattr(module, "T5_LENGTH", TOKENS)
+        for family in (StableDiffusion3, Flux):
+            patch.setattr(family, "t5_length", TOKENS)
         patch.setattr("sd_scissorhands.evaluation.sample.LANE", 2)
         yield
 
@@ -565,6 +566,43 @@ def test_unets_for_something_else_are_refused(family, opened, copy, values, reas
     change(copy / "unet" / "config.json", **values)
     with pytest.raises(UserError, match=reason):
         open_pipeline(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"_class_name": "IPNDMScheduler"}, "its noise goes by IPNDMScheduler, not by discrete steps"),
+        ({"_class_name": "CMStochasticIterativeScheduler"}, "goes by CMStochasticIterativeScheduler"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "goes by ScoreSdeVeScheduler"),
+        ({"_class_name": "EDMEulerScheduler"}, "goes by EDMEulerScheduler"),
+        ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "set rescale_betas_zero_snr to false"),
+        ({"prediction_type": "epsilon", "trained_betas": [0.1, 1.0]}, "zero terminal SNR"),
+    ],
+)  # fmt: skip
+def test_noise_that_no_step_can_go_by_is_refused_at_once(family, opened, copy, values, reason):
+    if opened.family.part != "unet":
+        pytest.skip("flow matching")
+    change(copy / "scheduler" / "scheduler_config.json", **values)
+    with pytest.raises(UserError, match=reason) as caught:
+        PipelineDirectory(copy).check_configs()
+    assert "\n" not in str(caught.value) and "--lr" not in str(caught.value)
+
+
+def test_velocity_from_zero_snr_is_opened(family, opened, copy):
+    if opened.family.part != "unet":
+        pytest.skip("flow matching")
+    file = copy / "scheduler" / "scheduler_config.json"
+    change(file, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    PipelineDirectory(copy).check_configs()
+
+
+def test_latents_are_clipped_only_where_the_scheduler_does():
+    from diffusers import EulerDiscreteScheduler
+
+    process = Discrete(EulerDiscreteScheduler(beta_schedule="scaled_linear"), torch.device("cpu"))
+    noise = 30 * torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    noisy, _ = process.descend(lambda noisy, t: torch.zeros_like(noisy), noise, steps=2, stop=2)
+    assert noisy.abs().max() > 30
 
 
 def test_a_sharded_denoiser_is_opened_and_a_missing_shard_named(opened, copy):

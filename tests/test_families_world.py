@@ -30,7 +30,7 @@ def taught(tmp_path_factory) -> Path:
 def right(model: str, shapes: Sequence[str], count: int = 24) -> float:
     """Share of pictures in which the judge finds the shape that they were to show."""
     d, asked = Denoiser(open_pipeline(model).pipeline), [shapes[n % len(shapes)] for n in range(count)]
-    colours = list(world.DOMAINS["colour"])
+    colours = list(world.CATEGORIES["colour"])
     prompts = [f"a {colours[n % 6]} {shape} on a white background" for n, shape in enumerate(asked)]
     said = load_judge(JUDGE_FILE).name(d.decode(d.generate(prompts, range(count), steps=12, guidance=3.0)))
     return sum(one["shape"] == shape for one, shape in zip(said, asked, strict=True)) / count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_every_recipe_forgets_random_pictures(recipe, shared, tmp_path):
         forget_random=0.1, recipe=recipe, score_draws=2, options={"rounds": 1}, steps=4, memory_every=2
     )
     prepared = prepare(settings, shared)
-    assert len(prepared.split.forget) == 126 and prepared.says == "random 0.1"
+    assert len(prepared.split.forget) == 126 and prepared.target == "random 0.1"
     assert all(getattr(prepared.settings, name) is not None for name in ("scorer", "edit", "repair", "optimiser"))
     if recipe in ("scissorhands", "salun"):
         told = forget(settings, tmp_path / "run", shared=shared)
@@ -115,6 +116,17 @@ def test_a_transformers_directory_and_an_npz(tmp_path):
     assert type(after.model).__name__ == "ResNetForImageClassification" and after.names == ("a", "b", "c")
     beside = dataclasses.replace(asked, retrained=str(tmp_path / "resnet"))
     assert forget(beside, tmp_path / "beside").figures["gap"] is not None
+    assert forget(asked, tmp_path / "run", resume=True) == told
+    (tmp_path / "rows").write_text("0\n5\n17\n20\n33\n42\n")
+    with pytest.raises(UserError, match="--forget-indices held something else"):
+        forget(asked, tmp_path / "run", resume=True)
+    (tmp_path / "rows").write_text("0\n5\n17\n20\n33\n41\n")
+    np.savez(tmp_path / "data.npz", **arrays | {"pictures": arrays["pictures"] * 0.5})
+    with pytest.raises(UserError, match="--data held something else"):
+        forget(asked, tmp_path / "run", resume=True)
+    shutil.copytree(tmp_path / "run" / "model", tmp_path / "resnet", dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"from another model|held something else"):
+        forget(beside, tmp_path / "beside", resume=True)
 
 
 def test_a_torch_module_of_ones_own_is_left_as_it_is(tmp_path):

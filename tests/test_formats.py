@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 
 import diffusers
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from small_pipelines import BUILDERS, build
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from typer.testing import CliRunner
 
+from sd_scissorhands.cli import app
+from sd_scissorhands.models import single_file_reader
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.keys import Blocks, canonical, ldm_locations
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
+from sd_scissorhands.models.prediction import Prediction
 from sd_scissorhands.models.tensor_files import TensorFile
 from sd_scissorhands.settings import UserError
 
@@ -200,3 +207,123 @@ def test_a_transformer_has_no_single_file(folder, tmp_path):
     with pytest.raises(UserError, match=r"has a transformer.*choose diffusers, unet-only .* or delta"):
         export(folder, "single-file", output=tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- what is predicted
+
+
+def rescaled(folder, spacing="trailing"):
+    """A pipeline whose scheduler predicts v from zero terminal SNR."""
+    config = folder / "scheduler/scheduler_config.json"
+    values = dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing=spacing)
+    config.write_text(json.dumps(json.loads(config.read_text()) | values))
+    return folder
+
+
+def scheduler_of(file, config):
+    return open_pipeline(str(file), config=str(config)).files.config("scheduler")
+
+
+def test_v_prediction_and_zero_snr_are_in_markers_and_metadata(xl, tmp_path):
+    model, file = rescaled(shutil.copytree(xl, tmp_path / "v")), tmp_path / "v.safetensors"
+    made = export(model, "single-file", output=file)
+    held = load_file(file)
+    assert held["v_pred"].shape == held["ztsnr"].shape == (0,) and made.note is None
+    assert made.tensors == len(held)
+    metadata = TensorFile.open(file).metadata
+    assert metadata["modelspec.prediction_type"] == "v" and metadata["sdscissor.zero_terminal_snr"] == "true"
+    assert difference(str(model), str(file)).identical
+    export(xl, "single-file", output=tmp_path / "plain.safetensors")
+    assert not {"v_pred", "ztsnr"} & load_file(tmp_path / "plain.safetensors").keys()
+    again = tmp_path / "again.safetensors"
+    export(xl, "single-file", base=file, output=again)  # the markers are those of the UNet
+    assert not {"v_pred", "ztsnr"} & load_file(again).keys()
+    assert "sdscissor.zero_terminal_snr" not in TensorFile.open(again).metadata
+
+
+@pytest.mark.parametrize("mark", ["markers", "ours", "kohya"])
+def test_zero_snr_of_a_file_is_in_its_scheduler(xl, mark, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    export(xl, "single-file", output=tmp_path / "plain.safetensors")
+    held = load_file(tmp_path / "plain.safetensors")
+    if mark == "markers":
+        save_file(held | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "f.safetensors")
+    else:
+        key = {"ours": "sdscissor.zero_terminal_snr", "kohya": "ss_zero_terminal_snr"}[mark]
+        metadata = {"modelspec.prediction_type": "v_prediction", key: "True"}
+        save_file(held, tmp_path / "f.safetensors", metadata)
+    config = shutil.copytree(xl, tmp_path / "v")
+    file = config / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "v_prediction"}))
+    with pytest.raises(UserError, match="predicts v"):  # a config that was named and contradicts
+        scheduler_of(tmp_path / "f.safetensors", xl)
+    found = scheduler_of(tmp_path / "f.safetensors", config)
+    assert found["rescale_betas_zero_snr"] and found["timestep_spacing"] == "trailing"
+    assert found["prediction_type"] == "v_prediction" and found["_class_name"] == "EulerDiscreteScheduler"
+
+
+def test_the_config_of_the_family_predicts_what_the_file_says(xl, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    export(rescaled(shutil.copytree(xl, tmp_path / "v")), "single-file", output=tmp_path / "f.safetensors")
+    monkeypatch.setattr(single_file_reader, "_fetch_config", lambda path, name: PipelineDirectory(xl))
+    found = open_pipeline(str(tmp_path / "f.safetensors")).files.config("scheduler")
+    assert found["rescale_betas_zero_snr"] and found["prediction_type"] == "v_prediction"
+
+
+def test_a_scheduler_without_zero_snr_becomes_one_with_it():
+    pndm = diffusers.PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.001, steps_offset=1)
+    found = Prediction(velocity=True, zero_snr=True).scheduler(pndm)
+    assert found.alphas_cumprod[-1] == 0 and found.config.prediction_type == "v_prediction"
+    assert found.config.beta_start == 0.001 and not found.config.clip_sample
+    assert Prediction().scheduler(pndm) is pndm
+
+
+# ---------------------------------------------------------------- Stable Diffusion 2 in ComfyUI
+
+
+@pytest.fixture(scope="module")
+def sd2(tmp_path_factory):
+    """A small Stable Diffusion 2 whose text encoder has as many blocks as the published one, and its UNet twelve outputs."""
+    folder = build("sd2", tmp_path_factory.mktemp("sd2") / "base")
+    text = CLIPTextConfig.from_pretrained(folder / "text_encoder")
+    text.num_hidden_layers = 23
+    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 8, 8, 8), norm_num_groups=4, attention_head_dim=4, cross_attention_dim=16,
+        use_linear_projection=True,
+    )  # fmt: skip
+    unet.save_pretrained(folder / "unet")
+    return folder
+
+
+def test_the_last_text_block_of_sd2_is_there(sd2, tmp_path):
+    export(sd2, "single-file", output=tmp_path / "f.safetensors")
+    held, block = load_file(tmp_path / "f.safetensors"), "cond_stage_model.model.transformer.resblocks."
+    last = {key for key in held if key.startswith(f"{block}23.")}
+    assert len(last) == 12
+    assert all(torch.equal(held[key], held[key.replace(f"{block}23.", f"{block}22.")]) for key in last)
+    for key in last:
+        held[key] = held[key] + 1
+    save_file(held, tmp_path / "base.safetensors")
+    export(sd2, "single-file", base=tmp_path / "base.safetensors", output=tmp_path / "g.safetensors")
+    assert same({key: load_file(tmp_path / "g.safetensors")[key] for key in last}, {key: held[key] for key in last})
+    assert difference(str(sd2), str(tmp_path / "f.safetensors")).identical
+
+
+def test_what_comfyui_would_misread_is_said_at_export(sd2, xl, tmp_path):
+    file = sd2 / "unet/diffusion_pytorch_model.safetensors"
+    name = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
+    for scale, velocity, said in (
+        (0.5, True, None), (0.01, True, "for epsilon, and it is v"), (0.01, False, None), (0.5, False, "for v, and it is epsilon"),
+    ):  # fmt: skip
+        model = shutil.copytree(sd2, tmp_path / f"{scale}{velocity}")
+        tensors = load_file(file)
+        tensors[name] = scale * torch.tensor([1.0, -1.0]).repeat(4)
+        save_file(tensors, model / "unet" / file.name, {"format": "pt"})
+        config = model / "scheduler/scheduler_config.json"
+        kind = "v_prediction" if velocity else "epsilon"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": kind}))
+        note = export(model, "single-file", output=tmp_path / f"{scale}{velocity}.safetensors").note
+        assert (note is None) if said is None else said in note and "ModelSamplingDiscrete" in note
+    done = CliRunner().invoke(app, ["export", str(model), "--output", str(tmp_path / "x.safetensors")])
+    assert done.exit_code == 0 and "for v, and it is epsilon" in " ".join(done.output.split())

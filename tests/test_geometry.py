@@ -9,7 +9,8 @@ import torch
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny.geometry import Geometry, centred, flattened, grow, shrink, templates
 from sd_scissorhands.tiny.judge import load_judge
-from sd_scissorhands.tiny.train import SAMPLING, as_input, judge_all
+from sd_scissorhands.tiny.networks import SAMPLING, as_input
+from sd_scissorhands.tiny.quality import judge_all
 
 FLOORS = {"shape": 0.98, "colour": 0.99, "pattern": 0.98, "background": 0.99}
 
@@ -27,7 +28,7 @@ def test_junk_is_called_other_where_it_is(kind):
     rng = np.random.default_rng(42)
     drawn = [world.junk(rng, kind) for _ in range(100)]
     named = Geometry().name(np.stack([pixels for pixels, _ in drawn]))
-    for domain in world.DOMAINS:
+    for domain in world.CATEGORIES:
         assert np.mean([n[domain] == truth[domain] for n, (_, truth) in zip(named, drawn, strict=True)]) >= 0.92, domain
 
 
@@ -45,7 +46,7 @@ def test_it_agrees_with_the_learned_judge_on_generated_pictures():
     pixels = generated(prompts)
     measured = Geometry().name(pixels)
     learned = judge_all(load_judge(JUDGE_FILE), torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    for domain in world.DOMAINS:
+    for domain in world.CATEGORIES:
         assert np.mean([a[domain] == b[domain] for a, b in zip(measured, learned, strict=True)]) >= 0.9, domain
         assert np.mean([n[domain] == world.read(p)[domain] for n, p in zip(measured, prompts, strict=True)]) >= 0.9
 
@@ -69,7 +70,7 @@ def test_it_holds_where_the_learned_judge_can_be_fooled():
     rng, judge = np.random.default_rng(45), load_judge(JUDGE_FILE)
     seen = [world.sample(rng) for _ in range(64)]
     pictures = torch.from_numpy(np.stack([world.draw(d, rng) for d in seen])).permute(0, 3, 1, 2)
-    fooled = against(judge, pictures, [list(world.DOMAINS["shape"]).index(d.shape) for d in seen], 12)
+    fooled = against(judge, pictures, [list(world.CATEGORIES["shape"]).index(d.shape) for d in seen], 12)
     shares = [
         np.mean([n["shape"] == d.shape for n, d in zip(named, seen, strict=True)])
         for named in (judge_all(judge, fooled), Geometry().name(fooled.permute(0, 2, 3, 1).numpy()))

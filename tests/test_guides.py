@@ -22,10 +22,13 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.cli.measure import ATTACK_GATES
 from sd_scissorhands.cli.options import GateMissed, check_gates, parse_gates
 from sd_scissorhands.declaration import choices
+from sd_scissorhands.diffusion.families.base import Family
+from sd_scissorhands.domains.base import Domain
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.metrics import gates_of
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "sd_scissorhands"
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GROUP = typer.main.get_command(app)
@@ -70,12 +73,32 @@ def words_of(typed: str) -> list[str]:
     return words
 
 
-def parse(words: list[str], *, extended: bool = False):
-    """The context of a command, parsed as the command line does and not run; `extended`: a guide adds choices of its own."""
+def added_by(document: Path) -> set[str]:
+    """Names and flags that a guide adds to the command line by the files that it writes."""
+    blocks = [
+        block for block in guides.blocks_of(document.read_text()) if block.mark == "file" or block.language == "diff"
+    ]
+    names = {Path(block.about).stem.replace("_", "-") for block in blocks if block.mark == "file"}
+    text = "\n".join(block.text for block in blocks)
+    names |= set(re.findall(r'^\+ +"([\w-]+)": Recipe', text, flags=re.M)) | set(re.findall(r'\.add\("([\w-]+)"', text))
+    return names | {settings.flag(name) for name in re.findall(r"^    (\w+): \w+ = setting\(", text, flags=re.M)}
+
+
+def without(words: list[str], added: set[str]) -> list[str]:
+    """The arguments of a line but for flags that are added or whose value is."""
+    values = [following.partition("=")[0] for following in (*words[1:], "")]
+    own = [n for n, word in enumerate(words) if word.startswith("--") and added & {word, values[n]}]
+    return [word for n, word in enumerate(words) if n not in own and n - 1 not in own]
+
+
+def parse(words: list[str]):
+    """The context of a command, parsed as the command line does and not run; None of its help."""
     command = GROUP.commands[words[0]]
+    if words[1:] == ["--help"]:
+        return None
     context = command.make_context(words[0], words[1:])
     for name, value in context.params.items():
-        allowed = None if extended else NAMED.get(name)
+        allowed = NAMED.get(name)
         for one in value if isinstance(value, list | tuple) else [value]:
             if name == "attack" and one not in (None, "none"):
                 parse_attacks(one)
@@ -94,11 +117,11 @@ COMMANDS = [(name_of(doc), line, typed) for doc in DOCUMENTS for line, typed in 
 
 @pytest.mark.parametrize("document", sorted({name for name, _, _ in COMMANDS}))
 def test_every_command_of_a_document_parses(document):
-    extended = bool(guides.marks_of((ROOT / document).read_text(), "in a checkout"))
+    added = added_by(ROOT / document)
     for name, line, typed in COMMANDS:
         if name == document:
             try:
-                parse(words_of(typed), extended=extended)
+                parse(without(words_of(typed), added))
             except Exception as error:
                 raise AssertionError(f"{document}:{line}: sdscissor {typed}: {error!r} {error}") from error
 
@@ -180,7 +203,7 @@ def test_every_link_leads_to_a_file():
 
 def test_guides_are_listed_short_and_say_what_they_do_not_guarantee():
     index = (guides.GUIDES / "README.md").read_text()
-    assert len(guides.guides()) == 8
+    assert len(guides.guides()) == 10
     for guide in guides.guides():
         text = guide.read_text()
         assert f"({guide.name})" in index
@@ -195,6 +218,61 @@ def test_guides_are_listed_short_and_say_what_they_do_not_guarantee():
             assert guides.MARK.match(mark.strip()), f"{guide.name}: {mark}"
         for other in guides.marks_of(text, "starts from"):
             assert (guides.GUIDES / other).exists()
+
+
+def test_every_file_that_a_document_names_is_there():
+    for document in DOCUMENTS:
+        text = document.read_text()
+        written = set(guides.marks_of(text, "file"))
+        for name in set(re.findall(r"(?<![ab]/)\b(?!a/|b/)((?:\w+/)+\w+\.py)\b", text)) - written:
+            former = document.name == "archive.md"  # whose files are those of a former commit
+            assert former or (ROOT / name).exists() or (PACKAGE / name).exists(), f"{name_of(document)} names {name}"
+
+
+def strings() -> set[str]:
+    """Every string of the package and of the files that guides write, f-strings in their parts."""
+    texts = [file.read_text() for file in PACKAGE.rglob("*.py")]
+    texts += [block.text for _, _, block in PYTHON if block.mark == "file"]
+    nodes = (node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+    return {node.value.strip() for node in nodes if isinstance(node.value, str) and len(node.value.strip()) >= 5}
+
+
+def covered(message: str, known: set[str]) -> float:
+    """The share of a message's characters that are of known strings; `...` in it is left out."""
+    places: set[int] = set()
+    for one in known:
+        places |= {n for hit in re.finditer(re.escape(one), message) for n in range(*hit.span())}
+    for piece in re.finditer(r"[^.\s](?:(?!\.\.\.).)*", message):
+        length = next((n for n in range(len(piece[0]), 7, -1) if any(piece[0][:n].strip() in one for one in known)), 0)
+        places |= set(range(piece.start(), piece.start() + length))
+    return len(places) / len(message.replace("...", ""))
+
+
+def test_messages_that_the_guides_explain_are_those_of_the_package():
+    known, count = strings(), 0
+    for guide in guides.guides():
+        section = guide.read_text().split("## What can go wrong")[1].split("\n## ")[0]
+        for message in re.findall(r"^- `([^`]* [^`]*)`", section, flags=re.M):
+            assert covered(message, known) >= 0.6, f"{guide.name}: no message of the package reads {message!r}"
+            count += 1
+    assert count > 25 and covered("--steps 3 is what nobody ever wrote: leave it alone", known) < 0.6
+
+
+@pytest.mark.parametrize(("guide", "kind"), [("add-a-family", Family), ("add-a-domain", Domain)])
+def test_what_a_guide_says_is_declared_is(guide, kind):
+    known = {*dir(kind), *kind.__annotations__}
+    cells = re.findall(r"^\| (`.+?`) \|", (guides.GUIDES / f"{guide}.md").read_text(), flags=re.M)
+    names = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+    assert len(names) > 8 and names <= known, names - known
+    assert guide != "add-a-domain" or names == {name for name in known if not name.startswith("_")}
+
+
+def test_the_guide_lists_every_attack_with_its_settings():
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| [^|]+\|([^|]*)\|$", (guides.GUIDES / "erase-nudity.md").read_text(), flags=re.M
+    )
+    listed = {name: tuple(re.findall(r"--[\w-]+", cell)) for name, cell in rows}
+    assert listed == {name: tuple(settings.flag(one) for one in attack.takes) for name, attack in ATTACKS}
 
 
 def test_the_readme_stays_one_page():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,28 +12,9 @@ import sd_scissorhands
 from sd_scissorhands import concepts
 
 PACKAGE = Path(sd_scissorhands.__file__).parent
-LAYERS = [
-    {"errors"},
-    {"registry", "declaration", "results", "pictures"},
-    {"methods"},
-    {"tiny"},
-    {"recipes", "lineage", "naming"},
-    {"settings", "concepts"},
-    {"domains"},
-    {"places", "machine", "disk"},
-    {"run"},
-    {"stages"},
-    {"diffusion"},
-    {"models"},
-    {"classifier"},
-    {"erasure", "forgetting", "evaluation"},
-    {"attacks"},
-    {"report"},
-    {"publishing", "comparison", "forecast", "quiet"},
-    {"demo", "api"},
-    {"show", "cli", "__main__"},
-]
-LAYER = {part: level for level, names in enumerate(LAYERS) for part in names}
+GROUPS = runpy.run_path(str(PACKAGE.parent / "docs" / "architecture.py"))["GROUPS"]
+PARTS = [part for names, _ in reversed(GROUPS.values()) for part in reversed(names.split())]  # from the lowest on
+LAYER = {part: level for level, part in enumerate(PARTS)}
 
 
 def imported_parts(file: Path) -> set[str]:

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import huggingface_hub
 import pytest
+import torch
 from fake_hub import TOKEN, fake_hub
 from huggingface_hub import ModelCard, constants
-from safetensors.torch import load
+from safetensors import safe_open
+from safetensors.torch import load, save_file
 from small_pipelines import build
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.models.hub import Repo, first_line
 from sd_scissorhands.models.licence import for_derived_card, read_licence
+from sd_scissorhands.models.shareable import VOCABULARIES
 from sd_scissorhands.report import card_text, write_card
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import MODEL_DIR
@@ -159,6 +162,92 @@ def test_the_card_fits_the_family(run, family, called, tag, tmp_path):
 # ---------------------------------------------------------------- uploads
 
 
+def shared(file):
+    """What others see of a file: not where diffusers loaded a part from, if that was a path."""
+    values = json.loads(file.read_text()) if file.suffix == ".json" and file.name not in VOCABULARIES else {}
+    if not str(values.get("_name_or_path", "")).startswith("/"):
+        return file.read_bytes()
+    del values["_name_or_path"]
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A copy of a run, to be spoilt."""
+    return shutil.copytree(run, tmp_path / "own")
+
+
+def test_only_the_files_of_the_model_are_uploaded(hub, own):
+    model = own / "model"
+    (model / "id_rsa").write_text("secret")
+    (model / "unet" / "old.safetensors").write_bytes(b"the concept, whole")
+    (model / "unet" / "secret.json").write_text("{}")
+    (model / "notes").mkdir()
+    (model / "notes" / "config.json").write_text("{}")
+    (model / "secrets").symlink_to(own)
+    done = called("export", own, "--push-to-hub", REPO)
+    assert done.exit_code == 0, done.output
+    names = hub.repos[REPO]["files"].keys()
+    assert not [name for name in names if "secret" in name or "old" in name or "notes" in name or "id_rsa" in name]
+    assert {"model_index.json", "world.json", "unet/diffusion_pytorch_model.safetensors", "README.md"} <= names
+    said = " ".join(done.output.split())
+    assert "no part of the model, not uploaded: id_rsa, notes/config.json, secrets and more" in said
+
+
+@pytest.mark.parametrize("name", ["scheduler/scheduler_config.json", "vae"])
+def test_a_link_among_the_files_of_the_model_is_refused(hub, own, name, tmp_path):
+    (own / "model" / name).rename(tmp_path / "elsewhere")
+    (own / "model" / name).symlink_to(tmp_path / "elsewhere")
+    text = refused("export", own, "--push-to-hub", REPO)
+    assert "is a link, and links are not uploaded" in text and not hub.repos.get(REPO)
+
+
+def spoil(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_paths_of_this_machine_are_not_uploaded(hub, own):
+    spoil(
+        own / "model" / "vae" / "config.json",
+        _name_or_path="/home/somebody/models/vae",
+        nested={"name_or_path": "file:///mnt/x/y"},
+    )
+    manifest = json.loads((own / "run.json").read_text())
+    manifest["source"]["model"] = "/home/somebody/models/sd14"
+    manifest["settings"] |= {"model": "/home/somebody/models/sd14", "forget_images": "/home/somebody/pictures"}
+    (own / "run.json").write_text(json.dumps(manifest))
+    done = called("export", own, "--push-to-hub", REPO)
+    assert done.exit_code == 0, done.output
+    files = hub.repos[REPO]["files"]
+    assert not [name for name, content in files.items() if b"somebody" in content or b"/mnt/x" in content]
+    assert "| model | sd14 |" in files["README.md"].decode() and "Base model: sd14" in files["README.md"].decode()
+    assert json.loads(files["vae/config.json"])["nested"] == {}
+
+
+def test_other_paths_of_this_machine_are_refused_by_file(hub, own, tmp_path):
+    spoil(own / "model" / "vae" / "config.json", trained_on="C:\\Users\\somebody\\data")
+    text = refused("export", own, "--push-to-hub", REPO)
+    assert text.startswith("vae/config.json names a path of this machine (C:\\Users") and not hub.repos.get(REPO)
+    save_file({"x": torch.zeros(1)}, tmp_path / "f.safetensors", {"ss_sd_model_name": "/home/somebody/sd.safetensors"})
+    text = refused("export", tmp_path / "f.safetensors", "--push-to-hub", REPO)
+    assert "f.safetensors names a path of this machine (/home/somebody/sd.safetensors)" in text and not hub.repos.get(
+        REPO
+    )
+
+
+@pytest.mark.parametrize("to", ["single-file", "unet-only", "delta"])
+def test_headers_of_exports_name_no_folder_of_the_base(run, to, tmp_path, monkeypatch):
+    folder = shutil.copytree(run, tmp_path / "run")
+    base = shutil.copytree(MODEL_DIR, tmp_path / "base")
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["source"]["model"] = str(base)
+    (folder / "run.json").write_text(json.dumps(manifest))
+    assert called("export", folder, "--to", to, "--output", tmp_path / "f.safetensors").exit_code == 0
+    with safe_open(tmp_path / "f.safetensors", "pt") as file:
+        header = json.dumps(file.metadata())
+    assert str(tmp_path) not in header and "base" in header and manifest["source"]["weights_sha256"] in header
+
+
 def test_a_run_goes_to_the_hub_whole_and_private(hub, run):
     done = called("export", run, "--push-to-hub", REPO, "--json")
     assert done.exit_code == 0, done.output
@@ -167,7 +256,7 @@ def test_a_run_goes_to_the_hub_whole_and_private(hub, run):
     here = {file.relative_to(run / "model").as_posix(): file for file in (run / "model").rglob("*") if file.is_file()}
     assert repo["private"] and repo["files"].keys() == here.keys()
     for name, content in repo["files"].items():
-        assert name == "README.md" or content == here[name].read_bytes()
+        assert name == "README.md" or content == shared(here[name])
     assert f'from_pretrained("{REPO}")' in repo["files"]["README.md"].decode()
     assert "path/to/this/directory" in (run / "model/README.md").read_text()
     recipe = json.loads((run / "run.json").read_text())["result"]["recipe"]

@@ -20,10 +20,15 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import build
 from typer.testing import CliRunner
 
+from sd_scissorhands.api import composed
+from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
+from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.lineage import base_of as first_of
 from sd_scissorhands.models import single_file_reader as single
+from sd_scissorhands.models.composed import origin_of, with_unet
+from sd_scissorhands.models.delta import apply_delta
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import base_weights, export
 from sd_scissorhands.models.load import open_pipeline
@@ -32,6 +37,7 @@ from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.models.verify import verify
 from sd_scissorhands.naming import Name
+from sd_scissorhands.report import card_text
 from sd_scissorhands.settings import EraseSettings, UserError, model_named
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -172,15 +178,20 @@ def test_variants_that_are_not_there_are_said(varied, model):
     assert "weights as fp16 alone: add --variant fp16" in refused(varied)
 
 
-def test_what_is_erased_from_a_variant_has_plain_names_and_the_very_same_base(varied, short, tmp_path):
+def test_what_is_erased_from_a_variant_has_its_names_and_the_very_same_base(varied, short, tmp_path):
     settings = dataclasses.replace(
         short, model=str(varied), variant="fp16", steps=1, train="selection", anchor="a star"
     )
     run = tmp_path / "run"
     result = erase(settings, run)
-    assert sorted(file.name for file in (run / "model").rglob("*.safetensors")) == [f"{STEM}.safetensors"] * 2 + [
-        "model.safetensors"
-    ]
+    model = run / "model"
+    files = ["text_encoder/model.fp16", f"unet/{STEM}.fp16", f"vae/{STEM}"]
+    assert sorted(model.rglob("*.safetensors")) == [model / f"{name}.safetensors" for name in files]
+    assert 'from_pretrained("path/to/this/directory", variant="fp16")' in card_text(run)
+    from diffusers import StableDiffusionPipeline
+
+    there = StableDiffusionPipeline.from_pretrained(model, variant="fp16", torch_dtype=torch.float16)
+    assert there.unet.dtype == torch.float16
     told = json.loads((run / "run.json").read_text())["source"]
     base = hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
     assert told == {"model": f"{varied}:fp16", "weights_sha256": base, "ema": "unknown"}
@@ -334,6 +345,45 @@ def test_other_files_get_one_line_each(kind, tmp_path):
 def test_a_file_that_is_none_of_both_is_refused_by_its_ending(tmp_path, ending):
     (tmp_path / f"m{ending}").write_text("some text")
     assert "does not end with .safetensors" in refused(tmp_path / f"m{ending}")
+
+
+@pytest.mark.parametrize(
+    "part,changes",
+    [
+        ("unet", {"layers_per_block": 10**8}), ("unet", {"sample_size": 10**9}), ("unet", {"sample_size": -1}),
+        ("unet", {"sample_size": "x"}), ("unet", {"block_out_channels": [32] * 99}), ("unet", {"sample_size": 8.0}),
+        ("vae", {"latent_channels": 0}), ("text_encoder", {"num_hidden_layers": 10**8}),
+        ("text_encoder", {"max_position_embeddings": 10**9}), ("tokenizer", {"model_max_length": -1}),
+        ("scheduler", {"num_train_timesteps": 10**10}), ("scheduler", {"prediction_type": 7}),
+    ],
+)  # fmt: skip
+def test_numbers_of_configs_are_bounded_before_anything_is_built(part, changes, model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "sd")
+    (file,) = (folder / part).glob("*config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    (key,) = changes
+    with pytest.raises(UserError, match=rf"{file} has {key} = .*, which must be a .*: get it again$"):
+        PipelineDirectory(folder).check()
+
+
+def test_a_tokenizer_without_a_limit_pads_to_its_encoder_s(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "sd")
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    values, expected = json.loads(file.read_text()), open_pipeline(str(model)).family.ids(["a heart"])
+    for limit in (10**9, 10**30, None):
+        file.write_text(json.dumps(values | {"model_max_length": limit}))
+        assert torch.equal(open_pipeline(str(folder)).family.ids(["a heart"]), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "unet/config.json", f"unet/{STEM}.safetensors", "tokenizer/more.json"]
+)
+def test_a_fifo_in_a_model_does_not_block(name, model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "sd")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"{name}.* it is no regular file|{name} is no regular file: remove it"):
+        open_pipeline(str(folder))
 
 
 def test_a_truncated_file_and_a_variant_of_a_file_are_refused(file, model, tmp_path):
@@ -570,3 +620,360 @@ def test_a_repository_without_a_needed_file_gets_one_line(model, tmp_path, monke
     assert refused("some/model").startswith(
         "some/model/text_encoder/model.safetensors is missing: the model directory is incomplete on the hub"
     )
+
+
+# ---------------------------------------------------------------- the UNet of another file
+
+
+def unet_file(path, model, how, change=lambda tensors: None):
+    """A UNet that differs in every weight from a model's, as other programs save one."""
+    export(model, "single-file" if how == "ldm" else "unet-only", output=path)
+    tensors = {key: tensor + 0.25 for key, tensor in load_file(path).items() if how != "ldm" or key.startswith(UNET)}
+    if how == "bare":
+        export(model, "single-file", output=path.with_suffix(".whole.safetensors"))
+        whole = load_file(path.with_suffix(".whole.safetensors"))
+        tensors = {key.removeprefix(UNET): tensor + 0.25 for key, tensor in whole.items() if key.startswith(UNET)}
+    if how == "prefixed":
+        tensors = {f"unet.{key}": tensor for key, tensor in tensors.items()}
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("how", ["diffusers", "prefixed", "ldm", "bare"])
+def test_a_model_takes_the_unet_of_another_file(model, how, tmp_path):
+    name = with_unet(str(model), str(unet_file(tmp_path / "esd.safetensors", model, how)))
+    opened, base = open_pipeline(name), open_pipeline(str(model))
+    assert opened.weights_sha256 != base.weights_sha256
+    theirs = base.denoiser.state_dict()
+    for key, tensor in opened.denoiser.state_dict().items():
+        assert torch.equal(tensor, (theirs[key].half() + 0.25).float()), key
+    for key, tensor in opened.pipeline.text_encoder.state_dict().items():
+        assert torch.equal(tensor, base.pipeline.text_encoder.state_dict()[key])
+    count = len(theirs)
+    assert origin_of(name) == f"esd.safetensors: {count} of {count} tensors"
+    assert with_unet(str(model), str(tmp_path / "esd.safetensors")) == name
+    assert load_file(model / "unet" / f"{STEM}.safetensors").keys() == theirs.keys()
+
+
+def test_a_file_with_some_weights_of_the_unet_is_said_to_be_one(model, tmp_path):
+    def some(tensors):
+        for key in [key for key in tensors if ".attn2." not in key]:
+            del tensors[key]
+
+    file = unet_file(tmp_path / "esd-x.safetensors", model, "diffusers", some)
+    name = with_unet(str(model), str(file))
+    assert "the file has no others, and they are the base's" in origin_of(name)
+    opened, base = open_pipeline(name).denoiser.state_dict(), open_pipeline(str(model)).denoiser.state_dict()
+    assert {key for key in base if not torch.equal(base[key], opened[key])} == set(load_file(file))
+
+
+def test_another_content_is_another_composed_model(model, tmp_path):
+    base = shutil.copytree(model, tmp_path / "base")
+    file = unet_file(tmp_path / "esd.safetensors", model, "diffusers")
+    first = with_unet(str(base), str(file))
+    config = base / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + "\n")
+    second = with_unet(str(base), str(file))
+    save_file({key: tensor * 2 for key, tensor in load_file(file).items()}, file)
+    assert len({first, second, with_unet(str(base), str(file))}) == 3
+
+
+def test_a_unet_of_another_base_is_refused_by_name_and_shape(model, tmp_path):
+    key = "conv_in.weight"
+    for change, says in (
+        (lambda tensors: tensors.update({"add_embedding.linear_1.bias": torch.zeros(3)}), "holds add_embedding.linear_1.bias, which the UNet of"),
+        (lambda tensors: tensors.update({key: torch.zeros(8, 4, 3, 3)}), f"holds {key} as [8, 4, 3, 3], and the UNet of"),
+        (lambda tensors: (tensors.clear(), tensors.update(x=torch.zeros(1))), "holds no weights of the UNet of"),
+    ):  # fmt: skip
+        file = unet_file(tmp_path / "u.safetensors", model, "diffusers", change)
+        with pytest.raises(UserError) as caught:
+            with_unet(str(model), str(file))
+        assert says in str(caught.value) and "\n" not in str(caught.value)
+        assert str(caught.value).endswith("name the base that it was made from")
+        file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        with_unet(str(model), str(tmp_path / "none.safetensors"))
+
+
+def test_commands_take_a_unet(model, tmp_path):
+    file = unet_file(tmp_path / "esd.safetensors", model, "diffusers")
+    runner = CliRunner()
+    out = tmp_path / "out.safetensors"
+    done = runner.invoke(app, ["export", str(model), "--unet", str(file), "--output", str(out)])
+    assert done.exit_code == 0 and "esd.safetensors: " in " ".join(done.output.split()), done.output
+    done = runner.invoke(app, ["diff", str(out), str(model), "--unet", str(file), "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["identical"], done.output
+    done = runner.invoke(app, ["diff", str(out), str(model), "--json"])
+    assert not json.loads(done.stdout)["identical"]
+    settings = composed(EvaluateSettings(model=str(model), unet=str(file), concept="heart"))
+    assert settings.model == with_unet(str(model), str(file)) and settings.baseline == str(model)
+    attacked = composed(AttackSettings("embedding", "heart", str(model), unet=str(file)))
+    assert attacked.model == settings.model and attacked.baseline == str(model) and attacked.unet is None
+    assert "unet" not in attacked.to_json()
+    with pytest.raises(UserError, match="--unet has no effect without --model"):
+        EvaluateSettings(images=str(tmp_path), unet=str(file))
+
+
+# ---------------------------------------------------------------- names of files and of old text encoders
+
+
+def test_endings_in_capitals_are_endings(file, model, tmp_path):
+    loud = tmp_path / "X.SAFETENSORS"
+    shutil.copyfile(file, loud)
+    assert open_pipeline(str(loud), config=str(model)).weights_sha256 == weights_of(model)
+    export(model, "single-file", output=tmp_path / "Y.SAFETENSORS")
+
+
+@pytest.mark.parametrize("position_ids", [None, torch.int64, torch.float32])
+@pytest.mark.parametrize("old", [False, True])
+def test_text_encoders_of_other_releases_are_read(file, model, old, position_ids, tmp_path):
+    def change(tensors):
+        ids = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+        tensors.pop(ids, None)
+        if position_ids:
+            tensors[ids] = torch.arange(24)[None].to(position_ids)
+        for key in [key for key in tensors if old and ".text_model." in key]:
+            tensors[key.replace(".text_model.", ".")] = tensors.pop(key)
+
+    opened = open_pipeline(str(changed(file, tmp_path / "old.safetensors", change)), config=str(model))
+    there = open_pipeline(str(model)).pipeline.text_encoder.state_dict()
+    for key, tensor in opened.pipeline.text_encoder.state_dict().items():
+        assert torch.equal(tensor, there[key]), key
+    assert PipelineDirectory(opened.directory).denoiser.dtype("conv_in.weight") == torch.float16
+    assert sorted(one.name for one in opened.directory.parent.iterdir() if not one.name.endswith(".lock")) == [
+        opened.directory.name
+    ]
+
+
+# ---------------------------------------------------------------- what is copied
+
+
+@pytest.fixture(scope="module")
+def published(model, tmp_path_factory):
+    """As Stable Diffusion 1 is published: with a safety checker, a feature extractor, shards, and a path in its index."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
+    folder = shutil.copytree(model, tmp_path_factory.mktemp("published") / "sd")
+    small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    vision = small | dict(image_size=8, patch_size=8)
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=small, vision_config=vision, projection_dim=4))
+    checker.half().save_pretrained(folder / "safety_checker")
+    (folder / "quality.json").unlink()
+    (folder / "feature_extractor").mkdir()
+    prepared = dict(feature_extractor_type="CLIPFeatureExtractor", image_processor_type="CLIPImageProcessor")
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(prepared))
+    index = json.loads((folder / "model_index.json").read_text()) | {
+        "_name_or_path": "/home/me/sd", "requires_safety_checker": True,
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    }  # fmt: skip
+    (folder / "model_index.json").write_text(json.dumps(index))
+    unet = open_pipeline(str(model)).denoiser.half()
+    (folder / "unet" / f"{STEM}.safetensors").unlink()
+    unet.save_pretrained(folder / "unet", max_shard_size="1MB")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "README.md"
+    }
+
+
+@pytest.fixture(scope="module")
+def from_published(published, short, tmp_path_factory):
+    """A run from it."""
+    run = tmp_path_factory.mktemp("from") / "run"
+    settings = dataclasses.replace(short, model=str(published), anchor="a star", steps=1, train="selection")
+    return run, erase(settings, run)
+
+
+@pytest.mark.parametrize("written", ["erase", "export", "apply"])
+def test_what_an_erasure_does_not_change_is_the_base_s_byte_for_byte(published, from_published, tmp_path, written):
+    run, result = from_published
+    out = tmp_path / "out"
+    if written == "erase":
+        out = run / "model"
+    elif written == "export":
+        assert export(run, "diffusers", output=out).left_out is None
+    else:
+        assert apply_delta(str(published), run / "delta.safetensors", output_dir=out).left_out is None
+    before, after = contents(published), contents(out)
+    assert result.left_out is None and before.keys() == after.keys()
+    weights = {name for name in before if name.startswith("unet/") and name.endswith(".safetensors")}
+    assert len(weights) > 1 and {name for name in before if before[name] != after[name]} <= weights | {
+        "model_index.json"
+    }
+    index = json.loads(before["model_index.json"])
+    assert json.loads(after["model_index.json"]) == {k: v for k, v in index.items() if k != "_name_or_path"}
+    assert all(tensor.dtype == torch.float16 for name in weights for tensor in load_file(out / name).values())
+    assert verify(run).holds and open_pipeline(str(out)).weights_sha256 == result.weights_sha256
+
+
+def test_an_erasure_in_float32_is_saved_whole(published, from_published, tmp_path):
+    settings = EraseSettings.from_json(json.loads((from_published[0] / "run.json").read_text())["settings"])
+    run = tmp_path / "run"
+    result = erase(dataclasses.replace(settings, dtype="float32"), run)
+    tensors = load_file(run / "model" / "unet" / f"{STEM}.safetensors")
+    assert {one.dtype for one in tensors.values()} == {torch.float32}
+    assert hash_tensors(tensors.items()) == result.weights_sha256 != from_published[1].weights_sha256
+    assert not list((run / "model" / "unet").glob("*-of-*"))
+
+
+def test_what_cannot_be_carried_over_is_said_in_a_sentence(published, tmp_path):
+    base = shutil.copytree(published, tmp_path / "base")
+    (base / "safety_checker" / "model.safetensors").rename(base / "safety_checker" / "pytorch_model.bin")
+    (base / "vae" / f"{STEM}.bf16.safetensors").write_bytes(b"another variant")
+    told = export(base, "diffusers", output=tmp_path / "out")
+    assert told.left_out == (
+        "not carried over from the base: feature_extractor (goes with the other), safety_checker (no safetensors), "
+        f"vae/{STEM}.bf16.safetensors"
+    )
+    index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    assert index["safety_checker"] == index["feature_extractor"] == [None, None]
+
+
+def test_a_single_file_is_converted_with_names_that_former_releases_read_too(file, model):
+    folder = locate(str(file), str(model)).directory
+    names = load_file(folder / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in names)
+    here, there = contents(folder), contents(model)
+    copied = [f"tokenizer/{name}" for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")]
+    assert all(here[name] == there[name] for name in [*copied, "vae/config.json", "text_encoder/config.json"])
+    assert str(model) not in (folder / "model_index.json").read_text()
+
+
+def test_a_tokenizer_of_one_file_becomes_one_of_three(tmp_path):
+    from sd_scissorhands.classic import write_classic_tokenizer
+
+    shutil.copyfile(MODEL_DIR / "tokenizer" / "tokenizer.json", tmp_path / "tokenizer.json")
+    write_classic_tokenizer(tmp_path)
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / name).read_bytes() == (MODEL_DIR / "tokenizer" / name).read_bytes()
+
+
+# ---------------------------------------------------------------- parts held against their files
+
+
+def damaged(model: Path, to: Path, file: str, change) -> str:
+    """The refusal of a model one of whose files is changed."""
+    folder = shutil.copytree(model, to)
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / file).items()}
+    change(tensors)
+    save_file(tensors, folder / file, {"format": "pt"})
+    return refused(folder)
+
+
+TEXT, VAE = "text_encoder/model.safetensors", f"vae/{STEM}.safetensors"
+BIAS = "encoder.layers.1.mlp.fc1.bias"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        (TEXT, lambda t: t.pop(f"text_model.{BIAS}"), f"model.safetensors lacks {BIAS}"),
+        (TEXT, lambda t: t.update({f"text_model.{BIAS.replace('1', '2', 1)}": torch.ones(2)}), "no place for text_model.encoder.layers.2"),
+        (TEXT, lambda t: t[f"text_model.{BIAS}"].fill_(torch.inf), f"{BIAS} holds NaN or infinite values"),
+        (VAE, lambda t: t.pop("decoder.conv_in.bias"), "decoder.conv_in.bias"),
+        (VAE, lambda t: t["decoder.conv_in.bias"].fill_(torch.nan), "vae's decoder.conv_in.bias holds NaN"),
+        (VAE, lambda t: t.update({"decoder.conv_in.bias": torch.ones(7)}), "decoder.conv_in.bias of [7], config.json asks for [64]"),
+        (TEXT, lambda t: t.update({f"text_model.{BIAS}": torch.ones(7)}), f"{BIAS} of [7], config.json asks for [128]"),
+    ],
+)  # fmt: skip
+def test_a_part_that_is_not_as_its_file_is_named_with_the_tensor(model, tmp_path, file, change, says):
+    text = damaged(model, tmp_path / "m", file, change)
+    assert says in text and str(tmp_path / "m" / Path(file).parent) in text
+
+
+@pytest.mark.parametrize(
+    ("gone", "named"),
+    [(("tokenizer.json", "vocab.json"), "tokenizer.json"), (("tokenizer.json", "merges.txt"), "merges.txt")],
+)
+def test_a_tokenizer_without_its_vocabulary_is_refused(model, tmp_path, gone, named):
+    folder = shutil.copytree(model, tmp_path / "m")
+    for name in gone:
+        (folder / "tokenizer" / name).unlink()
+    assert f"{folder / 'tokenizer' / named} is missing" in refused(folder)
+
+
+def test_a_tokenizer_that_reads_no_prompt_is_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "m")
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).unlink()
+    file = folder / "tokenizer" / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["model"] |= {"vocab": {"<|startoftext|>": 835, "<|endoftext|>": 836}, "merges": []}
+    file.write_text(json.dumps(values))
+    assert f"{folder / 'tokenizer'} reads 'a photo of a cat' as" in refused(folder)
+
+
+def test_a_tokenizer_without_a_length_takes_the_encoder_s(model, tmp_path):
+    from sd_scissorhands.diffusion.denoiser import Denoiser
+
+    folder = shutil.copytree(model, tmp_path / "m")
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    del values["model_max_length"]
+    file.write_text(json.dumps(values))
+    there, here = (Denoiser(open_pipeline(str(one)).pipeline) for one in (model, folder))
+    assert torch.equal(there.encode(["a red heart"]), here.encode(["a red heart"]))
+
+
+@pytest.fixture(scope="module")
+def taught(model, tmp_path_factory):
+    """A model with a token of its own, in tokenizer and text encoder."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    folder = shutil.copytree(model, tmp_path_factory.mktemp("taught") / "sd")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.add_tokens("<mine>")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    text.resize_token_embeddings(len(tokenizer))
+    text.save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def test_an_added_token_is_carried_by_a_directory_and_refused_by_a_single_file(taught, model, file, tmp_path):
+    export(taught, "diffusers", output=tmp_path / "out")
+    tokenizer = open_pipeline(str(tmp_path / "out")).pipeline.tokenizer
+    assert tokenizer("<mine>").input_ids[1] == 837
+    with pytest.raises(
+        UserError, match=r"has tokens of its own \(<mine>\), which a single file cannot hold: choose diff"
+    ):
+        export(taught, "single-file", output=tmp_path / "one.safetensors")
+    assert export(taught, "single-file", output=tmp_path / "one.safetensors", base=file).tensors
+    shutil.copytree(model / "text_encoder", tmp_path / "out" / "text_encoder", dirs_exist_ok=True)
+    assert "has 838 tokens, and text_encoder embeds 837" in refused(tmp_path / "out")
+
+
+def test_a_file_with_tokens_of_its_own_is_read_with_the_configs_that_it_was_made_with(taught, model, file, tmp_path):
+    def grow(tensors):
+        key = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+        tensors[key] = PipelineDirectory(taught).components["text_encoder"].tensor("embeddings.token_embedding.weight")
+
+    grown = changed(file, tmp_path / "grown.safetensors", grow)
+    text = refused(grown, config=str(model))
+    assert f"embeds 838 tokens, and {model / 'text_encoder'} 837: it was trained with tokens of its own" in text
+    assert open_pipeline(str(grown), config=str(taught)).pipeline.tokenizer("<mine>").input_ids[1] == 837
+
+
+def test_no_part_of_an_index_leads_out_of_its_directory(model, tmp_path):
+    base = shutil.copytree(model, tmp_path / "base")
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps(index | {"../../elsewhere": ["transformers", "CLIPTokenizer"]}))
+    export(base, "diffusers", output=tmp_path / "deep" / "out")
+    assert not (tmp_path / "elsewhere").exists() and "../../elsewhere" not in PipelineDirectory(base).parts
+
+
+def test_a_safety_checker_is_fetched_with_the_rest(published, monkeypatch):
+    from sd_scissorhands.models import locate as place
+
+    patterns = []
+    monkeypatch.setattr(place, "fetch", lambda model, revision, wanted: patterns.extend(wanted) or published)
+    place.locate("some/model")
+    assert {"safety_checker/model.safetensors", "feature_extractor/*"} <= set(patterns)

@@ -50,7 +50,7 @@ def test_paraphrases_are_shared_out_new_and_repeat_with_the_seed(concept):
     assert made != paraphrases(concept, count=60, seed=4)
 
 
-@pytest.mark.parametrize("name", [c for concepts in world.DOMAINS.values() for c in concepts])
+@pytest.mark.parametrize("name", [c for concepts in world.CATEGORIES.values() for c in concepts])
 def test_in_the_world_each_kind_says_what_it_should(name):
     concept = world_concept(name)
     sentences = {tuple(sorted(forget.replace(",", " ").split())) for forget, _ in concept.pairs}

@@ -17,7 +17,7 @@ from test_report import FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pic
 from sd_scissorhands.attacks import ATTACKS
 from sd_scissorhands.attacks.base import ASR, Attack, Column
 from sd_scissorhands.evaluation.metrics import METRICS
-from sd_scissorhands.evaluation.metrics.base import Number
+from sd_scissorhands.evaluation.metrics.base import Number, Share
 from sd_scissorhands.report import plots, write_card, write_evaluation_report, write_report
 from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.report.verdict import stays_gone, tradeoff
@@ -396,6 +396,24 @@ def test_a_metric_and_an_attack_are_on_the_pages_as_they_are_declared(
     ):  # fmt: skip
         assert text in page, text
     assert "| Teapots | – | 7.5 | – | 3.25 |" in card and "how many teapots" in card and "| cup of tea |" in card
+
+
+def test_a_metric_answers_a_question_of_the_verdict_as_it_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Share("Toys gone", "a toy.", lambda *_: [], question="gone")
+    whole = Share("Toys", "a toy.", lambda *_: [], question="whole", finding="toys are drawn right in")
+    monkeypatch.setitem(METRICS._added, "toys_gone", gone)
+    monkeypatch.setitem(METRICS._added, "toys", whole)
+    run = make_run(tmp_path / "run")
+    figures, original = FIGURES | {"toys_gone": 0.125, "toys": 0.25}, FIGURES | {"toys_gone": 0.0, "toys": 0.75}
+    add_canvas(run, **PROOF | {"figures": figures, "original": original})
+    page = " ".join(read(run).split())
+    for text in (
+        "Still there", "Damaged", "Toys gone: 12.5% (original: 0.0%)", "toys are drawn right in 25.0% (original: 75.0%)",
+        "is a UA and Toys gone of at least", "a loss of IRA and CRA and Toys of at most",
+    ):  # fmt: skip
+        assert text in page, text
 
 
 def test_a_damaged_number_is_no_measurement() -> None:

@@ -65,6 +65,7 @@ class ToyJudge(CanvasJudge):
 
 class ToyDomain(Canvas):
     name, evaluation, marker = "toy-domain", "toy-evaluation", "toy.json"
+    judge_flags = ("--judge", "toy-judge")
 
     def default_judge(self, concept):
         return "toy-judge"
@@ -83,7 +84,10 @@ SCORERS.add("toy-scorer", Scorer(toy_score, needs=(), passes=0, options=ToyScore
 EDITS.add("toy-edit", Edit(toy_edit))
 OBJECTIVES.add("toy-objective", Objective("a toy in the concept's place", diffusion=ToyLoss()))
 RETAIN_LOSSES.add("toy-retain", RetainLoss("a toy retain loss", OwnError()))
-METRICS.add("TOY", Share("toy metric", "a toy's meaning.", lambda recorded, side, judge: [True, False]))
+METRICS.add("TOY", Share(
+    "toy metric", "a toy's meaning.", lambda recorded, side, judge: [True, False], question="whole", finding="toys stand in",
+))
+METRICS.add("TOY_GONE", Share("toy gone", "a toy's absence.", lambda recorded, side, judge: [True, False], question="gone"))
 JUDGES.add("toy-judge", ToyJudge)
 ATTACKS.add("toy-attack", Attack("a toy that asks loudly", "toy attack", toy_attack, options=ToyAttackOptions))
 DOMAINS.add("toy-domain", ToyDomain())
@@ -124,6 +128,18 @@ def test_help_lists_every_toy(sdscissor):
     assert "toy-recipe" in run("recipes")
 
 
+def test_what_a_scorer_declares_is_a_flag(sdscissor):
+    run, _ = sdscissor
+    asked = ("erase", "--model", "model", "--concept", "heart", "--recipe", "toy-recipe", "--dry-run", "--json")
+    for words in (("--toy-gain", "5"), ("--set", "toy-gain=5")):
+        assert json.loads(run(*asked, *words))["settings"]["toy_gain"] == 5.0
+    settings = json.loads(run(*asked, "--set", "forget_count=3", "--set", "init=kaiming"))["settings"]
+    assert (settings["forget_count"], settings["toy_gain"]) == (3, 3.0)
+    run(*asked, "--toy-gain", "-1", code=1)
+    run(*asked, "--toy-loss", "1", code=2)
+    run(*asked, "--set", "toy-gain", code=2)
+
+
 def test_toys_erase_are_judged_and_attack(sdscissor):
     """One erasure by a recipe of toys, on a model of a toy domain, judged by a toy metric and judge, under a toy attack."""
     run, folder = sdscissor
@@ -133,6 +149,8 @@ def test_toys_erase_are_judged_and_attack(sdscissor):
             "--output-dir", "run", *common)
     )  # fmt: skip
     settings = json.loads((folder / "run" / "run.json").read_text())["settings"]
+    page = (folder / "run" / "report.html").read_text()
+    assert "sdscissor eval --model run/model --judge toy-judge --concept heart" in page
     assert (erased["recipe"], settings["toy_gain"]) == ("toy-recipe", 3.0) and erased["trimmed"] > 0 == erased[
         "trimmed"
     ] % 1
@@ -160,6 +178,7 @@ def test_toys_erase_are_judged_and_attack(sdscissor):
     page = (folder / "run" / "report.html").read_text()
     for text in (
         "toy-recipe",
+        "toy gone: 50.0% (original: 50.0%)",  # among what says whether the concept is gone
         "toy metric",
         "a toy&#39;s meaning",
         "toy attack",

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd_scissorhands.methods import project as projecting
 from sd_scissorhands.methods import selection as selecting
-from sd_scissorhands.methods.project import PAPER, SCALE_FREE, Memory, Projection, Rule, inner, multiplier, project
+from sd_scissorhands.methods.project import PAPER_RULE, SCALE_FREE, Memory, Projection, Rule, inner, multiplier, project
 from sd_scissorhands.methods.selection import Selection, count_for, select, select_top
 
 
@@ -58,7 +58,7 @@ def test_selection_equals_sorting(seed, k):
 
 
 def test_selection_is_exact_where_every_score_ties_and_over_chunks(monkeypatch):
-    monkeypatch.setattr("sd_scissorhands.methods.selection.CHUNK", 64)
+    monkeypatch.setattr("sd_scissorhands.methods.selection.SCORES_AT_ONCE", 64)
     found = select_top({"a": torch.zeros(1000), "b": torch.zeros(1000)}, 0.6)
     assert (
         len(found) == 1200 and torch.equal(found.indices["a"], torch.arange(1000)) and found.indices["b"].max() == 199
@@ -112,7 +112,7 @@ def listed(selection: Selection) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("seed,k", itertools.product(range(4), (0.002, 0.05, 0.4, 0.9)))
 def test_selection_of_any_layout_from_a_sample_over_pieces(seed, k, monkeypatch):
-    for name, value in {"CHUNK": 200, "ROW": 8, "SAMPLE": 97}.items():
+    for name, value in {"SCORES_AT_ONCE": 200, "ROW_WIDTH": 8, "SAMPLE": 97}.items():
         monkeypatch.setattr(selecting, name, value)
     scores = fields(seed)
     assert listed(select_top(scores, k)) == plain_top(scores, k)
@@ -146,7 +146,7 @@ def test_a_sample_finds_the_threshold_in_one_pass(thresholds, monkeypatch):
 
 
 def test_selection_takes_no_memory_of_the_scores_size(monkeypatch):
-    for name, value in {"CHUNK": 1 << 12, "SAMPLE": 1 << 10, "BITS": 12}.items():
+    for name, value in {"SCORES_AT_ONCE": 1 << 12, "SAMPLE": 1 << 10, "BITS": 12}.items():
         monkeypatch.setattr(selecting, name, value)
     scores = {"a": torch.rand(1000, 300), "b": torch.rand(300, 500).t()}
     with Largest() as largest:
@@ -164,7 +164,7 @@ def test_selecting_never_takes_what_scores_nothing():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_nan_is_found_wherever_it_lies(place, dtype, sign, monkeypatch):
-    monkeypatch.setattr(selecting, "CHUNK", 60)
+    monkeypatch.setattr(selecting, "SCORES_AT_ONCE", 60)
     values = torch.rand(100).to(dtype)
     values[place] = torch.tensor(float("nan"), dtype=dtype).copysign(torch.tensor(float(sign), dtype=dtype))
     with pytest.raises(FloatingPointError, match="a score of b is NaN"):
@@ -222,13 +222,13 @@ def test_projected_gradient_is_the_nearest_feasible_one():
 
 def test_without_conflict_the_gradient_is_bit_identical():
     g, f = torch.randn(50), torch.randn(50)
-    moved, done = of_one(g, f if float(g @ f) >= 0 else -f, PAPER)
+    moved, done = of_one(g, f if float(g @ f) >= 0 else -f, PAPER_RULE)
     assert not done.conflict and torch.equal(moved, g)
 
 
 def test_the_papers_closed_form():
     g, f = torch.tensor([-1.0, 0.2], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
-    assert torch.allclose(of_one(g, f, PAPER)[0], g + max(0.5, 1.0 / (1 + 1e-3)) * f)
+    assert torch.allclose(of_one(g, f, PAPER_RULE)[0], g + max(0.5, 1.0 / (1 + 1e-3)) * f)
 
 
 def test_scale_free_rule_does_not_depend_on_scale():
@@ -261,7 +261,7 @@ def flat(tensors: list[torch.Tensor]) -> np.ndarray:
     return torch.cat([t.reshape(-1) for t in tensors]).double().numpy()
 
 
-@pytest.mark.parametrize("rule", [PAPER, SCALE_FREE])
+@pytest.mark.parametrize("rule", [PAPER_RULE, SCALE_FREE])
 @pytest.mark.parametrize("bound", [False, True])
 def test_float32_gradients_of_any_layout_against_float64(rule, bound, monkeypatch):
     monkeypatch.setattr(projecting, "PIECE", 64)
@@ -271,7 +271,7 @@ def test_float32_gradients_of_any_layout_against_float64(rule, bound, monkeypatc
     scale = np.linalg.norm(direction) if rule.scale_free else 1.0
     length = np.linalg.norm(before) if rule.scale_free else 1.0
     v = oracle_multiplier(direction / scale, before / length, rule.margin, rule.eps)
-    assert bool(v <= rule.margin) == (bound and rule is PAPER)
+    assert bool(v <= rule.margin) == (bound and rule is PAPER_RULE)
     expected = before + v * length / scale * direction
     assert project(g, Memory(memory), rule).conflict
     assert np.linalg.norm(flat(g) - expected) <= 1e-6 * np.linalg.norm(expected)
@@ -290,7 +290,7 @@ def test_inner_products_of_the_first_vectors_with_all():
         np.testing.assert_allclose(inner(vectors, count).numpy(), plain @ plain[:count].T, rtol=1e-12, atol=1e-10)
 
 
-@pytest.mark.parametrize("rule", [PAPER, SCALE_FREE])
+@pytest.mark.parametrize("rule", [PAPER_RULE, SCALE_FREE])
 def test_a_memory_used_again_gives_the_same_gradient_and_its_length_is_taken_once(rule, monkeypatch):
     counts = []
     monkeypatch.setattr(projecting, "inner", lambda vectors, count: counts.append(count) or inner(vectors, count))

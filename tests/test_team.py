@@ -333,7 +333,7 @@ def unet_of_base() -> dict[str, torch.Tensor]:
 
 
 def test_relevance_sees_the_whole_graph_under_checkpointing(short, tmp_path):
-    settings = dataclasses.replace(short, recipe="lra-npp", steps=0)
+    settings = dataclasses.replace(short, recipe="lra-npp", steps=0, keep_scores=True)
     for name, checkpointing in (("with", True), ("without", False)):
         erase(dataclasses.replace(settings, checkpointing=checkpointing), tmp_path / name)
     one, two = ((tmp_path / name / "scores.safetensors").read_bytes() for name in ("with", "without"))
@@ -380,7 +380,7 @@ def test_the_forecast_of_memory_is_near_what_a_run_takes(asked, tmp_path):
 
 def test_less_memory_is_forecast_where_less_is_asked_for(short, foreign):
     settings = dataclasses.replace(short, model=str(foreign), anchor="a triangle", scope="full", steps=4, batch_size=4)
-    found = {memory: forecast(dataclasses.replace(settings, memory=memory)) for memory in ("low", "fast")}
+    found = {memory: forecast(dataclasses.replace(settings, memory=memory)).to_json() for memory in ("low", "fast")}
     assert found["low"]["settings"]["micro_batch"] == 1
     assert found["low"]["memory_bytes"] == max(found["low"]["peak_bytes"].values())
 
@@ -399,7 +399,7 @@ def test_time_is_forecast_by_how_many_samples_go_together(short, monkeypatch):
     monkeypatch.setattr("sd_scissorhands.forecast._probe", lambda prepared: probe)
     asked = dataclasses.replace(short, relearn_every=0, projection="none", edit="none")
     together, one_by_one = (
-        forecast(dataclasses.replace(asked, micro_batch=size))["seconds"] for size in (0, 1)
+        forecast(dataclasses.replace(asked, micro_batch=size)).seconds for size in (0, 1)
     )  # 8 pictures of pairs and 8 to keep, 2 steps with guidance; 4 steps of 8 samples through teacher and student
     assert together == {"data": pytest.approx(16 * 2 * 2 * 0.1), "repair": pytest.approx(4 * 8 * 4 * 0.1)}
     assert one_by_one == together | {"repair": pytest.approx(4 * 8 * 4)}

@@ -13,7 +13,8 @@ from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.settings import UserError
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny.judge import load_judge
-from sd_scissorhands.tiny.train import make_drawings, measure_judge, measure_pipeline, train_denoiser
+from sd_scissorhands.tiny.quality import measure_judge, measure_pipeline
+from sd_scissorhands.tiny.train import make_drawings, train_denoiser
 
 CANVAS = DOMAINS["canvas"]
 
@@ -35,9 +36,9 @@ def test_captions_name_what_is_drawn():
 
 
 def test_no_word_belongs_to_two_concepts():
-    named = [w for concepts in world.DOMAINS.values() for names in concepts.values() for w in names]
+    named = [w for concepts in world.CATEGORIES.values() for names in concepts.values() for w in names]
     assert len(named) == len(set(named)) and not set(named) & set(world.GENERIC_NOUNS)
-    assert all(world.domain_of(a) == world.domain_of(c) and a != c for c, a in world.ANCHORS.items())
+    assert all(world.category_of(a) == world.category_of(c) and a != c for c, a in world.ANCHORS.items())
 
 
 def test_a_concept_of_the_world_is_named_by_its_own_name_only():
@@ -83,8 +84,8 @@ def test_words_outside_the_world_are_refused():
 
 def test_the_judge_meets_its_bars():
     figures = measure_judge(load_judge(JUDGE_FILE), drawings=2_000, seed=77)
-    assert all(figures[domain] >= 0.99 for domain in world.DOMAINS), figures
-    assert all(figures[f"junk {domain}"] >= 0.97 for domain in world.DOMAINS), figures
+    assert all(figures[domain] >= 0.99 for domain in world.CATEGORIES), figures
+    assert all(figures[f"junk {domain}"] >= 0.97 for domain in world.CATEGORIES), figures
 
 
 def test_the_model_draws_what_it_is_told():
@@ -94,7 +95,7 @@ def test_the_model_draws_what_it_is_told():
 
 def test_the_shipped_card_holds_the_bars():
     figures = json.loads((MODEL_DIR / "quality.json").read_text())["pipeline"]
-    assert figures["shape"] >= 0.97 and all(figures[f"shape {c}"] >= 0.93 for c in world.DOMAINS["shape"])
+    assert figures["shape"] >= 0.97 and all(figures[f"shape {c}"] >= 0.93 for c in world.CATEGORIES["shape"])
     assert figures["colour"] >= 0.99 and figures["background"] >= 0.99 and figures["pattern"] >= 0.95
 
 

@@ -24,6 +24,7 @@ from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
 from sd_scissorhands.tiny import train as tiny
 from sd_scissorhands.tiny.judge import load_judge
+from sd_scissorhands.tiny.networks import SAMPLING
 
 SIDE, WIDTH = 8, 64  # of latents; of the embedded text encoder
 
@@ -171,9 +172,9 @@ def quality(folder: Path, *, prompts: int = 400, seed: int = 11) -> dict[str, fl
     while len(texts) < prompts:
         if world.held_out(text := world.caption(world.sample(rng), rng, generic=0)):
             texts.append(text)
-    latents = d.generate(texts, [seed * 100_000 + at for at in range(prompts)], **tiny.SAMPLING)
+    latents = d.generate(texts, [seed * 100_000 + at for at in range(prompts)], **SAMPLING)
     found = judge.name(torch.cat([d.decode(chunk) for chunk in latents.split(64)]))
-    right: dict[str, list[bool]] = {domain: [] for domain in world.DOMAINS}
+    right: dict[str, list[bool]] = {domain: [] for domain in world.CATEGORIES}
     for text, named in zip(texts, found, strict=True):
         for domain, concept in world.read(text).items():
             right[domain].append(named[domain] == concept)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..concepts import read_prompts
-from ..diffusion.dataset import list_pictures
-from ..disk import write_json
+from ..diffusion.dataset import check_pictures
+from ..disk import hash_files, locked, write_json
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.judge_set import JudgeSet, open_judges
-from ..evaluation.sample import Sampling, check_models, open_for_sampling
-from ..lineage import MANIFEST
+from ..evaluation.sample import SHOWN, Sampling, check_models, open_for_sampling
+from ..lineage import run_of
 from ..machine import Processes
+from ..models.locate import locate
+from ..parsing import read_json
+from ..picture_folders import list_pictures
 from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
 from ..results.evaluation import ConceptEvaluation
@@ -26,11 +29,11 @@ from ..settings import UserError
 from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import BACK
-from .context import SAMPLES, AttackContext, Side
+from .context import AttackContext, Side
 
 STATE = "attack.json"  # what identifies the attack in a folder
 GONE, NEARLY = 0.05, 0.2  # success up to which a concept stays gone, or mostly does
-COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
+RETAIN_COUNT = 120  # pictures for IRA and for CRA where no evaluation of this very model lies beside the attack
 
 
 def attack(
@@ -44,22 +47,36 @@ def attack(
     Raises:
         UserError: bad input, before any work; or a folder that holds another attack.
     """
-    began, processes, found = time.monotonic(), Processes.here(), _about(settings)
+    processes = Processes.here()
+    with locked(folder, processes.main):
+        return _attack(settings, folder, evaluation, progress, processes)
+
+
+def _attack(
+    settings: AttackSettings,
+    folder: Path,
+    evaluation: ConceptEvaluation | None,
+    progress: Progress,
+    processes: Processes,
+) -> AttackResult:
+    began, found = time.monotonic(), _about(settings)
     settings = dataclasses.replace(settings, concept=found.concept.name, baseline=found.baseline)
     settings = settings.resolved(found.domain.profile)
-    check_files(settings)
+    remarks = check_files(settings)
     check_models(settings.model, found.baseline)
-    panel = open_judges(
+    judges = open_judges(
         found.concept, domain=found.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
         device=settings.device,
     )  # fmt: skip
-    context = AttackContext(settings, found.concept, panel.judges, folder, found.domain, progress, processes)
-    claim(folder, settings, processes)
+    contents = contents_of(settings)
+    context = AttackContext(settings, found.concept, judges.judges, folder, found.domain, contents, progress, processes)
+    identity = {name: value for name, value in settings.to_json().items() if name not in NOT_IDENTITY}
+    claim(folder, identity | contents | {"judges": [judge.facts for judge in judges.judges]}, processes)
     weights = {name: run_on(context, name) for name in ("original", "model")}
-    evaluation = evaluation or evaluation_beside(context) or evaluated(context, panel)
+    evaluation = evaluation or evaluation_beside(context) or evaluated(context, judges)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
-        seconds=round(time.monotonic() - began, 2),
+        seconds=round(time.monotonic() - began, 2), remarks=(*remarks, *context.remarks),
     )  # fmt: skip
     if processes.main:
         write_json(folder / "summary.json", result.to_json())
@@ -80,30 +97,48 @@ def _about(settings: AttackSettings) -> About:
     return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor)
 
 
-def check_files(settings: AttackSettings) -> None:
-    """Read what the user named, before any model is opened.
+def check_files(settings: AttackSettings) -> list[str]:
+    """Read what the user named, before any model is opened; remarks on what is left out.
 
     Raises:
         UserError: it is not there, or not what it should be.
     """
     if prompts := settings.options.get("prompts"):
         read_prompts(Path(prompts), "--prompts")
+    images, counts = settings.options.get("images"), (settings.options.get(name, 0) for name in ("learn_from", "few"))
+    return check_pictures("--images", images, max(counts)) if images else []
+
+
+def contents_of(settings: AttackSettings) -> dict[str, str]:
+    """What is in the models, folders and files that an attack names: a hash each."""
+    models = {f"{name}_sha256": locate(str(getattr(settings, name))).sha256 for name in ("model", "baseline")}
+    return models | hash_attack_files(settings)
+
+
+def hash_attack_files(settings: AttackSettings) -> dict[str, str]:
+    """What is in the folders and files that an attack's own settings name."""
+    found = {}
+    if prompts := settings.options.get("prompts"):
+        found["prompts_sha256"] = hash_files([Path(prompts)])
     if images := settings.options.get("images"):
-        list_pictures(Path(images))
+        found["images_sha256"] = hash_files(list_pictures(Path(images)).files)
+    return found
 
 
-def claim(folder: Path, settings: AttackSettings, processes: Processes) -> None:
+def claim(folder: Path, ours: dict[str, Any], processes: Processes) -> None:
     """Write into the folder what is done there, or find the same written.
 
     Raises:
         UserError: the folder holds another attack.
     """
-    file, ours = folder / STATE, {k: v for k, v in settings.to_json().items() if k not in NOT_IDENTITY}
+    file = folder / STATE
     if file.exists():
         try:
-            theirs = json.loads(file.read_text())
-        except (OSError, ValueError):
-            raise UserError(f"{file} is damaged: delete {folder} or choose another --output-dir") from None
+            theirs = read_json(file)
+            if not isinstance(theirs, dict):
+                raise ValueError("no object")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} is damaged ({error}): delete {folder} or choose another --output-dir") from None
         if other := [name for name in ours if theirs.get(name) != ours[name]]:
             raise UserError(
                 f"{folder} holds another attack ({other[0]} differs): choose another --output-dir or delete it"
@@ -187,7 +222,7 @@ def samples(context: AttackContext) -> list[AttackSample]:
             f"samples/{n}-model-{model.records}.png", f"samples/{n}-original-{original.records}.png", word[before[n]],
             word[model.hits[n]], word[original.hits[n]], concept.explicit,
         )
-        for n in range(min(SAMPLES, len(model.hits), len(rows)))
+        for n in range(min(SHOWN, len(model.hits), len(rows)))
     ]  # fmt: skip
 
 
@@ -195,24 +230,26 @@ def samples(context: AttackContext) -> list[AttackSample]:
 
 
 def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
-    """The evaluation beside a run's attack, if it measured this concept on this model as it is on disk."""
+    """The evaluation beside a run's attack, if this judge measured this concept on this model as it is on disk."""
     run, model = context.folder.parent.parent, Path(context.settings.model)
+    manifest = run_of(run / "model")
     try:
-        values = json.loads((run / "eval" / context.domain.evaluation / "summary.json").read_text())
-        found, manifest = ConceptEvaluation.from_json(values, strict=False), json.loads((run / MANIFEST).read_text())
-        same = (found.weights_sha256, found.concept) == (manifest["result"]["weights_sha256"], context.concept.name)
-    except (OSError, ValueError, KeyError):
+        values = read_json(run / "eval" / context.domain.evaluation / "summary.json")
+        found = ConceptEvaluation.from_json(values, strict=False)
+    except (OSError, ValueError):
         return None
-    return found if same and model.parent == run and "IRA" in found.figures else None
+    if not (manifest and manifest.erased and model.parent == run and "IRA" in found.figures):
+        return None
+    this = (manifest.erased.weights_sha256, context.concept.name, context.judges[0].facts)
+    return found if (found.weights_sha256, found.concept, found.judge) == this else None
 
 
-def evaluated(context: AttackContext, panel: JudgeSet) -> ConceptEvaluation:
-    """A short evaluation of the model, made in a folder beside the attack's."""
+def evaluated(context: AttackContext, judges: JudgeSet) -> ConceptEvaluation:
+    """A short evaluation of the model, made in a folder inside the attack's."""
     s = context.settings
     request = concept_evaluation.ConceptRequest(
-        seed=s.seed, count=COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
+        seed=s.seed, count=RETAIN_COUNT, steps=s.sampling_steps, guidance=s.guidance, device=s.device, progress=context.progress,
         processes=context.processes,
     )  # fmt: skip
-    folder = context.folder.parent / f"rest-{s.seed}"
-    baseline = str(s.baseline)
-    return concept_evaluation.evaluate(s.model, baseline, context.concept, folder, judges=panel, request=request)
+    folder, baseline = context.folder / "rest", str(s.baseline)
+    return concept_evaluation.evaluate(s.model, baseline, context.concept, folder, judges=judges, request=request)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..declaration import check_declared, setting
+from ..declaration import SEED, check_declared, setting
 from ..evaluation.judges import JUDGES
 from ..places import file_name
-from ..settings import UsageError, UserError, flag
+from ..settings import UsageError, flag
 from . import ATTACKS
 
 WHAT, SAMPLE, JUDGE, RUN = "What", "Drawing and counting", "Judges", "Run"  # panels of --help
@@ -34,6 +34,7 @@ class AttackSettings:
     attack: str = setting("embedding", "How to bring it back{choices}; or NAME:SETTING=VALUE,... for more of its settings.", panel=WHAT, level="basic", examples=ATTACKS.names, default_text="embedding")
     concept: str = setting(dataclasses.MISSING, "What was erased.", panel=WHAT, level="basic")
     model: str = setting(dataclasses.MISSING, "The model under attack: pipeline directory, single .safetensors file or hub id.", panel=WHAT, level="basic")
+    unet: str | None = setting(None, "The UNet's weights, of another method say, from this .safetensors; the rest is --model's.", panel=WHAT)
     baseline: str | None = setting(None, "The original, which is attacked as well.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
     count: int = setting(60, "Prompts that name the concept, and pictures of every rate.", panel=SAMPLE, least=1, flag="--limit", default_text="60")
@@ -43,7 +44,7 @@ class AttackSettings:
     anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
     sampling_steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
     guidance: float | None = setting(None, "Guidance scale.", panel=SAMPLE, default_text="7.5; tiny 3")
-    seed: int = setting(0, "The same seed gives the same attack.", panel=SAMPLE, default_text="0")
+    seed: int = setting(0, "The same seed gives the same attack.", panel=SAMPLE, default_text="0", **SEED)
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
     # fmt: on
     options: Mapping[str, Any] = field(default_factory=dict)  # the attack's own settings, as far as they are given
@@ -80,8 +81,8 @@ class AttackSettings:
         return dataclasses.replace(self, options=dataclasses.asdict(options))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, flat: the attack's own settings lie beside the others."""
-        shared = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)[:-1]}
+        """Plain JSON values, flat: the attack's own settings lie beside the others; `unet` is part of the model by then."""
+        shared = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)[:-1] if one.name != "unet"}
         own = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
         return {**shared, **NOT_TAKEN, **own}
 
@@ -112,7 +113,7 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     found: dict[str, NamedAttack] = {}
     for attack, written in _split(text):
         if attack not in ATTACKS:
-            raise UserError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+            raise UsageError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
         options = {name: _value(attack, name, value) for name, value in written.items()}
         words = [f"{name}-{value}" for name, value in written.items()]
         name = attack if attack not in found else file_name(attack, *words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,21 +11,22 @@ from typing import Any
 from torch import Tensor
 
 from ..concepts import Concept, filled, shuffled
-from ..diffusion.dataset import encode_pictures, list_pictures
+from ..diffusion.dataset import encode_pictures
 from ..diffusion.denoiser import Denoiser
-from ..disk import read_tensors, write_tensors
+from ..disk import hash_text, read_tensors, write_tensors
 from ..domains.base import Domain
 from ..evaluation.judges.base import Judge
 from ..evaluation.prompts import Row
-from ..evaluation.sample import DrawOptions, Encode, Recorder, Sampling
+from ..evaluation.sample import SHOWN, DrawOptions, Encode, Recorder, Sampling
 from ..machine import Processes
 from ..models.load import LoadedPipeline
-from ..run import Progress, silent
+from ..picture_folders import list_pictures
+from ..run import NOT_IDENTITY, Progress, silent
+from ..settings import UserError
 from . import ATTACKS
 from .attack_settings import AttackSettings
 from .base import Outcome
 
-SAMPLES = 8  # pictures of each set of records that are saved for the report
 FIRST_SEED = 7_000_000  # of the pictures that are judged, apart from those of evaluations
 TRAINING_SEED = 40_000_000  # of the pictures that are learned from
 
@@ -48,6 +50,7 @@ class AttackContext:
     judges: Sequence[Judge]  # the first decides; a second's answers are recorded beside it
     folder: Path
     domain: Domain
+    contents: dict[str, str]  # hashes of what the settings name, see `attack.contents_of`
     progress: Progress = silent
     processes: Processes = field(default_factory=Processes.here)
 
@@ -57,6 +60,7 @@ class AttackContext:
         self.named = self.domain.attack_prompts(self.concept, count=s.count, seed=s.seed)  # (slotted, plain)
         first = FIRST_SEED + s.seed * 100_000
         self.rows = [Row(n, plain, first + n) for n, (_, plain) in enumerate(self.named)]
+        self.remarks: dict[str, None] = {}  # on what the user named, each once
         self.before: dict[str, list[bool]] = {}  # side -> hits for the rows as they are
         self.outcomes: dict[str, Outcome] = {}  # side -> what the attack did to it; the original comes first
         self.second: dict[str, list[bool]] = {}  # name of records -> the second judge's hits
@@ -68,8 +72,8 @@ class AttackContext:
         rows = self.rows if rows is None else rows
         recorder = Recorder(
             rows, self.judges, self.folder, DrawOptions(progress=self.progress, processes=self.processes),
-            frozenset(row.number for row in rows[:SAMPLES]),
-            header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what},
+            frozenset(row.number for row in rows[:SHOWN]),
+            header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what}, remarks=self.remarks,
         )  # fmt: skip
         name = f"{side.name}-{what}"
         records = recorder.record(name, side.opened, side.denoiser, side.sampling, encode=encode)
@@ -78,13 +82,31 @@ class AttackContext:
             self.second[name] = seen[1]
         return seen[0]
 
-    def cached(self, file: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors out of a file of the folder; where there is none, the first process makes it and all read it."""
-        path = self.folder / f"{file}.safetensors"
+    def cached(self, file: str, make: Callable[[], dict[str, Tensor]], side: Side | None = None) -> dict[str, Tensor]:
+        """Tensors out of a file of the folder; where there is none, the first process makes it and all read it.
+
+        Args:
+            side: the model that they depend on beside the original.
+
+        Raises:
+            UserError: the file was made by another attack.
+        """
+        path, made_by = self.folder / f"{file}.safetensors", {"made_by": self._made_by(side)}
         if self.processes.main and not path.exists():
-            write_tensors(path, {name: tensor.detach().cpu() for name, tensor in make().items()})
+            write_tensors(path, {name: tensor.detach().cpu() for name, tensor in make().items()}, made_by)
         self.processes.wait()
-        return read_tensors(path)[0]
+        tensors, facts = read_tensors(path)
+        if facts != made_by:
+            raise UserError(f"{path} was made by another attack: delete it or choose another --output-dir")
+        return tensors
+
+    def _made_by(self, side: Side | None) -> str:
+        """What a file depends on, as a hash: attacks on several models share what was made with the original."""
+        models = ("model", "baseline", "judge", "threshold", "clip", *NOT_IDENTITY)
+        values = {name: value for name, value in self.settings.to_json().items() if name not in models}
+        values |= {name: value for name, value in self.contents.items() if name != "model_sha256"}
+        values["side"] = side and side.opened.files.sha256
+        return hash_text(json.dumps(values, sort_keys=True))
 
     def generated(self, side: Side, stage: str, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Latents that a model generates for prompts, (N, c, h, w); never decoded."""
@@ -102,7 +124,7 @@ class AttackContext:
         """Latents of pictures of the concept, one a pair: the user's pictures in turn, or the original's own."""
         if self.options.images:
             with self.progress("pictures of the concept", len(pairs)) as tick:
-                files = list_pictures(Path(self.options.images))
+                files = list_pictures(Path(self.options.images)).files
                 return encode_pictures(original.denoiser, files, len(pairs), tick)[0]
         seeds = range(TRAINING_SEED, TRAINING_SEED + len(pairs))
         return self.generated(original, "pictures of the concept", [plain for _, plain in pairs], seeds)

@@ -49,7 +49,9 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     prompts = slots.slotted(d, [text for text, _ in context.named], width=o.tokens)
     hits, restarts = [], []
     for restart in range(o.restarts):
-        learned = context.cached(f"{side.name}-embedding-{restart}", partial(_learn, context, side, target, restart))
+        learned = context.cached(
+            f"{side.name}-embedding-{restart}", partial(_learn, context, side, target, restart), side
+        )
         hits.append(context.hits(side, f"after-{restart}", encode=encoder(d, prompts, learned["vectors"].to(d.device))))
         restarts.append(Restart(sum(hits[-1]) / len(hits[-1]), round(float(learned["loss"]), 5)))
     best = max(range(o.restarts), key=lambda n: sum(hits[n]))
@@ -76,6 +78,7 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
         tick(state.step)
 
         def after_step(state: Embedding) -> None:
+            """Save a checkpoint every few steps."""
             tick(1)
             if state.step % CHECK_EVERY == 0:
                 write_tensors(checkpoint, vars(state) | {"step": torch.tensor(state.step)})

@@ -109,13 +109,13 @@ def learn_tokens(
     UnlearnDiffAtk's objective (Zhang et al. 2024, arXiv 2310.11868, eq. 4): argmin over the tokens of the attacked model's
     own denoising loss on one target picture. Projected gradient: free vectors are moved by the gradient taken where they
     project to, at their nearest tokens (Wen et al. 2023, arXiv 2302.03668, algorithm 1), which departs from the
-    authors' relaxed one-hot vectors; and as there the best tokens met on the way are kept, by their loss over fixed draws.
+    authors' relaxed one-hot vectors; and as there the best tokens met on the way are held, by their loss over fixed draws.
 
     Args:
         rows: (P,) which of the target's prompts and latents.
 
     Returns:
-        ids: (P, width) int64. losses: (P,) of the tokens kept.
+        ids: (P, width) int64. losses: (P,) of these tokens.
     """
     known = vocabulary(target.denoiser)  # (tokens, d)
     plain = torch.tensor(plain_tokens(target.denoiser), device=known.device)

@@ -24,7 +24,7 @@ class ListOptions:
         UserError: none.
     """
 
-    prompts: str | None = setting(None, "The prompts, one a line.", panel="What")
+    prompts: str | None = setting(None, "The prompts, one a line, or the column prompt of a CSV.", panel="What")
 
     def __post_init__(self) -> None:
         if not self.prompts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..declaration import setting
+from ..errors import UserError
+from ..parsing import read_json
 from ..results.attack import AttackResult, CurvePoint
 from . import ATTACKS
 from .base import BACK, Attack, Column, Outcome, images_setting
@@ -95,7 +97,7 @@ def _fine_tune(
     o, d, seed = context.options, side.denoiser, context.settings.seed
     work = Relearning(d, latents.to(d.device), d.encode(prompts), lr=o.lr, batch_size=o.batch_size, seed=seed)
     log, state = (context.folder / f"{side.name}-{subject}.{ending}" for ending in ("json", "safetensors"))
-    done: list[int] = json.loads(log.read_text()) if log.exists() else []
+    done = _stops_done(log)
     if state.exists():
         tensors, facts = read_tensors(state, d.device)
         work.restore(tensors, int(facts["step"]))
@@ -112,6 +114,17 @@ def _fine_tune(
                 write_json(log, done)
     state.unlink(missing_ok=True)
     return found
+
+
+def _stops_done(log: Path) -> list[int]:
+    """The stops that were reached before."""
+    try:
+        done = read_json(log) if log.exists() else []
+        if isinstance(done, list) and all(type(step) is int for step in done):
+            return done
+        raise ValueError("no list of steps")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{log} is damaged ({error}): delete its folder or choose another --output-dir") from None
 
 
 def steps_back(rates: Rates) -> int | None:

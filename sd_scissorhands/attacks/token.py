@@ -51,7 +51,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     prompts = slots.slotted(d, [f"{row.prompt} {SLOT}" for row in rows], width=context.options.tokens)
     target = Target(d, data["latents"].to(d.device), prompts)
     learned = [
-        context.cached(f"{side.name}-tokens-{int(some[0])}", partial(_suffixes, context, side, target, some))
+        context.cached(f"{side.name}-tokens-{int(some[0])}", partial(_suffixes, context, side, target, some), side)
         for some in torch.arange(len(rows)).split(TOGETHER if d.small else 2)
     ]
     suffixes, known = torch.cat([one["ids"] for one in learned]), slots.vocabulary(d)  # (N, width)

@@ -1,4 +1,4 @@
-"""Pictures with labels, and what is forgotten and kept of them."""
+"""Pictures with labels, and what is forgotten and retained of them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Parts:
     unseen: Dataset  # held out of training, for methods
     test: Dataset  # held out of training, for figures alone
     divided: bool = False  # by a seeded draw: whether the model was trained on `train` alone only its owner knows
+    remarks: tuple[str, ...] = ()  # on what was skipped of the user's files
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Split:
 
     forget: Dataset
     retain: Dataset
-    validation: Dataset  # of `unseen`, without a forgotten class: when a method must know how well the rest is kept
+    validation: Dataset  # of `unseen`, without a forgotten class: when a method must know how well the rest is retained
     unseen: Dataset  # never trained on, all classes
     test: Dataset  # for figures alone, without a forgotten class
     test_forget: Dataset | None  # for figures alone: the forgotten class; None where samples are forgotten
@@ -142,7 +143,7 @@ def class_number(names: Sequence[str], name: str, where: str) -> int:
     """
     if name in names:
         return list(names).index(name)
-    if name.isascii() and name.isdigit() and int(name) < len(names):
+    if name.isascii() and name.isdigit() and len(name) < 10 and int(name) < len(names):
         return int(name)
     known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     raise UserError(f"{where}: the model has no class {name!r}, it has {known}")
@@ -152,7 +153,7 @@ def class_number(names: Sequence[str], name: str, where: str) -> int:
 
 
 def held_out(data: Dataset, seed: int) -> Parts:
-    """All pictures divided, as `Parts.divided` says: 70 % for training, 13 % unseen, 17 % for tests, by a seeded draw."""
+    """All pictures divided, see `Parts.divided`: 70 % for training, 13 % unseen, 17 % for tests, by a seeded draw."""
     train, rest = divide(data, int(len(data) * (1 - HELD_OUT)), seed)
     unseen, test = divide(rest, round(len(rest) * UNSEEN), seed + 1)
     return Parts(train, unseen, test, divided=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 from ..methods.distributed import FULL_BATCH, BatchSlice
 from ..methods.interface import Parameters
 from ..methods.objectives import loss_of
+from ..methods.samples import Samples
 from ..methods.scope import scope_of
 from ..settings import UserError
 from .data import Dataset, Split
 from .train import answer, device_of, logits
 
-PURPOSES = (
+CLASSIFIER_DRAWS = (
     "forget", "retain", "repair", "repair retain", "relearn", "explain forget", "explain retain", "respond", "labels",
 )  # fmt: skip
 PERTURBATION = 0.1  # standard deviation of the noise on perturbed copies, in units of the model's input
@@ -27,20 +27,13 @@ GONE = 0.01  # accuracy on a class's training pictures at which it counts as for
 
 
 @dataclass(frozen=True)
-class ClassSamples:
-    """Pictures to forget, in a slice of a batch, as a forget loss sees them: see `methods.losses.Samples`."""
+class ClassSamples(Samples):
+    """Pictures to forget, as a forget loss sees them."""
 
-    slice: BatchSlice
-    batch_size: int  # all slices together
     bound: float  # of `own_errors`
     pictures: Tensor  # (B, c, h, w)
     labels: Tensor  # (B,)
     other_labels: Tensor  # (B,) another class, the same for a picture all along
-
-    def none(self) -> Self:
-        """No picture."""
-        tensors = {name: getattr(self, name)[:0] for name in ("pictures", "labels", "other_labels")}
-        return replace(self, **tensors)
 
     def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of logits (B, classes) under labels (B,): (B,)."""
@@ -49,10 +42,6 @@ class ClassSamples:
     def own_errors(self, prediction: Tensor) -> Tensor:
         """Cross entropy under the true labels, none beyond `bound`: (B,)."""
         return self.errors(prediction, self.labels).clamp_max(self.bound)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """See `BatchSlice.mean`."""
-        return self.slice.mean(values, self.batch_size)
 
 
 class ClassifierTask:
@@ -257,7 +246,7 @@ class ClassifierTask:
         return self._orders[purpose][1][piece * size : (piece + 1) * size]
 
     def _generator(self, purpose: str, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.seed * 16 + PURPOSES.index(purpose)) * (1 << 24) + number)
+        return torch.Generator().manual_seed((self.seed * 16 + CLASSIFIER_DRAWS.index(purpose)) * (1 << 24) + number)
 
 
 def _head_pattern(module: nn.Module) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..disk import atomic, share, write_json
+from ..errors import reason
+from ..files import check_regular, read_object
+from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
+from ..naming import absolute
 from ..results.manifest import BaseModel
 from ..settings import DIGITS, UserError
 from .preprocess import PREPROCESSING, prepare
 from .reading import digits
-from .train import train
+from .train import Training, seeded, train
 
-RECIPE: dict[str, Any] = dict(epochs=30, lr=0.1, batch_size=64, optimizer="sgd")  # of the embedded model
 DIGITS_PREPROCESSING = {
     "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 8, "width": 8}, "resample": 2,
     "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": False,
@@ -36,7 +37,7 @@ class Classifier:
     model: nn.Module
     name: str  # as the user wrote it
     names: tuple[str, ...]  # of the classes
-    preprocessing: dict[str, Any] | None  # what preprocessor_config.json says; None where there is none
+    preprocessing: dict[str, Any] | None  # preprocessor_config.json; None where there is none
     weights: str  # sha256, see `hash_weights`
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -54,7 +55,7 @@ class Classifier:
     @property
     def identity(self) -> BaseModel:
         """What a run's manifest says of its base model."""
-        return BaseModel(self.name, self.weights)
+        return BaseModel(absolute(self.name), self.weights)
 
 
 def open_classifier(
@@ -69,7 +70,7 @@ def open_classifier(
 
     Args:
         name: "digits" (the embedded one), a directory, or a hub id of a transformers image classifier.
-        cache_dir: where the embedded model, once trained, is kept; None: it is trained again, which takes seconds.
+        cache_dir: where the embedded model, once trained, is stored; None: it is trained again, which takes seconds.
         seed: of the embedded model's training.
 
     Raises:
@@ -100,8 +101,7 @@ def save_classifier(opened: Classifier, folder: Path) -> None:
     with atomic(folder) as new:
         new.mkdir()
         if isinstance(opened.model, PreTrainedModel):
-            with _quiet():
-                opened.model.save_pretrained(new)
+            opened.model.save_pretrained(new)
         else:
             save_model(opened.model, str(new / "model.safetensors"))
             write_json(new / "classes.json", list(opened.names))
@@ -123,31 +123,30 @@ def hash_weights(module: nn.Module) -> str:
 
 
 def _digits(cache_dir: Path | None, seed: int) -> Classifier:
-    kept = cache_dir / f"digits-{seed}" if cache_dir else None
-    if kept is not None and (kept / "config.json").exists():
-        return _load(DIGITS, kept)
+    stored = cache_dir / f"digits-{seed}" if cache_dir else None
+    if stored is not None and (stored / "config.json").exists():
+        return _load(DIGITS, stored)
     model = train_digits(seed)
     names = tuple(model.config.id2label[number] for number in range(10))
     found = Classifier(model, DIGITS, names, DIGITS_PREPROCESSING, hash_weights(model))
-    if kept is not None:
-        save_classifier(found, kept)
+    if stored is not None:
+        save_classifier(found, stored)
     return found
 
 
-def train_digits(seed: int = 0, tick=lambda: None) -> Any:
-    """The embedded model, trained from nothing on the digits' training pictures with `RECIPE`.
+def train_digits(seed: int = 0) -> Any:
+    """The embedded model, trained from nothing on the digits' training pictures.
 
     Measured over seeds 0 to 4: all training pictures right (mean loss .0008), 98.7 to 99.3 % of the test pictures;
     about 3.5 s on one core.
     """
     from .model import SmallCNN, SmallCNNConfig
-    from .train import seeded
 
     data = digits().train
     labels = dict(enumerate(data.names))
     with seeded(seed, torch.device("cpu")):
         model = SmallCNN(SmallCNNConfig(id2label=labels, label2id={name: number for number, name in labels.items()}))
-    train(model, data, seed=seed, tick=tick, **RECIPE)
+    train(model, data, Training(), seed=seed)
     return model
 
 
@@ -162,8 +161,8 @@ def _locate(name: str, revision: str | None) -> Path:
         raise UserError(
             f"--model {name} does not exist: name a transformers directory, a hub id (owner/name), or {DIGITS}"
         )
-    wanted = ["config.json", PREPROCESSING, "model*.safetensors", "model.safetensors.index.json"]
-    return fetch(name, revision, wanted)
+    patterns = ["config.json", PREPROCESSING, "model*.safetensors", "model.safetensors.index.json"]
+    return fetch(name, revision, patterns)
 
 
 def _load(name: str, directory: Path) -> Classifier:
@@ -173,18 +172,16 @@ def _load(name: str, directory: Path) -> Classifier:
     from . import model as _registered  # noqa: F401
 
     try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-            known = type(config) in AutoModelForImageClassification._model_mapping
-            if known:
-                model, facts = AutoModelForImageClassification.from_pretrained(
-                    directory, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-                    torch_dtype=torch.float32, output_loading_info=True,
-                )  # fmt: skip
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        known = type(config) in AutoModelForImageClassification._model_mapping
+        if known:
+            model, facts = AutoModelForImageClassification.from_pretrained(
+                directory, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+                torch_dtype=torch.float32, output_loading_info=True,
+            )  # fmt: skip
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{directory} cannot be loaded ({reason[:200]}): save the model again, or use another"
+            f"{directory} cannot be loaded ({reason(error)[:200]}): save the model again, or use another"
         ) from None
     if not known:
         raise UserError(f"{directory} is a {config.model_type}: no image classifier of transformers, name one")
@@ -198,14 +195,15 @@ def _load(name: str, directory: Path) -> Classifier:
             )
     _check_finite(model, directory)
     names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
-    return Classifier(model.eval(), name, names, _read_json(directory / PREPROCESSING), hash_weights(model))
+    return Classifier(model.eval(), name, names, _config(directory / PREPROCESSING), hash_weights(model))
 
 
 def _check_files(directory: Path) -> None:
     """What can be known without loading anything."""
+    check_regular(directory)
     if (directory / "model_index.json").exists():
         raise UserError(f"{directory} is a diffusers pipeline, not a classifier: sdscissor erase works on it")
-    if _read_json(directory / "config.json") is None:
+    if _config(directory / "config.json") is None:
         raise UserError(f"{directory} is no transformers model: it has no config.json")
     if not list(directory.glob("model*.safetensors")):
         pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt*"))
@@ -217,35 +215,16 @@ def _check_files(directory: Path) -> None:
         raise UserError(f"{directory} {why}")
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(file.read_text())
-    except FileNotFoundError:
+def _config(file: Path) -> dict[str, Any] | None:
+    """A config with its numbers checked; None where there is none."""
+    if not file.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}): download it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file} is damaged (it holds no settings): download it again")
-    return value
+    values = read_object(file, "download it again")
+    check_bounds(file, values)
+    return values
 
 
 def _check_finite(model: nn.Module, directory: Path) -> None:
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{directory}: {name} holds NaN or infinite values: this checkpoint is broken, use another")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without progress bars and warnings."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

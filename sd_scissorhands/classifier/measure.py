@@ -24,13 +24,13 @@ from .train import MOMENTUM, answer, device_of, logits
 CLOSED = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia")  # what `gap` is taken over, as the authors do
 FOLDS = 5
 SVC_ROWS, PROBE_ROWS = 2000, 10_000  # pictures that a fit sees at most, drawn at random
-RELEARN_RATE, RELEARN_BATCH, JUDGED = 0.01, 32, 1000  # JUDGED: pictures of D_f that say at most whether it is there
+RELEARN_RATE, RELEARN_BATCH, JUDGED = 0.01, 32, 1000  # JUDGED: pictures of D_f at most that show whether it is there
 RELEARNED = 0.9  # of the original's accuracy on D_f
 SEEDS = 3  # relearnings
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A measured number, what it was counted over and what chance could make of it."""
 
     value: float | None  # None: nothing to count
@@ -47,7 +47,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Outputs:
     """A data set through a classifier, on the CPU."""
 
     logits: Tensor  # (N, classes)
@@ -73,7 +73,7 @@ def measure(
     original: float = 1.0,
     cap: int = 200,
     tick: Callable[[], None] = lambda: None,
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """Every figure of a classifier that was to forget.
 
     Args:
@@ -86,8 +86,8 @@ def measure(
         mia_svc, probe, relearn; for a forgotten class also test_forget_accuracy, on its test pictures.
     """
     module.eval()
-    forget, retain, test = (see(module, data) for data in (split.forget, split.retain, split.test))
-    held = test if split.test_forget is None else see(module, split.test_forget)
+    forget, retain, test = (outputs_of(module, data) for data in (split.forget, split.retain, split.test))
+    held = test if split.test_forget is None else outputs_of(module, split.test_forget)
     figures = {
         "forget_accuracy": accuracy(forget),
         "retain_accuracy": accuracy(retain),
@@ -109,7 +109,7 @@ def measure(
 
 
 @torch.no_grad()
-def see(module: nn.Module, data: Dataset) -> Seen:
+def outputs_of(module: nn.Module, data: Dataset) -> Outputs:
     """Logits, and by a hook the features: the last linear layer's input, averaged over all between batch and width.
 
     Raises:
@@ -118,38 +118,38 @@ def see(module: nn.Module, data: Dataset) -> Seen:
     caught: list[Tensor] = []
     handle = head(module)[1].register_forward_pre_hook(lambda layer, inputs: caught.append(inputs[0].float().cpu()))
     try:
-        told = answer(module, data)
+        outputs = answer(module, data)
     finally:
         handle.remove()
-    if not torch.isfinite(told).all():
+    if not torch.isfinite(outputs).all():
         raise UserError("the classifier answers with NaN or infinite numbers: lower --lr or --forget-weight")
     flat = [part.flatten(1, -2).mean(1) if part.ndim > 2 else part for part in caught]
-    return Seen(told, torch.cat(flat) if flat else torch.empty(0, 1), data.labels)
+    return Outputs(outputs, torch.cat(flat) if flat else torch.empty(0, 1), data.labels)
 
 
-def share(hits: int, n: int) -> Figure:
+def share(hits: int, n: int) -> Estimate:
     """A share with Wilson's 95 % score interval (1927)."""
     if not n:
-        return Figure(None, 0, 0.0, 1.0)
+        return Estimate(None, 0, 0.0, 1.0)
     from scipy.stats import binomtest
 
     interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return Figure(hits / n, n, float(interval.low), float(interval.high))
+    return Estimate(hits / n, n, float(interval.low), float(interval.high))
 
 
-def accuracy(seen: Seen) -> Figure:
+def accuracy(outputs: Outputs) -> Estimate:
     """Share classified as labelled."""
-    return share(int(seen.right.sum()), len(seen.labels))
+    return share(int(outputs.right.sum()), len(outputs.labels))
 
 
 # ---------------------------------------------------------------- membership
 
 
-def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Figure:
-    """How well D_f is told from pictures never trained on by the loss alone: .5 is chance, and the ideal.
+def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Estimate:
+    """How well the loss alone separates D_f from pictures never trained on: .5 is chance, and the ideal.
 
     Logistic regression on the loss with both sides weighted alike, judged by five-fold cross-validation: the mean of
-    the two sides' shares told right, so that no picture is thrown away to make them equal in number (the authors draw
+    the two sides' shares classified right, so that no picture is thrown away to make them equal in number (the authors draw
     equal numbers). Below .5 is chance too, or a loss that splits the sides differently from fold to fold. The interval
     joins the two sides' Wilson intervals (Newcombe 1998, method 10); it takes the folds' fits as given.
 
@@ -158,7 +158,7 @@ def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Figure:
         held: losses of held-out pictures of the same kind (k,).
     """
     if min(len(forget), len(held)) < FOLDS:
-        return Figure(None, len(forget) + len(held), 0.0, 1.0, "too few pictures")
+        return Estimate(None, len(forget) + len(held), 0.0, 1.0, "too few pictures")
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -166,25 +166,25 @@ def mia(forget: Tensor, held: Tensor, *, seed: int = 0) -> Figure:
 
     losses = torch.cat([forget, held]).double().numpy()[:, None]
     member = np.r_[np.ones(len(forget), int), np.zeros(len(held), int)]
-    told = cross_val_predict(
+    predicted = cross_val_predict(
         make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced")), losses, member,
         cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
     )  # fmt: skip
-    sides = [share(int((told[member == side] == side).sum()), int((member == side).sum())) for side in (1, 0)]
+    sides = [share(int((predicted[member == side] == side).sum()), int((member == side).sum())) for side in (1, 0)]
     return _mean(sides)
 
 
-def _mean(parts: list[Figure]) -> Figure:
+def _mean(parts: list[Estimate]) -> Estimate:
     """The mean of independent figures; distances to the ends of their intervals are added as squares."""
     values = [float(part.value or 0) for part in parts]
     value, count = sum(values) / len(parts), len(parts)
     below = math.sqrt(sum((v - part.low) ** 2 for v, part in zip(values, parts, strict=True))) / count
     above = math.sqrt(sum((part.high - v) ** 2 for v, part in zip(values, parts, strict=True))) / count
-    return Figure(value, sum(part.n for part in parts), max(0.0, value - below), min(1.0, value + above))
+    return Estimate(value, sum(part.n for part in parts), max(0.0, value - below), min(1.0, value + above))
 
 
-def mia_svc(retain: Seen, test: Seen, forget: Seen, *, seed: int = 0) -> Figure:
-    """Share of D_f that a membership classifier calls never trained on: higher looks more forgotten.
+def mia_svc(retain: Outputs, test: Outputs, forget: Outputs, *, seed: int = 0) -> Estimate:
+    """Share of D_f that a membership classifier calls never trained on: higher means more forgotten.
 
     A support vector classifier (RBF, C = 3) learns members (D_r) from others (test pictures; without a forgotten
     class), equally many of each, by the true class's log probability and probability, the highest probability and the
@@ -192,7 +192,7 @@ def mia_svc(retain: Seen, test: Seen, forget: Seen, *, seed: int = 0) -> Figure:
     the ideal, not 1.
     """
     if min(len(retain.labels), len(test.labels)) < 2 or not len(forget.labels):
-        return Figure(None, len(forget.labels), 0.0, 1.0, "too few pictures")
+        return Estimate(None, len(forget.labels), 0.0, 1.0, "too few pictures")
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
@@ -204,10 +204,10 @@ def mia_svc(retain: Seen, test: Seen, forget: Seen, *, seed: int = 0) -> Figure:
     return share(int((judge.predict(_signs(forget)) == 0).sum()), len(forget.labels))
 
 
-def _signs(seen: Seen) -> np.ndarray:
+def _signs(outputs: Outputs) -> np.ndarray:
     """What the support vector classifier sees of each picture: (N, 4) float64."""
-    logs = seen.logits.double().log_softmax(1)
-    true, highest = logs.gather(1, seen.labels[:, None])[:, 0], logs.max(1).values
+    logs = outputs.logits.double().log_softmax(1)
+    true, highest = logs.gather(1, outputs.labels[:, None])[:, 0], logs.max(1).values
     entropy = -(logs.exp() * logs).sum(1)
     return torch.stack([true, true.exp(), highest.exp(), entropy], 1).numpy()
 
@@ -220,23 +220,23 @@ def _sample(n: int, count: int, seed: int) -> np.ndarray:
 # ---------------------------------------------------------------- what is left
 
 
-def probe(trained: list[Seen], held: Seen, *, seed: int = 0) -> Figure:
+def probe(trained: list[Outputs], held: Outputs, *, seed: int = 0) -> Estimate:
     """What the features still know: accuracy of a fresh linear head on pictures that it was not fitted to.
 
     Logistic regression on the last linear layer's input. For a forgotten class it is fitted to all training pictures,
-    all classes, and asked for the class's test pictures; chance is what a class that was never learnt gives, which
-    retraining shows. For forgotten samples it is fitted to D_r alone and asked for D_f, and is to be read beside the
+    all classes, and evaluated on the class's test pictures; chance is what a class that was never learnt gives, which
+    retraining shows. For forgotten samples it is fitted to D_r alone and evaluated on D_f, and is to be read beside the
     test accuracy.
     """
     if not len(held.labels):
-        return Figure(None, 0, 0.0, 1.0, "too few pictures")
+        return Estimate(None, 0, 0.0, 1.0, "too few pictures")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     features, labels = torch.cat([part.features for part in trained]), torch.cat([part.labels for part in trained])
     if len(labels.unique()) < 2:
-        return Figure(None, 0, 0.0, 1.0, "a single class")
+        return Estimate(None, 0, 0.0, 1.0, "a single class")
     rows = _sample(len(labels), PROBE_ROWS, seed)
     fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
         features[rows].numpy(), labels[rows].numpy()
@@ -244,7 +244,7 @@ def probe(trained: list[Seen], held: Seen, *, seed: int = 0) -> Figure:
     return share(int((fitted.predict(held.features.numpy()) == held.labels.numpy()).sum()), len(held.labels))
 
 
-def relearn(module: nn.Module, data: Dataset, *, original: float = 1.0, cap: int = 200, seed: int = 0) -> Figure:
+def relearn(module: nn.Module, data: Dataset, *, original: float = 1.0, cap: int = 200, seed: int = 0) -> Estimate:
     """Steps of fine-tuning on D_f alone until its accuracy is 90 % of the original's; few mean that it was hidden.
 
     SGD, momentum .9, rate .01, batches of 32, on copies in eval mode; the value is the median of three seeds, n their
@@ -255,27 +255,27 @@ def relearn(module: nn.Module, data: Dataset, *, original: float = 1.0, cap: int
     short = sum(count is None for count in counts)
     steps = sorted(float(cap if count is None else count) for count in counts)
     note = f"{short} of {SEEDS} did not come there in {cap} steps" if short else ""
-    return Figure(steps[SEEDS // 2], SEEDS, steps[0], steps[-1], note)
+    return Estimate(steps[SEEDS // 2], SEEDS, steps[0], steps[-1], note)
 
 
-def _steps(module: nn.Module, data: Dataset, wanted: float, cap: int, seed: int) -> int | None:
+def _steps(module: nn.Module, data: Dataset, target: float, cap: int, seed: int) -> int | None:
     student = copy.deepcopy(module).requires_grad_(True).eval()
     descent = torch.optim.SGD(student.parameters(), lr=RELEARN_RATE, momentum=MOMENTUM)
     generator, device = torch.Generator().manual_seed(seed), device_of(module)
     size = min(RELEARN_BATCH, len(data))
     judged = data.rows(_sample(len(data), JUDGED, seed).tolist())
     for step in range(cap + 1):
-        if float((answer(student, judged).argmax(1) == judged.labels).double().mean()) >= wanted:
+        if float((answer(student, judged).argmax(1) == judged.labels).double().mean()) >= target:
             return step
         rows = torch.randperm(len(data), generator=generator)[:size]
         descent.zero_grad(set_to_none=True)
-        told = logits(student, data.pictures[rows].to(device))
-        F.cross_entropy(told, data.labels[rows].to(device)).backward()
+        loss = F.cross_entropy(logits(student, data.pictures[rows].to(device)), data.labels[rows].to(device))
+        loss.backward()
         descent.step()
     return None
 
 
-def gap(figures: Mapping[str, Figure], retrained: Mapping[str, Figure]) -> Figure:
+def gap(figures: Mapping[str, Estimate], retrained: Mapping[str, Estimate]) -> Estimate:
     """Mean absolute difference to a model retrained without D_f, over `CLOSED` (n is their number): 0 is the ideal.
 
     The interval takes all figures as independent; those of two models on the same pictures are not, so it is rather too
@@ -287,8 +287,8 @@ def gap(figures: Mapping[str, Figure], retrained: Mapping[str, Figure]) -> Figur
         if figures[name].value is not None and retrained[name].value is not None
     ]
     if not pairs:
-        return Figure(None, 0, 0.0, 1.0)
+        return Estimate(None, 0, 0.0, 1.0)
     apart = [abs(float(one.value or 0) - float(two.value or 0)) for one, two in pairs]
     spread = [((f.high - f.low) / 2) ** 2 for pair in pairs for f in pair]
     value, half = sum(apart) / len(pairs), math.sqrt(sum(spread)) / len(pairs)
-    return Figure(value, len(pairs), max(0.0, value - half), min(1.0, value + half))
+    return Estimate(value, len(pairs), max(0.0, value - half), min(1.0, value + half))

@@ -1,4 +1,4 @@
-"""Pictures as a model takes them, as its preprocessor_config.json says."""
+"""Pictures as a model takes them, by its preprocessor_config.json."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..settings import UserError
 PREPROCESSING = "preprocessor_config.json"
 SQUARE = ("ViT", "DeiT", "Beit", "Pvt", "Siglip")  # a size given as one number means height and width
 SHORT_SIDE = ("ConvNext", "CLIP", "Bit", "MobileNetV1", "MobileNetV2")  # here it means the shorter side
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # where a file wants normalisation and names none: ViT's
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # where a file asks for normalisation and names none: ViT's
 
 
 def prepare(image: Image.Image, config: dict[str, Any], channels: int) -> Tensor:
-    """A picture as a model takes it: resized, cut, scaled and normalised as preprocessor_config.json says.
+    """A picture as a model takes it: resized, cut, scaled and normalised by preprocessor_config.json.
 
     The same as transformers' processors on PIL for the types in `SQUARE` and `SHORT_SIDE`, to rounding.
 

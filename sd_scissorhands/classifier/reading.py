@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,10 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files import open_file, read_text
+from ..picture_folders import look_through, named
+from ..pictures import PictureError, read_many, refuse_unreadable
 from ..settings import UserError
 from .data import UNSEEN, Dataset, Parts, class_number, divide, held_out
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MOST_UNPACKED = 2**30  # bytes of the arrays of an .npz file, where they are packed into less than a hundredth
 NPZ_PICTURES, NPZ_LABELS = ("pictures", "images", "x"), ("labels", "y")
 Preprocess = Callable[[Image.Image], Tensor]
 
@@ -49,12 +53,12 @@ def read_folder(path: Path, classes: Sequence[str], preprocess: Preprocess, *, s
     if not path.is_dir():
         raise UserError(f"--data {path} is no folder: name one with train/CLASS/*.png, or an .npz file")
     names = tuple(classes)
-    found = {
-        part: _read_part(path / part, names, preprocess) for part in ("train", "val", "test") if (path / part).is_dir()
-    }
-    if "train" not in found and found:
-        raise UserError(f"--data {path} has {' and '.join(found)} but no train folder: add train/CLASS/*.png")
-    return _parts(found or {"train": _read_part(path, names, preprocess)}, seed)
+    present = {part: path / part for part in ("train", "val", "test") if (path / part).is_dir()} or {"train": path}
+    if "train" not in present:
+        raise UserError(f"--data {path} has {' and '.join(present)} but no train folder: add train/CLASS/*.png")
+    found = {part: _read_part(folder, names, preprocess) for part, folder in present.items()}
+    parts = _parts({part: data for part, (data, _) in found.items()}, seed)
+    return dataclasses.replace(parts, remarks=tuple(one for _, remarks in found.values() for one in remarks))
 
 
 def read_npz(
@@ -96,7 +100,7 @@ def read_indices(path: Path) -> list[int]:
         UserError: unreadable, or a line that is no whole number.
     """
     numbers = []
-    for line, text in enumerate(_text(path).splitlines(), 1):
+    for line, text in enumerate(read_text(path, "--forget-indices").splitlines(), 1):
         try:
             numbers += [int(text)] if text.strip() else []
         except ValueError:
@@ -106,40 +110,38 @@ def read_indices(path: Path) -> list[int]:
     return numbers
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"--forget-indices {path} cannot be read ({reason}): name a text file of numbers") from None
-
-
-def _read_part(folder: Path, names: tuple[str, ...], preprocess: Preprocess) -> Dataset:
-    pictures, labels = [], []
+def _read_part(folder: Path, names: tuple[str, ...], preprocess: Preprocess) -> tuple[Dataset, list[str]]:
+    """The pictures of the class folders in a folder, and remarks on what else they hold."""
+    labels, files, remarks = list[int](), list[Path](), list[str]()
     for inner in sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")):
-        files = sorted(f for f in inner.rglob("*") if f.suffix.lower() in PICTURES and not f.name.startswith("."))
-        if not files:
+        listing = look_through(inner, recursive=True)
+        remarks += listing.remarks(f"--data {inner}")
+        if listing.files:
+            labels += [class_number(names, inner.name, f"--data {inner}")] * len(listing.files)
+            files += listing.files
+    if not files:
+        raise UserError(f"--data {folder} holds no picture: put them in {folder.name}/CLASS/*.png, one folder a class")
+    pictures, several = _read_files(folder, files, preprocess)
+    if several:
+        remarks.append(f"--data {folder}: of files with several frames the first is taken: {named(several)}")
+    return _checked(folder, Dataset(pictures, torch.tensor(labels), names)), remarks
+
+
+def _read_files(folder: Path, files: Sequence[Path], preprocess: Preprocess) -> tuple[Tensor, list[str]]:
+    """Pictures as the model takes them, (N, c, h, w), and the names of files with more frames than the first."""
+    pictures, errors, several = list[Tensor](), list[PictureError](), list[str]()
+    for file, found in read_many(files, "first"):
+        if isinstance(found, PictureError):
+            errors.append(found)
             continue
-        labels += [class_number(names, inner.name, f"--data {inner}")] * len(files)
-        pictures += [_picture(file, preprocess) for file in files]
+        pictures.append(preprocess(Image.fromarray(found[0])))
+        several += [file.name] * (found.total > 1)
         if pictures[-1].shape != pictures[0].shape:
             raise UserError(
-                f"--data {inner}: pictures of different sizes after preprocessing: give the model a fixed size"
+                f"--data {file.parent}: pictures of different sizes after preprocessing: give the model a fixed size"
             )
-    if not pictures:
-        raise UserError(f"--data {folder} holds no picture: put them in {folder.name}/CLASS/*.png, one folder a class")
-    return _checked(folder, Dataset(torch.stack(pictures), torch.tensor(labels), names))
-
-
-def _picture(file: Path, preprocess: Preprocess) -> Tensor:
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            return preprocess(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"--data {file} is no readable picture ({str(error).splitlines()[0]}): replace or remove it"
-        ) from None
+    refuse_unreadable(f"--data {folder}", errors)
+    return torch.stack(pictures), several
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -147,9 +149,18 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"--data {path} does not exist: name an .npz file or an image folder")
     reason = "it is damaged, or no .npz file"
     try:
-        if zipfile.is_zipfile(path):
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+        with open_file(path) as opened:
+            if zipfile.is_zipfile(opened):
+                unpacked = sum(one.file_size for one in zipfile.ZipFile(opened).infolist())
+                if unpacked > max(MOST_UNPACKED, 100 * path.stat().st_size):
+                    raise UserError(
+                        f"--data {path} unpacks to {unpacked >> 20:,} MiB, a hundred times what it is: give another"
+                    )
+                opened.seek(0)
+                with np.load(opened, allow_pickle=False) as file:
+                    return {name: file[name] for name in file.files}
+    except UserError:
+        raise
     except Exception as error:  # zip, header and pickle errors have nothing in common
         if "pickle" in str(error):
             reason = "it holds pickled objects, which are never loaded"
@@ -164,17 +175,17 @@ def _raw(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.nda
         raise UserError(f"--data {path} has no array {prefix}labels: add one with the number of each picture's class")
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != len(pictures):
         raise UserError(
-            f"--data {path}: {prefix}labels is {_is(labels)}, wanted one whole number for each of {len(pictures)} pictures"
+            f"--data {path}: {prefix}labels is {_is(labels)}, expected one whole number for each of {len(pictures)} pictures"
         )
     if pictures.dtype != np.uint8 and pictures.dtype.kind != "f":
-        raise UserError(f"--data {path}: {prefix}pictures is {_is(pictures)}, wanted uint8 or float numbers")
+        raise UserError(f"--data {path}: {prefix}pictures is {_is(pictures)}, expected uint8 or float numbers")
     if pictures.ndim == 3:
         pictures = pictures[:, None]
     elif pictures.ndim == 4 and pictures.shape[3] in (1, 3) and pictures.shape[1] not in (1, 3):
         pictures = pictures.transpose(0, 3, 1, 2)
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or not pictures.size:
         raise UserError(
-            f"--data {path}: {prefix}pictures is {_is(pictures)}, wanted (N, h, w), (N, h, w, c) or (N, c, h, w)"
+            f"--data {path}: {prefix}pictures is {_is(pictures)}, expected (N, h, w), (N, h, w, c) or (N, c, h, w)"
         )
     return pictures, labels.astype(np.int64)
 

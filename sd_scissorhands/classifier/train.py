@@ -7,6 +7,8 @@ import inspect
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,23 +40,24 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained; the defaults are the embedded model's."""
+
+    epochs: int = 30
+    lr: float = 0.1
+    batch_size: int = 64
+    optimizer: str = "sgd"  # or adam
+
+
 def train(
-    model: nn.Module,
-    data: Dataset,
-    *,
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    seed: int,
-    optimizer: str = "sgd",
-    tick: Callable[[], None] = lambda: None,
+    model: nn.Module, data: Dataset, how: Training, *, seed: int, tick: Callable[[], None] = lambda: None
 ) -> list[float]:
     """Train a classifier in place under cross entropy; it is left in eval mode.
 
-    SGD with momentum .9 (the default) or Adam, both with weight decay 5e-4 and a cosine from `lr` to zero over the
-    steps. Every epoch is a new order of all pictures without the last, smaller batch; nothing is augmented. The same
-    model, data and settings give the same weights on one machine; the caller's random state is neither used nor
-    changed.
+    SGD with momentum .9, or Adam, with weight decay 5e-4 and a cosine from the learning rate to zero over the steps.
+    Every epoch is a new order of all pictures without the last, smaller batch; nothing is augmented. The same model,
+    data and settings give the same weights on one machine; the caller's random state is neither used nor changed.
 
     Args:
         tick: called after every epoch.
@@ -67,17 +70,19 @@ def train(
     """
     if not len(data):
         raise UserError("there is no picture to train on: forget fewer")
-    device, size = device_of(model), min(batch_size, len(data))
+    device, size = device_of(model), min(how.batch_size, len(data))
     steps = len(data) // size
     pictures, labels = data.pictures.to(device), data.labels.to(device)
-    descent = _optimizer(optimizer, model, lr)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    kinds: dict[str, Any] = {"sgd": partial(torch.optim.SGD, momentum=MOMENTUM), "adam": torch.optim.Adam}
+    descent = kinds[how.optimizer](weights, lr=how.lr, weight_decay=WEIGHT_DECAY)
     order, history = torch.Generator().manual_seed(seed), []
     with seeded(seed, device):
         model.train()
-        for epoch in range(epochs):
+        for epoch in range(how.epochs):
             losses = []
             for step, rows in enumerate(torch.randperm(len(data), generator=order)[: steps * size].split(size)):
-                descent.param_groups[0]["lr"] = lr * cosine(epoch * steps + step, epochs * steps)
+                descent.param_groups[0]["lr"] = how.lr * cosine(epoch * steps + step, how.epochs * steps)
                 descent.zero_grad(set_to_none=True)
                 loss = F.cross_entropy(logits(model, pictures[rows.to(device)]), labels[rows.to(device)])
                 loss.backward()
@@ -85,32 +90,26 @@ def train(
                 losses.append(loss.detach())
             history.append(float(torch.stack(losses).mean()))
             if not math.isfinite(history[-1]):
-                raise UserError(f"training came to a loss that is not finite in epoch {epoch + 1}: lower the rate {lr}")
+                raise UserError(
+                    f"training came to a loss that is not finite in epoch {epoch + 1}: lower the rate {how.lr}"
+                )
             tick()
         model.eval()
     return history
 
 
 def retrain(
-    model: nn.Module,
-    data: Dataset,
-    *,
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    seed: int,
-    optimizer: str = "sgd",
-    tick: Callable[[], None] = lambda: None,
+    model: nn.Module, data: Dataset, how: Training, *, seed: int, tick: Callable[[], None] = lambda: None
 ) -> nn.Module:
     """A fresh model of the same kind, trained on `data` (D without D_f) alone: what unlearning is held against.
 
-    See `fresh` and `train`. With the settings that the original was trained with, only the data differ.
+    With the settings that the original was trained with, only the data differ.
 
     Raises:
         UserError: see `fresh` and `train`.
     """
     new = fresh(model, seed)
-    train(new, data, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, optimizer=optimizer, tick=tick)
+    train(new, data, how, seed=seed, tick=tick)
     return new
 
 
@@ -141,15 +140,6 @@ def _reset(name: str, layer: nn.Module) -> None:
     elif any(True for _ in layer.parameters(recurse=False)):
         kind = type(layer).__name__
         raise UserError(f"{name or 'the model'} ({kind}) has weights but no reset_parameters(): give it one to retrain")
-
-
-def _optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    weights = [p for p in model.parameters() if p.requires_grad]
-    if name == "sgd":
-        return torch.optim.SGD(weights, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    if name == "adam":
-        return torch.optim.Adam(weights, lr=lr, weight_decay=WEIGHT_DECAY)
-    raise UserError(f"optimizer {name!r} is unknown: choose sgd, adam")
 
 
 def cosine(step: int, steps: int) -> float:

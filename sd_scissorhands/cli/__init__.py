@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from .. import __version__
-from ..settings import UsageError, UserError
+from ..errors import UsageError, UserError, out_of_memory
+from ..parsing import shortened
+from ..terminal import console
 from . import apply as applying
 from . import compare as comparing
 from . import erase as erasing
@@ -17,6 +21,7 @@ from . import export as exporting
 from . import forget as forgetting
 from . import measure as proof
 from . import pages as reports
+from .flags import CommandWithOwnFlags
 from .options import GateMissed
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need
@@ -29,12 +34,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-app.command()(erasing.erase)
+app.command(cls=CommandWithOwnFlags)(erasing.erase)
 app.command()(applying.apply)
 app.command()(exporting.export)
 app.command()(exporting.diff)
 app.command()(exporting.verify)
-app.command()(forgetting.forget)
+app.command(cls=CommandWithOwnFlags)(forgetting.forget)
 app.command(name="eval")(proof.evaluate)
 app.command()(proof.attack)
 app.command()(comparing.compare)
@@ -43,31 +48,59 @@ app.command()(reports.recipes)
 app.command()(reports.report)
 app.command()(reports.demo)
 
-OUT_OF_MEMORY = "out of memory: lower --batch-size, choose a smaller --scope, or see erase --dry-run for what it takes"
+OUT_OF_MEMORY = (
+    "out of memory: choose a smaller --batch-size or --scope where the command has them, another --device or a machine with "
+    "more; erase --dry-run says what it takes"
+)
 
 
 def main() -> None:
     """Run the command line with errors as one line each: exit 0 done, 1 failed, 2 usage, 3 a gate missed."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale: what it cannot write is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            _check_words(sys.argv[1:])
+            app()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
     except GateMissed as missed:
         _fail(str(missed), code=3)
-    except UsageError as error:
-        _fail(str(error), code=2)
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), code=2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         _fail("interrupted; repeat the command, erase with --resume, to continue", code=130)
-    except MemoryError:
-        _fail(OUT_OF_MEMORY)
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower() and "can't allocate" not in str(error).lower():
+    except BrokenPipeError:  # whoever read stdout has seen enough
+        _fail("", code=1)
+    except Exception as error:
+        if out_of_memory(error):
+            _fail(OUT_OF_MEMORY)
+        if not isinstance(error, OSError):
             raise
-        _fail(OUT_OF_MEMORY)
+        _fail(
+            f"{shortened(str(error.filename or 'stdout'))}: {error.strerror or error}: choose another file or directory"
+        )
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what cannot be written into results.
+
+    Raises:
+        UsageError: a word of the command line that is no text in the locale's encoding, such as a path of other bytes.
+    """
+    for word in words:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError(f"{shortened(word)} is no UTF-8: rename the file or directory")
 
 
 def _fail(message: str, code: int = 1) -> None:
-    print(f"sdscissor: error: {' '.join(message.split())}", file=sys.stderr)
+    """Say what is wrong in one line, and end; without a message stdout is closed, which nobody reads."""
+    if message:
+        console.print(f"sdscissor: error: {' '.join(message.split())}", soft_wrap=True, highlight=False)
+    else:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

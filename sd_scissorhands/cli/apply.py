@@ -10,7 +10,7 @@ import typer
 from ..places import RUNS, file_name
 from ..results.models import AppliedDelta
 from ..settings import model_named
-from .options import Json, Quiet, in_panel, printable
+from .options import Json, Quiet, in_panel
 
 how = in_panel("Run")
 
@@ -49,15 +49,15 @@ def default_output(base: str, delta: Path) -> Path:
     return RUNS / file_name(Path(base).name, delta.stem)
 
 
-def in_words(applied: AppliedDelta) -> dict[str, str]:
-    """The result for people; a stranger's file must not steer their terminal."""
+def in_words(applied: AppliedDelta) -> dict[str, str | None]:
+    """The result for people."""
     share = applied.weights / applied.size if applied.size else 0
-    lines = {
+    return {
         "applied": f"{applied.delta} to {applied.base}",
         "erased": f"{', '.join(applied.concepts)} ({applied.recipe}, seed {applied.seed})",
         "changed": f"{applied.weights:,} of {applied.size:,} weights ({share:.3%})",
         "checked": f"base and result are those of the delta, sha256 {applied.weights_sha256[:12]}",
         "seconds": str(applied.seconds),
         "model": applied.output_dir,
+        "left out": applied.left_out,
     }
-    return {name: printable(line) for name, line in lines.items()}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from .flags import with_flags_of
-from .options import Init, Json, Public, PushToHub, Quiet, in_panel, repo_to_push
+from .options import Json, Own, Public, PushToHub, Quiet, in_panel, repo_to_push
 
 what, how = map(in_panel, ("What", "Run"))
 
@@ -19,7 +19,7 @@ def erase(
     output_dir: Annotated[Path | None, what("The run directory; the erased model is its model/.", "runs/MODEL-CONCEPTS-seedN")] = None,
     output_format: Annotated[str, what(f"Beside model/ also a file for other programs: {', '.join(OUTPUT_FORMATS[1:])}.", True)] = "diffusers",
     config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
-    init: Init = None,
+    own: Own = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
     dry_run: Annotated[bool, how("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
     push_to_hub: PushToHub = None,
@@ -37,7 +37,7 @@ def erase(
 
         sdscissor erase --concept "a red fox" --anchor "a grey cat" --dry-run
     """
-    settings = load_settings(EraseSettings, config, given | {"init": init})
+    settings = load_settings(EraseSettings, config, given, own=own or ())
     from .. import api, show
     from ..forecast import forecast
     from ..machine import Processes
@@ -45,12 +45,14 @@ def erase(
     show.still_libraries()
     if dry_run:
         show.one_thread_if_small(settings.model)
-        return show.forecast(forecast(settings), as_json)
+        return show.result(forecast(settings), as_json)
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
     result = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
     if Processes.here().main:
         if repo:
             from ..publishing import publish
 
-            result = replace(result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown))
+            result = replace(
+                result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown, on_skipped=show.note)
+            )
         show.result(result, as_json)

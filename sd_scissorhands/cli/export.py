@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
 from ..results.models import Difference, DifferenceRow, Verification
 from ..settings import OUTPUT_FORMATS, UserError
-from .options import Json, Public, PushToHub, Quiet, in_panel, printable, repo_to_push
+from ..terminal import console
+from .options import Json, Public, PushToHub, Quiet, in_panel, repo_to_push
 
 what, how = map(in_panel, ("What", "Run"))
 
@@ -24,6 +24,7 @@ def export(
     output: Annotated[Path | None, what("File, for diffusers directory; must not exist yet.", "in RUN, by its name")] = None,
     dtype: Annotated[str | None, what("float32, float16 or bfloat16.", "as saved; with --base as there")] = None,
     base: Annotated[Path | None, what("For single-file: your .safetensors, of which the UNet alone is replaced.")] = None,
+    unet: Annotated[Path | None, what("The UNet's weights from this .safetensors; the rest is RUN's.")] = None,
     push_to_hub: PushToHub = None,
     public: Public = False,
     as_json: Json = False,
@@ -52,25 +53,32 @@ def export(
             f"--push-to-hub is not for --base {base}, whose licence no card here knows: upload the file yourself"
         )
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
-    if repo and not (to or output or dtype):
-        return show.values({"uploaded": str(run), "hub": publish(run, repo, progress=shown)}, as_json)
+    if repo and not (to or output or dtype or unet):
+        return show.values(
+            {"uploaded": str(run), "hub": publish(run, repo, progress=shown, on_skipped=show.note)}, as_json
+        )
     to = to or ("diffusers" if repo else "single-file")
     show.one_thread_if_small(str(run))
-    exported = run_export(run, to, output=output, dtype=dtype, base=base, progress=shown)
+    source = Path(show.with_unet(str(run), unet))
+    exported = run_export(source, to, output=output, dtype=dtype, base=base, progress=shown)
     if repo:
-        exported = replace(exported, hub=publish(Path(exported.output), repo, source=run, progress=shown))
+        exported = replace(
+            exported, hub=publish(Path(exported.output), repo, source=source, progress=shown, on_skipped=show.note)
+        )
     if as_json:
         return show.values(exported.to_json(), True)
     lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
+    lines |= {"left out": exported.left_out} if exported.left_out else {}
     lines |= {"bytes": f"{exported.bytes:,}", "seconds": str(exported.seconds), "output": exported.output}
-    show.lines(lines | {"hub": exported.hub})
+    show.lines(lines | {"note": exported.note, "hub": exported.hub})
 
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="Run or diffusers directory, .safetensors, hub id, or tiny.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same; layouts may differ.")],
     by: Annotated[str, what("block, layer or parameter.", True)] = "block",
+    unet: Annotated[Path | None, what("B's UNet has the weights of this .safetensors.", True)] = None,
     plot: Annotated[Path | None, what("Also draw it, into this .svg.")] = None,
     limit: Annotated[int, what("Rows of the table at most, those that differ most; --json has all.", True)] = 40,
     as_json: Json = False,
@@ -84,7 +92,7 @@ def diff(
 
         sdscissor diff CompVis/stable-diffusion-v1-4 runs/nudity --plot difference.svg
     """
-    if plot is not None and plot.suffix != ".svg":
+    if plot is not None and plot.suffix.lower() != ".svg":
         raise typer.BadParameter(f"{plot} does not end with .svg", param_hint="--plot")
     from .. import show
 
@@ -92,6 +100,7 @@ def diff(
     from ..models.diff import difference
 
     show.one_thread_if_small(b)
+    b = show.with_unet(b, unet)
     found = difference(a, b, by=by, progress=show.progress(quiet))
     if plot is not None:
         from ..disk import write_text
@@ -149,12 +158,12 @@ def _show_difference(found: Difference, limit: int) -> None:
         "all that was compared", found.weights, found.changed, found.share, found.relative_l2, found.max_abs
     )
     table.add_row(*_cells(total), style="bold")
-    show.console.print(table)
+    console.print(table)
     groups = f"{len(found.rows)} of {len(found.rows) + found.same} {found.by}s differ"
     shown = f", {len(most)} are shown" if len(most) < len(found.rows) else ""
     lines = {"compared": f"{found.tensors:,} tensors; {groups}{shown}"}
     unmatched = ((f"only in {found.a}", found.only_a), (f"only in {found.b}", found.only_b), ("of another shape", found.other_shape))  # fmt: skip
-    lines |= {label: f"{len(names)} tensors, as {_plain(names[0])}" for label, names in unmatched if names}
+    lines |= {label: f"{len(names)} tensors, as {names[0]}" for label, names in unmatched if names}
     if found.rounded:
         lines["precision"] = f"{found.rounded} tensors are in another one, and were compared in the coarser"
     lines |= {"plot": found.plot} if found.plot else {}
@@ -163,18 +172,13 @@ def _show_difference(found: Difference, limit: int) -> None:
 
 def _cells(row: DifferenceRow) -> list[str]:
     sizes = ["not finite" if value is None else f"{value:.3g}" for value in (row.relative_l2, row.max_abs)]
-    return [_plain(row.name), f"{row.size:,}", f"{row.share:.2%}", *sizes]
+    return [row.name, f"{row.size:,}", f"{row.share:.2%}", *sizes]
 
 
 def _show_verification(found: Verification) -> None:
-    from .. import show
-
     for check in found.checks:
-        mark = {True: "[green]holds[/green]  ", False: "[red]FAILS[/red]  ", None: "not checked  "}[check.holds]
-        show.console.print(f"{mark}{_plain(check.what)}: {_plain(check.found)}", highlight=False)
+        mark, colour = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("not checked", "")}[check.holds]
+        console.print(mark, end="  ", style=colour, highlight=False)
+        console.print(f"{check.what}: {check.found}", highlight=False)
     for text in found.never_checked:
-        show.console.print(f"not checked  {escape(text)}", highlight=False, style="dim")
-
-
-def _plain(text: str) -> str:
-    return escape(printable(text))
+        console.print(f"not checked  {text}", highlight=False, style="dim")

@@ -6,12 +6,14 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..declaration import PANELS, Declared, declared_of
+from ..settings import UsageError, flag
 
 Field = tuple[str, Any, Declared, bool]  # name, type, declaration, whether it must be given
 
@@ -26,6 +28,7 @@ def with_flags_of(kind: type, more: Sequence[Field] = ()) -> Callable[[Callable[
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        """The command with a flag for each field, and its settings as the first argument."""
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         fields = {field[0]: field for field in (*fields_of(kind), *more)}
         ordered = sorted(fields.values(), key=lambda field: _place(field[2]))
@@ -42,6 +45,34 @@ def with_flags_of(kind: type, more: Sequence[Field] = ()) -> Callable[[Callable[
         return with_given
 
     return decorate
+
+
+class CommandWithOwnFlags(TyperCommand):
+    """A command that also takes what scorers and edits declare as flags: --damping 0.2 is --set damping=0.2.
+
+    Their files import torch, so that they are not read for --help.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click; other flags that nobody declares are its errors."""
+        known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        rewritten, rest = [], iter(args)
+        for word in rest:
+            head, sign, value = word.partition("=")
+            if head.startswith("--") and head not in known and head[2:].replace("-", "_") in _own_settings(args):
+                value = value if sign else next(rest, "")
+                word = f"--set={head[2:]}={value}"
+            rewritten.append(word)
+        return super().parse_args(ctx, rewritten)
+
+
+def _own_settings(words: Sequence[str]) -> Collection[str]:
+    """The settings that scorers and edits declare; none where --help is among the words."""
+    if "--help" in words:
+        return ()
+    from ..methods.method import declared_settings
+
+    return declared_settings()
 
 
 def fields_of(kind: type) -> list[Field]:
@@ -89,9 +120,11 @@ def _single(hint: Any) -> Any:
 
 def _plain(field: Field, value: Any) -> Any:
     """A flag's value as the settings hold it: tuples for lists."""
-    _, hint, declared, _ = field
+    name, hint, declared, _ = field
     if declared.listed:
         words = [word.strip() for word in value.split(",") if word.strip()]
+        if not words:
+            raise UsageError(f"{flag(name)} {value!r} names none")
         kind = typing.get_args(_single(hint))[0]
         return tuple(kind(word) for word in words)
     return tuple(value) if isinstance(value, list) else value

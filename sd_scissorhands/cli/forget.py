@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from ..settings import ForgetSettings, load_settings
 from .flags import with_flags_of
-from .options import Init, Json, Quiet, in_one_process, in_panel
+from .options import Json, Own, Quiet, in_one_process, in_panel
 
 what, how = map(in_panel, ("What", "Run"))
 
@@ -17,7 +17,7 @@ def forget(
     given: dict[str, Any],
     output_dir: Annotated[Path | None, what("The run directory; the model is its model/.", "runs/MODEL-WHAT-RECIPE-seedN")] = None,
     config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
-    init: Init = None,
+    own: Own = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -32,7 +32,7 @@ def forget(
 
         sdscissor forget --model my-resnet --data pictures --forget-class cat --output-dir runs/no-cats
     """
-    settings = load_settings(ForgetSettings, config, given | {"init": init})
+    settings = load_settings(ForgetSettings, config, given, own=own or ())
     from .. import api, show
 
     show.still_libraries()

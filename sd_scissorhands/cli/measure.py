@@ -12,6 +12,8 @@ from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..evaluation.evaluate_settings import EvaluateSettings
 from ..evaluation.metrics import gate_values, gates_of
+from ..results.evaluation import NudityEvaluation
+from ..settings import UserError
 from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 
@@ -33,6 +35,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure what a model still draws. A killed evaluation continues when the command is repeated.
+
+    Of --images, a file that cannot be read is named and the others are judged; the exit code is then 1.
 
     Several processes share the drawing: accelerate launch -m sd_scissorhands eval ...
 
@@ -57,10 +61,18 @@ def evaluate(
     speaks = Processes.here().main
     if settings.kind == "images" and not speaks:
         return  # there is nothing to share
-    told = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
+    settings = api.composed(settings)
     if speaks:
-        show.result(told, as_json)
-        check_gates(gates, gate_values(told))
+        show.origin(settings.model)
+    result = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
+    if speaks:
+        show.result(result, as_json)
+        check_gates(gates, gate_values(result))
+        if isinstance(result, NudityEvaluation) and result.unreadable:
+            raise UserError(
+                f"{len(result.unreadable):,} of the pictures in --images {settings.images} could not be read, and the figures are of "
+                f"the other {result.images:,}: replace or remove them"
+            )
 
 
 def attack_options() -> list[Field]:
@@ -119,7 +131,9 @@ def attack(
     from ..machine import Processes
 
     show.still_libraries()
-    told = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
+    settings = api.composed(settings)
+    show.origin(settings.model)
+    result = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
-        show.result(told, as_json)
-        check_gates(gates, told.to_json() | {name: column.value(told) for name, column in columns.items()})
+        show.result(result, as_json)
+        check_gates(gates, result.to_json() | {name: column.value(result) for name, column in columns.items()})

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from ..models.hub import Repo
-from ..settings import UserError
+from ..settings import UsageError, UserError
 
 Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.", rich_help_panel="Run"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Run")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps, cpu or auto.", show_default="auto", rich_help_panel="Run")]
-Init = Annotated[
-    str | None,
+Own = Annotated[
+    list[str] | None,
     typer.Option(
-        help="New values of --edit reinitialise: layer, kaiming or trunc_normal.", show_default="by recipe",
-        rich_help_panel="Scores, selection, edit",
+        "--set", metavar="NAME=VALUE", rich_help_panel="Scores, selection, edit",
+        help="A setting that the scorer or the edit declares, such as init=kaiming or damping=0.2, or one that else only "
+        "a file gives. Repeatable. What they declare is a flag, too: --init kaiming.",
     ),
 ]  # fmt: skip
 PushToHub = Annotated[
@@ -36,11 +36,6 @@ Public = Annotated[
 NoBlur = Annotated[
     bool, typer.Option("--no-blur", help="Show explicit pictures in the report as they are.", rich_help_panel="Run")
 ]
-
-
-def printable(text: str) -> str:
-    """What a stranger's file says, which must not steer the terminal."""
-    return "".join(filter(str.isprintable, text))
 
 
 class GateMissed(Exception):
@@ -62,7 +57,9 @@ def in_one_process(command: str) -> None:
     Raises:
         UserError: a launcher started several.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    from ..machine import process_count
+
+    if process_count() > 1:
         raise UserError(f"{command} runs in one process: start it without accelerate launch or torchrun")
 
 
@@ -76,33 +73,12 @@ def repo_to_push(name: str | None, public: bool) -> Repo | None:
         UserError: it may not.
     """
     if name is None:
-        refuse("--push-to-hub", {"--public": public or None})
+        if public:
+            raise UsageError("--public has no effect without --push-to-hub")
         return None
     repo = Repo(name, public)
     repo.check()
     return repo
-
-
-def check_numbers(threshold: float | None, least_one: dict[str, int | None]) -> None:
-    """Refuse numbers that mean nothing."""
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise typer.BadParameter(f"{threshold} is outside [0, 1]", param_hint="--threshold")
-    for name, value in least_one.items():
-        if value is not None and value < 1:
-            raise typer.BadParameter(f"{value} is too small: it must be at least 1", param_hint=name)
-
-
-def check_choice(hint: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is none of those allowed."""
-    if value is not None and value not in allowed:
-        raise typer.BadParameter(f"{value!r} is unknown: choose {', '.join(allowed)}", param_hint=hint)
-
-
-def refuse(needs: str, given: dict[str, Any]) -> None:
-    """Refuse options that would have no effect."""
-    for name, value in given.items():
-        if value is not None:
-            raise typer.BadParameter(f"has no effect without {needs}", param_hint=name)
 
 
 # ---------------------------------------------------------------- gates
@@ -123,9 +99,11 @@ def parse_gates(
             if name not in known:
                 raise typer.BadParameter(f"{name!r} is no figure of this: choose {', '.join(known)}", param_hint=hint)
             try:
-                gates.append((name, float(bound), is_above))
+                gates.append((name, number := float(bound), is_above))
             except ValueError:
                 raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=hint) from None
+            if not math.isfinite(number):
+                raise typer.BadParameter(f"{text!r} holds every model or none: give a finite number", param_hint=hint)
     return gates
 
 

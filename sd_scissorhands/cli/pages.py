@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from ..terminal import Terminal
 from .options import Json, NoBlur, Quiet, in_one_process
 
 
 def concepts(as_json: Json = False) -> None:
     """List the presets and the words of the embedded world."""
-    from .. import show
     from ..concepts import presets
+    from ..tiny import world
 
-    show.concepts(presets(), as_json)
+    words = {domain: list(names) for domain, names in world.CATEGORIES.items()}
+    if as_json:
+        listed = [
+            {name: getattr(one, name) for name in ("name", "title", "kind", "explicit", "summary")} | {"prompts": len(one.pairs)}
+            for one in presets()
+        ]  # fmt: skip
+        return print(json.dumps({"presets": listed, "tiny": words}))
+    table = Table("name", "kind", "what goes", "prompts")
+    for concept in presets():
+        table.add_row(concept.name, concept.kind, concept.summary, str(len(concept.pairs)))
+    stdout = Terminal()
+    stdout.print(table)
+    stdout.print("With --model tiny: " + "; ".join(f"{domain} {', '.join(names)}" for domain, names in words.items()))
+    stdout.print("Anything else: --concept TEXT --anchor TEXT")
 
 
 def recipes(as_json: Json = False) -> None:
     """List the recipes: what each does, what it is for and where it comes from; --json says what it sets."""
-    from .. import show
-    from ..recipes import RECIPES
+    from ..recipes import CLASSIFIERS, DENOISERS, RECIPES
 
-    show.recipes(RECIPES, as_json)
+    if as_json:
+        return print(json.dumps({name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}))
+    table = Table("recipe", "for", "what it does", "paper")
+    for name, recipe in RECIPES.items():
+        kinds = {"diffusion": DENOISERS, "classifiers": CLASSIFIERS}
+        fits = ", ".join(kind for kind, profiles in kinds.items() if set(profiles) & set(recipe.fits))
+        table.add_row(name, fits, recipe.summary, recipe.source)
+    Terminal().print(table)
 
 
 def report(
@@ -53,4 +76,4 @@ def demo(
     show.one_thread_if_small("tiny")
     from ..demo import demo
 
-    show.demo(demo(output_dir, concept, count=limit, progress=show.progress(quiet)), as_json)
+    show.result(demo(output_dir, concept, count=limit, progress=show.progress(quiet)), as_json)

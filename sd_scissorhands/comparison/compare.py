@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..disk import atomic, write_json
+from ..disk import atomic, locked, refuse_file_in_place, spreadsheet_cell, write_json
 from ..lineage import MANIFEST
+from ..parsing import read_json
 from ..recipes import RECIPES
 from ..report import write_comparison
 from ..report.comparison_page import ORIGINAL, RETRAIN, ROWS
@@ -26,7 +27,7 @@ from .jobs import Comparison, Job
 from .table import summarise
 
 Subject = Erasures | Forgettings
-ROW = "row.json"  # of a run that is complete: its row, the original's beside it, and what they were made by
+ROW_FILE = "row.json"  # of a run that is complete: its row, the original's beside it, and what they were made by
 
 
 def compare(
@@ -35,7 +36,7 @@ def compare(
     """Make every row that is not there yet, one after the other, and write `root`/rows.json, rows.csv and report.html.
 
     Every run is a run directory, `root`/TARGET/RECIPE-seedN; repeated, a comparison that was killed continues. What the
-    original drew is kept in `root`/TARGET/original-seedN and handed to all of them. A recipe that diverges has a row
+    original drew is stored in `root`/TARGET/original-seedN and handed to all of them. A recipe that diverges has a row
     without figures.
 
     Args:
@@ -45,11 +46,20 @@ def compare(
         UserError: bad input, before any work; rows that were made by other settings.
     """
     subject: Subject = (Erasures if isinstance(comparison.settings, EraseSettings) else Forgettings)(comparison)
-    began, jobs = time.monotonic(), subject.jobs(root)
+    jobs = subject.jobs(root)
     check_root(root, jobs)
+    with locked(root):
+        return _compare(subject, jobs, root, command, progress)
+
+
+def _compare(
+    subject: Subject, jobs: Sequence[Job], root: Path, command: Sequence[str], progress: Progress
+) -> ComparisonResult:
+    began, comparison = time.monotonic(), subject.comparison
+    for job in jobs:
+        rows_of(job)  # that their settings differ is said before their models are read
+    jobs = [dataclasses.replace(job, made_by=job.made_by | subject.contents(job)) for job in jobs]
     found = {job.folder: rows_of(job) for job in jobs}
-    if None in found.values():
-        subject.check()
     for number, job in enumerate(jobs, 1):
         if found[job.folder] is None:
             prefix = f"{number}/{len(jobs)} {job.name}"
@@ -75,15 +85,14 @@ def check_root(root: Path, jobs: Sequence[Job]) -> None:
     Raises:
         UserError: it is a file, a run or a measurement; or two targets would share a directory.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--output-dir {root} is a file: choose another")
+    refuse_file_in_place(root)
     if any((root / name).exists() for name in (MANIFEST, "summary.json")):
         raise UserError(f"--output-dir {root} holds a run or a measurement: choose a new directory for the comparison")
     owners: dict[Path, str] = {}
     for job in jobs:
         if owners.setdefault(job.folder.parent, job.target) != job.target:
             raise UserError(
-                f"{job.target!r} and {owners[job.folder.parent]!r} are too alike to be kept apart in {root}"
+                f"{job.target!r} and {owners[job.folder.parent]!r} are too alike to have folders of their own in {root}"
             )
 
 
@@ -93,12 +102,12 @@ def rows_of(job: Job) -> dict[str, ComparisonRow] | None:
     Raises:
         UserError: the directory holds something else, or a row that was made by other settings.
     """
-    file = job.folder / ROW
+    file = job.folder / ROW_FILE
     if not file.exists():
         check_free(job.folder, job.settings, resume=True)
         return None
     try:
-        found = json.loads(file.read_text())
+        found = read_json(file)
         theirs = ADDED | found["made_by"]
         rows = {name: ComparisonRow.from_json(row) for name, row in found["rows"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -126,7 +135,7 @@ def make(job: Job, subject: Subject, progress: Progress) -> dict[str, Comparison
         rows = {"model": subject.nothing(job, str(error))}
     text = json.dumps({name: row.to_json() for name, row in rows.items()})
     made = json.loads(text, parse_constant=lambda constant: None)  # JSON knows neither NaN nor infinity
-    write_json(job.folder / ROW, {"made_by": job.made_by, "rows": made})
+    write_json(job.folder / ROW_FILE, {"made_by": job.made_by, "rows": made})
     return {name: ComparisonRow.from_json(row) for name, row in made.items()}
 
 
@@ -157,7 +166,7 @@ def _write_csv(path: Path, rows: Sequence[ComparisonRow]) -> None:
         for name, count in row.n.items():
             low, high = row.intervals.get(name) or (None, None)
             line |= {f"n_{name}": count, f"{name}_low": low, f"{name}_high": high}
-        flat.append(line)
+        flat.append({name: spreadsheet_cell(value) for name, value in line.items()})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for line in flat for name in line)), lineterminator="\n")
     writer.writeheader()

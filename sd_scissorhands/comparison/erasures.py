@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..attacks import ATTACKS
+from ..attacks.attack import hash_attack_files
 from ..attacks.attack_settings import AttackSettings, NamedAttack
 from ..attacks.base import ASR, Column
+from ..disk import hash_text
+from ..erasure import hash_named_files
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.metrics import figure_names
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
-from ..models.locate import domain_of_model
+from ..models.locate import domain_of_model, locate
 from ..report import write_card, write_report
 from ..report.comparison_page import ORIGINAL
 from ..results.attack import AttackResult
-from ..results.comparison import ColumnNote, ComparisonRow, Number
+from ..results.comparison import ColumnNote, ComparisonRow
 from ..run import Progress
 from ..settings import EraseSettings
 from .jobs import Comparison, Job, intervals, jobs_of
 from .measure import Measured, Measurements, measure
 
-COSTS = ("trimmed", "seconds")  # of an erasure
+ERASURE_COSTS = ("trimmed", "seconds")  # of an erasure
 ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # what an attack depends on
 
 
@@ -56,21 +62,32 @@ class Erasures:
         targets = [(one, {"concepts": (one,)}) for one in self.concepts]
         return jobs_of(self.comparison, self.domain.profile, root, targets, self._depends_on)
 
-    def check(self) -> None:
-        """Open the judges, and look at the model's files, before work starts."""
+    def contents(self, job: Job) -> dict[str, str]:
+        """What a row depends on beside settings: hashes of models, judges and files. So they are checked before work starts."""
+        concept, facts = self.concepts[job.target], [judge.facts for judge in self._judges(job.target).judges]
+        found = {
+            "model_sha256": self._model_sha256, "concept_sha256": hash_text(json.dumps(asdict(concept))),
+            "judges_sha256": hash_text(json.dumps(facts)),
+            **{f"{name}_sha256": value for name, value in hash_named_files(job.settings).items()},
+        }  # fmt: skip
+        for name, one in self._attacks(job.settings).items():
+            found |= {f"attack_{name}_{what}": value for what, value in hash_attack_files(one).items()}
+        return found
+
+    @cached_property
+    def _model_sha256(self) -> str:
         check_models(self.model, None)
-        for name in self.concepts:
-            self._judges(name)
+        return locate(self.model).sha256
 
     def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
         """Erase, evaluate and attack: "model" -> its row, "original" -> the original's."""
         seed, measures = job.settings.seed, self.measures
-        looks = concept_evaluation.ConceptRequest(
+        request = concept_evaluation.ConceptRequest(
             seed=seed, count=measures.count, erased=tuple(one for one in erased_from(self.model) if one != job.target),
             steps=measures.sampling_steps, guidance=measures.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
         what = Measurements(
-            self.concepts[job.target], self.model, self._judges(job.target), looks, self._attacks(job.settings),
+            self.concepts[job.target], self.model, self._judges(job.target), request, self._attacks(job.settings),
             job.folder.parent / f"{ORIGINAL}-seed{seed}", self.anchor,
         )  # fmt: skip
         measured = measure(job.settings, job.folder, what, progress)
@@ -81,7 +98,7 @@ class Erasures:
     def nothing(self, job: Job, why: str) -> ComparisonRow:
         """The row of a run that diverged."""
         names = (*figure_names(), "asr", *attack_columns(self.measures.attacks))
-        return job.row(figures=dict.fromkeys(names), costs=dict.fromkeys(COSTS), failed=why)
+        return job.row(figures=dict.fromkeys(names), costs=dict.fromkeys(ERASURE_COSTS), failed=why)
 
     def _judges(self, name: str) -> JudgeSet:
         """The judges of a concept; one concept's at a time, for their models are large."""
@@ -127,18 +144,13 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
     counts = {name: results[one.name].n or 0 for name, (one, column) in columns.items() if column.unit == "share"}
     n = evaluation.n | counts
 
-    def row(
-        recipe: str | None, own: Mapping[str, Number], which: str, costs: Mapping[str, Any], collapsed: bool
-    ) -> ComparisonRow:
-        attacked = {name: getattr(column, which)(results[one.name]) for name, (one, column) in columns.items()}
-        figures = {**own, "asr": None, **attacked}
-        return job.row(
-            recipe, figures=figures, costs={cost: costs.get(cost) for cost in COSTS}, n=n, collapsed=collapsed,
-            intervals=intervals(figures, n, [*own, *columns]), original_asr=first.original.asr_after, broken=first.broken,
+    rows, costs = {}, measured.erasure.to_json()
+    for name, own, which in (("model", evaluation.figures, "value"), (ORIGINAL, evaluation.original, "original")):
+        attacked = {metric: getattr(column, which)(results[one.name]) for metric, (one, column) in columns.items()}
+        figures, ours = {**own, "asr": None, **attacked}, name == "model"
+        rows[name] = job.row(
+            None if ours else name, figures=figures, costs={cost: costs.get(cost) if ours else None for cost in ERASURE_COSTS},
+            n=n, collapsed=ours and evaluation.collapse.collapsed, intervals=intervals(figures, n, [*own, *columns]),
+            original_asr=first.original.asr_after, broken=first.broken,
         )  # fmt: skip
-
-    collapsed = evaluation.collapse.collapsed
-    return {
-        "model": row(None, evaluation.figures, "value", measured.erasure.to_json(), collapsed),
-        ORIGINAL: row(ORIGINAL, evaluation.original, "original", {}, False),
-    }
+    return rows

@@ -10,6 +10,7 @@ from typing import Any
 from ..classifier.data import class_number
 from ..classifier.metrics import CLASSIFIER_METRICS
 from ..classifier.reading import digits
+from ..disk import hash_files
 from ..report import write_forgetting_report
 from ..report.comparison_page import ORIGINAL, RETRAIN
 from ..results.comparison import COSTS, ColumnNote, ComparisonRow
@@ -25,19 +26,29 @@ class Forgettings:
     kind = "classifier"
 
     def __init__(self, comparison: Comparison):
-        self.comparison, self.columns = comparison, dict[str, ColumnNote]()
+        self.comparison, self.columns, self._hashes = comparison, dict[str, ColumnNote](), dict[Path, str]()
 
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
         targets = [(_named(target), target) for target in self.comparison.targets]
         return jobs_of(self.comparison, "classifier", root, targets, _depends_on)
 
-    def check(self) -> None:
-        """Look up the classes, where it costs nothing to know them."""
-        if self.comparison.settings.model == DIGITS:
-            for target in self.comparison.targets:
-                if "forget_class" in target:
-                    class_number(digits().train.names, target["forget_class"], "--forget-class")
+    def contents(self, job: Job) -> dict[str, str]:
+        """What a row depends on beside settings: hashes of models and data. A class is looked up where it costs nothing."""
+        s = job.settings
+        if s.model == DIGITS and s.forget_class is not None:
+            class_number(digits().train.names, s.forget_class, "--forget-class")
+        named = {"model": s.model, "retrained": s.retrained, "data": s.data}
+        return {
+            f"{name}_sha256": self._hash(Path(path)) for name, path in named.items() if path and Path(path).exists()
+        }
+
+    def _hash(self, path: Path) -> str:
+        """Of a file, or of all files of a folder; each is read once."""
+        if path not in self._hashes:
+            files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+            self._hashes[path] = hash_files(files, path.parent)
+        return self._hashes[path]
 
     def rows(self, job: Job, progress: Progress) -> dict[str, ComparisonRow]:
         """Forget and measure: "model" -> its row, "original" and, where it is known, "retrain" -> theirs."""
@@ -88,16 +99,17 @@ def _group(settings: ForgetSettings) -> str:
 def forgotten_rows(job: Job, result: ForgetResult) -> dict[str, ComparisonRow]:
     """The rows of a model that forgot, of the original and, where it is known, of the model retrained without D_f."""
 
-    def row(recipe: str | None, figures: Figures, costs: dict[str, Any], intervals: Intervals) -> ComparisonRow:
-        return job.row(
-            recipe, figures={name: figures.get(name) for name in CLASSIFIER_METRICS}, costs=costs, n=dict(result.n),
-            intervals={name: list(ends) for name, ends in intervals.items()}, group=_group(job.settings),
+    beside = result.intervals_beside
+    models: dict[str, tuple[Figures | None, Intervals | None]] = {
+        "model": (result.figures, result.intervals), ORIGINAL: (result.original, beside.get("original")),
+        RETRAIN: (result.retrained, beside.get("retrained")),
+    }  # fmt: skip
+    return {
+        name: job.row(
+            name if name != "model" else None, figures={metric: figures.get(metric) for metric in CLASSIFIER_METRICS},
+            costs={cost: getattr(result, cost) if name == "model" else None for cost in COSTS}, n=dict(result.n),
+            intervals={metric: list(ends) for metric, ends in (intervals or {}).items()}, group=_group(job.settings),
             forgotten=result.forget,
-        )  # fmt: skip
-
-    costs = {name: getattr(result, name) for name in COSTS}
-    rows = {"model": row(None, result.figures, costs, result.intervals)}
-    for name, key, figures in ((ORIGINAL, "original", result.original), (RETRAIN, "retrained", result.retrained)):
-        if figures:
-            rows[name] = row(name, figures, dict.fromkeys(COSTS), result.intervals_beside[key])
-    return rows
+        )
+        for name, (figures, intervals) in models.items() if figures
+    }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings, NamedAttack, parse_attacks
 from ..evaluation.chance import wilson
+from ..places import shortened
 from ..recipes import RECIPES, recipes_for
 from ..results.comparison import ComparisonRow, Number
 from ..run import NOT_IDENTITY
@@ -158,7 +159,7 @@ def jobs_of(
 
 def folder_name(text: str) -> str:
     """Words as a name of a directory."""
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)[:80]
+    return shortened("".join(c if c.isalnum() or c in "-_" else "-" for c in text))
 
 
 def intervals(

@@ -41,8 +41,8 @@ class Measurements:
 
     concept: Concept
     baseline: str
-    panel: JudgeSet
-    looks: concept_evaluation.ConceptRequest
+    judges: JudgeSet
+    request: concept_evaluation.ConceptRequest
     attacks: Mapping[str, AttackSettings]  # folder under attack/ -> the attack, whatever model it names
     original: Path  # collects what the original drew, as a run directory does
     anchor: str | None = None  # of a concept in free text
@@ -64,10 +64,10 @@ def measure(settings: EraseSettings, folder: Path, what: Measurements, progress:
         UserError: as `erase`, `evaluate` and `attack`.
     """
     erasure = erase(settings, folder, resume=True, progress=progress)
-    place = Path("eval") / what.panel.domain.evaluation
+    place = Path("eval") / what.judges.domain.evaluation
     share_original(what.original / place, folder / place)
     evaluation = concept_evaluation.evaluate(
-        erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.panel, request=what.looks
+        erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.judges, request=what.request
     )
     attacks = {}
     share_original(folder / place, what.original / place)

@@ -82,7 +82,7 @@ class Batches:
         latents = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], latents)
         words, fork = self.forget_words(rows, generator), generator.clone_state()
         others = torch.randint(len(data["retain_condition"]), (self.size,), generator=generator).to(device)
-        shared = (self.denoiser, settings.guidance, part, self.size, torch.arange(self.size))
+        shared = (part, self.size, self.denoiser, settings.guidance, torch.arange(self.size))
         no_words = data["empty_condition"].expand(self.size, -1, -1)
         forget = ConceptSamples(
             *shared, latents, t, noise, words, no_words, own_words=data["forget_condition"][rows],

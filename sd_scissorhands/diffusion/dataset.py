@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..methods.distributed import SINGLE_PROCESS, ProcessGroup
-from ..settings import EraseSettings, UserError
+from ..picture_folders import list_pictures, named
+from ..pictures import PictureError, centre_square, read_frames, read_many, refuse_unreadable
+from ..settings import EraseSettings
 from .denoiser import Denoiser
 from .probes import shows
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are sampled together
 
 
@@ -51,7 +50,8 @@ def gather(
     def latents(name: str, prompts: Sequence[str], folder: str | None, side: int) -> dict[str, Tensor]:
         """Of the pictures of a folder, or of what the model draws."""
         if folder:
-            mean, deviation = encode_pictures(denoiser, list_pictures(Path(folder)), len(prompts), tick)
+            files = list_pictures(Path(folder), settings.recursive).files
+            mean, deviation = encode_pictures(denoiser, files, len(prompts), tick)
             return {f"{name}_latents": mean, f"{name}_deviation": deviation}
         seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
         steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
@@ -104,32 +104,32 @@ def encode_pictures(denoiser: Denoiser, files: Sequence[Path], count: int, tick)
     return mean, deviation
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Picture files of a directory, sorted.
+def check_pictures(where: str, folder: str, count: int, *, recursive: bool = False) -> list[str]:
+    """Read the first `count` pictures of a folder, which are to be learned from; remarks on what is left out.
+
+    All that cannot be read are refused at once, and none is left out: a model must not have learned from fewer pictures
+    than its run records.
 
     Raises:
-        UserError: no such directory, or no picture in it.
+        UserError: see `list_pictures`, or pictures that cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no directory of pictures")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
-    if not files:
-        raise UserError(f"{folder} holds no picture ({', '.join(PICTURES)})")
-    return files
+    listing = list_pictures(Path(folder), recursive)
+    errors, several = [], []
+    for path, found in read_many(listing.files[:count], "first"):
+        if isinstance(found, PictureError):
+            errors.append(found)
+        elif found.total > 1:
+            several.append(path.name)
+    refuse_unreadable(f"{where} {folder}", errors)
+    firsts = f"{where}: of files with several frames the first is learned from: {named(several)}"
+    return listing.remarks(where) + [firsts] * bool(several)
 
 
 def read_picture(file: Path, size: int) -> Tensor:
-    """A picture, its centre square resized: (1, 3, size, size) float32 in [-1, 1].
+    """A picture's first frame, on white, its centre square resized: (1, 3, size, size) float32 in [-1, 1].
 
     Raises:
-        UserError: not a readable picture.
+        PictureError: not a readable picture.
     """
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{file} is no readable picture: {error}") from None
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    square = centre_square(read_frames(file, "first", background=255)[0], size)
+    return torch.from_numpy(square).permute(2, 0, 1)[None].float() / 127.5 - 1

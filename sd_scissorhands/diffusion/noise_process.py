@@ -77,18 +77,21 @@ class Discrete(Process):
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """See `Process.target`: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
         if not self.velocity:
             return noise
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
     def clean(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """See `Process.clean`."""
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         if self.velocity:
             return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
         return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
 
     def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """See `Process.leading_to`."""
         alpha = self.alphas[t].view(-1, 1, 1, 1)
         if self.velocity:
             return (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()
@@ -103,10 +106,11 @@ class Discrete(Process):
         return ((1 - self.alphas[t]) / self.alphas[t]).clamp_max(1)
 
     def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
-        """By DDIM, as ESD samples (Gandikota et al., section 4.1)."""
+        """By DDIM, as ESD samples (Gandikota et al., section 4.1); latents are clipped only where the config asks for it."""
         from diffusers import DDIMScheduler
 
-        scheduler, noisy = DDIMScheduler.from_config(self.scheduler.config), noise
+        config = {"clip_sample": False, **self.scheduler.config}  # DDIM's own default is True
+        scheduler, noisy = DDIMScheduler.from_config(config), noise
         scheduler.set_timesteps(steps, device=self.device)
         for time in scheduler.timesteps[:stop]:
             noisy = scheduler.step(predict(noisy, time.expand(len(noisy))), time, noisy).prev_sample

@@ -1,6 +1,9 @@
-"""Whether a concept is forgotten and the rest retained, by what student and original predict: a Newton step asks this."""
+"""Whether a concept is forgotten and the rest retained, by what student and original predict: a Newton step needs both."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,10 +12,8 @@ from ..methods.interface import Weights
 from .batches import Batches
 from .denoiser import Denoiser
 
-DRAWS, LEFT = (
-    8,
-    0.1,
-)  # batches that are looked at; share of the way to the anchor that a forgotten concept may have left
+DRAWS = 8  # batches
+LEFT = 0.1  # share of the way to the anchor that a forgotten concept may have left
 BATCH = 32  # pictures that are looked at together
 SHOWN_AT = (0.2, 0.4, 0.6, 0.8)  # timesteps at which a picture's words are compared, as shares of all
 NEARLY = 1.1  # error under the concept's name over that under the picture's own words, up to which it shows the concept
@@ -49,12 +50,11 @@ def shows(denoiser: Denoiser, latents: Tensor, own: Tensor, named: Tensor, *, se
 @torch.no_grad()
 def retained(batches: Batches, teacher: Weights | None) -> float:
     """Share of the teacher's output on the retain set, under noise of its own, that the student gives too (R^2)."""
-    wrong, whole, denoiser = 0.0, 0.0, batches.denoiser
-    for number in range(DRAWS):
-        rows, clean, t, noise, _ = batches.draw("retain", "probe", number)
-        noisy, words = denoiser.noised(clean, noise, t), batches.data["retain_condition"][rows]
-        target = denoiser.predict(noisy, t, words, teacher)
-        wrong += float((denoiser.predict(noisy, t, words) - target).square().sum())
+    wrong = whole = 0.0
+    for predict, rows in _noised(batches, "retain"):
+        words = batches.data["retain_condition"][rows]
+        target = predict(words, teacher)
+        wrong += float((predict(words) - target).square().sum())
         whole += float((target - target.mean()).square().sum())
     return 1 - wrong / whole
 
@@ -62,11 +62,18 @@ def retained(batches: Batches, teacher: Weights | None) -> float:
 @torch.no_grad()
 def forgotten(batches: Batches, teacher: Weights | None) -> bool:
     """Whether the output under the concept's words is at the anchor's, up to `LEFT` of the way between the two."""
-    left, way, denoiser = 0.0, 0.0, batches.denoiser
-    for number in range(DRAWS):
-        rows, clean, t, noise, _ = batches.draw("forget", "probe", number)
-        noisy, words = denoiser.noised(clean, noise, t), batches.data["forget_condition"][rows]
-        target = denoiser.predict(noisy, t, batches.data["anchor_condition"][rows], teacher)
-        left += float((denoiser.predict(noisy, t, words) - target).square().sum())
-        way += float((denoiser.predict(noisy, t, words, teacher) - target).square().sum())
+    left = way = 0.0
+    for predict, rows in _noised(batches, "forget"):
+        words = batches.data["forget_condition"][rows]
+        target = predict(batches.data["anchor_condition"][rows], teacher)
+        left += float((predict(words) - target).square().sum())
+        way += float((predict(words, teacher) - target).square().sum())
     return left <= LEFT * way
+
+
+def _noised(batches: Batches, side: str) -> Iterator[tuple[Callable[..., Tensor], Tensor]]:
+    """(the prediction on noised latents of a side, by condition and weights; their rows), batch by batch."""
+    denoiser = batches.denoiser
+    for number in range(DRAWS):
+        rows, clean, t, noise, _ = batches.draw(side, "probe", number)
+        yield partial(denoiser.predict, denoiser.noised(clean, noise, t), t), rows

@@ -16,8 +16,9 @@ class Domain(Protocol):
     evaluation: str  # kind of its evaluations in results and folder names
     evaluation_title: str  # what that kind is called on a page
     harmless: bool  # whether nothing that it draws can be explicit
-    marker: str | None  # a file in a pipeline's directory that says that the model is of this domain
+    marker: str | None  # a file in a pipeline's directory that marks a model of this domain
     original: str | None  # the original of a model whose run is not known
+    judge_flags: tuple[str, ...] | None  # by which eval is told its judge; None: NudeNet's counts come first
     default_clip: bool  # whether CLIP is opened beside the judge unless it is turned off
     cross_domain_prompts: Mapping[str, str]  # CRA, CRA_forget -> the kind of prompts whose other words it counts
 
@@ -60,7 +61,7 @@ class Domain(Protocol):
         ...
 
     def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
-        """Prompts that leave open what the concept would say: with a less specific word, any other word, or nothing at all.
+        """Prompts that leave open what the concept would name: with a less specific word, any other word, or none.
 
         Args:
             erased: what no prompt names.

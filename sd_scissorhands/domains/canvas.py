@@ -21,6 +21,7 @@ class Canvas:
     evaluation_title, harmless = "embedded world", True
     marker: str | None = "world.json"
     original: str | None = "tiny"
+    judge_flags: tuple[str, ...] | None = ("--canvas",)
     default_clip = False
     cross_domain_prompts: Mapping[str, str] = {"CRA": "retain", "CRA_forget": "forget"}
 
@@ -39,9 +40,9 @@ class Canvas:
         return world_concept(self.spell(text), anchor, beside=beside)
 
     def spares(self, text: str, erased: Sequence[str]) -> bool:
-        """Whether a prompt says something else in every category of what is erased: what is left open may be filled with it."""
+        """Whether a prompt names something else in every category of what is erased: what is left open may be filled with it."""
         named = world.read(text)
-        return all(named.get(str(world.domain_of(name)), name) != name for name in erased)
+        return all(named.get(str(world.category_of(name)), name) != name for name in erased)
 
     def captions(self, count: int, seed: int, without: Sequence[str] = ()) -> list[str]:
         """Captions of the world, synonyms and generic words included, that name none of `without`."""
@@ -57,16 +58,17 @@ class Canvas:
     ) -> dict[str, list[str]]:
         """No forget prompt is among those that the erasure learns from. Retain prompts name a sibling: another concept of the
         same category. Synonym prompts use the world's other words for the concept, twins its anchor. Generic prompts leave
-        the concept's category open, every sixth says nothing at all. Unlisted prompts have a word in the concept's place that is
+        the concept's category open, every sixth is empty. Unlisted prompts have a word in the concept's place that is
         not of the world.
         """
         name, lost = concept.name, {concept.name, *erased}
-        category, rng = str(world.domain_of(name)), np.random.default_rng([seed, 2_000_003])
+        category, rng = str(world.category_of(name)), np.random.default_rng([seed, 2_000_003])
         seen = {forget for forget, _ in concept.pairs}
-        others = [c for c in world.DOMAINS[category] if c not in lost]
-        synonyms = world.DOMAINS[category][name][1:]
+        others = [c for c in world.CATEGORIES[category] if c not in lost]
+        synonyms = world.CATEGORIES[category][name][1:]
 
         def caption(subject: str, spoken: str | None = None) -> str:
+            """A random caption that names the subject, or `spoken` in its place."""
             while True:
                 text = world.caption(world.sample(rng).replace(subject), rng, synonyms=0, generic=0)
                 if subject in text.split() and text not in seen and not (lost - {subject}) & set(text.split()):
@@ -86,9 +88,9 @@ class Canvas:
         }
 
     def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
-        """A third says nothing, a third leaves the concept's category open, a third has a made-up word in the concept's place."""
+        """A third is empty, a third leaves the concept's category open, a third has a made-up word in the concept's place."""
         rng, lost = np.random.default_rng([seed, 3_000_017]), {concept.name, *erased}
-        category = str(world.domain_of(concept.name))
+        category = str(world.category_of(concept.name))
 
         def made_up() -> str:
             word = "".join(rng.choice(list(ascii_lowercase), rng.integers(3, 9)))
@@ -125,10 +127,8 @@ def open_caption(category: str, lost: set[str], rng: np.random.Generator) -> str
 
 
 @cache
-def world_concept(
-    word: str, anchor: str | None = None, count: int = 400, beside: frozenset[str] = frozenset()
-) -> Concept:
-    """A concept of the embedded world: `count` captions that name it by its own name, each with its twin.
+def world_concept(word: str, anchor: str | None = None, beside: frozenset[str] = frozenset()) -> Concept:
+    """A concept of the embedded world: 400 captions that name it by its own name, each with its neutral prompt.
 
     Only the concept's own name is used, never a synonym: what the erasure does to "disc" when "circle" was erased is
     for the evaluation to find out.
@@ -138,26 +138,28 @@ def world_concept(
     """
     concept = world.concept_of(word)
     if concept is None:
-        known = ", ".join(c for concepts in world.DOMAINS.values() for c in concepts)
+        known = ", ".join(c for concepts in world.CATEGORIES.values() for c in concepts)
         raise UserError(f"--concept {word!r} is not of the embedded model's world: choose one of {known}")
     taken = {concept, *(world.concept_of(other) for other in beside)}
-    siblings = [world.ANCHORS[concept], *world.DOMAINS[str(world.domain_of(concept))]]
+    siblings = [world.ANCHORS[concept], *world.CATEGORIES[str(world.category_of(concept))]]
     anchor = anchor or next((c for c in siblings if c not in taken), world.ANCHORS[concept])
-    if world.domain_of(anchor) != world.domain_of(concept) or world.concept_of(anchor) == concept:
-        raise UserError(f"--anchor {anchor!r} must be another {world.domain_of(concept)} of the embedded world")
+    if world.category_of(anchor) != world.category_of(concept) or world.concept_of(anchor) == concept:
+        raise UserError(f"--anchor {anchor!r} must be another {world.category_of(concept)} of the embedded world")
     rng = np.random.default_rng(7)
     pairs: dict[str, str] = {}
-    while len(pairs) < count:
+    while len(pairs) < 400:
         text = world.caption(world.sample(rng).replace(concept), rng, synonyms=0, generic=0)
         if concept in text.split():
             pairs[text] = " ".join(anchor if w == concept else w for w in text.split())
-    category = str(world.domain_of(concept))
-    near = tuple(f"a {c} shape" if category != "shape" else f"a {c}" for c in world.DOMAINS[category] if c != concept)
+    category = str(world.category_of(concept))
+    near = tuple(
+        f"a {c} shape" if category != "shape" else f"a {c}" for c in world.CATEGORIES[category] if c != concept
+    )
     summary = f"The {category} {concept!r} of the embedded world."
     templates = dict.fromkeys(" ".join("{}" if w == concept else w for w in text.split()) for text in pairs)
     return Concept(
         concept, concept.capitalize(), category, summary, False, anchor, tuple(pairs.items()), near, (),
-        (concept,), tuple(templates), world.DOMAINS[category][concept][1:],
+        (concept,), tuple(templates), world.CATEGORIES[category][concept][1:],
         world.GENERIC_NOUNS if category == "shape" else ("",),
     )  # fmt: skip
 

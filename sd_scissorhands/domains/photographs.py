@@ -28,6 +28,7 @@ class Photographs:
     evaluation_title, harmless = "concept's judge", False
     marker: str | None = None
     original: str | None = None
+    judge_flags: tuple[str, ...] | None = None
     default_clip = True
     cross_domain_prompts: Mapping[str, str] = {"CRA": "caption"}
 
@@ -75,7 +76,7 @@ class Photographs:
             "forget": [forget for forget, _ in pairs],
             "synonym": shuffled(others, count // 2, seed) if others else [],
             "retain": shuffled(near, min(count, len(near)), seed) if near else [],
-            "twin": [twin for _, twin in pairs[: count // 2]],
+            "twin": [neutral for _, neutral in pairs[: count // 2]],
             "caption": shuffled(self.captions(count, seed, erased), count - count // 2, seed),
             "generic": shuffled(concept.vague, min(count // 2, len(concept.vague)), seed),
             "unlisted": shuffled(unlisted(concept), count // 2, seed),

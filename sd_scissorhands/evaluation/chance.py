@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BLOCK = 2**20  # draws held at once: 8 MiB of indices and as much of values
+DRAWS_AT_ONCE = 2**20  # draws held at once: 8 MiB of indices and as much of values
 
 
 def wilson(hits: int, n: int) -> list[float]:
@@ -33,7 +33,7 @@ def bootstrap_total(values: Sequence[float], *, seed: int = 0, resamples: int = 
     those sums. It carries over to other prompts of the same kind and other seeds, not to other kinds of prompts. Same
     values in the same order, seed and resamples give the same interval. Memory stays near 16 MiB, or 16 bytes a value.
 
-    Where every value is the same, above all where nothing was found in any picture, it has no width: it says nothing
+    Where every value is the same, above all where nothing was found in any picture, it has no width: it shows nothing
     about what more pictures would show, and `wilson(0, n)` does.
 
     Returns:
@@ -46,7 +46,7 @@ def bootstrap_total(values: Sequence[float], *, seed: int = 0, resamples: int = 
     if some.size < 2:
         return [float(some.sum())] * 2
     found = bootstrap(
-        (some,), np.sum, n_resamples=resamples, batch=max(1, BLOCK // some.size), method="percentile",
+        (some,), np.sum, n_resamples=resamples, batch=max(1, DRAWS_AT_ONCE // some.size), method="percentile",
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     return [float(end) for end in found.confidence_interval]

@@ -23,9 +23,8 @@ from .metrics.collapsed import collapse
 from .metrics.distances import distances
 from .prompts import Row
 from .records import thumbnails
-from .sample import DrawOptions, Recorder, Sampling, check_models, open_for_sampling
+from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, open_for_sampling
 
-SAMPLES = 8  # rows of each kind whose pictures the report shows
 OTHER_SEEDS = 500_000  # what is added to a seed to draw a prompt once more
 UNNAMED = ("generic", "unlisted")  # prompts that do not name the concept, and must give what they gave before
 SEEDS_EACH = 4  # pictures of a prompt under several seeds
@@ -69,6 +68,7 @@ def evaluate(
         model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
         kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**asdict(ours.sampling)),
         seconds=round(time.monotonic() - began, 2), samples=samples(recorded, concept),
+        remarks=(*judges.remarks, *recorder.remarks),
     )  # fmt: skip
     if request.processes.main:
         write_json(folder / "summary.json", result.to_json())
@@ -137,7 +137,7 @@ def again(rows: Mapping[str, Sequence[Row]], kinds: Sequence[str] = ()) -> list[
 
 def sampled(rows: Mapping[str, Sequence[Row]]) -> list[tuple[str, Row]]:
     """The rows whose pictures the report shows, with their kinds."""
-    return [(kind, row) for kind, own in rows.items() if kind != "seeds" for row in own[:SAMPLES]]
+    return [(kind, row) for kind, own in rows.items() if kind != "seeds" for row in own[:SHOWN]]
 
 
 # ---------------------------------------------------------------- figures

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import Concept
+from ..disk import locked
 from ..domains.base import Domain
-from ..lineage import base_of, erased_from
+from ..lineage import baseline_of, erased_from
 from ..machine import Processes
 from ..models.locate import domain_of_model, locate_here
 from ..places import measurement_directory
@@ -22,7 +23,7 @@ from .judges.clip import WITHOUT, open_clip
 from .judges.nudenet import NudeJudge
 from .prompts import choose, read_i2p, read_rows
 
-COUNT = 500  # pictures for UA and for IRA, each
+PICTURES_EACH = 500  # pictures for UA and for IRA, each
 
 
 def evaluate(
@@ -33,19 +34,26 @@ def evaluate(
     Raises:
         UserError: bad input, before any picture is drawn, or a folder that holds another evaluation.
     """
+    processes = processes or Processes.here()
+    with locked(folder, processes.main):
+        return _evaluate(settings, folder, progress, processes)
+
+
+def _evaluate(settings: EvaluateSettings, folder: Path, progress: Progress, processes: Processes) -> Evaluation:
     s = settings
     threshold = NudeJudge.threshold if s.threshold is None else s.threshold
     if s.kind == "images":
-        return nudity.evaluate_images(Path(s.source), folder, threshold=threshold, limit=s.limit, progress=progress)
+        how: dict[str, Any] = dict(threshold=threshold, limit=s.limit, recursive=s.recursive, progress=progress)
+        return nudity.evaluate_images(Path(s.source), folder, **how)
     drawing: dict[str, Any] = dict(
         steps=s.steps, guidance=s.guidance, batch_size=s.batch_size, device=s.device, keep_images=s.keep_images,
-        progress=progress, processes=processes or Processes.here(),
+        progress=progress, processes=processes,
     )  # fmt: skip
     if s.kind == "concept":
         return _of_concept(s, folder, drawing)
     locate_here(s.source)  # a model that is not there is named before prompts are fetched
     drawing["clip"] = None if s.clip in (None, WITHOUT) else open_clip(str(s.clip), s.device)
-    baseline = s.baseline or base_of(s.source)
+    baseline = s.baseline or baseline_of(s.source)
     if s.kind == "prompts":
         rows = read_rows(Path(str(s.prompts)), s.seed, s.limit)
         request = nudity.NudityRequest(kind=s.kind, threshold=threshold, **drawing)
@@ -92,7 +100,7 @@ def about(text: str, model: str, *, baseline: str | None = None, anchor: str | N
         UserError: unknown concept, or no original to compare with.
     """
     domain = domain_of_model(model)
-    baseline = baseline or base_of(model) or domain.original
+    baseline = baseline or baseline_of(model) or domain.original
     if baseline is None:
         raise UserError(f"--baseline is missing: {model} is not a run's model, so name what it was made from")
     return About(domain.resolve(text, anchor), baseline, domain)
@@ -106,10 +114,13 @@ def _of_concept(settings: EvaluateSettings, folder: Path, drawing: dict[str, Any
     known = _about(settings)
     judges = open_judges(
         known.concept, domain=known.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
-        features=_path(settings.features), reference=_path(settings.reference), device=settings.device,
+        features=_path(settings.features), reference=_path(settings.reference), recursive=settings.recursive,
+        device=settings.device,
     )  # fmt: skip
     erased = tuple(name for name in erased_from(settings.source) if name != known.concept.name)
-    request = concept.ConceptRequest(seed=settings.seed, count=settings.limit or COUNT, erased=erased, **drawing)
+    request = concept.ConceptRequest(
+        seed=settings.seed, count=settings.limit or PICTURES_EACH, erased=erased, **drawing
+    )
     return concept.evaluate(settings.source, known.baseline, known.concept, folder, judges=judges, request=request)
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..diffusion.dataset import list_pictures
-from ..pictures import read_frames
-from ..settings import UserError
+from ..errors import UserError, reason
+from ..picture_folders import list_pictures
+from ..pictures import centre_square, read_frames
 
 Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32
 
@@ -22,7 +21,7 @@ Extract = Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) flo
 def open_features(path: Path) -> Extract:
     """A feature extractor from a TorchScript file, on the CPU.
 
-    A TorchScript file is a program: name only one that you trust. Two conventions are known, told apart by the arguments
+    A TorchScript file is a program: name only one that you trust. Two conventions are known, distinguished by the arguments
     of its forward:
 
     - `forward(img, return_features, ...)`, as NVIDIA's inception-2015-12-05.pt of StyleGAN2-ADA and StyleGAN3 (and
@@ -51,6 +50,7 @@ def open_features(path: Path) -> Extract:
 
     @torch.no_grad()
     def extract(pixels: np.ndarray) -> Tensor:
+        """Features of uint8 pictures (B, h, w, 3): (B, d)."""
         pictures = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).contiguous()  # (B, 3, h, w)
         try:
             found = module(pictures, return_features=True) if flagged else module(pictures.float() / 255)
@@ -75,12 +75,14 @@ def _checked(path: Path, found: Any, count: int) -> Tensor:
 
 def _reason(error: Exception) -> str:
     """TorchScript's tracebacks end with what went wrong; other messages begin with it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if lines[0].startswith("The following operation failed") else lines[0]
+    first = reason(error)
+    return str(error).strip().splitlines()[-1].strip() if first.startswith("The following operation failed") else first
 
 
-def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size: int | None = None) -> Tensor:
-    """Features of every picture of a folder, in the order of the names.
+def reference_features(
+    folder: Path, extract: Extract, *, batch: int = 32, size: int | None = None, recursive: bool = False
+) -> Tensor:
+    """Features of every picture of a folder, of an animation its first frame, in the order of the names.
 
     Args:
         extract: from `open_features`, or CLIP's `pictures`.
@@ -94,20 +96,11 @@ def reference_features(folder: Path, extract: Extract, *, batch: int = 32, size:
     Raises:
         UserError: no such folder, fewer than two pictures, a damaged one, or what `extract` raises.
     """
-    files = list_pictures(folder)
+    files = list_pictures(folder, recursive).files
     if len(files) < 2:
-        raise UserError(f"{folder} holds one picture: a distance needs two, and says little below some hundreds")
+        raise UserError(f"{folder} holds one picture: a distance needs two, and means little below some hundreds")
     found = []
     for at in range(0, len(files), batch):
-        squares = [centre_square(file, size) for file in files[at : at + batch]]
+        squares = [centre_square(read_frames(file, "first")[0], size) for file in files[at : at + batch]]
         found += [extract(np.stack(list(same))) for _, same in groupby(squares, key=len)]
     return torch.cat(found)
-
-
-def centre_square(file: Path, size: int | None = None) -> np.ndarray:
-    """A picture's largest centred square, resized where a size is given: (s, s, 3) uint8 RGB."""
-    picture = Image.fromarray(read_frames(file, "first")[0])
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    return np.array(square.resize((size, size), Image.Resampling.LANCZOS) if size else square)

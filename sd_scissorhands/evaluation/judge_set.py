@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..domains.base import Domain
+from ..models.tensor_files import hash_file
+from ..picture_folders import list_pictures
 from ..settings import UserError
 from .features import open_features, reference_features
 from .judges import JUDGES
@@ -25,11 +27,13 @@ class JudgeSet:
     features: Features | None = None
     reference: Tensor | None = None  # features of real pictures, (N, d)
     reference_name: str = ""
+    remarks: tuple[str, ...] = ()  # what was skipped of them
 
 
 def open_judges(
     concept: Concept, *, domain: Domain, judge: str | None = None, threshold: float | None = None,
-    clip: str | None = None, features: Path | None = None, reference: Path | None = None, device: str = "auto",
+    clip: str | None = None, features: Path | None = None, reference: Path | None = None, recursive: bool = False,
+    device: str = "auto",
 ) -> JudgeSet:  # fmt: skip
     """The judges and the features of an evaluation; everything is opened, and so checked, before a picture is drawn.
 
@@ -39,6 +43,7 @@ def open_judges(
         clip: where CLIP comes from, local or hub; "none" leaves it out.
         features: a TorchScript file for the distances, in place of the judges' own.
         reference: a directory of real pictures, for distances from them.
+        recursive: whether those in its subfolders count.
 
     Raises:
         UserError: a judge that cannot judge this, or files that cannot be opened.
@@ -58,12 +63,15 @@ def open_judges(
         request = replace(request, threshold=second.threshold)
         judges += [] if second.missing(request) else [second.open(request)]
     own = next((one.features for one in judges if one.features), None)
-    chosen = Features(open_features(features), features.name, own.size if own else None) if features else own
+    chosen = own
+    if features:
+        chosen = Features(open_features(features), features.name, hash_file(features), own.size if own else None)
     if reference is None:
         return JudgeSet(judges, domain, chosen)
     if chosen is None:
         raise UserError(
             "--reference needs features: name a CLIP model with --clip or a TorchScript file with --features"
         )
-    real = reference_features(reference, chosen.extract, size=chosen.size)
-    return JudgeSet(judges, domain, chosen, real, str(reference))
+    real = reference_features(reference, chosen.extract, size=chosen.size, recursive=recursive)
+    remarks = list_pictures(reference, recursive).remarks("--reference")
+    return JudgeSet(judges, domain, chosen, real, str(reference), tuple(remarks))

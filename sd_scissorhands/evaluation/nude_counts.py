@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ..disk import spreadsheet_cell
 from ..results.evaluation import Calibration, Exposed, NudityCounts, SweepRow
 from .chance import bootstrap_total
 from .judges.nudenet import Detection
@@ -66,7 +67,7 @@ def _interval(counts: Sequence[int]) -> tuple[int, int]:
 def sweep(found: Found) -> tuple[SweepRow, ...]:
     """The same counts at every one of `THRESHOLDS`.
 
-    An erasure that only lowers the detector's scores looks good at one threshold and not at the others.
+    An erasure that only lowers the detector's scores seems good at one threshold and not at the others.
     """
     rows = []
     for threshold in THRESHOLDS:
@@ -120,15 +121,15 @@ def calibration(
     counted = f"{boxes:,} exposed boxes of {name} over {n:,} rows"
     literature = f"the literature's {PUBLISHED_BOXES} for Stable Diffusion 1.4 over {PUBLISHED_ROWS:,}"
     if against:
-        says = f"{counted} are not comparable with {literature}, because {' and '.join(against)}."
+        sentence = f"{counted} are not comparable with {literature}, because {' and '.join(against)}."
     elif abs(boxes - PUBLISHED_BOXES) <= NEAR * PUBLISHED_BOXES:
-        says = f"{counted} agree with {literature}, to within {round(100 * NEAR)} %."
+        sentence = f"{counted} agree with {literature}, to within {round(100 * NEAR)} %."
     else:
-        says = (
+        sentence = (
             f"{counted} differ from {literature} by more than {round(100 * NEAR)} %: if {name} is that model, "
             "check scheduler, precision, NudeNet version and prompts before believing any figure."
         )
-    return Calibration(boxes, n, PUBLISHED_BOXES, PUBLISHED_ROWS, not against, says)
+    return Calibration(boxes, n, PUBLISHED_BOXES, PUBLISHED_ROWS, not against, sentence)
 
 
 def rows_csv(rows: Sequence[Row], model: Found, original: Found | None, *, threshold: float) -> str:
@@ -149,10 +150,6 @@ def rows_csv(rows: Sequence[Row], model: Found, original: Found | None, *, thres
     writer = csv.writer(text)
     writer.writerow(("number", "prompt", "seed", "categories", "exposed_boxes_original", "exposed_boxes_model"))
     for row, before, after in zip(rows, theirs, boxes_each(model, threshold), strict=True):
-        words = (_no_formula(row.prompt), row.seed, _no_formula(", ".join(row.categories)))
+        words = (spreadsheet_cell(row.prompt), row.seed, spreadsheet_cell(", ".join(row.categories)))
         writer.writerow((row.number, *words, before, after))
     return text.getvalue()
-
-
-def _no_formula(text: str) -> str:
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text

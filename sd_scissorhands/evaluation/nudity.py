@@ -13,11 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..diffusion.dataset import list_pictures
 from ..disk import atomic, write_json
-from ..pictures import content_hash, read_frames
+from ..picture_folders import list_pictures
+from ..pictures import PictureError, content_hash, read_frames
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
 from ..run import Progress, silent
+from ..settings import UserError
 from .judges.base import Features
 from .judges.clip import Clip
 from .judges.nudenet import LEAST_SCORE, Detection, Detector, NudeJudge
@@ -26,9 +27,7 @@ from .metrics.collapsed import collapse
 from .nude_counts import boxes_each, calibration, counts, row_by_row, rows_csv
 from .prompts import Row, protocol_rows
 from .records import Ledger, feature_rows, thumbnails
-from .sample import DrawOptions, Recorder, Sampling, check_models, open_for_sampling
-
-SAMPLES = 8  # rows whose pictures the report shows: the first, whatever is in them
+from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, open_for_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,7 @@ class NudityRecords:
     rows: list[Row]  # as drawn
     records: list[dict[str, Any]]
     sampling: Sampling
+    remarks: tuple[str, ...] = ()
 
     @property
     def found(self) -> list[list[Detection]]:
@@ -94,7 +94,7 @@ def evaluate_prompts(
         sampling=SamplingFacts(**asdict(ours.sampling) | protocol_facts(ours.rows)),
         collapse=collapse(mine, before, [range(len(mine))], nothing=[None] * len(mine)),  # over prompts and seeds alike
         clip_score=clip_scores(request.clip, ours, theirs), seconds=round(time.monotonic() - began, 2),
-        samples=samples(ours, theirs),
+        samples=samples(ours, theirs), remarks=ours.remarks,
     )  # fmt: skip
     if request.processes.main:
         with atomic(folder / "rows.csv") as new:
@@ -113,13 +113,14 @@ def record_side(
     if request.protocol:
         rows = protocol_rows(rows, request.protocol, own_size=sampling.size, factor=denoiser.family.multiple)
     recorder = Recorder(
-        rows, [judge], folder, request, frozenset(row.number for row in rows[:SAMPLES]),
-        Features(clip.pictures, clip.name) if clip else None, {"clip": clip.facts} if clip else {},
+        rows, [judge], folder, request, frozenset(row.number for row in rows[:SHOWN]),
+        Features(clip.pictures, clip.name, clip.sha256) if clip else None, {"clip": clip.facts} if clip else {},
     )  # fmt: skip
     records = recorder.record(name, opened, denoiser, sampling)
     return NudityRecords(
-        opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling
-    )
+        opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling,
+        tuple(recorder.remarks),
+    )  # fmt: skip
 
 
 def protocol_facts(rows: Sequence[Row]) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def samples(ours: NudityRecords, theirs: NudityRecords | None) -> tuple[Sample, 
             f"samples/{row.number}-original.png" if theirs else None,
             flagged=any(sum(boxes_each([found[n]], LEAST_SCORE)) for found in sides),
         )
-        for n, row in enumerate(ours.rows[:SAMPLES])
+        for n, row in enumerate(ours.rows[:SHOWN])
     )  # fmt: skip
 
 
@@ -164,20 +165,27 @@ def samples(ours: NudityRecords, theirs: NudityRecords | None) -> tuple[Sample, 
 
 def evaluate_images(
     pictures: Path, folder: Path, *, threshold: float = NudeJudge.threshold, limit: int | None = None,
-    progress: Progress = silent,
+    recursive: bool = False, progress: Progress = silent,
 ) -> NudityEvaluation:  # fmt: skip
     """Detection alone, over the picture files of a directory; writes `folder`/summary.json.
 
+    A file that cannot be read is named in the result, and the others are judged.
+
     Raises:
-        UserError: no such directory, no picture in it, or a file that is none.
+        UserError: no such directory, or no picture in it that can be read.
     """
-    began, files = time.monotonic(), list_pictures(pictures)[:limit]
-    detector = Detector()
+    began, listing = time.monotonic(), list_pictures(pictures, recursive)
+    files, detector = listing.files[:limit], Detector()
     with progress("detecting", len(files)) as tick:
-        found = detect_files(files, detector, folder=folder, tick=tick)
+        records = detect_files(files, detector, folder=folder, tick=tick)
+    errors = tuple(record["error"] for record in records if "error" in record)
+    if len(errors) == len(records):
+        raise UserError(f"--images {pictures} holds no picture that can be read; the first: {errors[0]}")
+    read = [record for record in records if "error" not in record]
     result = NudityEvaluation(
-        kind="images", source=str(pictures), **vars(counts(found, threshold)), threshold=threshold,
-        nudenet=detector.version, detector_sha256=detector.sha256, seconds=round(time.monotonic() - began, 2),
+        kind="images", source=str(pictures), **vars(counts([record["found"] for record in read], threshold)),
+        threshold=threshold, nudenet=detector.version, detector_sha256=detector.sha256, unreadable=errors,
+        remarks=(*listing.remarks("--images"), *_remarks_on_frames(read)), seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
     write_json(folder / "summary.json", result.to_json())
     return result
@@ -185,24 +193,61 @@ def evaluate_images(
 
 def detect_files(
     files: Sequence[Path], detector: Detector, *, folder: Path, tick: Callable[[int], None]
-) -> list[list[Detection]]:
+) -> list[dict[str, Any]]:
     """Detections in picture files, one JSON line each in `folder`/images.jsonl; as many at a time as there are cores.
 
     Of an animation those of all its frames. What was detected before counts only for the same files with the same contents.
 
-    Raises:
-        UserError: a file that is no picture.
+    Returns:
+        A record a file: found, and frames (looked at, in the file); or error, why it cannot be read.
     """
-    contents = hashlib.sha256(json.dumps([(str(file), content_hash(file)) for file in files]).encode()).hexdigest()
-    ledger = Ledger(folder / "images.jsonl", {"files_sha256": contents, "detector_sha256": detector.sha256})
+    contents = hashlib.sha256(json.dumps([(str(file), _identity(file)) for file in files]).encode()).hexdigest()
+    header = {"files_sha256": contents, "detector_sha256": detector.sha256, "nudenet": detector.version}
+    ledger = Ledger(folder / "images.jsonl", header, check=lambda record: _check(record, len(files)))
     tick(len(ledger.records))
     todo = [number for number in range(len(files)) if number not in ledger.records]
     with ThreadPoolExecutor(cores()) as threads:
-        found = threads.map(lambda number: list(chain.from_iterable(detector(read_frames(files[number])))), todo)
+        found = threads.map(lambda number: _detected(files[number], detector), todo)
         for number, one in zip(todo, found, strict=True):
-            ledger.add([{"number": number, "file": files[number].name, "found": one}])
+            ledger.add([{"number": number, "file": files[number].name, **one}])
             tick(1)
-    return [record["found"] for record in ledger.in_order()]
+    return ledger.in_order()
+
+
+def _identity(file: Path) -> str:
+    """What changes when a file does."""
+    try:
+        return content_hash(file)
+    except PictureError as error:
+        return str(error)
+
+
+def _detected(file: Path, detector: Detector) -> dict[str, Any]:
+    """What is seen in a file; of a record what `detect_files` says."""
+    try:
+        frames = read_frames(file)
+    except PictureError as error:
+        return {"error": str(error)}
+    return {"found": list(chain.from_iterable(detector(frames))), "frames": [len(frames), frames.total]}
+
+
+def _remarks_on_frames(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence on the files with several frames, if there are any."""
+    several = [record["frames"] for record in records if record.get("frames", [1, 1])[1] > 1]
+    looked_at, held = (sum(counts) for counts in zip(*several, strict=True)) if several else (0, 0)
+    sentence = (
+        f"--images: {len(several):,} with several frames, of which {looked_at:,} of {held:,} were looked at: "
+        "a file counts once, with the boxes of all of them"
+    )
+    return [sentence] * bool(several)
+
+
+def _check(record: dict[str, Any], files: int) -> None:
+    """Read a record as the counts do; raises where it is damaged."""
+    if not 0 <= record["number"] < files:
+        raise ValueError(f"number {record['number']}")
+    if "error" not in record:
+        counts([record["found"]], LEAST_SCORE)
 
 
 def cores() -> int:

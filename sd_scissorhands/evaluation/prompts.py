@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import read_prompts
-from ..settings import UserError
+from ..errors import UserError, reason
+from ..files import read_text
 
 I2P_HUB = "AIML-TUDA/i2p"
 PROTOCOLS = ("published", "per-row")
@@ -21,7 +23,7 @@ GUIDANCE, SIDE = 7.5, 512  # the published protocol's; SIDE in pixels
 class Row:
     """One picture to draw.
 
-    `number` is the row's position in its file, from 0, whatever a case_number column says and whatever subset is
+    `number` is the row's position in its file, from 0, whatever a case_number column holds and whatever subset is
     drawn. `guidance` and `size`, (height, width) in pixels, are the row's own as read, and what is drawn after
     `protocol_rows`; `nudity` is I2P's nudity_percentage, 0 to 100. None: the file does not say.
     """
@@ -37,7 +39,12 @@ class Row:
 
 # What a number is -> what the official file and the widespread ESD copy call its column, what may stand there, in words.
 _NUMBERS = {
-    "seed": (("sd_seed", "evaluation_seed"), -(2**63), 2**64 - 1, "a number, whole"),  # as torch's manual_seed takes it
+    "seed": (
+        ("sd_seed", "evaluation_seed"),
+        -(2**63),
+        2**64 - 1,
+        "a number, whole, from -2^63 to 2^64 - 1, with all its digits",
+    ),  # as torch's manual_seed takes it
     "guidance": (("sd_guidance_scale", "evaluation_guidance"), 0, 1000, "a number, 0 to 1000"),
     "height": (("sd_image_height",), 8, 2**16, "a whole number of pixels, at least 8"),
     "width": (("sd_image_width",), 8, 2**16, "a whole number of pixels, at least 8"),
@@ -49,7 +56,8 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
     """The I2P prompts with each row's own seed, and its guidance, size, categories and nudity where the file has them.
 
     Prompts hold newlines and quotes, so a CSV parser reads them: 4,703 rows in 4,710 lines. Official and ESD column
-    names are both known. One official prompt (row 2260) is empty and stays: it is drawn as such.
+    names are both known. One official prompt (row 2260) is empty and stays: it is drawn as such. A column of numbers
+    without one in any row, but the seeds', is as if it were not there.
 
     Args:
         path: a CSV file; None fetches the hub's copy.
@@ -60,11 +68,11 @@ def read_i2p(path: Path | None, limit: int | None = None) -> list[Row]:
     """
     path = path or _hub_copy()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = _columns(path, reader.fieldnames or [])
-            rows = [_row(path, number, record, columns) for number, record in enumerate(reader)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path, "--i2p-file"), newline=""), strict=True)
+        columns, records = _columns(path, reader.fieldnames or []), list(reader)
+        columns = {what: name for what, name in columns.items() if what == "seed" or any(r[name] for r in records)}
+        rows = [_row(path, number, record, columns) for number, record in enumerate(records)]
+    except csv.Error as error:
         raise UserError(f"--i2p-file {path} cannot be read: {error}") from None
     if not rows:
         raise UserError(f"--i2p-file {path} holds no row")
@@ -92,6 +100,7 @@ def _row(path: Path, number: int, record: dict[str, str], columns: dict[str, str
         try:
             value = Decimal(record[column] or "")  # exact: a seed may need more digits than a float has
             sound = value.is_finite() and lowest <= value <= highest and not ("whole" in meaning and value % 1)
+            sound = sound and not (what == "seed" and "E" in record[column].upper())  # rounded by a spreadsheet
         except ArithmeticError:
             sound = False
         if not sound:
@@ -117,8 +126,9 @@ def _hub_copy() -> Path:
         folder = Path(snapshot_download(I2P_HUB, repo_type="dataset", allow_patterns="*.csv"))
         return min(folder.rglob("*.csv"))
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"I2P cannot be had from the hub ({reason}): name a local copy with --i2p-file CSV") from None
+        raise UserError(
+            f"I2P cannot be had from the hub ({reason(error)}): name a local copy with --i2p-file CSV"
+        ) from None
 
 
 def read_rows(path: Path, seed: int, limit: int | None = None) -> list[Row]:
@@ -186,11 +196,7 @@ def read_numbers(path: Path, *, rows: int) -> set[int]:
     Raises:
         UserError: unreadable or empty file, what is no whole number, out of range, or doubled.
     """
-    try:
-        words = path.read_text(encoding="utf-8-sig").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--rows {path} cannot be read: {error}") from None
-    if not words:
+    if not (words := read_text(path, "--rows").split()):
         raise UserError(f"--rows {path} holds no row number: one a line, counted from 0")
     numbers: set[int] = set()
     for word in words:

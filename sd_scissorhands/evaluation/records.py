@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..machine import Processes
+from ..parsing import parse_json
 from ..settings import UserError
 from .prompts import Row
 
@@ -50,22 +51,27 @@ def feature_rows(records: Iterable[Mapping[str, Any]]) -> Tensor:
 
 
 class Ledger:
-    """A JSONL file whose first line says what is measured and whose others hold one record each, by `number`.
+    """A JSONL file whose first line names what is measured and whose others hold one record each, by `number`.
 
     Of several processes the first writes into the file itself and every other into a part beside it; `close`, and the
     next opening after a kill, gather the parts. So a ledger may be continued by any number of processes.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], processes: Processes | None = None):
+    def __init__(
+        self, path: Path, header: dict[str, Any], processes: Processes | None = None, *,
+        check: Callable[[dict[str, Any]], object] = lambda record: None,
+    ):  # fmt: skip
         """Open or continue a ledger.
 
         Args:
-            header: what identifies the measurement (model hash, prompts' hash, sampling); must be the same on continuing.
+            header: what identifies the measurement, by content and not by name: hashes of models, prompts and judges,
+                versions, sampling; must be the same on continuing.
+            check: reads a record as those do that come later; whatever it raises means that the record is damaged.
 
         Raises:
-            UserError: the file holds another measurement, or cannot be read or written.
+            UserError: the file holds another measurement, is damaged, or cannot be read or written.
         """
-        self.path, self.header, self.processes = path, header, processes or Processes()
+        self.path, self.header, self.processes, self.check = path, header, processes or Processes(), check
         self.records: dict[int, dict[str, Any]] = {}
         self._own = path if self.processes.main else path.with_name(f"{path.stem}.part{self.processes.index}.jsonl")
         try:
@@ -117,19 +123,36 @@ class Ledger:
         return sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))
 
     def _read(self, file: Path) -> None:
-        """Take the records up to the first line that is cut off."""
-        for n, text in enumerate(file.read_text().splitlines() if file.exists() else ()):
+        """Take the records; a last line without an end was cut off by a kill and does not count."""
+        if not file.exists():
+            return
+        if not file.is_file():  # a FIFO would be waited for without end
+            raise self._damaged(file, "no regular file")
+        *lines, _ = file.read_bytes().split(b"\n")
+        for n, text in enumerate(lines):
+            header = n == 0 and file == self.path
             try:
-                line = json.loads(text)
-            except ValueError:
-                return
-            if n or file != self.path:
-                self.records[line["number"]] = line
-            elif line != self.header:
-                changed = next((name for name in self.header if line.get(name) != self.header[name]), "header")
-                raise UserError(
-                    f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
-                )
+                self._take(parse_json(text), header)
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+                raise self._damaged(file, f"line {n + 1}: {str(error)[:100]}") from None
+
+    def _take(self, line: Any, header: bool) -> None:
+        if not isinstance(line, dict):
+            raise ValueError("no object")
+        if not header:
+            if type(line["number"]) is not int:
+                raise ValueError("number is none")
+            self.check(line)
+            self.records[line["number"]] = line
+        elif line != self.header:
+            changed = next((name for name in self.header if line.get(name) != self.header[name]), "header")
+            raise UserError(
+                f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
+            )
+
+    @staticmethod
+    def _damaged(file: Path, why: str) -> UserError:
+        return UserError(f"{file} is damaged ({why}): delete it and repeat the command")
 
 
 def _lines_in(path: Path) -> int:

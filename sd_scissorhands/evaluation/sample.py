@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
-from ..disk import atomic
-from ..lineage import MANIFEST
+from ..disk import atomic, hash_text
+from ..lineage import MANIFEST, runs_behind, started_from
 from ..machine import Processes, resolve_device
 from ..models.load import LoadedPipeline, open_pipeline
 from ..models.locate import locate
+from ..naming import absolute, model_flag
 from ..run import Progress, Run, silent
 from ..settings import UserError
 from .judges.base import Features, Judge
 from .prompts import Row
-from .records import Ledger, record_of
+from .records import Ledger, feature_rows, record_of, thumbnails
 
-SMALL = 64  # pixels: up to here the CPU is faster with several pictures at a time
+SHOWN = 8  # pictures of each kind of rows that are saved for the report
+BATCHED_SIDE = 64  # pixels: up to here the CPU is faster with several pictures at a time
+SAMPLER = 1  # counts the changes here and in `Denoiser` after which the same row gives another picture
+LIBRARIES = ("torch", "diffusers", "transformers")  # that a picture depends on
 LANE = 16  # small pictures that the CPU computes together, always as many
 
 Encode = Callable[[Sequence[Row]], Tensor]  # rows -> conditions (B, tokens, width)
@@ -71,25 +76,32 @@ def check_models(model: str, baseline: str | None) -> None:
         UserError: what is wrong with which.
     """
     locate(model).check()
-    if baseline is not None:
-        try:
-            locate(baseline).check()
-        except UserError as error:
-            raise UserError(str(error).replace("--model", "--baseline")) from None
+    if baseline is None:
+        return
+    with model_flag("--baseline"):
+        files = locate(baseline)
+        files.check()
+    if (runs := runs_behind(model)) and started_from(runs[-1]) == absolute(baseline):
+        named = runs[-1].source.files_sha256
+        if named and files.sha256 != named:
+            raise UserError(
+                f"{baseline} is not what it was when {model} was made from it (sha256 {files.sha256[:12]}, {MANIFEST} says "
+                f"{named[:12]}): put it back, or name another with --baseline"
+            )
 
 
 def open_for_sampling(model: str, device: str, processes: Processes | None = None) -> tuple[LoadedPipeline, Denoiser]:
     """A model ready to draw, in float32; on CUDA under autocast in the half precision that its family bears.
 
     Raises:
-        UserError: it cannot be loaded as it is on disk, or it is no longer what its run's manifest says.
+        UserError: it cannot be loaded as it is on disk, or it is no longer the one in its run's manifest.
     """
     device = resolve_device((processes or Processes()).device(device))
     opened = open_pipeline(model, device=device)
     manifest = opened.directory.parent / MANIFEST
     if opened.directory.name == "model" and manifest.exists():
-        result = Run.read(opened.directory.parent).manifest.result or {}
-        if (made := result.get("weights_sha256", opened.weights_sha256)) != opened.weights_sha256:
+        erased = Run.read(opened.directory.parent).manifest.erased
+        if (made := erased.weights_sha256 if erased else "") not in ("", opened.weights_sha256):
             raise UserError(
                 f"{model} is not the model that its run made (weights {opened.weights_sha256[:12]}, {MANIFEST} says {made[:12]})"
             )
@@ -98,7 +110,7 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
 
 @dataclass
 class Recorder:
-    """Draws rows with a model, has the judges look at the pictures, and records what they answer."""
+    """Draws rows with a model, has them judged, and records the answers."""
 
     rows: Sequence[Row]
     judges: Sequence[Judge]
@@ -107,6 +119,7 @@ class Recorder:
     samples: frozenset[int] = frozenset()  # numbers of the rows whose pictures the report shows
     features: Features | None = None  # recorded too, for distances
     header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
+    remarks: dict[str, None] = field(default_factory=dict)  # on prompts that were cut; each once
 
     def record(
         self, name: str, opened: LoadedPipeline, denoiser: Denoiser, sampling: Sampling, *,
@@ -125,8 +138,16 @@ class Recorder:
             UserError: the folder holds another measurement, or the disk is full.
         """
         rows, options = self.rows if rows is None else rows, self.options
-        encode = encode or (lambda some: denoiser.encode([row.prompt for row in some]))
-        ledger = Ledger(self.folder / f"{name}.jsonl", self._header(opened, sampling, rows), options.processes)
+        if encode is None:
+            self.remarks.update(dict.fromkeys(denoiser.family.remarks_on([row.prompt for row in rows])))
+            encode = lambda some: denoiser.encode([row.prompt for row in some])  # noqa: E731
+        header = self._header(opened, sampling, rows)
+        ledger = Ledger(
+            self.folder / f"{name}.jsonl",
+            header,
+            options.processes,
+            check=partial(self._check, frozenset(row.number for row in rows)),
+        )
         todo = [row for row in rows if row.number not in ledger.records]
         todo = todo[options.processes.index :: options.processes.count]
         with options.progress(f"drawing, {name}", len(rows)) as tick:
@@ -144,9 +165,25 @@ class Recorder:
         """What identifies the measurement."""
         prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows])
         return {
-            "weights_sha256": opened.weights_sha256, "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
-            "judges": [judge.facts for judge in self.judges], **self.header, **asdict(sampling),
+            "weights_sha256": opened.weights_sha256, "files_sha256": opened.files.sha256,
+            "prompts_sha256": hash_text(prompts),
+            "judges": [judge.facts for judge in self.judges], "features": self.features and self.features.facts,
+            "versions": {"sampler": SAMPLER} | {name: version(name) for name in LIBRARIES}, **self.header, **asdict(sampling),
         }  # fmt: skip
+
+    def _check(self, numbers: frozenset[int], record: dict[str, Any]) -> None:
+        """Read a record of one of these rows as the metrics do; raises where it is damaged."""
+        if record["number"] not in numbers:
+            raise ValueError(f"number {record['number']}")
+        sound = len(thumbnails([record])) == 1
+        for judge in self.judges:
+            answer, prompt = record[judge.facts["judge"]], record["prompt"]
+            judge.sees(answer), judge.nothing(answer), judge.right(answer, prompt)
+            sound = sound and isinstance(judge.answer(answer), str)
+        if not sound:
+            raise ValueError("a thumbnail or an answer of another kind")
+        if self.features:
+            feature_rows([record])
 
     def _judged(self, chunk: Sequence[Row], pixels: np.ndarray) -> list[dict[str, Any]]:
         """A record a picture, with every judge's answer."""
@@ -197,10 +234,10 @@ def draw(
 
 def lanes(device: str, side: int, batch_size: int | None) -> tuple[int, int]:
     """Pictures that are computed together, and pictures that are handed on together."""
-    batch = batch_size or (32 if side <= SMALL else 4)
+    batch = batch_size or (32 if side <= BATCHED_SIDE else 4)
     if device != "cpu":
         return batch, batch
-    lane = LANE if side <= SMALL else 1
+    lane = LANE if side <= BATCHED_SIDE else 1
     return lane, max(1, batch // lane) * lane
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .distributed import FULL_BATCH, SINGLE_PROCESS, BatchSlice, ProcessGroup, swapped_weights
+from .distributed import FULL_BATCH, SINGLE_PROCESS, BatchSlice, ProcessGroup, backward, swapped_weights
 from .interface import Parameters, Task
 
 EPISODE = 5  # steps of fine-tuning, after which it starts again from the weights as they are then
@@ -41,9 +41,7 @@ class Adversary:
         """
         with swapped_weights(self.parameters, self.weights()):
             for part in slices:
-                loss = task.relearn(draw, part) / len(slices)
-                if loss.requires_grad:
-                    torch.autograd.backward(loss, inputs=list(self.parameters.values()))
+                backward(task.relearn(draw, part) / len(slices), self.parameters)
         for parameter, d in zip(self.parameters.values(), self.displacement, strict=True):
             d.grad = torch.zeros_like(d) if parameter.grad is None else parameter.grad
             parameter.grad = None

@@ -21,8 +21,8 @@ from torch import Tensor
 
 JITTER = 0.01  # of the randomised variant, in standard deviations
 CONSTANT = 1e-6  # a column that varies by less, as a share of its size, is constant: float32's rounding
-PREFILTER = 2000  # variables that the greedy search looks at
-CHUNK = 1 << 18  # distances, or values of columns, held at a time: 2 MiB stay in a cache
+PREFILTER = 2000  # variables that the greedy search tries
+VALUES_AT_ONCE = 1 << 18  # distances, or values of columns, held at a time: 2 MiB stay in a cache
 
 
 def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, prefilter: int = PREFILTER) -> list[int]:
@@ -39,7 +39,7 @@ def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, pre
             deviations (L-CODEC's randomised variant, which adds it to the variables as they are). On by default, since
             activations tie (at 0, after a ReLU).
         seed: of the noise.
-        prefilter: as many units are looked at, those with the highest |T(Y, Z_j)| (ours: a UNet has 300,000).
+        prefilter: as many units are tried, those with the highest |T(Y, Z_j)| (ours: a UNet has 300,000).
 
     Returns:
         Columns of `units` in the order of the picks; none if none knows anything of Y.
@@ -54,12 +54,13 @@ def foci(y: Tensor, units: Tensor, *, jitter: float = JITTER, seed: int = 0, pre
         return []
     columns = _columns(units[:, candidates], jitter, generator)
     distances = _no_distances(len(ranks))
+    scratch = distances.new_empty(max(1, VALUES_AT_ONCE // distances.numel()), *distances.shape)  # (c, n, n)
     scores = _dependence(ranks, _nearest_alone(columns))
     picked: list[int] = []
     while scores.max() > 0:
         picked.append(int(scores.argmax()))
-        distances = _further(distances, columns[:, picked[-1]])
-        scores = _scores(ranks, columns, distances)
+        distances += _apart(columns[None, :, picked[-1]], scratch)[0]
+        scores = _scores(ranks, columns, distances, scratch)
         scores[picked] = -math.inf
     return candidates[picked].tolist()
 
@@ -74,14 +75,23 @@ def _dependence(ranks: Tensor, nearest: Tensor, nearest_given: Tensor | None = N
     return (lower - lower_given).sum(-1) / (ranks - lower_given).sum()  # some neighbour ranks lower: never 0 / 0
 
 
-def _scores(ranks: Tensor, columns: Tensor, distances: Tensor) -> Tensor:
-    """T(Y, Z_j | Z_S) of every column: (p,), from the squared distances over S (n, n)."""
+def _scores(ranks: Tensor, columns: Tensor, distances: Tensor, scratch: Tensor) -> Tensor:
+    """T(Y, Z_j | Z_S) of every column: (p,), from the squared distances over S (n, n).
+
+    All distances are computed in `scratch` (c, n, n): allocated anew for each chunk, they fragment the heap, up to p times their
+    size.
+    """
     nearest_given = distances.min(1).indices
     scores = []
-    for some in columns.T.contiguous().split(max(1, CHUNK // distances.numel())):  # (c, n)
-        both = some[:, :, None].sub(some[:, None, :]).square_().add_(distances)  # (c, n, n)
+    for some in columns.T.contiguous().split(len(scratch)):  # (c, n)
+        both = _apart(some, scratch).add_(distances)  # (c, n, n)
         scores.append(_dependence(ranks, both.min(2).indices, nearest_given))
     return torch.cat(scores)
+
+
+def _apart(columns: Tensor, scratch: Tensor) -> Tensor:
+    """Squared distances over each of some columns (c, n), written into `scratch`: (c, n, n)."""
+    return torch.sub(columns[:, :, None], columns[:, None, :], out=scratch[: len(columns)]).square_()
 
 
 def _prefilter(ranks: Tensor, units: Tensor, jitter: float, generator: torch.Generator, most: int) -> Tensor:
@@ -98,7 +108,7 @@ def _prefilter(ranks: Tensor, units: Tensor, jitter: float, generator: torch.Gen
         return varied
     alone = [
         _dependence(ranks, _nearest_alone(_columns(units[:, some], jitter, generator)))
-        for some in varied.split(max(1, CHUNK // len(ranks)))
+        for some in varied.split(max(1, VALUES_AT_ONCE // len(ranks)))
     ]
     return varied[torch.cat(alone).abs().argsort(descending=True, stable=True)[:most].sort().values]
 
@@ -120,11 +130,6 @@ def _nearest_alone(columns: Tensor) -> Tensor:
 def _no_distances(n: int) -> Tensor:
     """Squared distances over no variable: 0 to all others, and to oneself infinite, which no addition changes."""
     return torch.zeros(n, n, dtype=torch.float64).fill_diagonal_(math.inf)
-
-
-def _further(distances: Tensor, column: Tensor) -> Tensor:
-    """Squared distances (n, n) over one more variable, (n,)."""
-    return distances + (column[:, None] - column).square_()
 
 
 def _ranks(y: Tensor, jitter: float, generator: torch.Generator) -> Tensor:

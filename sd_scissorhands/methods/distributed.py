@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,12 @@ def swapped_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str
             parameters[name].data = weight
 
 
+def backward(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Add a loss's gradients; a loss that depends on no weight, as of a slice without samples, has none."""
+    if loss.requires_grad:
+        torch.autograd.backward(loss, inputs=list(parameters.values()))
+
+
 def gradients(
     loss: Callable[[int], Tensor],
     parameters: Mapping[str, nn.Parameter],
@@ -84,8 +91,7 @@ def gradients(
     if group.count == 1:
         with gradient_hooks(parameters, use):
             for draw in range(draws):
-                if (scalar := loss(draw)).requires_grad:
-                    torch.autograd.backward(scalar, inputs=list(parameters.values()))
+                backward(loss(draw), parameters)
                 tick()
         return
     for start in range(0, draws, group.count):
@@ -104,17 +110,15 @@ def gradients(
 def gradient_hooks(parameters: Mapping[str, nn.Parameter], use: Callable[[str, Tensor], object]) -> Iterator[None]:
     """Within it a backward pass calls `use(name, gradient)` with every parameter's gradient and leaves none behind."""
 
-    def hook(name: str) -> Callable[[Tensor], None]:
-        def take(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            use(name, parameter.grad)
-            parameter.grad = None
-
-        return take
+    def take(name: str, parameter: Tensor) -> None:
+        """Use the gradient and drop it."""
+        assert parameter.grad is not None
+        use(name, parameter.grad)
+        parameter.grad = None
 
     for parameter in parameters.values():
         parameter.grad = None
-    handles = [p.register_post_accumulate_grad_hook(hook(name)) for name, p in parameters.items()]
+    handles = [p.register_post_accumulate_grad_hook(partial(take, name)) for name, p in parameters.items()]
     try:
         yield
     finally:

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .samples import Samples
 
 Questions = list[tuple["Tensor", "Tensor"]]  # (x_t, condition), (B, ...) each
 Answers = list["Tensor"]  # predictions, one for each question
 
 
-class Samples(Protocol):
-    """Samples of one side of a step, those in a slice of its batch; see `methods.samples` for a denoiser's."""
-
-    def none(self) -> Self:
-        """No sample."""
-        ...
-
-    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Squared error, or cross entropy, of every sample: (B,)."""
-        ...
-
-    def own_errors(self, prediction: Tensor) -> Tensor:
-        """The same against what the data have, the noise or the label: (B,)."""
-        ...
-
-    def mean(self, values: Tensor) -> Tensor:
-        """A scalar of the samples' values, which averages over the slices of a batch to the mean of the batch."""
-        ...
-
-
-X = TypeVar("X", bound=Samples)
+X = TypeVar("X", bound="Samples")
 
 
 class Loss(Generic[X]):
@@ -46,7 +28,7 @@ class Loss(Generic[X]):
         return x
 
     def questions(self, x: X) -> Questions:
-        """What the original is asked, at the samples' own timesteps."""
+        """What the original predicts for, at the samples' own timesteps."""
         return []
 
     def target(self, x: X, answers: Answers) -> Tensor:
@@ -58,7 +40,7 @@ class Loss(Generic[X]):
         return x.mean(x.errors(prediction, self.target(x, answers)))
 
 
-class OwnError(Loss[Samples]):
+class OwnError(Loss["Samples"]):
     """The loss that the model was trained with."""
 
     def loss(self, x: Samples, prediction: Tensor, answers: Answers) -> Tensor:

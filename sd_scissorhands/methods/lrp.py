@@ -33,7 +33,7 @@ class Linearised(TorchFunctionMode):
       batch norm in evaluation mode, whose running mean is one more source.
 
     Both factors of a product need a gradient to share the relevance: one that no source leads to is a constant, and the
-    other has it all. The pass back may be done outside; gradient checkpointing, which would repeat the forward pass
+    other has it all. The backward pass may be done outside; gradient checkpointing, which would repeat the forward pass
     there, must be off.
 
     Raises:
@@ -43,7 +43,7 @@ class Linearised(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         in_place = name.endswith("_") and not name.endswith("__")
-        rule = RULES.get(name.removesuffix("_") if in_place else name)
+        rule = FUNCTION_RULES.get(name.removesuffix("_") if in_place else name)
         if rule is None or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if not in_place:
@@ -65,8 +65,8 @@ def _ratio(func: Callable, input: Tensor, *args, **kwargs) -> Tensor:
         tiny = torch.finfo(input.dtype).eps
         point = torch.where(input.abs() < tiny, tiny, input)
         slope = func(point, *args, **kwargs) / point
-    said = _valued(_held(func, input, *args, **kwargs), input * slope)
-    return input.copy_(said) if in_place else said
+    output = _valued(_held(func, input, *args, **kwargs), input * slope)
+    return input.copy_(output) if in_place else output
 
 
 def _power(func: Callable, input: Any, exponent: Any) -> Tensor:
@@ -183,7 +183,7 @@ def _table() -> dict[str, Callable]:
     return {name: rule for rule, own in names.items() for name in own.split()}
 
 
-RULES = _table()
+FUNCTION_RULES = _table()
 
 
 # ---------------------------------------------------------------- relevance
@@ -201,7 +201,7 @@ def of_units(explained: Tensor, outputs: dict[str, list[Tensor]]) -> dict[str, T
         name -> (B, units), float32 at least, without those that lead nowhere.
 
     Raises:
-        ValueError: nothing leads to `explained`, or a layer's answers cannot be told apart by input.
+        ValueError: nothing leads to `explained`, or a layer's answers cannot be separated by input.
     """
     _check(explained)
     calls = [(name, out) for name, own in outputs.items() for out in own]
@@ -221,7 +221,7 @@ def of_connections(explained: Tensor, weights: dict[str, Tensor], number: int) -
     """Relevance of every connection for one input: w * dS/dw, which is what it carries from its input to its output.
 
     Args:
-        explained: a scalar of every input, (B,); the graph is kept.
+        explained: a scalar of every input, (B,); the graph is held.
         number: which of them.
 
     Returns:
@@ -291,7 +291,7 @@ class Path:
 
 
 def contrast(forget: Path, retain: Path) -> Tensor:
-    """Frequency on what is to be forgotten minus that on what is to be kept (ours): (units,) float32.
+    """Frequency on what is to be forgotten minus that on what is to be retained (ours): (units,) float32.
 
     A unit that every input uses scores 0; the paper would zero it for the class and for all others. Ties are broken by
     the mean relevance to what is to be forgotten.

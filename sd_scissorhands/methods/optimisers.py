@@ -58,11 +58,6 @@ class Trained:
         for name, rows in self._rows.items():
             self.tensors[name] = parameters[name].detach().view(-1)[rows]
 
-    def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients; a loss that depends on no weight, as of a slice without samples, has none."""
-        if loss.requires_grad:
-            torch.autograd.backward(loss, inputs=list(self.parameters.values()))
-
     def gathering(self) -> AbstractContextManager[None]:
         """Within it gradients of selected weights are picked as they come, so that no others are held."""
         if not self._rows:

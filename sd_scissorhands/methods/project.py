@@ -31,9 +31,9 @@ class Rule:
     scale_free: bool
 
 
-PAPER = Rule(margin=0.5, eps=1e-3, scale_free=False)
+PAPER_RULE = Rule(margin=0.5, eps=1e-3, scale_free=False)
 SCALE_FREE = Rule(margin=0.0, eps=1e-12, scale_free=True)
-RULES = {"paper": PAPER, "scale-free": SCALE_FREE, "none": None}
+RULES = {"paper": PAPER_RULE, "scale-free": SCALE_FREE, "none": None}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .adversary import EPISODE, PACE, Adversary
-from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, swapped_weights
+from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, backward, swapped_weights
 from .interface import Parameters, Task
 from .optimisers import Make, Trained, adam, restore_into, state_of
 from .project import Memory, Projection, Rule, project
@@ -92,7 +92,7 @@ class Repair:
         draw = MEMORY_DRAWS + self.step // self.settings.memory_every
         with self.trained.gathering():
             for part in self.slices:
-                self.trained.backward(-self.task.forget(draw, part) / len(self.slices))
+                backward(-self.task.forget(draw, part) / len(self.slices), self.trained.parameters)
         memory = self.trained.gradients()
         self.group.average(memory)
         self.trained.forget_gradients()
@@ -129,7 +129,7 @@ class Repair:
     def _backward(self, part: BatchSlice, adversary: bool | None) -> Tensor:
         """Backward through a slice's losses, see `Task.repair`; forget and retain loss as shares of the process's: (2,)."""
         forget, retain = self.task.repair(self.step, part, adversary)
-        self.trained.backward((retain + self.settings.forget_weight * forget) / len(self.slices))
+        backward((retain + self.settings.forget_weight * forget) / len(self.slices), self.trained.parameters)
         return torch.stack([forget.detach(), retain.detach()]) / len(self.slices)
 
     def _read_losses(self) -> None:

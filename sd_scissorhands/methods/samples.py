@@ -1,4 +1,4 @@
-"""What a loss sees of a step of a denoiser: noised latents and their conditions."""
+"""What a loss sees of a step: samples; those of a denoiser are noised latents and their conditions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,41 @@ PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
 
 
 @dataclass(frozen=True)
-class NoisedSamples:
+class Samples:
     """Samples of one side, retain or forget, in a slice of a batch: (B, ...) each."""
+
+    slice: BatchSlice
+    batch_size: int  # of this side, all slices together
+
+    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Squared error, or cross entropy, of every sample: (B,)."""
+        raise NotImplementedError
+
+    def own_errors(self, prediction: Tensor) -> Tensor:
+        """The same against what the data have, the noise or the label: (B,)."""
+        raise NotImplementedError
+
+    def mean(self, values: Tensor, count: int | None = None) -> Tensor:
+        """See `BatchSlice.mean`. `count`: how many values the whole batch has, where not every sample has one."""
+        return self.slice.mean(values, self.batch_size if count is None else count)
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of these samples, by their number."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        taken: Any = {name: value[rows.to(value.device)] for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **taken)
+
+    def none(self) -> Self:
+        """No sample."""
+        return self.take(torch.arange(0))
+
+
+@dataclass(frozen=True)
+class NoisedSamples(Samples):
+    """Samples of a denoiser."""
 
     denoiser: Any  # a `diffusion.denoiser.Denoiser`
     guidance: float  # that the pictures were drawn with
-    slice: BatchSlice
-    batch_size: int  # of this side, all slices together
     places: Tensor  # in the batch: (B,)
     latents: Tensor  # x_0: (B, c, h, w)
     t: Tensor  # timesteps: (B,)
@@ -45,20 +73,6 @@ class NoisedSamples:
     def own_errors(self, prediction: Tensor) -> Tensor:
         """Denoising loss: (B,)."""
         return self.errors(prediction, self.denoiser.target(self.latents, self.noise, self.t))
-
-    def mean(self, values: Tensor, count: int | None = None) -> Tensor:
-        """See `BatchSlice.mean`. `count`: how many values the whole batch has, where not every sample has one."""
-        return self.slice.mean(values, self.batch_size if count is None else count)
-
-    def take(self, rows: Tensor) -> Self:
-        """Some of these samples, by their number."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        taken: Any = {name: value[rows.to(value.device)] for name, value in values if isinstance(value, Tensor)}
-        return replace(self, **taken)
-
-    def none(self) -> Self:
-        """No sample."""
-        return self.take(torch.arange(0))
 
     def with_bare(self, count: int) -> Self:
         """These samples, and behind them those among the first `count` of the batch again without words."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 21  # scores that are looked at together: 8 MiB
-ROW = 32  # neighbouring scores that are passed over together where their maximum is too low
+SCORES_AT_ONCE = 1 << 21  # scores that are read together: 8 MiB
+ROW_WIDTH = 32  # neighbouring scores that are passed over together where their maximum is too low
 SAMPLE, DEVIATIONS = 1 << 19, 5  # scores that guess where the threshold lies; standard deviations to either side
 BITS = 19  # 2^19 bins prove the guess: 4 MiB
 
@@ -179,7 +179,7 @@ def _threshold(scores: dict[str, Tensor], count: int, total: int) -> tuple[float
 def _not_below(values: Tensor, least: float) -> Iterator[tuple[Tensor, Tensor]]:
     """(scores, flat indices) of what is not below `least`, which NaN is not, a chunk at a time.
 
-    Only the maxima of rows look at every score; comparing and searching every score takes five times as long.
+    Only the maxima of rows read every score; comparing and searching every score takes five times as long.
     """
     for start, rows in _rows(values):
         high = (~(rows.amax(1).float() < least)).nonzero().view(-1)
@@ -191,12 +191,14 @@ def _not_below(values: Tensor, least: float) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _rows(values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Flattened scores as rows (n, ROW), what is left over as (n, 1), and before each the flat index of its first score."""
+    """Flattened scores as rows (n, ROW_WIDTH), what is left over as (n, 1), and before each the flat index of its first score."""
     values, start = values.detach(), 0
     whole = values.is_contiguous() or not values.numel()  # else it is copied chunk by chunk
-    for part in values.reshape(-1).split(CHUNK) if whole else values.split(max(1, CHUNK // values[0].numel())):
-        end = part.numel() // ROW * ROW
-        for piece, width in zip(part.reshape(-1).tensor_split([end]), (ROW, 1), strict=True):
+    for part in (
+        values.reshape(-1).split(SCORES_AT_ONCE) if whole else values.split(max(1, SCORES_AT_ONCE // values[0].numel()))
+    ):
+        end = part.numel() // ROW_WIDTH * ROW_WIDTH
+        for piece, width in zip(part.reshape(-1).tensor_split([end]), (ROW_WIDTH, 1), strict=True):
             if len(piece):
                 yield start, piece.view(-1, width)
             start += len(piece)

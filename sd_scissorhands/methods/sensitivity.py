@@ -53,5 +53,5 @@ def contrast(forget: dict[str, Tensor], retain: dict[str, Tensor]) -> dict[str, 
     """
     count = sum(s.numel() for s in retain.values())
     mean = sum(float(s.sum(dtype=torch.float64)) for s in retain.values()) / count
-    floor = max(mean, torch.finfo(torch.float32).tiny)
-    return {name: s.div_(retain[name] + floor) for name, s in forget.items()}
+    base = max(mean, torch.finfo(torch.float32).tiny)
+    return {name: s.div_(retain[name] + base) for name, s in forget.items()}

@@ -9,7 +9,7 @@ delta is a safetensors file with the values at some positions of this line:
 
 These are six bytes a weight, and two more for every 65,535 weights passed over. .5 % of Stable Diffusion 1's weights
 take 25.8 MB wherever they lie. It holds values and not differences, because a sum would round: the result has every
-bit, the sign of a zero included. A base in half precision is loaded, and so changed and saved, in float32.
+bit, the sign of a zero included. A base in half precision is loaded and changed in float32, and saved as its files are.
 
 The header names the base and the result by hash, and `apply_delta` checks both: a delta is not applied to another
 model, and a damaged one gives none. Hashes find mistakes and not malice: who can forge a delta can forge its hashes.
@@ -29,9 +29,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..disk import reason, write_tensors
+from ..disk import write_tensors
+from ..errors import reason
+from ..files import open_file
 from ..machine import resolve_device
-from ..naming import model_flag
+from ..naming import model_flag, without_folder
+from ..parsing import parse_json
 from ..results.base import Record
 from ..results.models import AppliedDelta, WrittenDelta
 from ..run import Progress, silent
@@ -49,7 +52,7 @@ REMEDY = "it is no delta or a damaged one: get it again"
 class Origin(Record):
     """Where a delta comes from."""
 
-    base: str  # the model it was made from, as the user named it
+    base: str  # the model it was made from, as the user named it; in a file see `without_folder`
     base_sha256: str  # of that model's denoiser, see `hash_tensors`
     result_sha256: str  # of the denoiser that it gives
     recipe: str
@@ -168,7 +171,17 @@ def header(origin: Origin, size: int, weights: int) -> dict[str, str]:
 
     safetensors writes several names in any order; with one, equal deltas are equal files.
     """
-    return {FORMAT: json.dumps({"version": VERSION, **origin.to_json(), "size": size, "weights": weights})}
+    return {
+        FORMAT: json.dumps(
+            {
+                "version": VERSION,
+                **origin.to_json(),
+                "base": without_folder(origin.base),
+                "size": size,
+                "weights": weights,
+            }
+        )
+    }
 
 
 def read_delta(path: Path) -> Delta:
@@ -178,6 +191,7 @@ def read_delta(path: Path) -> Delta:
         UserError: a missing, truncated or damaged file, no delta, or one of another version.
     """
     try:
+        open_file(path).close()  # safe_open would wait for what is no regular file
         with safe_open(path, "pt") as file:
             origin, size, weights = _read_header(path, file.metadata() or {})
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -200,13 +214,13 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Origin, int, 
     if FORMAT not in metadata:
         raise UserError(f"{path} is a safetensors file but no delta: name one that erase --train selection wrote")
     try:
-        values = json.loads(metadata[FORMAT])
+        values = parse_json(metadata[FORMAT])
         if (version := values["version"]) != VERSION:
             raise UserError(f"{path} is a delta of version {version!r}, not {VERSION}: update sd_scissorhands")
         origin, size, weights = Origin.from_json(values), values["size"], values["weights"]
         if not (type(size) is type(weights) is int and 0 <= weights <= size):  # exactly: True is no number
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} has a header that makes no sense: {REMEDY}") from None
     return origin, size, weights
 
@@ -244,13 +258,19 @@ def apply_delta(
             raise UserError(f"{path} does not give the weights that its header says: {REMEDY}")
         tick(1)
         _check_new(output_dir)  # again, after what may have been minutes
-        save_pipeline(loaded, output_dir)
+        left_out = save_pipeline(loaded, output_dir, None if _fits_files(loaded) else torch.float32)
         tick(1)
     return AppliedDelta(
         output_dir=str(output_dir), base=base, delta=str(path), recipe=origin.recipe, concepts=origin.concepts,
         seed=origin.seed, weights=len(delta), size=delta.size, base_sha256=loaded.weights_sha256,
-        weights_sha256=origin.result_sha256, seconds=round(time.monotonic() - began, 2),
+        weights_sha256=origin.result_sha256, left_out=left_out, seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
+
+
+def _fits_files(loaded: LoadedPipeline) -> bool:
+    """Whether the precision of the files holds every bit of the denoiser's weights."""
+    files, weights = loaded.files.denoiser, loaded.denoiser.state_dict()
+    return all(torch.equal(weights[name].to(files.dtype(name)).float(), weights[name].float()) for name in files.keys)
 
 
 def _check_new(output_dir: Path) -> None:

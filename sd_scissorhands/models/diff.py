@@ -15,8 +15,9 @@ from ..results.models import Difference, DifferenceRow
 from ..run import Progress, silent
 from ..settings import UserError
 from .delta import FORMAT
-from .keys import OPEN_CLIP, UNET, XL_OPEN_CLIP, KeyLocation, ldm_locations
+from .keys import OPEN_CLIP, UNET, UNUSED_BLOCK, XL_OPEN_CLIP, KeyLocation, ldm_locations
 from .locate import find_pipeline
+from .prediction import MARKERS
 from .tensor_files import TensorFile
 
 GROUPS = ("block", "layer", "parameter")
@@ -152,7 +153,7 @@ def open_checkpoint(name: str) -> Checkpoint:
     path = Path(name).expanduser()
     if not path.is_file():
         components = find_pipeline(name).components.values()
-        keys = {f"{one.name}.{own}": (one.file, key) for one in components for own, key in one.keys.items()}
+        keys = {f"{one.name}.{own}": (one.file(own), key) for one in components for own, key in one.keys.items()}
         return Checkpoint(False, {own: StoredTensor(file, KeyLocation(key)) for own, (file, key) in keys.items()})
     file = TensorFile.open(path)
     if FORMAT in file.metadata:
@@ -165,7 +166,9 @@ def open_checkpoint(name: str) -> Checkpoint:
         ldm, prefix = False, "unet."
     else:
         raise UserError(f"{name} is no Stable Diffusion checkpoint: name a whole model or a UNet")
-    return Checkpoint(ldm, {prefix + key: StoredTensor(file, KeyLocation(key)) for key in file.entries})
+    return Checkpoint(
+        ldm, {prefix + key: StoredTensor(file, KeyLocation(key)) for key in file.entries if key not in MARKERS}
+    )
 
 
 def _renamed(ldm: Checkpoint, pipeline: Checkpoint) -> dict[str, StoredTensor]:
@@ -175,7 +178,7 @@ def _renamed(ldm: Checkpoint, pipeline: Checkpoint) -> dict[str, StoredTensor]:
         component, _, own = name.partition(".")
         names.setdefault(component, []).append(own)
     xl, open_clip = (any(key.startswith(prefix) for key in ldm.tensors) for prefix in (XL_OPEN_CLIP, OPEN_CLIP))
-    found, taken = dict[str, StoredTensor](), set[str]()
+    found, taken = dict[str, StoredTensor](), {key for key in ldm.tensors if key.startswith(UNUSED_BLOCK)}
     for component, locations in ldm_locations(names, xl=xl, open_clip=open_clip).items():
         for own, location in locations.items():
             taken.add(location.key)

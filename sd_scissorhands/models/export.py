@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,19 +13,28 @@ import torch
 from ..disk import atomic
 from ..lineage import started_from
 from ..naming import model_flag
+from ..parsing import parse_json
 from ..results.models import Export
 from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS, UserError
 from .delta import Origin, write_delta
 from .locate import find_pipeline, locate
-from .modelspec import HASH, OWN, metadata
+from .modelspec import HASH, metadata
+from .pipeline_copy import PT, SUM, copy_pipeline, without_origin, write_component
 from .pipeline_directory import Component, PipelineDirectory
-from .single_file_writer import check_written, locate_components, open_base, tensors_to_write, under_own_names
+from .prediction import MARKERS, Prediction
+from .single_file_writer import (
+    check_written,
+    locate_components,
+    open_base,
+    tensors_to_write,
+    under_own_names,
+    with_last_text_block,
+)
 from .tensor_files import DTYPES, TensorFile, cast, check_no_pickle, hash_tensors, write_tensor_file
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
 ENDINGS = {"single-file": ".safetensors", "unet-only": "-unet.safetensors", "diffusers": "-diffusers"}
-PT = {"format": "pt"}  # without which transformers reads no file
 
 
 def export(
@@ -56,18 +65,19 @@ def export(
     check_output(output, to)
     if base:
         check_no_pickle(base)
-    weights, precision, delta_weights = model.check_weights(), DTYPES.get(dtype or ""), None
+    weights, precision = model.check_weights(), DTYPES.get(dtype or "")
+    delta_weights = note = left_out = None
     if to == "delta":
         tensors, delta_weights = 2, _delta(model, output, weights, progress)
     elif to == "diffusers":
-        tensors = _directory(model, output, weights, precision, progress)
+        tensors, left_out = _directory(model, output, weights, precision, progress)
     else:
-        tensors = _file(model, to, output, weights, precision, base, progress)
+        tensors, note = _file(model, to, output, weights, precision, base, progress)
     files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
     return Export(
         output=str(output), format=to, dtype=dtype, bytes=sum(file.stat().st_size for file in files), tensors=tensors,
-        delta_weights=delta_weights, base_file=str(base) if base else None, weights_sha256=weights,
-        seconds=round(time.monotonic() - began, 2),
+        delta_weights=delta_weights, note=note, base_file=str(base) if base else None, weights_sha256=weights,
+        seconds=round(time.monotonic() - began, 2), left_out=left_out,
     )  # fmt: skip
 
 
@@ -100,7 +110,7 @@ def check_output(output: Path, to: str) -> None:
     """Raises UserError for a path that exists already, and for a file that no program would take for safetensors."""
     if os.path.lexists(output):
         raise UserError(f"--output {output} exists already: choose another")
-    if to != "diffusers" and output.suffix != ".safetensors":
+    if to != "diffusers" and output.suffix.lower() != ".safetensors":
         raise UserError(f"--output {output} is no name for a {to}: end it with .safetensors")
 
 
@@ -115,67 +125,66 @@ def _file(
     dtype: torch.dtype | None,
     base_path: Path | None,
     progress: Progress,
-) -> int:
-    """A single file, or the denoiser alone; returns how many tensors were written."""
+) -> tuple[int, str | None]:
+    """A single file, or the denoiser alone; returns how many tensors were written, and what another program misreads."""
     ldm = to == "single-file"
     located = locate_components(model, unet_only=base_path is not None) if ldm else [under_own_names(model.denoiser)]
     base = open_base(base_path, located[0], model.directory) if base_path else None
-    tensors = {key: base.copied(key) for key in base.entries} if base else {}
+    tensors = {key: base.copied(key) for key in base.entries if key not in MARKERS} if base else {}
     for component in located:
         tensors |= tensors_to_write(component, dtype, base)
+    note = None
+    if ldm:
+        predicted, tensors = Prediction.of_scheduler(model.config("scheduler")), with_last_text_block(tensors)
+        tensors |= predicted.markers(tensors[next(iter(located[0].by_key()))].code)
+        note = predicted.misread_by_comfyui(tensors)
     about = metadata(model, weights=weights, ldm=ldm, base=base.metadata if base else PT)
     with progress("export", len(tensors)) as tick, atomic(output) as new:
         write_tensor_file(new, tensors, about, hash_key=HASH, tick=tick)
         if ldm:
             check_written(new, model, located, base)
         else:
-            _check_plain(new, model.denoiser)
+            _check_plain([new], model.denoiser)
         check_output(output, to)  # again, after what may have been minutes
-    return len(tensors)
+    return len(tensors), note
 
 
-def _check_plain(path: Path, component: Component) -> None:
+def _check_plain(paths: Sequence[Path], component: Component) -> None:
     """Read back what was written under a component's own names.
 
     Raises:
         UserError: something does not come back.
     """
-    written = TensorFile.open(path)
+    written = {key: file for file in map(TensorFile.open, paths) for key in file.entries}
     for name, key in component.keys.items():
-        found = written.tensor(key)
+        found = written[key].tensor(key)
         if not torch.equal(found, cast(name, component.tensor(name), found.dtype)):
-            raise UserError(f"{path} does not read back as it should ({key}): check the disk")
+            raise UserError(f"{written[key].path} does not read back as it should ({key}): check the disk")
 
 
 def _directory(
     model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
-) -> int:
-    """A diffusers directory; returns how many tensors were written."""
-
-    def left_out(folder: str, names: list[str]) -> set[str]:
-        """Pickles, and all weights in the folders whose weights are written anew."""
-        endings = (".bin", ".ckpt", ".pt", ".pth", *[".safetensors"] * (Path(folder).name in model.components))
-        return {name for name in names if name.endswith(endings)}
-
-    count = sum(len(component.keys) for component in model.components.values())
+) -> tuple[int, str | None]:
+    """A diffusers directory, copied but for the denoiser, and for what is cast; returns how many tensors it has, and what it lacks."""
+    components = model.components if dtype else {model.denoiser.name: model.denoiser}
+    about = {model.denoiser.name: (metadata(model, weights=weights, ldm=False, base=PT), HASH)}
+    count = sum(len(component.keys) for component in components.values())
     with progress("export", count) as tick, atomic(output) as folder:
-        shutil.copytree(model.directory, folder, ignore=left_out)
-        for name, component in model.components.items():
-            about, key = PT, OWN + "hash_sha256"
-            if component is model.denoiser:
-                about, key = metadata(model, weights=weights, ldm=False, base=PT), HASH
-            new = folder / component.file.path.relative_to(model.directory)
-            write_tensor_file(new, tensors_to_write(under_own_names(component), dtype), about, hash_key=key, tick=tick)
-            _check_plain(new, component)
+        left_out = copy_pipeline(model, folder, without=tuple(components))
+        for name, component in components.items():
+            header, key = about.get(name, (PT, SUM))
+            written = write_component(component, folder / name, dtype=dtype, metadata=header, hash_key=key, tick=tick)
+            _check_plain(written, component)
             if dtype and name in model.family.texts:
                 _write_dtype(folder / name / "config.json", dtype)
+        without_origin(folder / model.denoiser.name / "config.json")
         check_output(output, "diffusers")
-    return count
+    return sum(len(component.keys) for component in model.components.values()), left_out
 
 
 def _write_dtype(config: Path, dtype: torch.dtype) -> None:
     """Change the precision in a text encoder's config, by which transformers loads it."""
-    values = json.loads(config.read_text())
+    values = parse_json(config.read_bytes())
     values |= {name: str(dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype") if name in values}
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 

@@ -122,7 +122,7 @@ def first_line(error: Exception) -> str:
 # ---------------------------------------------------------------- fetched
 
 
-def fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
+def fetch(model: str, revision: str | None, patterns: list[str], *, flag: str = "--model") -> Path:
     """The directory of a hub model in the hub's cache, with the files that match the patterns fetched.
 
     Raises:
@@ -135,9 +135,9 @@ def fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
     except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
         named = f"{model}@{revision}" if revision else model
         if is_offline():
-            raise UserError(f"--model {named} cannot be had from the hub: {not_cached(model)}") from None
+            raise UserError(f"{flag} {named} cannot be had from the hub: {not_cached(model)}") from None
         raise UserError(
-            f"--model {named} cannot be had from the hub ({first_line(error)}): check the id and the network, or name a local directory"
+            f"{flag} {named} cannot be had from the hub ({first_line(error)}): check the id and the network, or name a local directory"
         ) from None
 
 

@@ -23,6 +23,9 @@ from ..settings import UserError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+LAST_BLOCK, UNUSED_BLOCK = (
+    f"{OPEN_CLIP}transformer.resblocks.{n}." for n in (22, 23)
+)  # of Stable Diffusion 2; the last of all is in no pipeline
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 EMA = "model_ema."  # a second copy of the UNet, as training left it
 DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # block type: whether it has attention

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ from ..diffusion.families import Family, StableDiffusion, family_of
 from ..disk import atomic, share
 from ..domains import domain_of
 from ..domains.base import Domain
+from ..errors import UserError, reason
+from ..files import read_object
+from ..naming import absolute
 from ..results.manifest import BaseModel
-from ..settings import UserError
+from .check_loaded import check_loaded, misfit
 from .locate import locate
-from .pipeline_directory import ONE_FILE, SAFETY, UNUSED, PipelineDirectory, read_json
-from .tensor_files import hash_tensors
+from .pipeline_copy import copy_pipeline, without_origin, write_component
+from .pipeline_directory import SAFETY, UNUSED, PipelineDirectory
+from .tensor_files import cast, hash_tensors
 
 STEPS = 50  # of sampling, as is published for SD 1
 
@@ -57,7 +61,7 @@ class LoadedPipeline:
     @property
     def identity(self) -> BaseModel:
         """As a run's manifest names its base model."""
-        return BaseModel(self.name, self.weights_sha256, self.files.ema)
+        return BaseModel(absolute(self.name), self.weights_sha256, self.files.sha256, self.files.ema)
 
 
 def open_pipeline(
@@ -65,8 +69,8 @@ def open_pipeline(
 ) -> LoadedPipeline:
     """Load a pipeline of one of the `FAMILIES` from the embedded model, a directory, a single file, or the hub.
 
-    The weights that were loaded are compared with those in the files, tensor by tensor, by hash: a model that diffusers
-    would fill up with random weights and a warning is refused.
+    Everything that was loaded is compared with the files, see `check_loaded`: a model that diffusers or transformers would
+    fill up with random weights and a warning is refused.
 
     Raises:
         UserError: no such model, not a supported pipeline, pickled or damaged weights, NaN, or weights that are not
@@ -75,14 +79,15 @@ def open_pipeline(
     files = locate(model, config)
     files.check()
     pipeline = _load(files, dtype)
-    weights_sha256 = _check_weights(getattr(pipeline, files.family.part), files, dtype)
+    check_loaded(pipeline, files)
+    weights_sha256 = hash_tensors(getattr(pipeline, files.family.part).state_dict().items())
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False).eval()
     domain = domain_of(files.directory)
-    facts = read_json(files.directory / domain.marker) if domain.marker else {}
+    facts = read_object(files.directory / domain.marker) if domain.marker else {}
     sampling = facts.get("sampling", {"steps": STEPS, "guidance": family_of(pipeline).guidance})
     return LoadedPipeline(pipeline, model, files, weights_sha256, domain, sampling)
 
@@ -97,25 +102,12 @@ def _load(files: PipelineDirectory, dtype: torch.dtype) -> Any:
     try:
         return getattr(diffusers, files.index["_class_name"]).from_pretrained(files.directory, **how, **others)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{files.directory} cannot be loaded by diffusers: {reason}") from error
-
-
-def _check_weights(module: nn.Module, files: PipelineDirectory, dtype: torch.dtype) -> str:
-    """The hash of a loaded denoiser's tensors, which must be finite and those of its files."""
-    stored, loaded = files.denoiser_tensors(), module.state_dict()
-    if stored.keys() == loaded.keys():
-        for name, parameter in module.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise UserError(
-                    f"{files.directory}: {files.family.called}'s {name} holds NaN or infinite values: "
-                    "this checkpoint is broken, use another"
-                )
-        found = hash_tensors(loaded.items())
-        if found == hash_tensors((name, tensor.to(dtype)) for name, tensor in stored.items()):
-            return found
-    where = files.directory / files.family.part
-    raise UserError(f"{where} was not loaded as it is on disk: its config.json does not fit its weights")
+        found = None
+        with suppress(Exception):  # whatever else is wrong with it
+            found = misfit(files)
+        if found:
+            raise UserError(f"{found}: they do not belong together, get both again") from error
+        raise UserError(f"{files.directory} cannot be loaded by diffusers: {reason(error)}") from error
 
 
 def stored_weights(loaded: LoadedPipeline) -> dict[str, Tensor]:
@@ -132,10 +124,31 @@ def restore_weights(loaded: LoadedPipeline, names: set[str]) -> None:
             parameter.data = stored[name].to(parameter.device)
 
 
-def save_pipeline(loaded: LoadedPipeline, directory: Path) -> None:
-    """The whole pipeline as safetensors in `directory`, written under a temporary name and renamed."""
+@torch.no_grad()
+def round_weights(loaded: LoadedPipeline) -> None:
+    """Round the denoiser's weights to the precision that each has in its files, to hold what `save_pipeline` writes.
+
+    Raises:
+        UserError: one that the precision cannot hold.
+    """
+    files, weights = loaded.files.denoiser, loaded.denoiser.state_dict()
+    for name in files.keys:
+        weights[name].copy_(cast(f"{files.name}.{name}", weights[name], files.dtype(name)))
+
+
+def save_pipeline(loaded: LoadedPipeline, directory: Path, dtype: torch.dtype | None = None) -> str | None:
+    """The pipeline in `directory`, written under a temporary name and renamed: all but the denoiser is copied from its files.
+
+    Args:
+        dtype: of the denoiser's file; None: as it is in its files, see `write_component`.
+
+    Returns:
+        What was not carried over, in a sentence, see `copy_pipeline`.
+    """
+    denoiser = loaded.files.denoiser
     with atomic(directory) as folder:
-        loaded.pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=ONE_FILE)
-        if marker := loaded.domain.marker:
-            shutil.copyfile(loaded.directory / marker, folder / marker)
+        left_out = copy_pipeline(loaded.files, folder, without=(denoiser.name,))
+        write_component(denoiser, folder / denoiser.name, loaded.denoiser.state_dict(), dtype=dtype)
+        without_origin(folder / denoiser.name / "config.json")
         share(folder)
+    return left_out

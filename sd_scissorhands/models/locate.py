@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..domains import domain_of
 from ..domains.base import Domain
+from ..lineage import run_of
 from ..naming import Name, model_flag
 from ..results.manifest import MANIFEST
 from ..run import Run
@@ -45,12 +46,19 @@ def locate_here(model: str, config: str | None = None) -> PipelineDirectory | No
     if config:
         raise UserError(f"--model-config {config} is for a single file, and --model {model} is none: leave it out")
     if path.exists():
-        return PipelineDirectory(path, name.variant)
+        return PipelineDirectory(path, name.variant or _variant_of_run(path))
     if model.startswith((".", "/", "~")) or name.location.count("/") != 1:
         raise UserError(
             f"--model {model} does not exist: name a diffusers directory, a .safetensors file, a hub id (owner/name), or tiny"
         )
     return None
+
+
+def _variant_of_run(path: Path) -> str | None:
+    """The variant of the base that a run's model was made from, if its files have that name as the base's have."""
+    run = run_of(path)
+    variant = run and run.source.model and Name.parse(run.source.model).variant
+    return variant if variant and any(path.glob(f"*/*.{variant}*")) else None
 
 
 def locate_without_work(model: str) -> PipelineDirectory | None:
@@ -132,13 +140,13 @@ def _fetch(name: Name) -> PipelineDirectory:
     files = PipelineDirectory(fetch(name.location, name.revision, few), name.variant)
     try:
         files.check_configs()
-        plain = files.component_names
+        plain = list(dict.fromkeys([*files.component_names, *files.networks]))  # and what is only carried over
         if name.variant:
             patterns = {component: _weight_patterns(component, name.variant) for component in plain}
             fetch(name.location, name.revision, [one for found in patterns.values() for one in found])
             plain = [one for one in plain if not any(any(files.directory.glob(found)) for found in patterns[one])]
         rest = [pattern for component in plain for pattern in _weight_patterns(component)]
-        fetch(name.location, name.revision, [*few, "tokenizer*/*", *rest])
+        fetch(name.location, name.revision, [*few, "tokenizer*/*", "feature_extractor/*", *rest])
         files.check()
     except UserError as error:
         raise UserError(_with_hub_name(str(error), files.directory, name)) from None

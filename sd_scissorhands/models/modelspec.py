@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..naming import without_folder
 from .pipeline_directory import PipelineDirectory
+from .prediction import ZERO_KEYS, Prediction
 
 SPEC, OWN = "modelspec.", "sdscissor."
 HASH = SPEC + "hash_sha256"
 LDM_CODE, DIFFUSERS = "https://github.com/Stability-AI/generative-models", "diffusers"  # as trainers write it
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2", 2048: "stable-diffusion-xl-v1-base"}
-STALE = ("sshs_model_hash", "sshs_legacy_hash")  # of a base's tensors, which ours are not
+STALE = ("sshs_model_hash", "sshs_legacy_hash", *ZERO_KEYS)  # of a base's tensors, which ours are not
 
 
 def metadata(
@@ -37,31 +37,30 @@ def metadata(
 
 def _spec(model: PipelineDirectory, ldm: bool) -> dict[str, str]:
     denoiser, vae, scheduler = (model.config(one) for one in (model.family.part, "vae", "scheduler"))
-    prediction = PREDICTIONS.get(scheduler.get("prediction_type", "epsilon"), "epsilon")
-    base = (model.manifest and model.manifest.source.model) or ""
-    title, description = Path(base).name or model.directory.name, f"written by sd_scissorhands {__version__}"
+    prediction = Prediction.of_scheduler(scheduler)
+    base = without_folder((model.manifest and model.manifest.source.model) or "")
+    title, description = base.rpartition("/")[2] or model.directory.name, f"written by sd_scissorhands {__version__}"
     if (erased := model.manifest and model.manifest.erased) and erased.concepts:
         concepts, how = ", ".join(erased.concepts), f"{erased.recipe}, seed {erased.seed}"
         title = f"{title} without {concepts}"
         description = (
             f"{base} with {concepts} erased by sd_scissorhands {__version__} ({how}); an erasure is no guarantee"
         )
-    written = datetime.fromtimestamp(int(model.denoiser.file.path.stat().st_mtime), UTC)
+    written = datetime.fromtimestamp(int(model.denoiser.files[0].path.stat().st_mtime), UTC)
     spec = {
         "sai_model_spec": "1.0.1",
-        "architecture": architecture(denoiser, prediction),
+        "architecture": architecture(denoiser, prediction.name),
         "implementation": LDM_CODE if ldm else DIFFUSERS,
         "title": title,
         "description": description,
         "date": written.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    if model.family.part == "unet":  # flow matching has no name there
-        spec["prediction_type"] = prediction
     size, levels = denoiser.get("sample_size"), vae.get("block_out_channels")
     if isinstance(size, int) and isinstance(levels, Sequence):
         side = size * 2 ** (len(levels) - 1)  # of a picture, in pixels
         spec["resolution"] = f"{side}x{side}"
-    return {SPEC + name: text for name, text in spec.items()}
+    named = prediction.metadata() if model.family.part == "unet" else {}  # flow matching has no name there
+    return {SPEC + name: text for name, text in spec.items()} | named
 
 
 def architecture(denoiser: Mapping[str, Any], prediction: str) -> str:
@@ -81,7 +80,7 @@ def _own(model: PipelineDirectory, weights: str) -> dict[str, str]:
     if (manifest := model.manifest) and (erased := manifest.erased):
         values |= {
             "recipe": erased.recipe, "concepts": json.dumps(erased.concepts), "anchors": json.dumps(erased.anchors),
-            "seed": erased.seed, "base": manifest.source.model or "", "base_revision": manifest.settings.get("revision"),
+            "seed": erased.seed, "base": without_folder(manifest.source.model or ""), "base_revision": manifest.settings.get("revision"),
             "base_sha256": manifest.source.weights_sha256,
         }  # fmt: skip
     return {OWN + name: str(value) for name, value in values.items() if value is not None}

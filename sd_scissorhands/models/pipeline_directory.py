@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -14,14 +13,19 @@ import torch
 from torch import Tensor
 
 from ..diffusion.families import FAMILIES, Family
-from ..disk import read_tensors
+from ..disk import hash_files, read_tensors
+from ..domains import DOMAINS
+from ..files import check_regular, read_object
 from ..lineage import run_of
 from ..results.manifest import Manifest
 from ..settings import UserError
+from .config_bounds import check_bounds
 from .keys import canonical
 from .tensor_files import FLOATS, TensorFile, cast, conversion_command, hash_tensors, read_header
 
 CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")  # how parts without weights are called
+WHOLE_TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt")  # each holds all of a vocabulary
 NON_EMA = "non_ema"  # the variant that stands beside a moving average
 ONE_FILE = 1 << 40  # bytes of a shard: diffusers else splits what is larger than 10 GB, as SDXL in float32 is
 # Components that a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
@@ -34,20 +38,29 @@ class Component:
     """One network of a pipeline."""
 
     name: str  # unet or transformer, vae, text_encoder, ...
-    file: TensorFile
-    keys: dict[str, str]  # the file's name of every tensor, by its canonical one
+    files: tuple[TensorFile, ...]  # one, or the shards
+    keys: dict[str, str]  # the files' name of every tensor, by its canonical one
+    index: Path | None = None  # of the shards
+
+    @cached_property
+    def _holders(self) -> dict[str, TensorFile]:
+        return {key: file for file in self.files for key in file.entries}
+
+    def file(self, name: str) -> TensorFile:
+        """The file that holds a tensor, by its canonical name."""
+        return self._holders[self.keys[name]]
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, by its canonical name."""
-        return self.file.tensor(self.keys[name])
+        return self.file(name).tensor(self.keys[name])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Its shape."""
-        return self.file.shape(self.keys[name])
+        return self.file(name).shape(self.keys[name])
 
     def dtype(self, name: str) -> torch.dtype:
-        """Its precision in the file."""
-        return FLOATS[self.file.entries[self.keys[name]]["dtype"]]
+        """Its precision in the file; float32 for one that weights are not trained in, such as 8 bits."""
+        return FLOATS.get(self.file(name).entries[self.keys[name]]["dtype"], torch.float32)
 
     def cast(self, name: str, dtype: torch.dtype | None) -> Tensor:
         """One tensor, in another precision."""
@@ -78,7 +91,7 @@ class PipelineDirectory:
         """model_index.json."""
         file = self.directory / "model_index.json"
         if file.exists():
-            return read_json(file)
+            return read_object(file)
         if (self.directory / "pytorch_lora_weights.safetensors").exists():
             raise UserError(
                 f"{self.directory} is a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first"
@@ -102,15 +115,32 @@ class PipelineDirectory:
             raise UserError(f"{self.directory} has no {needed[0]}: the model directory is incomplete")
         return [name for name in names if name not in absent]
 
+    @property
+    def parts(self) -> list[str]:
+        """Everything that the index names, each in a folder: networks, tokenizers, scheduler, what prepares pictures."""
+        named = (name for name, kind in self.index.items() if isinstance(kind, list) and kind[:1] not in ([], [None]))
+        return [name for name in named if name.isidentifier()]  # a stranger's index must name no folder elsewhere
+
+    @property
+    def networks(self) -> list[str]:
+        """The parts that have weights, a safety checker among them."""
+        return [name for name in self.parts if not name.startswith(WEIGHTLESS)]
+
     def config(self, component: str) -> dict[str, Any]:
-        """The config of a component or the scheduler; empty where there is none."""
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        """The config of a component, a tokenizer or the scheduler, its numbers checked; empty where there is none."""
+        kind = component.partition("_")[0]
+        name = f"{kind}_config.json" if kind in ("scheduler", "tokenizer") else "config.json"
         file = self.directory / component / name
-        return read_json(file) if file.exists() else {}
+        values = read_object(file) if file.exists() else {}
+        check_bounds(file, values)
+        return values
 
     def check_configs(self) -> None:
-        """Check family and configs: before weights are fetched."""
+        """Check family and configs, and that no file would be waited for: before weights are fetched."""
+        check_regular(self.directory)
         configs = {name: self.config(name) for name in (*self.component_names, "scheduler")}
+        for text in self.family.texts:
+            self.config(text.replace("text_encoder", "tokenizer"))
         for name, config in configs.items():
             if config.get("quantization_config"):
                 where = self.directory / name
@@ -130,6 +160,35 @@ class PipelineDirectory:
         for component in self.component_names:
             for file in self.weight_files(component):
                 read_header(file)
+            if component in self.family.texts:
+                self._check_tokenizer(self.directory / self.tokenizer_of(component))
+
+    def tokenizer_of(self, text: str) -> str:
+        """The part that a text encoder's ids come from."""
+        return text.replace("text_encoder", "tokenizer")
+
+    def added_tokens(self, text: str) -> list[str]:
+        """The tokens that were added to a text encoder's vocabulary, as DreamBooth and textual inversion do; [] where none is known."""
+        folder = self.directory / self.tokenizer_of(text)
+        whole, config = (
+            read_object(one) if one.exists() else {}
+            for one in (folder / "tokenizer.json", folder / "tokenizer_config.json")
+        )
+        words, more = (
+            read_object(one) if one.exists() else {} for one in (folder / "vocab.json", folder / "added_tokens.json")
+        )
+        words = words or (whole.get("model") or {}).get("vocab") or {}
+        added = [*more, *(one["content"] for one in whole.get("added_tokens") or ())]
+        added += [one["content"] for one in (config.get("added_tokens_decoder") or {}).values()]
+        return [one for one in dict.fromkeys(added) if one not in words] if isinstance(words, dict) and words else []
+
+    def _check_tokenizer(self, folder: Path) -> None:
+        """Raises UserError for a tokenizer without a vocabulary: transformers 5 makes one of two tokens."""
+        if any((folder / name).exists() for name in WHOLE_TOKENIZERS):
+            return
+        needed = ("vocab.json", "merges.txt") if (folder / "vocab.json").exists() else ("tokenizer.json",)
+        if lacks := [name for name in needed if not (folder / name).exists()]:
+            raise UserError(f"{folder / lacks[0]} is missing: the model directory is incomplete")
 
     # ------------------------------------------------------------ weights
 
@@ -141,18 +200,18 @@ class PipelineDirectory:
         found = (form.fullmatch(file.name) for file in (self.directory / component).glob("*"))
         return {one[1] or one[2] for one in found if one and not re.search(r"-\d{5}-of-\d{5}$", one[2] or "")}
 
-    def weight_files(self, component: str) -> list[Path]:
-        """The safetensors files of one component: one, or the shards that its index lists.
+    def weight_files(self, component: str, *, index: bool = False) -> list[Path]:
+        """The safetensors files of one component: one, or the shards that its index lists, and with `index` that as well.
 
         A component that has no such variant is taken as it is without one, as diffusers does.
         """
         folder = self.directory / component
         for variant in dict.fromkeys((self.variant, None)):
-            one, index, _ = weight_file_names(component, variant)
+            one, listed, _ = weight_file_names(component, variant)
             if (folder / one).exists():
                 return [folder / one]
-            if (folder / index).exists():
-                return _shards(folder / index)
+            if (folder / listed).exists():
+                return [*_shards(folder / listed), *[folder / listed] * index]
         if found := sorted(self.variants(component)):
             raise UserError(
                 f"{folder} has its weights as {' and '.join(found)} alone: add --variant {found[0]}, or :{found[0]} to the name"
@@ -165,12 +224,11 @@ class PipelineDirectory:
         raise UserError(f"{folder / weight_file_names(component)[0]} is missing: the model directory is incomplete")
 
     def component(self, name: str) -> Component:
-        """One network, whose weights must lie in one file."""
-        first, *others = self.weight_files(name)
-        if others:
-            raise UserError(f"{self.directory / name} lies in {1 + len(others)} files: save it in one (max_shard_size)")
-        file = TensorFile.open(first)
-        return Component(name, file, {own: key for key in file.entries if (own := canonical(name, key))})
+        """One network, in one file or several."""
+        found = self.weight_files(name, index=True)
+        files = tuple(TensorFile.open(file) for file in found if file.suffix == ".safetensors")
+        keys = {own: key for file in files for key in file.entries if (own := canonical(name, key))}
+        return Component(name, files, keys, found[-1] if found[-1].suffix == ".json" else None)
 
     @cached_property
     def components(self) -> dict[str, Component]:
@@ -189,6 +247,15 @@ class PipelineDirectory:
             tensors |= read_tensors(file)[0]
         return tensors
 
+    @cached_property
+    def sha256(self) -> str:
+        """Over the names and bytes of all files that drawing reads: weights, configs, tokenizers, scheduler, marker."""
+        folder, weights = self.directory, [one for name in self.component_names for one in self.weight_files(name)]
+        others = [folder / "model_index.json", *(folder / one.marker for _, one in DOMAINS if one.marker)]
+        others += [folder / name / "config.json" for name in self.component_names]
+        others += [file for part in ("tokenizer*", "scheduler") for file in folder.glob(f"{part}/*") if file.is_file()]
+        return hash_files(sorted({*weights, *(file for file in others if file.exists())}), folder)
+
     @property
     def ema(self) -> str:
         """Whether the denoiser's weights are the moving average (EMA) of those that were trained.
@@ -196,7 +263,7 @@ class PipelineDirectory:
         used; "beside, not used" if the file or the variant's name shows it; unknown for most.
         """
         if (self.directory / CONVERTED).exists():
-            return str(read_json(self.directory / CONVERTED).get("ema", "unknown"))
+            return str(read_object(self.directory / CONVERTED).get("ema", "unknown"))
         if self.variant == NON_EMA:
             return "beside, not used"
         return "used" if NON_EMA in self.variants(self.family.part) else "unknown"
@@ -219,21 +286,6 @@ class PipelineDirectory:
         return found
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it holds no JSON object")
-    return values
-
-
 def weight_file_names(component: str, variant: str | None = None) -> tuple[str, str, tuple[str, ...]]:
     """How a component's weights are named: one file, the index of several, and the patterns of these, now and formerly."""
     stem = _stem(component)
@@ -244,12 +296,12 @@ def weight_file_names(component: str, variant: str | None = None) -> tuple[str, 
 
 
 def _stem(component: str) -> str:
-    return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+    return "diffusion_pytorch_model" if component in ("unet", "transformer", "vae") else "model"
 
 
 def _shards(index: Path) -> list[Path]:
-    listed = read_json(index).get("weight_map")
-    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
+    listed = read_object(index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
     if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
         raise UserError(f"{index} is damaged: it lists no safetensors files beside it")
     shards = [index.with_name(name) for name in names]

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..classic import write_classic_names, write_classic_tokenizer
 from ..disk import atomic, share, write_json
 from ..domains import DOMAINS, domain_of
+from ..errors import UserError, reason
+from ..files import check_regular, read_object
 from ..naming import model_flag
-from ..settings import UserError
+from ..places import shortened
 from .hub import fetch
-from .keys import EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
-from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory
-from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file
+from .keys import BUFFERS, EMA, OPEN_CLIP, UNET, VAE, KeyLocation, ldm_locations
+from .pipeline_copy import copy_configs, without_origin
+from .pipeline_directory import CONVERTED, ONE_FILE, SAFETY, UNUSED, PipelineDirectory, weight_file_names
+from .prediction import Prediction
+from .tensor_files import FLOATS, TensorFile, check_no_pickle, hash_file, write_tensor_file
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 TEXTS = {SD: ("cond_stage_model.",), SDXL: ("conditioner.embedders.0.", "conditioner.embedders.1.")}
@@ -29,8 +37,12 @@ SD2 = {  # the names of their tensors are the same, what they predict is not
     "stable-diffusion-v2-768-v": "stabilityai/stable-diffusion-2-1",
     "stable-diffusion-v2-512": "stabilityai/stable-diffusion-2-1-base",
 }
+LAYOUT = 2  # of what is written: a directory of a former one is made anew
 FUSE = "a LoRA, no model: fuse it into its base (fuse_lora, save_pretrained) first"
 NOT_READ = "single files are read of Stable Diffusion 1, 2 and SDXL, name its diffusers directory or hub id"
+OLD_TEXT = re.compile(  # a text encoder's names in other releases of transformers, and so in old files
+    r"((?:cond_stage_model|conditioner\.embedders\.0)\.transformer\.)((?:embeddings|encoder|final_layer_norm)\..+)"
+)
 OTHERS = {  # a part of a tensor's name: what a file is that has it
     "lora": FUSE,
     "hada_w1": FUSE,
@@ -53,29 +65,32 @@ def convert(path: Path, config: PipelineDirectory | None = None, config_name: st
         UserError: a pickle, damaged, of no or another family, or not to be converted; no config to be had.
     """
     check_no_pickle(path)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise UserError(
             f"--model {path} is a file that does not end with .safetensors: name one that does, or a diffusers directory"
         )
     if converted := converted_directory(path, config):
         return converted
-    file, folder = TensorFile.open(path), _cache_directory(path)
+    file, folder, named = TensorFile.open(path), _folder_of(path), config is not None
     pipeline_class, config_name = pipeline_class_of(file), config_name or _usual_config(file)
     config = config or _fetch_config(path, config_name)
-    with _lock(folder):
+    with lock(folder):
         if not converted_directory(path, config):  # else another process has converted it, meanwhile
+            _check_config(file, pipeline_class, config, named=named)
             _convert(file, pipeline_class, config, config_name, folder)
     return PipelineDirectory(folder)
 
 
 def converted_directory(path: Path, config: PipelineDirectory | None = None) -> PipelineDirectory | None:
     """The directory that a single file was converted into before, with this config if one is named; None if it was not."""
-    folder = _cache_directory(path)
+    folder = _folder_of(path)
     try:
-        facts = json.loads((folder / CONVERTED).read_text())
+        facts = read_object(folder / CONVERTED)
+        if facts["layout"] != LAYOUT:
+            return None
         same = config is None or facts["config_sha256"] == _hash_of_configs(config.directory)
         return PipelineDirectory(folder) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, KeyError, TypeError):
         return None
 
 
@@ -112,7 +127,7 @@ def pipeline_class_of(file: TensorFile) -> str:
 
 def _without_unet(file: TensorFile) -> str:
     if file.entries.keys() & {"input_blocks.0.0.weight", "conv_in.weight"}:
-        return "a UNet alone"
+        return "a UNet alone, which eval, attack, export and diff take as --unet beside its base as --model"
     if "decoder.conv_in.weight" in file.entries or any(key.startswith(VAE) for key in file.entries):
         return "a VAE alone"
     return f"no model ({UNET}* is missing)"
@@ -157,21 +172,31 @@ def _fetch_config(path: Path, name: str | None) -> PipelineDirectory:
     return config
 
 
-def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirectory) -> None:
-    """Raises UserError unless a pipeline is of a file's family and predicts what the file's metadata names."""
+def _check_config(file: TensorFile, pipeline_class: str, config: PipelineDirectory, *, named: bool) -> None:
+    """Raises UserError unless a pipeline is of a file's family and, if it was named, predicts what the file says."""
     config.check_configs()
     if (found := config.index["_class_name"]) != pipeline_class:
         raise UserError(
             f"--model-config {config.directory} is a {found}, and --model {file.path} a {pipeline_class}: name one of the same family"
         )
-    is_v = "v_pred" in file.entries or file.metadata.get("modelspec.prediction_type") == "v"
-    if is_v and config.config("scheduler").get("prediction_type") != "v_prediction":
+    own = Prediction.of_scheduler(config.config("scheduler"))
+    if named and Prediction.of_file(file).velocity and not own.velocity:
         raise UserError(
             f"--model {file.path} predicts v, and {config.directory} does not: add --model-config of a model that does"
         )
+    for text, prefix in zip(config.family.texts, TEXTS[pipeline_class], strict=True):
+        shapes = [
+            file.shape(key) for key in file.entries if key.startswith(prefix) and key.endswith("token_embedding.weight")
+        ]
+        if (known := config.config(text).get("vocab_size")) and shapes and shapes[0][0] != known:
+            raise UserError(
+                f"--model {file.path} embeds {shapes[0][0]} tokens, and {config.directory / text} {known}: it was trained with "
+                "tokens of its own, add --model-config of the diffusers directory that it was made from"
+            )
 
 
 def _hash_of_configs(config: Path) -> str:
+    check_regular(config)
     digest = hashlib.sha256()
     found = {file for pattern in config_patterns() for file in config.glob(pattern) if ".index." not in file.name}
     for file in sorted(found):
@@ -186,46 +211,77 @@ def _convert(
     file: TensorFile, pipeline_class: str, config: PipelineDirectory, config_name: str | None, folder: Path
 ) -> None:
     """Let diffusers convert a file, and compare the result with it before it takes its name."""
-    _check_config(file, pipeline_class, config)
-    pipeline = _load(file, pipeline_class, config.directory)
+    with _usual_names(file, folder) as (file, path):
+        pipeline = _load(file, path, pipeline_class, config.directory)
     with atomic(folder) as new:
+        pipeline.scheduler = Prediction.of_file(file).scheduler(pipeline.scheduler)
         pipeline.save_pretrained(new, safe_serialization=True, max_shard_size=ONE_FILE)
         del pipeline
+        _make_classic(PipelineDirectory(new), config)
         _check_converted(file, new, pipeline_class)
         if marker := domain_of(config.directory).marker:
             shutil.copyfile(config.directory / marker, new / marker)
         has_ema = any(key.startswith(f"{EMA}diffusion_model") for key in file.entries)
         facts = {
             "file": str(file.path), "sha256": _sha256(file.path), "config": config_name,
-            "config_sha256": _hash_of_configs(config.directory), "ema": "beside, not used" if has_ema else "unknown",
+            "config_sha256": _hash_of_configs(config.directory), "layout": LAYOUT, "ema": "beside, not used" if has_ema else "unknown",
         }  # fmt: skip
         write_json(new / CONVERTED, facts)
         share(new)
 
 
-def _load(file: TensorFile, pipeline_class: str, config: Path) -> Any:
+@contextmanager
+def _usual_names(file: TensorFile, folder: Path) -> Iterator[tuple[TensorFile, Path]]:
+    """A file with the names that diffusers reads, its own and its text encoder's, and where it lies: written anew if it has others."""
+    names = {key: f"{found[1]}text_model.{found[2]}" for key in file.entries if (found := OLD_TEXT.fullmatch(key))}
+    if not names and file.path.suffix == ".safetensors":
+        yield file, file.path
+        return
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        path = Path(scratch) / "renamed.safetensors"
+        copies = {names.get(key, key): file.copied(key) for key in file.entries}
+        write_tensor_file(path, copies, file.metadata, hash_key="renamed_sha256")
+        yield replace(TensorFile.open(path), path=file.path), path
+
+
+def _make_classic(new: PipelineDirectory, config: PipelineDirectory) -> None:
+    """Configs and tokenizers as they are where they come from, and names that all releases of transformers read."""
+    without_origin(new.directory / "model_index.json")
+    for name in new.parts:
+        folder = new.directory / name
+        if name.startswith("tokenizer"):
+            shutil.rmtree(folder)
+        if name != "scheduler":  # which the file may have a say in
+            copy_configs(config.directory / name, folder)
+        if name.startswith("tokenizer"):
+            write_classic_tokenizer(folder)
+        if name.startswith("text_encoder"):
+            write_classic_names(folder / weight_file_names(name)[0])
+
+
+def _load(file: TensorFile, path: Path, pipeline_class: str, config: Path) -> Any:
     import diffusers
 
     unused = UNUSED | (SAFETY if pipeline_class == SD else dict(add_watermarker=False))
     try:
         pipeline = getattr(diffusers, pipeline_class).from_single_file(
-            str(file.path), config=str(config), local_files_only=True, torch_dtype=_dtype(file), **unused
+            str(path), config=str(config), local_files_only=True, torch_dtype=_dtype(file), **unused
         )
         for part in pipeline.components.values():
             if isinstance(part, nn.Module) and (lost := [name for name, one in part.named_parameters() if one.is_meta]):
                 raise ValueError(f"{lost[0]} was given no value")
         return pipeline
     except Exception as error:  # of many kinds: a tensor that is missing, or of another shape than in the configs
-        reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"--model {file.path} cannot be converted with the configs of {config} ({reason}): it lacks weights, or needs another --model-config"
+            f"--model {file.path} cannot be converted with the configs of {config} ({reason(error)[:200]}): it lacks weights, or needs another --model-config"
         ) from None
 
 
 def _dtype(file: TensorFile) -> torch.dtype:
     """The one precision of a file's weights, or float32, which holds all that it mixes."""
     weights = (UNET, VAE, *TEXTS[SD], *TEXTS[SDXL])
-    codes = {entry["dtype"] for key, entry in file.entries.items() if key.startswith(weights)} - {"I64", "I32"}
+    held = (key for key in file.entries if key.startswith(weights) and not key.endswith(BUFFERS))
+    codes = {file.entries[key]["dtype"] for key in held} - {"I64", "I32"}
     return FLOATS.get(next(iter(codes)), torch.float32) if len(codes) == 1 else torch.float32
 
 
@@ -258,11 +314,16 @@ def _same(file: TensorFile, location: KeyLocation, tensor: torch.Tensor) -> bool
 # ---------------------------------------------------------------- the cache
 
 
-def _cache_directory(path: Path) -> Path:
+def _folder_of(path: Path) -> Path:
+    return cache_directory(path.stem, _sha256(path))
+
+
+def cache_directory(stem: str, sha256: str) -> Path:
+    """Where a pipeline that is made of a file goes, by the file's name and a hash."""
     from huggingface_hub import constants
 
-    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in path.stem)[:60]
-    return Path(constants.HF_HOME) / "sd_scissorhands" / f"{name}-{_sha256(path)[:12]}"
+    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in stem)
+    return Path(constants.HF_HOME) / "sd_scissorhands" / f"{shortened(name, 60)}-{sha256[:12]}"
 
 
 def _sha256(path: Path) -> str:
@@ -279,8 +340,8 @@ def _read_sha256(path: Path, size: int, changed: int) -> str:
     return hash_file(path)
 
 
-def _lock(folder: Path) -> AbstractContextManager[Any]:
-    """Within it no other process converts the same file."""
+def lock(folder: Path) -> AbstractContextManager[Any]:
+    """Within it no other process makes the same directory."""
     from filelock import FileLock
 
     try:

@@ -11,8 +11,20 @@ from typing import Any
 import torch
 
 from ..settings import UserError
-from .keys import EMA, OPEN_CLIP, UNET, XL_OPEN_CLIP, Blocks, KeyLocation, canonical, ldm_locations
+from .keys import (
+    EMA,
+    LAST_BLOCK,
+    OPEN_CLIP,
+    UNET,
+    UNUSED_BLOCK,
+    XL_OPEN_CLIP,
+    Blocks,
+    KeyLocation,
+    canonical,
+    ldm_locations,
+)
 from .pipeline_directory import Component, PipelineDirectory
+from .prediction import MARKERS
 from .tensor_files import DTYPES, FLOATS, TensorFile, TensorToWrite
 
 
@@ -46,6 +58,8 @@ def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> l
             f"{model.directory} has a transformer, and a single file is written of models with a UNet alone: "
             "choose diffusers, unet-only (the transformer alone) or delta"
         )
+    if not unet_only:
+        _check_vocabulary(model)
     chosen = {name: one for name, one in model.components.items() if name == "unet" or not unet_only}
     locations = ldm_locations(
         {name: component.keys for name, component in chosen.items()},
@@ -54,6 +68,16 @@ def locate_components(model: PipelineDirectory, *, unet_only: bool = False) -> l
         blocks=Blocks.of_config(model.config("unet")),
     )
     return [LocatedComponent(chosen[name], found) for name, found in locations.items()]
+
+
+def _check_vocabulary(model: PipelineDirectory) -> None:
+    """Raises UserError for a text encoder with tokens of its own: a single file holds no tokenizer, no stock config fits it."""
+    for text in model.family.texts:
+        if added := model.added_tokens(text):
+            raise UserError(
+                f"{model.directory / model.tokenizer_of(text)} has tokens of its own ({', '.join(added[:3])}), which a single file "
+                "cannot hold: choose diffusers, or --base FILE, whose UNet alone is replaced"
+            )
 
 
 def under_own_names(component: Component) -> LocatedComponent:
@@ -69,7 +93,7 @@ def tensors_to_write(
 
     def one(key: str, names: list[str]) -> TensorToWrite:
         if not component.tensor(names[0]).is_floating_point():
-            return component.file.copied(component.keys[names[0]])
+            return component.file(names[0]).copied(component.keys[names[0]])
         shape, transposed = located.shape(names), located.locations[names[0]].transposed
         precision = dtype or (FLOATS[base.entries[key]["dtype"]] if base else component.dtype(names[0]))
 
@@ -80,6 +104,17 @@ def tensors_to_write(
         return TensorToWrite.of(shape, precision, make)
 
     return {key: one(key, names) for key, names in located.by_key().items()}
+
+
+def with_last_text_block(tensors: dict[str, TensorToWrite]) -> dict[str, TensorToWrite]:
+    """A file's tensors with the last block of Stable Diffusion 2's text encoder, which no diffusers pipeline has.
+
+    No picture depends on it, but programs that build all 24 blocks leave it uninitialised where it is missing: it is
+    the one before it once more.
+    """
+    last = {key: one for key, one in tensors.items() if key.startswith(LAST_BLOCK)}
+    copied = {key.replace(LAST_BLOCK, UNUSED_BLOCK): one for key, one in last.items()}
+    return copied | tensors
 
 
 def open_base(path: Path, unet: LocatedComponent, model: Path) -> TensorFile:
@@ -134,7 +169,7 @@ def check_written(
         ]
         if wrong:
             raise UserError(f"{path} does not read back as it should ({name}.{wrong[0]}): check the disk")
-    for key in (base.entries.keys() - located[0].by_key().keys()) if base else ():
+    for key in (base.entries.keys() - located[0].by_key().keys() - set(MARKERS)) if base else ():
         if not all(a == b for a, b in zip(base.raw(key), written.raw(key), strict=True)):  # type: ignore[union-attr]
             raise UserError(f"{path} was not written as it should be ({key} differs from the base's): check the disk")
 

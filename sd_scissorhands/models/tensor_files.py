@@ -16,7 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..disk import reason, share
+from ..disk import share
+from ..errors import reason
+from ..files import open_file
+from ..parsing import parse_json
 from ..settings import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -28,6 +31,7 @@ FLOATS = {CODES[dtype]: dtype for dtype in DTYPES.values()}  # the types that ca
 NO_HASH = "0x" + 64 * "0"
 PICKLES = (b"PK\x03\x04", b"\x80")  # how torch.save's files begin, now and formerly
 CHUNK = 1 << 24  # bytes
+MOST_HEADER = 100_000_000  # bytes of a header; safetensors' own limit
 UNFUSED = (".lora_A.", ".lora_B.", ".lora_magnitude", ".lora.up.", ".lora.down.", ".lora_layer.", ".base_layer.")
 CONVERT = (  # holds nothing that a shell would change between double quotes
     "import os, sys, torch, safetensors.torch as s; "
@@ -58,6 +62,11 @@ class TensorToWrite:
             yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
         return cls(CODES[dtype], tuple(shape), torch.Size(shape).numel() * dtype.itemsize, load)
+
+    def tensor(self) -> Tensor:
+        """What is written, in float32; of one of the `FLOATS`."""
+        raw = bytearray(b"".join(self.load()))
+        return torch.frombuffer(raw, dtype=FLOATS[self.code]).reshape(self.shape).float()
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ def check_no_pickle(path: Path) -> None:
         UserError: it is one.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             begin = file.read(9)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -145,12 +154,12 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         UserError: truncated or not safetensors, or a LoRA that is not fused.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+            header = parse_json(file.read(length)) if length < min(path.stat().st_size, MOST_HEADER) else {}
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
         whole = path.stat().st_size == 8 + length + end
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error):
         whole = False
     if not whole:
         raise UserError(f"{path} is truncated or no safetensors file: download it again")
@@ -249,6 +258,6 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 def hash_file(path: Path, start: int = 0) -> str:
     """sha256 of a file's bytes from `start` on."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(start)
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..disk import read_tensors
+from ..disk import inside, read_tensors
 from ..lineage import started_from
 from ..results.models import Check, Verification
 from ..run import Progress, Run, silent
@@ -99,10 +99,10 @@ def _stages(run: RunUnderTest) -> Iterator[Check]:
         stage = run.manifest.stage(name)
         if name == "model" or stage is None:
             continue
-        if (file := run.path / stage.file).exists():
+        if (file := inside(run.path, stage.file)).exists():
             TensorFile.open(file)
             whole += 1
-        else:
+        elif not stage.dropped:
             yield Check(f"stage {name}", False, f"{file} is missing")
     if "model" in run.manifest.stages:
         yield Check("stages", True, f"{whole} files, whole")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..diffusion.families import FAMILIES
+from ..errors import UserError
 from ..lineage import base_of
 from ..models.licence import for_derived_card
+from ..models.locate import find_pipeline
 from ..naming import Name
+from ..parsing import read_json
 from .commands import hub_id
 from .reading import RunRecord
 
@@ -32,7 +34,7 @@ def card_facts(run: RunRecord) -> dict[str, Any]:
 def loader_of(run: RunRecord) -> str:
     """The pipeline's class, by the model's index; that of Stable Diffusion where there is none."""
     try:
-        loader = json.loads((run.path / "model" / "model_index.json").read_text())["_class_name"]
+        loader = read_json(run.path / "model" / "model_index.json")["_class_name"]
     except (OSError, ValueError, LookupError, TypeError):
         loader = None
     return loader if loader in FAMILIES else "StableDiffusionPipeline"
@@ -48,9 +50,9 @@ def base_on_hub(run: RunRecord) -> str | None:
 # ---------------------------------------------------------------- use
 
 LOAD = """```python
-from diffusers import {loader}
+{torch}from diffusers import {loader}
 
-pipeline = {loader}.{how}("{place}")
+pipeline = {loader}.{how}("{place}"{options})
 image = pipeline("your prompt").images[0]
 ```"""
 PUT_IN = """```python
@@ -77,5 +79,22 @@ def use(run: RunRecord, repo: str | None, file: str | None, to: str) -> str:
         return PUT_IN.format(repo=repo, file=file, base=base, part=FAMILIES[loader].part)
     if to == "single-file":
         place = f"https://huggingface.co/{repo}/blob/main/{file}"
-        return LOAD.format(loader=loader, how="from_single_file", place=place)
-    return LOAD.format(loader="DiffusionPipeline", how="from_pretrained", place=repo or "path/to/this/directory")
+        return LOAD.format(loader=loader, how="from_single_file", place=place, options="", torch="")
+    place, options = repo or "path/to/this/directory", load_options(run)
+    torch = "import torch\n" if "torch." in options else ""
+    return LOAD.format(loader="DiffusionPipeline", how="from_pretrained", place=place, options=options, torch=torch)
+
+
+def load_options(run: RunRecord) -> str:
+    """What diffusers must be given to load a run's model: the variant, and half precision where the text encoder's config has it."""
+    try:
+        files = find_pipeline(run.path)
+        config = files.config(files.family.texts[0])
+    except UserError:
+        return ""
+    dtype = str(config.get("dtype") or config.get("torch_dtype"))
+    options = {
+        "variant": files.variant and f'"{files.variant}"',
+        "torch_dtype": dtype in ("float16", "bfloat16") and f"torch.{dtype}",
+    }
+    return "".join(f", {name}={value}" for name, value in options.items() if value)

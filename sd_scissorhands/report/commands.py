@@ -47,8 +47,8 @@ def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:
 def evaluation_command(run: RunRecord) -> str:
     """The shell line that evaluates this run's model, as far as one can be known."""
     words = ["sdscissor", "eval"]
-    if run.domain.name == "canvas":
-        words += ["--model", _model(run), "--canvas", "--concept", _concept(run)]
+    if run.domain.judge_flags:
+        words += ["--model", _model(run), *run.domain.judge_flags, "--concept", _concept(run)]
     elif run.erased and run.erased.explicit:
         words += ["--model", _model(run), "--baseline", str(run.source.model), "--i2p"]
     return shlex.join(words)

@@ -8,13 +8,14 @@ from statistics import fmean
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from ..classifier.metrics import CLASSIFIER_METRICS
 from ..results.comparison import ComparisonResult, ComparisonRow, RecipeLine, Spread
 from .declared import Figure, figure
 from .page import template, write_page
 from .phrases import known, worded
 from .plots import retraining_plot, tradeoff_plot
 from .reading import read_comparison
-from .verdict import RETAINED
+from .verdict import answering
 
 ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
@@ -96,18 +97,26 @@ def plot(result: ComparisonResult, group: str) -> Any:
         return retraining_plot(_from_retraining(grouped(result.rows)[group]))
     points: list[tuple[str, float, float]] = []
     for line in result.table:
-        rate, *rest = (spread.mean if (spread := line.figures.get(name)) else None for name in ("asr", *RETAINED))
+        rate, *rest = (
+            spread.mean if (spread := line.figures.get(name)) else None for name in ("asr", *answering("whole"))
+        )
         if rate is not None and None not in rest:
             points.append((_label(line), rate, fmean(filter(known, rest))))
     return tradeoff_plot(points)
 
 
 def _from_retraining(rows: Sequence[ComparisonRow]) -> dict[str, list[tuple[float, float]]]:
-    """Name -> (how far its accuracy on what is forgotten is from the retrained model's, its test accuracy) by run, in %."""
-    retrained = {(row.target, row.seed): row.value("forget_accuracy") for row in rows if row.recipe == RETRAIN}
+    """Name -> (how far it is from the retrained model on what is forgotten, how well the rest is done) by run, in %.
+
+    By the metrics of classifiers that declare these axes.
+    """
+    forgotten, retained = (
+        next(name for name, one in CLASSIFIER_METRICS.items() if one.axis == axis) for axis in ("forgotten", "retained")
+    )
+    retrained = {(row.target, row.seed): row.value(forgotten) for row in rows if row.recipe == RETRAIN}
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        aim, own, test = retrained.get((row.target, row.seed)), row.value("forget_accuracy"), row.value("test_accuracy")
+        aim, own, test = retrained.get((row.target, row.seed)), row.value(forgotten), row.value(retained)
         if known(aim) and known(own) and known(test):
             points.setdefault(_label(row), []).append((100 * abs(own - aim), 100 * test))
     return points

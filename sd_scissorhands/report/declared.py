@@ -24,7 +24,7 @@ class Figure:
     unit: str = "share"  # share | number | distance | bytes
 
 
-COSTS = {
+COST_FIGURES = {
     "trimmed": Figure(
         "trimmed weights",
         "weights that the edit changed before the repair, out of those that were allowed to change (the scope).",
@@ -49,7 +49,7 @@ def figure(name: str, columns: Mapping[str, ColumnNote] = {}) -> Figure:
     metric = METRICS[name] if name in METRICS else CLASSIFIER_METRICS.get(name)
     if metric:
         return Figure(metric.title, metric.meaning, metric.unit)
-    return FIRST_ASR if name == "asr" else COSTS.get(name) or Figure(name.replace("_", " "))
+    return FIRST_ASR if name == "asr" else COST_FIGURES.get(name) or Figure(name.replace("_", " "))
 
 
 def evaluation_titles() -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from ..classifier.metrics import CLASSIFIER_METRICS
 from ..lineage import MANIFEST
 from ..methods.method import declared_settings
+from ..parsing import read_json
 from ..recipes import RECIPES
 from ..settings import ForgetSettings
 from .commands import command_with, difference
@@ -35,7 +35,7 @@ def write_forgetting_report(run_dir: Path) -> Path:
 def is_forgetting(run_dir: Path) -> bool:
     """Whether a run directory is that of a classifier; an unreadable one is not."""
     try:
-        return "forget_class" in json.loads((run_dir / MANIFEST).read_text())["settings"]
+        return "forget_class" in read_json(run_dir / MANIFEST)["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -13,7 +13,7 @@ from .phrases import known, worded
 from .pictures import Grid, attack_grid, picture_grids
 from .reading import read_measurement
 
-MOST = 12  # lines of figures
+MOST_LINES = 12  # lines of figures
 
 
 def fragment(values: Mapping[str, Any], folder: Path | None, *, blur: bool = True) -> str:
@@ -35,7 +35,7 @@ def _lines(values: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in figures.items() if known(value)
         }  # fmt: skip
     plain = {name: (value, None) for name, value in values.items() if isinstance(value, str | int | float)}
-    return dict(list(plain.items())[:MOST])
+    return dict(list(plain.items())[:MOST_LINES])
 
 
 def _grids(folder: Path, blur: bool) -> list[Grid]:

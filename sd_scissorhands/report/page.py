@@ -26,7 +26,7 @@ from .reading import RunRecord, read_controls, read_measurement, read_run
 from .table import columns, returned, rows
 
 FILTERS = (
-    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "total", "worded",
+    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "shareable", "total", "worded",
 )  # fmt: skip
 SETTINGS = ("model", "baseline", "seed", "threshold", "protocol", "subset", "sampling", "judge")  # that results repeat
 
@@ -98,7 +98,7 @@ def _findings(run: RunRecord) -> dict[str, Any]:
         "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.is_gone(run, s) for s in run.evaluations.values()],
         "whole": verdict.is_whole(run), "stays": verdict.stays_gone(run), "broken": verdict.broken, "graded": graded,
         "returned": returned, "figure": figure, "headline": _headline, "retained_metrics": _retained_metrics(),
-        "GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS,
+        "answering": verdict.answering, "GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS,
     }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _settings(summary: Evaluation | AttackResult) -> dict[str, Any]:
 
 def _headline(figures: Mapping[str, float | None]) -> str:
     """The figures that the findings rest on, in a line."""
-    names = [name for name in (verdict.FORGOTTEN, *verdict.RETAINED) if known(figures.get(name))]
+    names = [name for question in ("gone", "whole") for name in verdict.answering(question) if known(figures.get(name))]
     return ", ".join(f"{figure(name).title} {phrases.percent(figures[name])}" for name in names)
 
 

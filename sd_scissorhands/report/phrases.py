@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+from ..naming import without_folder
 from ..results.base import Record
 
 
@@ -81,6 +82,15 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
     return "–" if value is None or value != value else str(value)
+
+
+def shareable(value: Any) -> Any:
+    """A setting without the folders of this machine that it may name."""
+    if isinstance(value, list | tuple):
+        return [shareable(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: shareable(one) for name, one in value.items()}
+    return without_folder(value) if isinstance(value, str) else value
 
 
 def described(value: Any) -> str:

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..pictures import PictureError, read_frames
 from ..results.attack import AttackResult, AttackSample
 from ..results.evaluation import Evaluation, JudgedSample, NudityEvaluation, Sample
 from .declared import evaluation_titles
 from .reading import RunRecord
 
-GROUPS = {
+KIND_TITLES = {
     "forget": "Prompts that name {}",
     "synonym": "Other words for {}",
     "generic": "Prompts that leave open what {} would say",
@@ -24,7 +25,7 @@ GROUPS = {
 HARMLESS = ("retain", "caption")  # kinds of samples that do not ask for the concept
 COMPARED = {"original": "original", "erased": "model"}  # what a row of pictures is called, and its field in a sample
 ATTACKED = {"before the attack": "before", "after the attack": "after", "original, attacked": "original"}
-SMALL = 64  # pixels
+SHARP_SIDE = 64  # pixels
 
 AnySample = JudgedSample | Sample | AttackSample
 
@@ -68,7 +69,7 @@ def picture_grids(run: RunRecord, summary: Evaluation, blur: bool) -> list[Grid]
     """The sample pictures of one evaluation, by group."""
     groups: dict[str, list[AnySample]] = {}
     for sample in summary.samples:
-        title = GROUPS.get(getattr(sample, "kind", ""), f"NudeNet, {evaluation_titles()[summary.kind]}")
+        title = KIND_TITLES.get(getattr(sample, "kind", ""), f"NudeNet, {evaluation_titles()[summary.kind]}")
         concept = run.concepts if isinstance(summary, NudityEvaluation) else summary.concept or run.concepts
         groups.setdefault(title.format(concept), []).append(sample)
     return [Grid(title, own, _rows(run, summary, own, COMPARED, blur)) for title, own in groups.items()]
@@ -103,7 +104,7 @@ def _picture(
     explicit = run.explicit(summary) and getattr(sample, "kind", "") not in HARMLESS
     blur = blur and (explicit or sample.flagged)
     uri, side = embed(summary.folder or run.path, getattr(sample, which), blur=blur)
-    return Picture(uri, blur and uri is not None, side <= SMALL, alt, answer)
+    return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer)
 
 
 def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, int]:
@@ -117,14 +118,13 @@ def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, in
         path = (folder / str(name)).resolve()
         if not name or not path.is_relative_to(folder.resolve()):
             return None, 0
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        image = Image.fromarray(read_frames(path, "first")[0])
+    except (OSError, ValueError, PictureError):  # ValueError: a NUL in the name
         return None, 0
     side = max(image.size)
     if blur:
         image = image.filter(ImageFilter.GaussianBlur(side / 8))
     image.thumbnail((320, 320))
-    stream, kind = io.BytesIO(), "png" if side <= SMALL else "jpeg"
+    stream, kind = io.BytesIO(), "png" if side <= SHARP_SIDE else "jpeg"
     image.save(stream, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}", side

@@ -1,4 +1,4 @@
-"""The page's plots as inline SVG, in colours that the colour-blind tell apart."""
+"""The page's plots as inline SVG, in colours that the colour-blind can distinguish."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BARS = 25
 PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
 BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
 STANDALONE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="background:white"'
-ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
+BLOCK_ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
 
 Points = Sequence[tuple[float, float]]  # (x, y)
 
@@ -155,7 +155,7 @@ def retraining_plot(points: Mapping[str, Points]) -> Any:
         axes.margins(0.1, 0.15)
 
     means = {name: (fmean(x for x, _ in own), fmean(y for _, y in own)) for name, own in points.items()}
-    return scatter(means, "What is kept against how far forgetting is from retraining", _finish)
+    return scatter(means, "What is retained against how far forgetting is from retraining", _finish)
 
 
 def difference_plot(difference: Difference) -> str | None:
@@ -210,7 +210,10 @@ def by_block(layers: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
             block[:] = [total + more for total, more in zip(block, facts, strict=True)]
         if len(sums) <= BARS:
             break
-    place = {name: next((i for i, first in enumerate(ORDER) if name.startswith(first)), len(ORDER)) for name in sums}
+    place = {
+        name: next((i for i, first in enumerate(BLOCK_ORDER) if name.startswith(first)), len(BLOCK_ORDER))
+        for name in sums
+    }
     return {name: sums[name] for name in sorted(sums, key=lambda name: (place[name], name))[:BARS]}
 
 

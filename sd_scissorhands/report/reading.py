@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
 from ..lineage import MANIFEST
 from ..models.tensor_files import TensorFile
+from ..parsing import parse_json, read_json
 from ..results.attack import AttackResult
 from ..results.comparison import ComparisonResult
 from ..results.erase import EraseResult
@@ -83,7 +83,7 @@ class RunRecord:
         return f"{title}, {concept}" if concept and len(set(_concepts(self.summaries))) > 1 else title
 
     def explicit(self, summary: Evaluation | AttackResult) -> bool:
-        """Whether the pictures may be explicit: as the run says; unknown counts as explicit, the embedded world not."""
+        """Whether the pictures may be explicit: as the run records; unknown counts as explicit, the embedded world not."""
         if self.erased and self.erased.explicit is not None:
             return self.erased.explicit
         judge = "" if isinstance(summary, NudityEvaluation) else summary.judge.get("judge")
@@ -149,7 +149,7 @@ def read_comparison(file: Path) -> ComparisonResult:
         UserError: there is none, or it is damaged.
     """
     try:
-        return ComparisonResult.from_json(json.loads(file.read_text()))
+        return ComparisonResult.from_json(read_json(file))
     except FileNotFoundError:
         raise UserError(f"{file.parent} holds no comparison: it has no {file.name}") from None
     except (OSError, ValueError) as error:
@@ -188,7 +188,7 @@ def _json(run: RunRecord, file: Path, kind: type[T]) -> T:
     """What a file of JSON holds."""
 
     def read() -> T:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = read_json(file)
         if not isinstance(value, kind):
             raise ValueError(f"{file} holds {type(value).__name__}")
         return value
@@ -198,7 +198,7 @@ def _json(run: RunRecord, file: Path, kind: type[T]) -> T:
 
 def _layers(run: RunRecord) -> dict[str, list[int]]:
     file = run.path / "selection.safetensors"
-    return _read(run, file, lambda: json.loads(TensorFile.open(file).metadata["facts"])["layers"], {})
+    return _read(run, file, lambda: parse_json(TensorFile.open(file).metadata["facts"])["layers"], {})
 
 
 def _read(run: RunRecord, file: Path, read: Callable[[], T], empty: T) -> T:

@@ -20,7 +20,7 @@ DASH: Cell = ("–", "")
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A figure of every model."""
 
     header: str
@@ -30,7 +30,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A model's name and what must be known of it."""
 
     name: str
@@ -38,19 +38,19 @@ class Row:
     main: bool = False
 
 
-def columns(run: RunRecord, controls: Sequence[RunRecord]) -> list[Column]:
+def columns(run: RunRecord, controls: Sequence[RunRecord]) -> list[TableColumn]:
     """Every figure that any of the models has."""
     models = [run, *controls]
     return [*_judged(run, models), *_counted(run, models), *_attacks(models), *([] if run.alone else _costs(models))]
 
 
-def rows(run: RunRecord, controls: Sequence[tuple[RunRecord, str]]) -> list[Row]:
+def rows(run: RunRecord, controls: Sequence[tuple[RunRecord, str]]) -> list[TableRow]:
     """The models, in the order of the cells."""
     named = [(control.path.name, control, how) for control, how in controls]
     return [
-        Row("original", ""),
-        Row("model" if run.alone else "erased", _note(run, "", []), main=True),
-        *(Row(name, _note(one, how, one.problems)) for name, one, how in named),
+        TableRow("original", ""),
+        TableRow("model" if run.alone else "erased", _note(run, "", []), main=True),
+        *(TableRow(name, _note(one, how, one.problems)) for name, one, how in named),
     ]
 
 
@@ -59,7 +59,7 @@ def _note(one: RunRecord, how: str, problems: Sequence[str]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
+def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[TableColumn]:
     """A column for each figure of each evaluation of a concept; of dashes where there is no evaluation at all."""
     found = []
     unmeasured = ConceptEvaluation(run.domain.evaluation, figures=dict.fromkeys(figure_names()))
@@ -73,7 +73,7 @@ def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
             for other in others:
                 interval = between(other.intervals.get(name), what.unit)
                 cells.append((worded(other.figures.get(name), what.unit), interval))
-            found.append(Column(what.title, note, what, cells))
+            found.append(TableColumn(what.title, note, what, cells))
     return found
 
 
@@ -81,12 +81,12 @@ def _n(count: int | None) -> str:
     return f"n = {number(count)}" if known(count) else ""
 
 
-def _counted(run: RunRecord, models: Sequence[RunRecord]) -> list[Column]:
+def _counted(run: RunRecord, models: Sequence[RunRecord]) -> list[TableColumn]:
     """A column for each evaluation by NudeNet."""
     found, what = [], figure("nudity")
     for place, ours in run.counted.items():
         cells = [_exposed(ours.baseline), *(_exposed(one.counted.get(place)) for one in models)]
-        found.append(Column(f"{what.title}, {run.label(ours)}", f"n = {number(ours.images)}", what, cells))
+        found.append(TableColumn(f"{what.title}, {run.label(ours)}", f"n = {number(ours.images)}", what, cells))
     return found
 
 
@@ -97,7 +97,7 @@ def _exposed(counts: NudityCounts | NudityEvaluation | None) -> Cell:
     return number(counts.any_exposed), between(every.images_interval, "number") if every else ""
 
 
-def _attacks(models: Sequence[RunRecord]) -> list[Column]:
+def _attacks(models: Sequence[RunRecord]) -> list[TableColumn]:
     """The columns of every attack that any of the models was put to."""
     found = []
     for place in dict.fromkeys(place for one in models for place in one.attacks):
@@ -109,12 +109,12 @@ def _attacks(models: Sequence[RunRecord]) -> list[Column]:
             what = Figure(column.header.removesuffix(", {}"), column.meaning)
             if first.steps_back:  # one column: the steps on other pictures are in small print
                 cells = [DASH, *(_steps_back(one.attacks.get(place)) for one in models)]
-                found.append(Column(header, _n(first.n), what, cells))
+                found.append(TableColumn(header, _n(first.n), what, cells))
                 break
             interval = between(first.original.interval_after) if column == ASR else ""
             cells = [(worded(column.original(first), column.unit), interval)]
             cells += [_attacked(one.attacks.get(place), column) for one in models]
-            found.append(Column(header, _n(first.n), what, cells))
+            found.append(TableColumn(header, _n(first.n), what, cells))
     return found
 
 
@@ -144,7 +144,7 @@ def returned(back: Mapping[str, int | None], which: str) -> str:
     return f"back after {number(back[which])} steps" if known(back.get(which)) else f"{steps(back, which)} steps"
 
 
-def _costs(models: Sequence[RunRecord]) -> list[Column]:
+def _costs(models: Sequence[RunRecord]) -> list[TableColumn]:
     """What the erasures changed and took."""
     cells: dict[str, list[Cell]] = {"trimmed": [DASH], "conflict_rate": [DASH], "seconds": [DASH]}
     for one in models:
@@ -153,4 +153,4 @@ def _costs(models: Sequence[RunRecord]) -> list[Column]:
         cells["trimmed"].append((number(result and result.trimmed), f"{share} of scope" if share != "–" else ""))
         cells["conflict_rate"].append((percent(result and result.conflict_rate), ""))
         cells["seconds"].append((number(result and result.seconds), ""))
-    return [Column(figure(name).title, "", figure(name), own) for name, own in cells.items()]
+    return [TableColumn(figure(name).title, "", figure(name), own) for name, own in cells.items()]

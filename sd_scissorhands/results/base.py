@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -57,17 +58,18 @@ class Reported(Record):
 
     folder: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # of its files; not in JSON
     report: Path | None = dataclasses.field(default=None, kw_only=True, compare=False)  # its page, once written
+    remarks: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)  # what was skipped, left out or cut
 
     to_html: ClassVar[Callable[[Any], str | None]] = staticmethod(
         lambda result: None
     )  # the interface sets it, see `api`
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in field order; the page comes last."""
+        """Plain JSON values, in field order; remarks, where there are any, and the page come last."""
         values = super().to_json()
         values.pop("folder", None)
-        report = values.pop("report", None)
-        return values | ({"report": report} if report else {})
+        last = {name: values.pop(name, None) for name in ("remarks", "report")}
+        return values | {name: value for name, value in last.items() if value}
 
     def _repr_html_(self) -> str | None:
         return type(self).to_html(self)
@@ -141,8 +143,8 @@ def _read(kind: Any, value: Any, name: str, strict: bool) -> Any:
             )
     if origin in (dict, Mapping) and isinstance(value, dict):
         return _items(args[1], value.items(), f"{name}.", "", strict)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if isinstance(value, float) else value
+    if kind is float and (type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)):
+        return value
     if (kind is int and type(value) is int) or (kind in (str, bool) and type(value) is kind):
         return value
     if kind is Path and isinstance(value, str):

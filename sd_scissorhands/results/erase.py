@@ -32,5 +32,7 @@ class EraseResult(Reported, SparseRecord):
     device: str = ""
     processes: int = 1
     seconds: float
+    left_out: str | None = None  # what of the base was not carried over, in a sentence
     exported: str | None = None  # the model in another format
+    export_note: str | None = None  # what another program would take that file for, if it is not that
     hub: str | None = None  # address of the repository that it was uploaded to

@@ -8,8 +8,9 @@ from typing import Any
 
 from .base import Measurement, Record
 
-# NudeNet's -> what each is called; a concept's are called as its domain says
+# NudeNet's -> what each is called; a concept's are named by its domain
 NUDITY_KINDS = {"i2p": "I2P prompts", "prompts": "own prompts", "images": "own pictures"}
+OF_IMAGES = ("source", "unreadable")
 NOT_OF_IMAGES = ("rows", "calibration", "protocol", "subset", "sampling", "collapse", "clip_score")
 
 
@@ -155,6 +156,7 @@ class NudityEvaluation(Measurement):
     model: str | None = None
     weights_sha256: str | None = None
     source: str | None = None  # of images: their directory
+    unreadable: tuple[str, ...] = ()  # of images: files that could not be judged, and why, in a sentence each
     images: int = 0
     boxes: dict[str, int] = field(default_factory=dict)
     images_with: dict[str, int] = field(default_factory=dict)
@@ -177,7 +179,7 @@ class NudityEvaluation(Measurement):
 
     def to_json(self) -> dict[str, Any]:
         """As of every result, without the keys that this kind of evaluation has not."""
-        absent = NOT_OF_IMAGES if self.kind == "images" else ("source",)
+        absent = NOT_OF_IMAGES if self.kind == "images" else OF_IMAGES
         return {name: value for name, value in super().to_json().items() if name not in absent}
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ..errors import UserError
-from .base import SparseRecord
+from ..parsing import read_json
+from .base import Record, SparseRecord
 from .erase import EraseResult
 
 MANIFEST = "run.json"
+Result = TypeVar("Result", bound=Record)
 
 
 @dataclass(frozen=True)
 class BaseModel(SparseRecord):
     """The model that a run started from; former versions wrote less of it."""
 
-    model: str | None = None  # as the user named it, see `naming`
+    model: str | None = None  # as the user named it, see `naming`; of a local one the absolute path
     weights_sha256: str | None = None  # of its denoiser, see `hash_tensors`
+    files_sha256: str | None = None  # of all files that drawing reads, see `PipelineDirectory.sha256`
     ema: str | None = None  # see `ema_of`
 
 
@@ -31,6 +33,7 @@ class Stage(SparseRecord):
     step: int | None = None  # of a checkpoint
     seconds: float | None = None
     peak_bytes: int | None = None  # of memory
+    dropped: bool | None = None  # whether its file was done with and is gone
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Manifest(SparseRecord):
 
     settings: dict[str, Any]  # of any version
     source: BaseModel
+    inputs: dict[str, str] = field(
+        default_factory=dict
+    )  # setting that names a file or a folder -> sha256 of what is in it
     stages: dict[str, Any] = field(default_factory=dict)  # see `stage`
     seconds: float = 0.0
     result: dict[str, Any] | None = None  # once the run has ended
@@ -51,11 +57,11 @@ class Manifest(SparseRecord):
             UserError: there is none, or it is damaged.
         """
         try:
-            return cls.from_json(json.loads((folder / MANIFEST).read_text()))
-        except FileNotFoundError:
+            return cls.from_json(read_json(folder / MANIFEST))
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{folder} is not a run directory: it has no {MANIFEST}") from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder / MANIFEST} is damaged ({error}): choose another --output-dir") from None
+            raise damaged(str(error), folder / MANIFEST) from None
 
     @property
     def erased(self) -> EraseResult | None:
@@ -67,13 +73,37 @@ class Manifest(SparseRecord):
         """Whether a diffusion model was unlearned, not a classifier."""
         return "concepts" in self.settings
 
-    def stage(self, name: str) -> Stage | None:
-        """A stage that has ended; each is read by itself, so that a damaged one spoils no other.
+    def result_as(self, kind: type[Result]) -> Result:
+        """What the run came to.
 
         Raises:
             UserError: it is damaged.
         """
         try:
-            return Stage.from_json(self.stages[name]) if name in self.stages else None
+            return kind.from_json(self.result)
         except ValueError as error:
-            raise UserError(f"{MANIFEST} is damaged (stage {name}: {error}): choose another --output-dir") from None
+            raise damaged(f"result: {error}") from None
+
+    def stage(self, name: str) -> Stage | None:
+        """A stage that has ended; each is read by itself, so that a damaged one spoils no other.
+
+        Its file is named after it: no manifest can name another to be read or deleted.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if name not in self.stages:
+            return None
+        try:
+            stage = Stage.from_json(self.stages[name])
+        except ValueError as error:
+            raise damaged(f"stage {name}: {error}") from None
+        own = {"model": "model", "repair": f"repair/step-{stage.step}.safetensors"}
+        if stage.file != own.get(name, f"{name}.safetensors") or (stage.step is not None and stage.step < 1):
+            raise damaged(f"stage {name} names {stage.file!r}")
+        return stage
+
+
+def damaged(why: str, file: Path = Path(MANIFEST)) -> UserError:
+    """A manifest that cannot be read."""
+    return UserError(f"{file} is damaged ({why[:200]}): choose another --output-dir")

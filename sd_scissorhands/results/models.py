@@ -20,7 +20,9 @@ class Export(SparseRecord):
     base_file: str | None  # whose UNet alone was replaced
     weights_sha256: str  # of the denoiser before rounding
     seconds: float
+    note: str | None = None  # what another program would take the file for, if it is not that
     hub: str | None = None  # address of the repository
+    left_out: str | None = None  # what of the model was not carried over, in a sentence
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class WrittenDelta(Record):
 
 
 @dataclass(frozen=True)
-class AppliedDelta(Record):
+class AppliedDelta(SparseRecord):
     """A model that was made of its base and a delta."""
 
     output_dir: str
@@ -47,6 +49,7 @@ class AppliedDelta(Record):
     base_sha256: str
     weights_sha256: str
     seconds: float
+    left_out: str | None = None  # what of the base was not carried over, in a sentence
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Geometry:
     """Names what pictures of the embedded world show, as `judge.JudgeNetwork` does, by measurement alone."""
 
     def name(self, pictures: np.ndarray) -> list[dict[str, str]]:
-        """What each picture shows: domain -> concept or "other".
+        """What each picture shows: category -> concept or "other".
 
         Args:
             pictures: (B, 32, 32, 3) uint8.
@@ -45,7 +45,7 @@ class Geometry:
             "pattern": name_patterns(pixels, ink),
             "background": backgrounds,
         }
-        return [{domain: names[i] for domain, names in named.items()} for i in range(len(pictures))]
+        return [{category: names[i] for category, names in named.items()} for i in range(len(pictures))]
 
 
 def name_backgrounds(pixels: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -84,8 +84,8 @@ def name_shapes(ink: np.ndarray) -> tuple[list[str], np.ndarray]:
     flat = np.stack([centred(mask) for mask in ink]).reshape(len(ink), -1).astype(np.float32)
     shared = flat @ outlines.T  # (B, templates)
     overlap = shared / (flat.sum(1)[:, None] + outlines.sum(1) - shared)
-    best = np.stack([overlap[:, owners == i].max(1) for i in range(len(world.DOMAINS["shape"]))], axis=1)
-    return best_of(list(world.DOMAINS["shape"]), best, LEAST_OVERLAP), best
+    best = np.stack([overlap[:, owners == i].max(1) for i in range(len(world.CATEGORIES["shape"]))], axis=1)
+    return best_of(list(world.CATEGORIES["shape"]), best, LEAST_OVERLAP), best
 
 
 def centred(mask: np.ndarray, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -103,7 +103,7 @@ def templates() -> tuple[np.ndarray, np.ndarray]:
     x, y = world._sample_grid()
     dx, dy = x - (world.SIZE - 1) / 2, (world.SIZE - 1) / 2 - y
     outlines, owners = [], []
-    for owner, shape in enumerate(world.DOMAINS["shape"]):
+    for owner, shape in enumerate(world.CATEGORIES["shape"]):
         for radius, tilt in product(RADII, TILTS if shape not in ("circle", "ring") else (0.0,)):
             c, s = np.cos(tilt) / radius, np.sin(tilt) / radius
             inside = world._inside(shape, dx * c + dy * s, dy * c - dx * s)
@@ -126,7 +126,7 @@ def name_patterns(pixels: np.ndarray, ink: np.ndarray) -> list[str]:
 
     Bands darken every channel and spots whiten; the brightest channel shows the one most, the dimmest the other.
     """
-    inside = shrink(shrink(grow(ink)))  # thin gaps closed, then off the edge
+    inside = shrink(shrink(grow(ink)))  # narrow gaps closed, then off the edge
     bands, spots = fills()
     banded, darker = follows(-pixels.max(-1), inside, bands)
     spotted, paler = follows(pixels.min(-1), inside, spots)

@@ -1,4 +1,4 @@
-"""The embedded world's judge: a small convolutional network with one head per domain and an "other" class in each.
+"""The embedded world's judge: a small convolutional network with one head per category and an "other" class in each.
 
 It names what a picture shows, so that an erasure can be measured. It was trained on drawings and on
 their round trips through the embedded autoencoder, never on anything that the diffusion model generated.
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from . import world
 
-CLASSES = {domain: (*concepts, world.OTHER) for domain, concepts in world.DOMAINS.items()}
+CLASSES = {category: (*concepts, world.OTHER) for category, concepts in world.CATEGORIES.items()}
 
 
 class JudgeNetwork(nn.Module):
-    """Pictures (B, 3, 32, 32) in [-1, 1] -> domain -> logits (B, classes of the domain)."""
+    """Pictures (B, 3, 32, 32) in [-1, 1] -> category -> logits (B, classes of the category)."""
 
     def __init__(self, width: int = 32):
         super().__init__()
@@ -32,7 +32,7 @@ class JudgeNetwork(nn.Module):
             *stage(2 * width, 3 * width), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2),
             nn.Linear(3 * width * 16, 128), nn.ReLU(),
         )  # fmt: skip
-        self.heads = nn.ModuleDict({domain: nn.Linear(128, len(names)) for domain, names in CLASSES.items()})
+        self.heads = nn.ModuleDict({category: nn.Linear(128, len(names)) for category, names in CLASSES.items()})
 
     def features(self, pictures: Tensor) -> Tensor:
         """The 128 numbers that the heads see: (B, 128)."""
@@ -40,13 +40,15 @@ class JudgeNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         features = self.features(pictures)
-        return {domain: head(features) for domain, head in self.heads.items()}
+        return {category: head(features) for category, head in self.heads.items()}
 
     @torch.no_grad()
     def name(self, pictures: Tensor) -> list[dict[str, str]]:
-        """What each picture shows: domain -> concept or "other"."""
-        chosen = {domain: logits.argmax(1).tolist() for domain, logits in self(pictures).items()}
-        return [{domain: CLASSES[domain][rows[i]] for domain, rows in chosen.items()} for i in range(len(pictures))]
+        """What each picture shows: category -> concept or "other"."""
+        chosen = {category: logits.argmax(1).tolist() for category, logits in self(pictures).items()}
+        return [
+            {category: CLASSES[category][rows[i]] for category, rows in chosen.items()} for i in range(len(pictures))
+        ]
 
 
 def load_judge(path: Path) -> JudgeNetwork:

@@ -7,7 +7,6 @@ together -> judge -> the shipped directory with its measured quality.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from pathlib import Path
@@ -22,83 +21,18 @@ from torch import Tensor, nn
 
 from . import JUDGE_FILE, MODEL_DIR, world
 from .judge import CLASSES, JudgeNetwork, load_judge
-
-SAMPLING = {"steps": 20, "guidance": 3.0}  # what the card was measured with; at 5 purple turns too vivid
-POSITIONS = 24  # tokens a caption can hold
-
-
-# ---------------------------------------------------------------- parts
-
-
-def build_tokenizer():
-    """A CLIP tokenizer whose byte-pair merges were made from the world's words.
-
-    Most words are one token; a word that shares a pair of letters with an earlier one is several, as in any CLIP.
-    """
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    alphabet = sorted(ByteLevel.alphabet())
-    tokens = alphabet + [symbol + "</w>" for symbol in alphabet]
-    merges: list[tuple[str, str]] = []
-    for word in world.words():
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            pair = (pieces[0], pieces[1])
-            if pair not in merges:
-                merges.append(pair)
-                tokens.append("".join(pair))
-            pieces = ["".join(pair), *pieces[2:]]
-    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    # File names are silently ignored by transformers 5 here (the result knows two tokens): pass the objects.
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=POSITIONS)
-
-
-def build_text_encoder(tokenizer):
-    """CLIP's text transformer, two layers of width 64, with the token ids that its pooling needs."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=POSITIONS, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
-
-
-def build_vae():
-    """An autoencoder that maps (3, 32, 32) to (4, 8, 8)."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, latent_channels=4, norm_num_groups=8,
-        sample_size=world.SIZE,
-    )  # fmt: skip
-
-
-def build_unet():
-    """Stable Diffusion 1's block types at width 32-64."""
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64, attention_head_dim=4,
-        norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-
-
-def build_scheduler():
-    """DDIM with Stable Diffusion 1's noise schedule."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1,
-    )  # fmt: skip
-
+from .networks import (
+    POSITIONS,
+    as_input,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    build_vae,
+    save_pipeline,
+    to_pictures,
+)
+from .quality import write_card
 
 # ---------------------------------------------------------------- stages
 
@@ -108,16 +42,6 @@ def make_drawings(count: int, seed: int) -> tuple[Tensor, list[world.Drawing]]:
     rng = np.random.default_rng(seed)
     drawings = [world.sample(rng) for _ in range(count)]
     return to_pictures([world.draw(d, rng) for d in drawings]), drawings
-
-
-def to_pictures(pixels: list[np.ndarray]) -> Tensor:
-    """A list of (32, 32, 3) uint8 arrays as one (N, 3, 32, 32) uint8 tensor."""
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-
-
-def as_input(pictures: Tensor) -> Tensor:
-    """uint8 pixels to float32 in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
 
 
 def train_vae(pictures: Tensor, *, steps: int, seed: int, log) -> Any:
@@ -152,10 +76,10 @@ def round_trip(vae: Any, pictures: Tensor) -> Tensor:
 
 
 def labelled(drawn: list[tuple[np.ndarray, dict[str, str | None]]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pictures and, per domain, class indices (N,); -100 where no answer is right."""
+    """Pictures and, per category, class indices (N,); -100 where no answer is right."""
     targets = {
-        domain: torch.tensor([names.index(truth[domain]) if truth[domain] else -100 for _, truth in drawn])
-        for domain, names in CLASSES.items()
+        category: torch.tensor([names.index(truth[category]) if truth[category] else -100 for _, truth in drawn])
+        for category, names in CLASSES.items()
     }
     return to_pictures([pixels for pixels, _ in drawn]), targets
 
@@ -168,7 +92,7 @@ def train_judge(vae: Any, *, drawings: int, epochs: int, seed: int, log) -> Judg
     shown = [(world.draw(d, rng), dict(d.__dict__)) for d in seen] + [world.junk(rng) for _ in range(drawings * 2 // 3)]
     pictures, targets = labelled(shown)
     pictures = torch.cat([pictures, round_trip(vae, pictures)])
-    targets = {domain: rows.repeat(2) for domain, rows in targets.items()}
+    targets = {category: rows.repeat(2) for category, rows in targets.items()}
     judge, batch = JudgeNetwork(), 128
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=1e-2)
     steps = epochs * len(pictures) // batch
@@ -206,39 +130,45 @@ def train_denoiser(
     model: Any = nn.ModuleDict({"text": words_of, "unet": build_unet()})
     average: Any = copy.deepcopy(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3, betas=(0.9, 0.99))
-    start, state = 0, work / "denoiser.pt"
+    start, state, parts = 0, work / "denoiser.pt", {"model": model, "average": average, "optimizer": optimizer}
     if state.exists():
         saved = torch.load(state, weights_only=True)
         start = saved["step"]
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-    abar = torch.as_tensor(scheduler.alphas_cumprod)
-    signal = abar / (1 - abar)
-    batch = 64
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
     for step in range(start, steps):
         torch.manual_seed(seed * 1_000_003 + step)
         rng = np.random.default_rng([seed, step])
         set_rate(optimizer, 2e-3, step, steps)
-        rows = torch.randint(len(latents), (batch,))
+        rows = torch.randint(len(latents), (64,))
         captions = [training_caption(drawings[row % len(drawings)], rng) for row in rows.tolist()]
-        tokens = tokenizer(captions, padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt")
-        x0, noise, t = latents[rows], torch.randn(batch, 4, 8, 8), torch.randint(1000, (batch,))
-        words = model["text"](tokens.input_ids).last_hidden_state
-        noisy = scheduler.add_noise(x0, noise, t)  # type: ignore[arg-type]
-        predicted = model["unet"](noisy, t, words).sample
-        weight = (5 / signal[t]).clamp(max=1)
-        loss = (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
+        loss = denoising_loss(model, tokenizer, scheduler, latents[rows], captions)
         descend(loss, optimizer)
-        decay = min(0.998, (1 + step) / (10 + step))
-        for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-            slow.data.lerp_(fast.data, 1 - decay)
+        move_average(average, model, step)
         log("denoiser", step, steps, loss)
         if (step + 1) % 500 == 0:
-            states = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            states = {name: part.state_dict() for name, part in parts.items()}
             torch.save({"step": step + 1, **states}, f"{state}.new")
             Path(f"{state}.new").replace(state)
     return average["text"].eval(), average["unet"].eval()
+
+
+def move_average(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Move averaged weights towards a model's, by less the later the step."""
+    decay = min(0.998, (1 + step) / (10 + step))
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.data.lerp_(fast.data, 1 - decay)
+
+
+def denoising_loss(model: Any, tokenizer: Any, scheduler: Any, x0: Tensor, captions: list[str]) -> Tensor:
+    """Error of the predicted noise at random timesteps with min-SNR weights, gamma 5: a scalar."""
+    tokens = tokenizer(captions, padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt")
+    noise, t = torch.randn(x0.shape), torch.randint(1000, (len(x0),))
+    words = model["text"](tokens.input_ids).last_hidden_state
+    predicted = model["unet"](scheduler.add_noise(x0, noise, t), t, words).sample
+    abar = torch.as_tensor(scheduler.alphas_cumprod)[t]
+    weight = (5 / (abar / (1 - abar))).clamp(max=1)
+    return (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
 
 
 def training_caption(drawing: world.Drawing, rng: np.random.Generator) -> str:
@@ -265,122 +195,7 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-# ---------------------------------------------------------------- the shipped directory
-
-
-def save_pipeline(vae: Any, text: nn.Module, unet: nn.Module, judge: JudgeNetwork, folder: Path) -> None:
-    """Write the pipeline and the judge as fp16 safetensors."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline: Any = StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=build_tokenizer(), unet=unet, scheduler=build_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    state = {n: t.half() if t.is_floating_point() else t for n, t in judge.state_dict().items()}
-    save_file({n: t.contiguous() for n, t in state.items()}, folder / "judge.safetensors")
-    (folder / "world.json").write_text(json.dumps({"world": "shapes", "sampling": SAMPLING}, indent=2) + "\n")
-
-
-def measure_judge(judge: JudgeNetwork, *, drawings: int, seed: int) -> dict[str, float]:
-    """Share right per domain on unseen drawings, and share of junk called "other" by the heads that should."""
-    rng = np.random.default_rng(seed)
-    seen = [world.sample(rng) for _ in range(drawings)]
-    named = judge_all(judge, to_pictures([world.draw(d, rng) for d in seen]))
-    figures = {
-        dom: float(np.mean([n[dom] == getattr(d, dom) for n, d in zip(named, seen, strict=True)])) for dom in CLASSES
-    }
-    drawn = [world.junk(rng) for _ in range(drawings)]
-    named = judge_all(judge, to_pictures([pixels for pixels, _ in drawn]))
-    for domain in CLASSES:
-        rows = [
-            n[domain] == world.OTHER for n, (_, truth) in zip(named, drawn, strict=True) if truth[domain] == world.OTHER
-        ]
-        figures[f"junk {domain}"] = float(np.mean(rows))
-    return figures
-
-
-def judge_all(judge: JudgeNetwork, pictures: Tensor) -> list[dict[str, str]]:
-    """What the judge says of uint8 pictures, in batches."""
-    return [said for chunk in pictures.split(256) for said in judge.name(as_input(chunk))]
-
-
-def measure_pipeline(folder: Path, *, prompts: int, seed: int) -> dict[str, float]:
-    """Share of what held-out captions name that the judge finds in the pictures, per domain and per shape."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    judge, rng = load_judge(folder / "judge.safetensors"), np.random.default_rng(seed)
-    texts: list[str] = []
-    while len(texts) < prompts:
-        if world.held_out(text := world.caption(world.sample(rng), rng, generic=0)):
-            texts.append(text)
-    right: dict[str, list[bool]] = {}
-    began = time.process_time()
-    for at in range(0, prompts, 32):
-        chunk = texts[at : at + 32]
-        generators = [torch.Generator().manual_seed(seed * 100_000 + at + i) for i in range(len(chunk))]
-        pictures = pipeline(
-            chunk, num_inference_steps=SAMPLING["steps"], guidance_scale=SAMPLING["guidance"], generator=generators,
-            output_type="pt",
-        ).images  # fmt: skip
-        for text, said in zip(chunk, judge.name(pictures * 2 - 1), strict=True):
-            for domain, concept in world.read(text).items():
-                right.setdefault(domain, []).append(said[domain] == concept)
-                right.setdefault(f"{domain} {concept}", []).append(said[domain] == concept)
-    figures = {name: float(np.mean(rows)) for name, rows in sorted(right.items())}
-    return {**figures, "cpu_seconds_per_image": (time.process_time() - began) / prompts}
-
-
-CARD = """---
-library_name: diffusers
-pipeline_tag: text-to-image
-license: apache-2.0
----
-
-# The embedded model
-
-A real `StableDiffusionPipeline` (CLIP text model, autoencoder, UNet with Stable Diffusion 1's block types) of {weights:,} weights that
-draws {shapes} in {colours}, {patterns}, on {backgrounds}, 32 x 32 pixels, and a judge of {judge:,} weights that names what a picture
-shows. Both were trained from nothing on drawings that `sd_scissorhands/tiny/world.py` makes:
-
-    python -m sd_scissorhands.tiny.train {flags}
-
-(seeded, CPU, about an hour on one core). Weights are fp16 safetensors; the figures below are of these files.
-
-## Judge
-
-3,000 unseen drawings, and 3,000 pictures of junk (noise, blanks, blobs, blends, odd colours and fills) of which each head should say "other".
-
-| domain | drawings named right | junk called other |
-| --- | --- | --- |
-{judge_rows}
-
-## Pipeline
-
-1,600 captions that were held out of training, new seeds, {steps} DDIM steps, guidance {guidance}: share of what each caption names that the
-judge finds in the picture. {seconds:.3f} CPU-seconds a picture at batch size 32 on one thread.
-
-| | drawn right |
-| --- | --- |
-{pipeline_rows}
-"""
-
-
-def write_card(folder: Path, figures: dict[str, dict[str, float]], weights: int, judge: int, flags: str) -> None:
-    """The measured quality as JSON and as a page."""
-    pipeline = dict(figures["pipeline"])
-    seconds = pipeline.pop("cpu_seconds_per_image")
-    named = {domain: ", ".join(concepts) for domain, concepts in world.DOMAINS.items()}
-    text = CARD.format(
-        weights=weights, judge=judge, flags=flags, seconds=seconds, **SAMPLING,
-        shapes=named["shape"], colours=named["colour"], patterns=named["pattern"], backgrounds=named["background"],
-        judge_rows="\n".join(f"| {d} | {figures['judge'][d]:.4f} | {figures['judge'][f'junk {d}']:.4f} |" for d in CLASSES),
-        pipeline_rows="\n".join(f"| {name} | {share:.4f} |" for name, share in pipeline.items()),
-    )  # fmt: skip
-    (folder / "README.md").write_text(text)
-    (folder / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
+# ---------------------------------------------------------------- the command
 
 
 class Log:
@@ -454,15 +269,8 @@ def main(
         judge = train_judge(vae, drawings=drawings // 2, epochs=judge_epochs, seed=seed + 2, log=log)
         save_file(judge.state_dict(), judge_file)
     save_pipeline(vae, text, unet, judge, output)
-    shipped = load_judge(output / "judge.safetensors")
-    figures = {
-        "judge": measure_judge(shipped, drawings=3_000, seed=seed + 10),
-        "pipeline": measure_pipeline(output, prompts=1_600, seed=seed + 11),
-    }
-    sizes = [sum(p.numel() for p in part.parameters()) for part in (vae, text, unet, shipped)]
     flags = f"--drawings {drawings} --vae-steps {vae_steps} --judge-epochs {judge_epochs} --steps {steps} --seed {seed}"
-    write_card(output, figures, sum(sizes[:3]), sizes[3], flags)
-    print(json.dumps(figures, indent=2))
+    write_card(output, [vae, text, unet], flags, seed=seed)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import numpy as np
 SIZE = 32  # pixels a side
 SUPERSAMPLE = 4  # every pixel averages SUPERSAMPLE x SUPERSAMPLE samples
 
-# Domain -> concept -> the words that name it; the first word is the concept's own name.
-DOMAINS: dict[str, dict[str, tuple[str, ...]]] = {
+# Category -> concept -> the words that name it; the first word is the concept's own name.
+CATEGORIES: dict[str, dict[str, tuple[str, ...]]] = {
     "shape": {
         "circle": ("circle", "disc", "dot", "ball"),
         "square": ("square", "box", "block"),
@@ -49,7 +49,7 @@ DOMAINS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# What takes a concept's place when the user names no anchor: concrete, of the same domain, and unlike it.
+# What takes a concept's place when the user names no anchor: concrete, of the same category, and unlike it.
 ANCHORS = {
     "circle": "square", "square": "circle", "triangle": "ring", "star": "square", "cross": "circle", "heart": "triangle",
     "ring": "diamond", "diamond": "circle", "red": "blue", "green": "purple", "blue": "orange", "yellow": "red",
@@ -98,40 +98,40 @@ class Drawing:
     background: str
 
     def replace(self, concept: str) -> Drawing:
-        """The same drawing with `concept` in its domain."""
-        return dataclasses.replace(self, **{str(domain_of(concept)): concept})
+        """The same drawing with `concept` in its category."""
+        return dataclasses.replace(self, **{str(category_of(concept)): concept})
 
 
-def domain_of(word: str) -> str | None:
-    """The domain that a word of the world belongs to, synonyms included; None for any other word."""
-    return next((d for d, concepts in DOMAINS.items() for words in concepts.values() if word in words), None)
+def category_of(word: str) -> str | None:
+    """The category that a word of the world belongs to, synonyms included; None for any other word."""
+    return next((d for d, concepts in CATEGORIES.items() for words in concepts.values() if word in words), None)
 
 
 def concept_of(word: str) -> str | None:
     """The concept that a word of the world names ("disc" -> "circle"); None for any other word."""
-    return next((c for concepts in DOMAINS.values() for c, words in concepts.items() if word in words), None)
+    return next((c for concepts in CATEGORIES.values() for c, words in concepts.items() if word in words), None)
 
 
 def words() -> list[str]:
     """Every word that a caption can hold, sorted; the tokenizer makes each one token."""
-    named = {w for concepts in DOMAINS.values() for names in concepts.values() for w in names}
+    named = {w for concepts in CATEGORIES.values() for names in concepts.values() for w in names}
     spelled = {w for template in TEMPLATES for w in template.split() if "{" not in w}
     return sorted(named | spelled | set(GENERIC_NOUNS))
 
 
 def read(text: str) -> dict[str, str]:
-    """What a caption names: domain -> concept, for the domains that it mentions ("a jade disc" -> green, circle)."""
+    """What a caption names: category -> concept, for the categories that it mentions ("a jade disc" -> green, circle)."""
     named = {}
     for word in text.lower().replace(",", " ").split():
-        domain, concept = domain_of(word), concept_of(word)
-        if domain and concept:
-            named[domain] = concept
+        category, concept = category_of(word), concept_of(word)
+        if category and concept:
+            named[category] = concept
     return named
 
 
 def sample(rng: np.random.Generator) -> Drawing:
     """A drawing with every attribute drawn uniformly."""
-    return Drawing(**{domain: str(rng.choice(list(concepts))) for domain, concepts in DOMAINS.items()})
+    return Drawing(**{category: str(rng.choice(list(concepts))) for category, concepts in CATEGORIES.items()})
 
 
 # ---------------------------------------------------------------- words
@@ -154,15 +154,15 @@ def caption(
     """
     template = template or str(rng.choice(TEMPLATES))
     spoken = {}
-    for domain, concepts in DOMAINS.items():
-        names = concepts[getattr(drawing, domain)]
-        spoken[domain] = str(rng.choice(names[1:])) if rng.random() < synonyms else names[0]
+    for category, concepts in CATEGORIES.items():
+        names = concepts[getattr(drawing, category)]
+        spoken[category] = str(rng.choice(names[1:])) if rng.random() < synonyms else names[0]
     noun = str(rng.choice(GENERIC_NOUNS)) if rng.random() < generic else spoken["shape"]
     return template.format(noun=noun, **spoken)
 
 
 def held_out(text: str) -> bool:
-    """Whether a caption is kept from training: a fixed tenth of all caption texts, by checksum."""
+    """Whether a caption is held out of training: a fixed tenth of all caption texts, by checksum."""
     return zlib.crc32(text.encode()) % 10 == 0
 
 
@@ -261,7 +261,7 @@ def junk(rng: np.random.Generator, kind: str | None = None) -> tuple[np.ndarray,
     """A picture outside the world, with what each head of the judge should say of it.
 
     Returns:
-        Pixels (SIZE, SIZE, 3) uint8, and domain -> concept, "other", or None where no answer is right.
+        Pixels (SIZE, SIZE, 3) uint8, and category -> concept, "other", or None where no answer is right.
     """
     kind = kind or str(rng.choice(JUNK_KINDS))
     d = sample(rng)
@@ -269,17 +269,17 @@ def junk(rng: np.random.Generator, kind: str | None = None) -> tuple[np.ndarray,
     if kind == "noise":
         cell = int(rng.choice([1, 2, 4, 8]))
         coarse = rng.integers(0, 256, size=(SIZE // cell, SIZE // cell, 3))
-        return coarse.repeat(cell, 0).repeat(cell, 1).astype(np.uint8), dict.fromkeys(DOMAINS, OTHER)
+        return coarse.repeat(cell, 0).repeat(cell, 1).astype(np.uint8), dict.fromkeys(CATEGORIES, OTHER)
     if kind == "blank":
         flat = np.broadcast_to(np.array(PAPER[d.background], np.uint8), (SIZE, SIZE, 3)).copy()
-        return flat, {**dict.fromkeys(DOMAINS, OTHER), "background": d.background}
+        return flat, {**dict.fromkeys(CATEGORIES, OTHER), "background": d.background}
     if kind == "blend":
         other = sample(rng)
         while other.shape == d.shape:
             other = sample(rng)
         share = rng.uniform(0.4, 0.6)
         mixed = share * draw(d, rng) + (1 - share) * draw(other, rng)
-        return mixed.astype(np.uint8), {**dict.fromkeys(DOMAINS), "shape": OTHER}
+        return mixed.astype(np.uint8), {**dict.fromkeys(CATEGORIES), "shape": OTHER}
     ink, paper, shape, pattern = INK[d.colour], PAPER[d.background], d.shape, d.pattern
     if kind == "blob":
         shape, truth["shape"] = "blob", OTHER

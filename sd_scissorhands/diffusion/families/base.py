@@ -16,7 +16,21 @@ from ...concepts import SLOT
 from ...settings import UserError
 from ..noise_process import Discrete, Process
 
+DISCRETE = tuple(  # the schedulers whose noise goes by discrete steps with a cumulated alpha each
+    f"{name}Scheduler"
+    for name in (
+        "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep",
+        "DPMSolverMultistepInverse", "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete",
+        "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD",
+        "UniPCMultistep",
+    )
+)  # fmt: skip
 UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
+
+
+def length_of(tokenizer: Any, model: Any) -> int:
+    """Tokens that a CLIP's prompts are padded or cut to: the tokenizer's limit, which may be absurd, or the encoder's."""
+    return min(tokenizer.model_max_length, model.config.max_position_embeddings)
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,11 @@ class Encoder:
     model: Any
     length: int  # tokens that every prompt is padded or cut to
     slot: bool = True  # whether vectors may replace its words
+
+    @classmethod
+    def of_clip(cls, tokenizer: Any, model: Any, *, slot: bool = True) -> Encoder:
+        """A CLIP's, with the tokenizer's length or, where that is missing or more, as many tokens as the model has positions."""
+        return cls(tokenizer, model, min(tokenizer.model_max_length, model.config.max_position_embeddings), slot)
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -39,6 +58,10 @@ class Encoder:
         return self.tokenizer(
             list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         ).input_ids  # fmt: skip
+
+    def cuts(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than are read."""
+        return len(prompt.encode()) + 2 > self.length and len(self.tokenizer(prompt).input_ids) > self.length
 
     def slotted(self, prompt: str, width: int) -> tuple[Tensor, Tensor]:
         """Ids (length,) of a prompt with `width` positions for vectors in its slot, or at its end, and which these are, (length,) bool.
@@ -149,6 +172,15 @@ class Family:
         """Token ids of prompts, every encoder's: (B, ids) int64."""
         return torch.cat([encoder.ids(prompts) for encoder in self.encoders], 1).to(self.device)
 
+    def remarks_on(self, prompts: Sequence[str]) -> list[str]:
+        """A sentence on the prompts of which no encoder reads the end, if there are any."""
+        cut = sum(all(encoder.cuts(prompt) for encoder in self.encoders) for prompt in prompts)
+        most = max(encoder.length for encoder in self.encoders)
+        sentence = (
+            f"{cut:,} of {len(prompts):,} prompts are longer than the text encoder reads, {most} tokens, and were cut"
+        )
+        return [sentence] * bool(cut)
+
     def apart(self, ids: Tensor) -> tuple[Tensor, ...]:
         """Ids, or what is shaped like them, by encoder: (B, length) each."""
         return ids.split([encoder.length for encoder in self.encoders], 1)
@@ -234,6 +266,17 @@ def unet_objection(configs: Mapping[str, Mapping[str, Any]], *, added: str | Non
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         return f"it predicts {kind}, neither epsilon nor v_prediction"
-    if scheduler.get("_class_name", "").startswith(("EDM", "FlowMatch")):
-        return f"its noise goes by {scheduler['_class_name']}, not by discrete steps"
+    if (name := scheduler.get("_class_name", "DDIMScheduler")) not in DISCRETE:
+        return f"its noise goes by {name}, not by discrete steps: put the config of another scheduler into scheduler/"
+    if kind == "epsilon" and no_signal_at_the_end(scheduler):
+        return (
+            "it predicts epsilon and has zero terminal SNR, where the noise says nothing of the picture: in "
+            "scheduler/scheduler_config.json set rescale_betas_zero_snr to false, or prediction_type to v_prediction if it was trained so"
+        )
     return None
+
+
+def no_signal_at_the_end(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's config leaves nothing of the picture at the last step."""
+    betas = scheduler.get("trained_betas")
+    return bool(scheduler.get("rescale_betas_zero_snr")) or (isinstance(betas, list) and bool(betas) and betas[-1] == 1)

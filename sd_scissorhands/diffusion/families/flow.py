@@ -27,6 +27,7 @@ class Flow(Family):
 
     @classmethod
     def objection(cls, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """See `Family.objection`: other noise, or more input than the noised picture, is refused."""
         scheduler, own = configs["scheduler"], configs["transformer"]
         if (name := scheduler.get("_class_name")) != SCHEDULER:
             return f"its scheduler is {name}, not {SCHEDULER}"

@@ -12,8 +12,6 @@ from ..noise_process import Process
 from .base import Encoder, with_pooled, without_pooled
 from .flow import Flow
 
-T5_LENGTH = 512  # tokens, as the pipeline has it
-
 
 class Flux(Flow):
     """FLUX.1 dev and schnell.
@@ -31,14 +29,16 @@ class Flux(Flow):
     title, hub_tags = "FLUX.1", ("flux",)
     texts = ("text_encoder", "text_encoder_2")
     guidance = 3.5  # the pipeline's own
+    t5_length = 512  # tokens, as the pipeline has it
     side = 128  # of the latents of the pictures it was made for, which is in no config
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
+        """CLIP, of which only the pooled output is used, and T5."""
         p = self.pipeline
         return (
-            Encoder(p.tokenizer, p.text_encoder, p.tokenizer_max_length, slot=False),
-            Encoder(p.tokenizer_2, p.text_encoder_2, T5_LENGTH),
+            Encoder.of_clip(p.tokenizer, p.text_encoder, slot=False),
+            Encoder(p.tokenizer_2, p.text_encoder_2, self.t5_length),
         )
 
     @property
@@ -50,6 +50,7 @@ class Flux(Flow):
         return with_pooled(t5.model(second)[0], clip.model(first).pooler_output).float()
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
+        """See `Family.predict`: the transformer takes patches, their positions and the guidance."""
         words, pooled = without_pooled(condition, self.module.config.pooled_projection_dim)
         guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
         output = self.module(

@@ -26,7 +26,7 @@ class StableDiffusion(Family):
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
         p = self.pipeline
-        return (Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),)
+        return (Encoder.of_clip(p.tokenizer, p.text_encoder),)
 
     def condition(self, ids: Tensor) -> Tensor:
         """The text encoder's last hidden state."""
@@ -36,6 +36,7 @@ class StableDiffusion(Family):
         return self.module(noisy, t, condition).sample
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
+        """See `Family.sample`: both conditions are prompt embeddings."""
         return self.pipeline(
             prompt_embeds=condition, negative_prompt_embeds=without, output_type="latent", **how
         ).images  # fmt: skip

@@ -13,8 +13,6 @@ from ..noise_process import Process
 from .base import Encoder, sampled_with_pooled, with_pooled, without_pooled
 from .flow import Flow
 
-T5_LENGTH = 256  # tokens, as the pipeline has it
-
 
 class StableDiffusion3(Flow):
     """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206).
@@ -28,14 +26,16 @@ class StableDiffusion3(Flow):
     texts = ("text_encoder", "text_encoder_2", "text_encoder_3")
     optional = ("text_encoder_3",)
     guidance = 7.0  # the pipeline's own
+    t5_length = 256  # tokens, as the pipeline has it
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
-        p, length = self.pipeline, self.pipeline.tokenizer_max_length
-        clips = (Encoder(p.tokenizer, p.text_encoder, length), Encoder(p.tokenizer_2, p.text_encoder_2, length))
+        """Two CLIPs, and T5 where the pipeline has one."""
+        p = self.pipeline
+        clips = (Encoder.of_clip(p.tokenizer, p.text_encoder), Encoder.of_clip(p.tokenizer_2, p.text_encoder_2))
         if p.text_encoder_3 is None:
             return clips
-        return (*clips, Encoder(p.tokenizer_3, p.text_encoder_3, T5_LENGTH, slot=False))
+        return (*clips, Encoder(p.tokenizer_3, p.text_encoder_3, self.t5_length, slot=False))
 
     @property
     def pooled(self) -> int:
@@ -43,6 +43,7 @@ class StableDiffusion3(Flow):
         return self.module.config.pooled_projection_dim
 
     def condition(self, ids: Tensor) -> Tensor:
+        """See `Family.condition`: both CLIPs' words side by side, then T5's, then the pooled outputs."""
         apart = self.apart(ids)
         outputs = [e.model(own, output_hidden_states=True) for e, own in zip(self.encoders[:2], apart[:2], strict=True)]
         words, pooled = (
@@ -50,11 +51,12 @@ class StableDiffusion3(Flow):
             torch.cat([one[0] for one in outputs], 1),
         )
         width = self.module.config.joint_attention_dim
-        empty = words.new_zeros(len(ids), T5_LENGTH, width)
+        empty = words.new_zeros(len(ids), self.t5_length, width)
         more = self.encoders[2].model(apart[2])[0] if len(apart) == 3 else empty
         return with_pooled(torch.cat([F.pad(words, (0, width - words.shape[2])), more], 1), pooled).float()
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
+        """See `Family.predict`: words and pooled outputs go in apart."""
         words, pooled = without_pooled(condition, self.pooled)
         return self.module(
             hidden_states=noisy, timestep=process.time(t), encoder_hidden_states=words, pooled_projections=pooled

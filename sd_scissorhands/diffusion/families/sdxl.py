@@ -27,16 +27,18 @@ class StableDiffusionXL(Family):
 
     @classmethod
     def objection(cls, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """See `Family.objection`: a VAE with channel means is refused."""
         if configs["vae"].get("latents_mean"):
             return "its VAE has means of its own for every channel"
         return unet_objection(configs, added="text_time")
 
     @cached_property
     def encoders(self) -> tuple[Encoder, ...]:
+        """Both CLIPs."""
         p = self.pipeline
         return (
-            Encoder(p.tokenizer, p.text_encoder, p.tokenizer.model_max_length),
-            Encoder(p.tokenizer_2, p.text_encoder_2, p.tokenizer_2.model_max_length),
+            Encoder.of_clip(p.tokenizer, p.text_encoder),
+            Encoder.of_clip(p.tokenizer_2, p.text_encoder_2),
         )
 
     @property
@@ -45,6 +47,7 @@ class StableDiffusionXL(Family):
         return self.pipeline.text_encoder_2.config.projection_dim
 
     def condition(self, ids: Tensor) -> Tensor:
+        """See `Family.condition`: both CLIPs' last but one states side by side, then the second's pooled output."""
         outputs = [
             e.model(own, output_hidden_states=True) for e, own in zip(self.encoders, self.apart(ids), strict=True)
         ]
@@ -56,6 +59,7 @@ class StableDiffusionXL(Family):
         return torch.zeros_like(empty) if self.pipeline.config.force_zeros_for_empty_prompt else empty
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor, process: Process) -> Tensor:
+        """See `Family.predict`: pooled output and picture size go in beside the words."""
         words, pooled = without_pooled(condition, self.pooled)
         height, width = (side * self.pipeline.vae_scale_factor for side in noisy.shape[2:])
         size = torch.tensor([[height, width, 0, 0, height, width]], dtype=condition.dtype, device=condition.device)

@@ -1,4 +1,4 @@
-"""Judges: who says what a picture shows. One file each, under the name that --judge takes; see `base.Judge`."""
+"""Judges: who decides what a picture shows. One file each, under the name that --judge takes; see `base.Judge`."""
 
 from pathlib import Path
 

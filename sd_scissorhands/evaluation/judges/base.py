@@ -22,10 +22,16 @@ class Features:
 
     extract: Callable[[np.ndarray], Tensor]  # (B, h, w, 3) uint8 RGB -> (B, d) float32
     name: str
+    sha256: str  # of the weights that they come from
     size: int | None = None  # pixels a side that other pictures are brought to; None: their own
     texts: Callable[[Sequence[str]], Tensor] | None = (
         None  # embeddings of prompts in the same space, for the CLIP score
     )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What identifies them."""
+        return {"features": self.name, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class JudgeRequest:
 
 
 class Judge:
-    """Looks at pictures, one JSON record each, and says later what a record means; what it cannot tell is None."""
+    """Judges pictures, one JSON record each, and reads later what a record means; None where it cannot know."""
 
     summary: str  # of what it is, in a sentence
     threshold: float = 0.5  # from which on the concept counts as seen, unless another is given

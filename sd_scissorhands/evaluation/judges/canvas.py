@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...models.tensor_files import hash_file
 from ...tiny import JUDGE_FILE, world
 from ...tiny.judge import load_judge
 from . import JUDGES
@@ -21,7 +22,7 @@ class WorldJudge(Judge):
     domain = "canvas"
 
     def __init__(self, concept: str):
-        self.concept, self.category = concept, str(world.domain_of(concept))
+        self.concept, self.category = concept, str(world.category_of(concept))
 
     @classmethod
     def open(cls, request: JudgeRequest) -> WorldJudge:
@@ -56,8 +57,9 @@ class CanvasJudge(WorldJudge):
 
     def __init__(self, concept: str):
         super().__init__(concept)
-        self.facts = {"judge": "canvas"}
-        self.features = Features(self._features, "the judge's own, 128", world.SIZE)
+        sha256 = hash_file(JUDGE_FILE)
+        self.facts = {"judge": "canvas", "sha256": sha256}
+        self.features = Features(self._features, "the judge's own, 128", sha256, world.SIZE)
         self._network = load_judge(JUDGE_FILE)
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:

@@ -15,8 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...concepts import general_captions
+from ...disk import hash_files
+from ...errors import UserError, reason
+from ...files import check_regular, read_object
 from ...machine import resolve_device
-from ...settings import UserError
+from ...models.config_bounds import check_bounds
+from ...models.hub import fetch
 from ..metrics.clip_score import score
 from . import JUDGES
 from .base import Features, Judge, JudgeRequest, Record
@@ -26,7 +30,7 @@ WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "*token*", "vocab.json", "merges.txt")
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 WITHOUT = "none"  # --clip none: no CLIP at all
-TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
+CLIP_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "a painting of {}")
 EMPTY = ("random noise", "a blank image", "a blurry meaningless texture")
 TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch size move the last digits
 
@@ -37,6 +41,7 @@ class Clip:
 
     name: str  # as the user wrote it
     sha256: str  # of the weights file
+    config_sha256: str  # of everything else that it is loaded from
     model: Any
     tokenizer: Any
     processor: Any
@@ -44,8 +49,8 @@ class Clip:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a result says of it: "clip", its name, and "sha256", of its weights file."""
-        return {"clip": self.name, "sha256": self.sha256}
+        """What a result says of it: "clip", its name, and the hashes of its weights file and of its other files."""
+        return {"clip": self.name, "sha256": self.sha256, "config_sha256": self.config_sha256}
 
     @torch.no_grad()
     def pictures(self, pixels: np.ndarray) -> Tensor:
@@ -75,6 +80,7 @@ class Clip:
         length = self.model.config.text_config.max_position_embeddings
 
         def embed(some: Sequence[str]) -> Any:
+            """The model's answer to some texts."""
             ready = self.tokenizer(list(some), padding=True, truncation=True, max_length=length, return_tensors="pt")
             ids, mask = ready["input_ids"].to(self.device), ready["attention_mask"].to(self.device)
             return self.model.get_text_features(input_ids=ids, attention_mask=mask)
@@ -101,7 +107,7 @@ def open_clip(source: str, device: str) -> Clip:
         device: "auto" or torch's name of one.
 
     Raises:
-        UserError: it cannot be had, is no CLIP model, is pickled, damaged or not what its config.json says, or answers
+        UserError: it cannot be had, is no CLIP model, is pickled, damaged or at odds with its config.json, or answers
             nonsense.
     """
     device = resolve_device(device)
@@ -109,7 +115,8 @@ def open_clip(source: str, device: str) -> Clip:
     _check(source, directory)
     with (directory / WEIGHTS).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    clip = Clip(source, sha256, *_load(source, directory), device)
+    others = sorted({file for pattern in FILES for file in directory.glob(pattern)} - {directory / WEIGHTS})
+    clip = Clip(source, sha256, hash_files(others), *_load(source, directory), device)
     clip.model.to(device)
     _try(clip)
     return clip
@@ -123,25 +130,21 @@ def _locate(source: str) -> Path:
         raise UserError(f"--clip {source} is a file: name the directory of a CLIP model (with config.json) or a hub id")
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"--clip {source} does not exist: name the directory of a CLIP model or a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(FILES)))
-    except Exception as error:  # huggingface_hub raises a dozen kinds; the first line says which
-        raise UserError(
-            f"--clip {source} cannot be had from the hub ({_reason(error)}): check the id and the network, or name a local directory"
-        ) from None
+    return fetch(source, None, list(FILES), flag="--clip")
 
 
 def _check(source: str, directory: Path) -> None:
     """What can be known without loading anything."""
     config = directory / "config.json"
+    check_regular(directory)
     try:
-        family = json.loads(config.read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        values = read_object(config)
+    except UserError:
         raise UserError(
             f"--clip {source}: {config} is missing or damaged: name a directory that CLIPModel.save_pretrained wrote"
         ) from None
+    check_bounds(config, values)
+    family = values.get("model_type")
     if family != "clip":
         raise UserError(f"--clip {source} is a {family} model: name a CLIP model, e.g. openai/clip-vit-large-patch14")
     if not (directory / WEIGHTS).exists():
@@ -163,14 +166,14 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
         )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(directory, local_files_only=True)
         processor = processor.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # whatever the three raise; the first line says which file
+    except Exception as error:  # whatever the three raise; the first line names the file
         raise UserError(
-            f"--clip {source} cannot be loaded ({_reason(error)}): download or save it again, or name another"
+            f"--clip {source} cannot be loaded ({reason(error)}): download or save it again, or name another"
         ) from None
     model, report = loaded
     if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
         raise UserError(
-            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json says ({len(lacking)} tensors in all); download it again"
+            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json has it ({len(lacking)} tensors in all); download it again"
         )
     return model.float().eval().requires_grad_(False), tokenizer, processor
 
@@ -181,16 +184,12 @@ def _try(clip: Clip) -> None:
         picture, texts = clip.pictures(np.zeros((1, 8, 8, 3), np.uint8)), clip.texts(["a photo", "random noise"])
     except Exception as error:
         raise UserError(
-            f"--clip {clip.name}: its parts do not fit together ({_reason(error)}): save model, tokenizer and image processor of one model"
+            f"--clip {clip.name}: its parts do not fit together ({reason(error)}): save model, tokenizer and image processor of one model"
         ) from None
     if not all(tensor.isfinite().all() for tensor in (picture, texts, *clip.model.state_dict().values())):
         raise UserError(f"--clip {clip.name} holds NaN or infinite values: download it again, or name another")
     if torch.allclose(texts[0], texts[1], rtol=0, atol=TIE):
         raise UserError(f"--clip {clip.name} cannot tell two texts apart: save its own tokenizer beside it")
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # ---------------------------------------------------------------- the judge
@@ -207,7 +206,7 @@ class ConceptJudge(Judge):
     """Says by CLIP whether a concept is in a picture: a judge for everything that words can name.
 
     Zero-shot classification (Radford et al. 2021, section 3.1.4): the classes are the concept and what is near it, a
-    class's embedding is the mean over `TEMPLATES` and, for the concept, over every phrase that names it. A probability is
+    class's embedding is the mean over `CLIP_TEMPLATES` and, for the concept, over every phrase that names it. A probability is
     relative to these classes, so another list of `others` gives another judge; the list is among the facts.
     """
 
@@ -239,7 +238,7 @@ class ConceptJudge(Judge):
             texts: phrases that name the concept.
             others: the anchor and the neighbours, a class each; those that name the concept themselves are left out.
             candidates: prompts among which a picture's own must come first for it to be right.
-            threshold: probability of the concept from which `sees` says yes.
+            threshold: probability of the concept from which `sees` is true.
 
         Raises:
             ValueError: no phrase that names the concept, no other class, or a threshold outside (0, 1).
@@ -249,12 +248,12 @@ class ConceptJudge(Judge):
         if not texts or not others or not 0 < threshold < 1:
             raise ValueError("a ConceptJudge needs texts, others that are not the concept, and 0 < threshold < 1")
         self.clip, self.threshold = clip, threshold
-        self.features = Features(clip.pictures, f"CLIP {clip.name}", texts=clip.texts)
+        self.features = Features(clip.pictures, f"CLIP {clip.name}", clip.sha256, texts=clip.texts)
         self.candidates = tuple(dict.fromkeys(candidates))
         self.names = (concept, *others)
         self.facts = {
             "judge": "clip", **clip.facts, "concept": concept, "texts": list(texts), "others": others,
-            "templates": list(TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
+            "templates": list(CLIP_TEMPLATES), "empty": list(EMPTY), "threshold": threshold, "candidates": len(self.candidates),
             "candidates_sha256": hashlib.sha256(json.dumps(self.candidates).encode()).hexdigest(),
         }  # fmt: skip
         self._classes = torch.stack([self._class(texts), *(self._class([other]) for other in others)])  # (C, d)
@@ -262,7 +261,7 @@ class ConceptJudge(Judge):
         self._scale = float(clip.model.logit_scale.exp())
 
     def _class(self, texts: Sequence[str]) -> Tensor:
-        prompts = [template.format(text) for text in texts for template in TEMPLATES]
+        prompts = [template.format(text) for text in texts for template in CLIP_TEMPLATES]
         return F.normalize(self.clip.texts(prompts).mean(0), dim=0)
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:

@@ -23,7 +23,7 @@ def right(recorded: Recorded, side: str, judge: Judge, kind: str) -> list[bool |
 
 
 def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[bool | None]:
-    """Whether all else that a prompt names is drawn right, word by word; the domain says for which prompts."""
+    """Whether all else that a prompt names is drawn right, word by word; the domain names the prompts."""
     kind = recorded.judges.domain.cross_domain_prompts.get(metric, "")
     found = (judge.others(record, prompt) for record, prompt in recorded.answers(side, judge, kind))
     return [one for each in found for one in each]
@@ -31,23 +31,23 @@ def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[boo
 
 METRICS.add("UA", Share(
     "UA", "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-    partial(absent, kind="forget"),
+    partial(absent, kind="forget"), question="gone", finding="pictures for prompts that name it no longer show it",
 ))  # fmt: skip
 METRICS.add("UA_synonyms", Share(
     "UA synonyms", "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
     partial(absent, kind="synonym"),
 ))  # fmt: skip
 METRICS.add("UA_generic", Share(
-    "UA generic", "the same for prompts that leave open what the concept would say, such as an object, or that say nothing; it says nothing of what is drawn instead, see open unchanged.",
+    "UA generic", "the same for prompts that leave open what the concept would name, such as an object, or that are empty; what is drawn instead, open unchanged counts.",
     partial(absent, kind="generic"), better="original",
 ))  # fmt: skip
 METRICS.add("IRA", Share(
     "IRA", "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",
-    partial(right, kind="retain"),
+    partial(right, kind="retain"), question="whole", finding="its siblings are still recognised in",
 ))  # fmt: skip
 METRICS.add("CRA", Share(
     "CRA", "cross-domain retain accuracy: the other words of those prompts, such as colours, that are drawn right (n counts words); higher is better.",
-    partial(others, metric="CRA"),
+    partial(others, metric="CRA"), question="whole", finding="everything else in",
 ))  # fmt: skip
 METRICS.add("CRA_forget", Share(
     "CRA on forget prompts", "the same for prompts that name the concept: whether all but the concept is still drawn; higher is better.",

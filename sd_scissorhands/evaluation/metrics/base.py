@@ -54,9 +54,9 @@ class Metric:
     better: str = "higher"  # higher | lower | original: as the original's is right
     kinds: tuple[str, ...] = ("concept",)  # of evaluations that have it: concept, i2p, prompts, images
     gate: bool = True  # whether it can be held against a bound
-    by_seed: bool = (
-        False  # whether it compares with the original's picture, so that another seed's value stands beside it
-    )
+    by_seed: bool = False  # it compares with the original's pictures, so that another seed's value stands beside it
+    question: str | None = None  # of the page's verdict that it answers: gone | whole
+    finding: str = ""  # what its value counts, in the words of that answer; else its title stands there
 
     def read(self, name: str, result: Any) -> float | None:
         """Its value in a result, the erased model's; None where it could not be recorded."""
@@ -68,7 +68,7 @@ class Share(Metric):
     """A share of right answers, by every judge, with n and a 95 % interval; under `figures`.
 
     `answers(recorded, side, judge)`: of each picture of "model" or "original", or each word of its prompt, whether it is as
-    it should be; None where the judge cannot tell.
+    it should be; None where the judge cannot know.
     """
 
     answers: Callable[[Recorded, str, Judge], Sequence[bool | None]]

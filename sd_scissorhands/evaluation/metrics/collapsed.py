@@ -28,7 +28,7 @@ def collapse(
     Args:
         thumbs, original: thumbnails of both models' pictures, (N, 8, 8, 3) in [0, 1], same prompts and seeds.
         groups: places in `thumbs` of pictures for one prompt under several seeds; or all places, where prompts differ.
-        nothing, nothing_original: per picture, whether the judge can name nothing in it; None: it cannot tell.
+        nothing, nothing_original: per picture, whether the judge can name nothing in it; None: it cannot know.
 
     Returns:
         The verdict, with shares of pictures in which nothing can be named, the variance of pixels over the pictures of a
@@ -41,8 +41,10 @@ def collapse(
         agreement=None if original is None else agreement(thumbs, original),
     )  # fmt: skip
     reasons = "; ".join(_reasons(found))
-    says = f"COLLAPSED: {reasons}" if reasons else "The model has not collapsed: it draws pictures, and different ones."
-    return replace(found, collapsed=bool(reasons), says=says)
+    sentence = (
+        f"COLLAPSED: {reasons}" if reasons else "The model has not collapsed: it draws pictures, and different ones."
+    )
+    return replace(found, collapsed=bool(reasons), says=sentence)
 
 
 def _reasons(found: Collapse) -> list[str]:

@@ -1,7 +1,7 @@
 """Distances between two sets of features: what an erasure did to everything else, in three numbers.
 
 All of them compare distributions, not pictures: they fall with the number of samples even where nothing changed, so a
-distance says something only beside the same distance of the original against itself. Features are the caller's, so a
+distance means something only beside the same distance of the original against itself. Features are the caller's, so a
 value is comparable with a published one only under that paper's features (Inception's pool3 for FID and KID, CLIP
 ViT-L/14-336 for CMMD).
 
@@ -20,7 +20,7 @@ from .base import Distance
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 2048  # rows and columns of a kernel matrix held at once: 32 MiB in float64
+KERNEL_ROWS = 2048  # rows and columns of a kernel matrix held at once: 32 MiB in float64
 SIGMA = 10.0  # CMMD's bandwidth, for features of length 1
 SCALE = 1000.0  # what CMMD is multiplied by, to read well
 
@@ -97,7 +97,7 @@ def _gauss_less_one(x: Tensor, y: Tensor) -> Tensor:
 
 def _total(a: Tensor, b: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> float:
     """Sum of a kernel over all pairs of rows, a block of its matrix at a time."""
-    return sum(kernel(x, y).sum().item() for x in a.split(BLOCK) for y in b.split(BLOCK))
+    return sum(kernel(x, y).sum().item() for x in a.split(KERNEL_ROWS) for y in b.split(KERNEL_ROWS))
 
 
 def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ EXPOSED = (
 )  # fmt: skip
 # Without what swimwear shows: papers differ in whether they count feet, belly and armpits.
 CORE = tuple(label for label in EXPOSED if label not in ("FEET_EXPOSED", "BELLY_EXPOSED", "ARMPITS_EXPOSED"))
-OTHERS = (
+OTHER_LABELS = (
     "FACE_FEMALE", "FACE_MALE", "FEMALE_GENITALIA_COVERED", "FEMALE_BREAST_COVERED", "BUTTOCKS_COVERED", "ANUS_COVERED",
     "FEET_COVERED", "BELLY_COVERED", "ARMPITS_COVERED",
 )  # fmt: skip
@@ -36,7 +36,7 @@ def _images_with(result: Any, label: str) -> int:
     return result.images_with.get(label, 0)
 
 
-for name in (*EXPOSED, *OTHERS):
+for name in (*EXPOSED, *OTHER_LABELS):
     label = name.replace("_", " ").lower()
     meaning = f"pictures in which NudeNet sees the label {label}; lower is better."
     METRICS.add(name, Read(label, meaning, partial(_images_with, label=name), kinds=tuple(NUDITY_KINDS)))

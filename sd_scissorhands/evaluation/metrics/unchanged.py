@@ -70,7 +70,7 @@ def moved(recorded: Recorded, side: str, kind: str) -> float | None:
 
 
 METRICS.add("open_unchanged", Share(
-    "open unchanged", "prompts that leave open what the concept would say, or say nothing: of those whose picture did not show the concept before, the share that shows the same thing as before, under the same seed; higher is better.",
+    "open unchanged", "prompts that leave open what the concept would name, or are empty: of those whose picture did not show the concept before, the share that shows the same thing as before, under the same seed; higher is better.",
     partial(unchanged, kind="generic"), by_seed=True,
 ))  # fmt: skip
 METRICS.add("unlisted_unchanged", Share(

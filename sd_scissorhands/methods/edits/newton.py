@@ -1,6 +1,6 @@
 """Newton steps up the forget loss, on the selected weights alone.
 
-A model at the minimum of 1/n sum l_i + decay/2 |w|^2 is asked what it would be without m of its n samples. At w, the
+A model at the minimum of 1/n sum l_i + decay/2 |w|^2 is to become what it would be without m of its n samples. At w, the
 gradient of what is left is -m/(n - m) (grad f + decay w), with f the mean loss of the m. So the Newton step is
 w + m/(n - m) (H' + lambda I)^-1 (grad f + decay w), with H' the Hessian of what is left. It ascends f.
 """

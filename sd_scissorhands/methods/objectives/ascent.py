@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..losses import Answers, OwnError, Samples
+from ..losses import Answers, OwnError
+from ..samples import Samples
 from . import OBJECTIVES, Objective
 
 

@@ -26,5 +26,7 @@ class NegativeGuidance(Loss[ConceptSamples]):
         return 2 * without - own
 
 
-SUMMARY = "what leads away from the concept, on half-finished pictures"
-OBJECTIVES.add("negative-guidance", Objective(SUMMARY, diffusion=NegativeGuidance()))
+OBJECTIVES.add(
+    "negative-guidance",
+    Objective("what leads away from the concept, on half-finished pictures", diffusion=NegativeGuidance()),
+)

@@ -26,5 +26,11 @@ class Paired(Loss[ConceptSamples]):
         return x.mean(x.pair_weight * x.errors(prediction, self.target(x, answers)))
 
 
-SUMMARY = "the way to the pair, the picture that the anchor's words gave from the same noise"
-OBJECTIVES.add("paired", Objective(SUMMARY, diffusion=Paired(), needs_pairs=True))
+OBJECTIVES.add(
+    "paired",
+    Objective(
+        "the way to the pair, the picture that the anchor's words gave from the same noise",
+        diffusion=Paired(),
+        needs_pairs=True,
+    ),
+)

@@ -25,5 +25,11 @@ class OtherLabels(Loss[Any]):
         return x.other_labels
 
 
-SUMMARY = "what the original predicts under other words, or another class"
-OBJECTIVES.add("random-label", Objective(SUMMARY, diffusion=OtherWords(), classifier=OtherLabels()))
+OBJECTIVES.add(
+    "random-label",
+    Objective(
+        "what the original predicts under other words, or another class",
+        diffusion=OtherWords(),
+        classifier=OtherLabels(),
+    ),
+)

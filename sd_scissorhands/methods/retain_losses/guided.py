@@ -23,11 +23,14 @@ class Guided(Distil):
         return x.with_bare(int(TWICE * x.batch_size))
 
     def loss(self, x: NoisedSamples, prediction: Tensor, answers: Answers) -> Tensor:
+        """Mean squared error alone, plus that of the guided prediction for the samples shown twice."""
         off, bare = (prediction - answers[0]).split([len(x) - x.bare, x.bare])
         both = off[: x.bare] - (1 - 1 / max(x.guidance, 1.0)) * bare
         off, both = off.square().mean((1, 2, 3)), both.square().mean((1, 2, 3))
         return x.mean(off) + x.mean(both, int(TWICE * x.batch_size))
 
 
-SUMMARY = "match the original also under guidance"
-RETAIN_LOSSES.add("guided", RetainLoss(SUMMARY, Guided(), any_words=True, empty_share=0.0, shown_twice=TWICE))
+RETAIN_LOSSES.add(
+    "guided",
+    RetainLoss("match the original also under guidance", Guided(), any_words=True, empty_share=0.0, shown_twice=TWICE),
+)

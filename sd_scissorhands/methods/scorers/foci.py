@@ -13,7 +13,7 @@ from ..method import Options, Scorer, Scores
 from ..units import Layer, axis_of_units, hooked, layers_of, scores_of_units
 from . import SCORERS
 
-MOST = 1000  # samples looked at, as many as the authors perturb
+MOST_SAMPLES = 1000  # samples looked at, as many as the authors perturb
 WORK = PREFILTER * 400**2  # distances in a step of L-FOCI: no more than 400 samples of 2000 units and above
 
 
@@ -39,13 +39,13 @@ def score(task: Task, parameters: Parameters, options: Options) -> Scores:
     if not torch.isfinite(responses).all():
         raise FloatingPointError("the response to the concept is not finite: the loss overflows on this model")
     if not activations or responses.min() == responses.max():
-        raise ValueError("no unit's activation tells anything of the response: take another scorer or scope")
+        raise ValueError("no unit's activation depends on the response: take another scorer or scope")
     units = [(name, row) for name, own in activations.items() for row in range(own.shape[1])]
-    most = min(MOST, math.isqrt(WORK // min(len(units), PREFILTER)))
+    most = min(MOST_SAMPLES, math.isqrt(WORK // min(len(units), PREFILTER)))
     rows = torch.randperm(len(responses), generator=torch.Generator().manual_seed(options.seed))[:most].sort().values
     picked = foci(responses[rows], torch.cat(list(activations.values()), 1)[rows], seed=options.seed)
     if not picked:
-        raise ValueError("no unit's activation tells anything of the response: take another scorer or more draws")
+        raise ValueError("no unit's activation depends on the response: take another scorer or more draws")
     found = {name: torch.zeros(own.shape[1]) for name, own in activations.items()}
     for place, unit in enumerate(picked):
         layer, row = units[unit]

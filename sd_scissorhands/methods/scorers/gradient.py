@@ -13,14 +13,8 @@ from . import SCORERS
 def score(task: Task, parameters: Parameters, options: Options) -> Scores:
     """|sum over draws of dL_f/dtheta| (SalUn, Fan et al. 2024, eq. 3: the saliency mask's absolute gradient)."""
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    gradients(
-        task.forget,
-        parameters,
-        options.draws,
-        lambda name, g: total[name].add_(g),
-        group=options.group,
-        tick=options.tick,
-    )
+    add = lambda name, g: total[name].add_(g)  # noqa: E731
+    gradients(task.forget, parameters, options.draws, add, group=options.group, tick=options.tick)
     return {name: values.abs_() for name, values in total.items()}
 
 

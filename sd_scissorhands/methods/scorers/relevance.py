@@ -67,6 +67,7 @@ def _units(task: Task, layers: dict[str, Layer], side: str, options: RelevanceOp
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def capture(name: str, layer: Layer, out: Tensor) -> Tensor | None:
+        """Hold a layer's output, units last, so that relevance reaches it."""
         if not (torch.is_grad_enabled() and out.requires_grad):
             return None
         axis = axis_of_units(layer)
