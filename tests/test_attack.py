@@ -398,7 +398,7 @@ def test_models_that_are_no_runs_are_attacked_one_after_the_other(foreign, tmp_p
     file = tmp_path / "b" / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     save_file({name: tensor * 0.99 for name, tensor in tensors.items()}, file, {"format": "pt"})
-    monkeypatch.setattr("sd_scissorhands.attacks.attack.COUNT", 4)
+    monkeypatch.setattr("sd_scissorhands.attacks.attack.RETAIN_COUNT", 4)
     for name in ("a", "b"):
         settings = AttackSettings("paraphrase", "heart", name, "tiny", count=2, sampling_steps=1, device="cpu")
         for folder in (None, tmp_path / "out" / name):

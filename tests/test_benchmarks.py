@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_without_a_gpu_it_prints_so_and_ends_well():
 
 
 def test_an_erasure_that_does_not_fit_into_the_time_is_left_out_and_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "forecast", lambda settings: {"seconds": {"data": 60.0}, "scope_size": 1})
+    monkeypatch.setattr(gpu, "forecast", lambda settings: SimpleNamespace(seconds={"data": 60.0}, scope_size=1))
     monkeypatch.setattr(gpu, "erase", lambda *given: pytest.fail("there is no time"))
     bench = gpu.Bench("cpu", True, 0.0, tmp_path)
     gpu.erasures(bench)

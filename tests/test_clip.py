@@ -55,7 +55,10 @@ def test_embeddings_have_length_one_and_say_where_they_come_from(clip, clip_dir,
     assert seen.shape == read.shape == (5, 16) and seen.dtype == read.dtype == torch.float32
     torch.testing.assert_close(torch.cat([seen, read]).norm(dim=1), torch.ones(10))
     sha256 = hashlib.sha256((clip_dir / "model.safetensors").read_bytes()).hexdigest()
-    assert clip.name == str(clip_dir) and clip.facts == {"clip": str(clip_dir), "sha256": sha256}
+    assert clip.name == str(clip_dir) and clip.facts == {
+        "clip": str(clip_dir), "sha256": sha256, "config_sha256": clip.config_sha256,
+    }  # fmt: skip
+    assert len(clip.config_sha256) == 64
     assert clip.pictures(pixels[:0]).shape == clip.texts([]).shape == (0, 16)
 
 

@@ -414,7 +414,9 @@ def test_apply_gives_the_model_that_plain_diffusers_loads(erased, tmp_path):
     assert "already: name" in said("apply", str(out), str(path), "--output-dir", str(tmp_path / "again"))
 
 
-def test_people_are_told_in_words(erased, tmp_path, monkeypatch):
+def test_people_are_told_in_words(erased, tmp_path, monkeypatch, capsys):
+    from sd_scissorhands import show
+
     path, *_ = erased
     monkeypatch.chdir(tmp_path)
     done = runner.invoke(app, ["apply", "tiny", str(path), "--device", "cpu", "--quiet"])
@@ -422,10 +424,10 @@ def test_people_are_told_in_words(erased, tmp_path, monkeypatch):
     assert (tmp_path / default_output("tiny", path) / "model_index.json").exists()
     assert str(default_output("CompVis/stable-diffusion-v1-4", path)) == "runs/stable-diffusion-v1-4-heart"
     told = AppliedDelta("o", "b", "d", "r", ("\x1b[31mheart",), 0, 1, 1000, "ba", "ab", 1)
-    assert (
-        in_words(told)["erased"] == "[31mheart (r, seed 0)"
-        and "1 of 1,000 weights (0.100%)" in in_words(told)["changed"]
-    )
+    assert in_words(told)["erased"] == "\x1b[31mheart (r, seed 0)"  # which the terminal escapes
+    assert "1 of 1,000 weights (0.100%)" in in_words(told)["changed"]
+    show.lines(in_words(told))
+    assert "\x1b[31mheart" not in (shown := capsys.readouterr().err) and "\\x1b[31mheart (r, seed 0)" in shown
 
 
 def said(*arguments: str) -> str:

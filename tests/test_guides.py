@@ -26,6 +26,7 @@ from sd_scissorhands.diffusion.families.base import Family
 from sd_scissorhands.domains.base import Domain
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.metrics import gates_of
+from sd_scissorhands.models.tensor_files import DTYPES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sd_scissorhands"
@@ -39,6 +40,7 @@ NAMED = {
     "to": settings.OUTPUT_FORMATS,
     "output_format": settings.OUTPUT_FORMATS,
 }
+EXPORTED = {"to": settings.OUTPUT_FORMATS, "dtype": tuple(DTYPES)}
 SETTINGS = {
     kind.__name__: {field.name for field in dataclasses.fields(kind)}
     for kind in (settings.EraseSettings, settings.ForgetSettings, sd_scissorhands.EvaluateSettings, AttackSettings)
@@ -98,7 +100,7 @@ def parse(words: list[str]):
         return None
     context = command.make_context(words[0], words[1:])
     for name, value in context.params.items():
-        allowed = NAMED.get(name)
+        allowed = EXPORTED.get(name) if words[0] == "export" else NAMED.get(name)
         for one in value if isinstance(value, list | tuple) else [value]:
             if name == "attack" and one not in (None, "none"):
                 parse_attacks(one)

@@ -22,7 +22,7 @@ from sd_scissorhands.models.hub import Repo, first_line
 from sd_scissorhands.models.licence import for_derived_card, read_licence
 from sd_scissorhands.models.shareable import VOCABULARIES
 from sd_scissorhands.report import card_text, write_card
-from sd_scissorhands.settings import UserError
+from sd_scissorhands.settings import UsageError, UserError
 from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()
@@ -393,7 +393,7 @@ def test_a_file_of_somebody_elses_parts_gets_no_card_of_ours(hub, run):
 
 def test_public_alone_has_no_effect(run):
     done = called("export", run, "--public")
-    assert done.exit_code == 2 and "has no effect without --push-to-hub" in done.output
+    assert isinstance(done.exception, UsageError) and "has no effect without --push-to-hub" in str(done.exception)
 
 
 def test_reasons_are_without_numbers_and_addresses():

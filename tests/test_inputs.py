@@ -194,7 +194,8 @@ def test_what_is_erased_from_a_variant_has_its_names_and_the_very_same_base(vari
     assert there.unet.dtype == torch.float16
     told = json.loads((run / "run.json").read_text())["source"]
     base = hash_tensors(load_file(varied / "unet" / f"{STEM}.fp16.safetensors").items())
-    assert told == {"model": f"{varied}:fp16", "weights_sha256": base, "ema": "unknown"}
+    files = locate(f"{varied}:fp16").sha256
+    assert told == {"model": f"{varied}:fp16", "weights_sha256": base, "files_sha256": files, "ema": "unknown"}
     assert first_of(str(run / "model")) == f"{varied}:fp16"
     assert verify(run).holds is True and hash_tensors(base_weights(find_pipeline(run)).items()) == base
     assert {c.what for c in verify(run).checks if c.holds} >= {"base", "text_encoder", "vae", "delta"}
@@ -236,6 +237,7 @@ def test_an_erasure_from_our_own_export_is_measured_against_the_very_file(short,
     export(MODEL_DIR, "single-file", output=file)
     result = erase(dataclasses.replace(short, model=str(file), model_config="tiny", steps=1), run)
     source = json.loads((run / "run.json").read_text())["source"]
+    assert len(source.pop("files_sha256")) == 64
     assert source == {"model": str(file), "weights_sha256": weights_of(MODEL_DIR), "ema": "unknown"}
     assert {c.what: c.holds for c in verify(run).checks}["base"] and verify(run).holds
     assert first_of(str(run / "model")) == str(file)
@@ -805,11 +807,11 @@ def test_what_an_erasure_does_not_change_is_the_base_s_byte_for_byte(published, 
     before, after = contents(published), contents(out)
     assert result.left_out is None and before.keys() == after.keys()
     weights = {name for name in before if name.startswith("unet/") and name.endswith(".safetensors")}
-    assert len(weights) > 1 and {name for name in before if before[name] != after[name]} <= weights | {
-        "model_index.json"
-    }
-    index = json.loads(before["model_index.json"])
-    assert json.loads(after["model_index.json"]) == {k: v for k, v in index.items() if k != "_name_or_path"}
+    configs = {"model_index.json", "unet/config.json"}  # which named the folder that they came from
+    assert len(weights) > 1 and {name for name in before if before[name] != after[name]} <= weights | configs
+    for name in configs:
+        values = json.loads(before[name])
+        assert json.loads(after[name]) == {k: v for k, v in values.items() if k != "_name_or_path"}
     assert all(tensor.dtype == torch.float16 for name in weights for tensor in load_file(out / name).values())
     assert verify(run).holds and open_pipeline(str(out)).weights_sha256 == result.weights_sha256
 
