@@ -66,12 +66,21 @@ WHOLE = dict(scope="full", lr=4e-4)  # of the embedded UNet
 PAIRED_WHOLE = PAIRED | WHOLE | dict(
     forget_weight=0.7, steps=260, retain_loss="guided", retain_count=480, retain_sampling_steps=6
 )  # fmt: skip
+OPEN_TOO = dict(open_share=0.5, forget_snr=0.5)
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
         PAIRED,
         {"tiny": PAIRED_WHOLE},
+        fits=DENOISERS,
+    ),
+    # What no prompt names stays nearer to what it was, and fine-tuning brings the concept back sooner: docs/experiments.md.
+    "scissorhands-open": Recipe(
+        "The default, which also retains what prompts give that leave the concept open, and forgets where its latents show it.",
+        "ours",
+        PAIRED | OPEN_TOO,
+        {"tiny": PAIRED_WHOLE | OPEN_TOO},
         fits=DENOISERS,
     ),
     "scissorhands-anchored": Recipe(

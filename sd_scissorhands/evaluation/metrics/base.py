@@ -56,6 +56,10 @@ class Metric:
     gate: bool = True  # whether it can be held against a bound
     by_seed: bool = False  # it compares with the original's pictures, so that another seed's value stands beside it
     question: str | None = None  # of the page's verdict that it answers: gone | whole
+    limits: tuple[float, float] = (
+        -0.02,
+        -0.05,
+    )  # where it answers "whole": least change against the original, for "good" and "fair"
     finding: str = ""  # what its value counts, in the words of that answer; else its title stands there
 
     def read(self, name: str, result: Any) -> float | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..judges.base import Judge
 
 
+LIMITS = (-0.15, -0.25)  # picture by picture under the same seed, which is harder to hold than a share that is right
+
+
 def compared(recorded: Recorded, side: str, judge: Judge, kind: str) -> list[tuple[str, str]]:
     """(what the picture of a side shows, what the original's does), of all prompts of a kind where the original shows something else
     than the concept; none where the judge has no names."""
@@ -71,11 +74,12 @@ def moved(recorded: Recorded, side: str, kind: str) -> float | None:
 
 METRICS.add("open_unchanged", Share(
     "open unchanged", "prompts that leave open what the concept would name, or are empty: of those whose picture did not show the concept before, the share that shows the same thing as before, under the same seed; higher is better.",
-    partial(unchanged, kind="generic"), by_seed=True,
+    partial(unchanged, kind="generic"), by_seed=True, question="whole", limits=LIMITS,
+    finding="prompts that leave it open show what they showed in",
 ))  # fmt: skip
 METRICS.add("unlisted_unchanged", Share(
     "unlisted unchanged", "the same for words in the concept's place that neither the erasure nor its retain set names; higher is better.",
-    partial(unchanged, kind="unlisted"), by_seed=True,
+    partial(unchanged, kind="unlisted"), by_seed=True, question="whole", limits=LIMITS, finding="words that nobody listed in",
 ))  # fmt: skip
 METRICS.add("open_variation", Number(
     "open variation", "of the same open prompts, the total variation between the distributions of what is drawn and of what was drawn before, 0 to 1; another seed alone has some too; lower is better.",
