@@ -828,7 +828,7 @@ def test_a_metric_and_a_judge_are_one_declaration_each(toys, scripted, tmp_path)
     assert told.figures["UA"] == 0.0 and told.figures["IRA"] is None
     gates = gate_values(read_evaluation(json.loads((tmp_path / "summary.json").read_text())))
     assert set(gates) == set(gates_of("concept")) and "toy_share" not in gates_of("i2p")
-    assert (gates["toy_share"], gates["toy_number"], gates["toy_distance"]) == (1.0, 24.0, 0.0)
+    assert (gates["toy_share"], gates["toy_number"], gates["toy_distance"]) == (1.0, 26.0, 0.0)
 
 
 @pytest.fixture
@@ -846,7 +846,7 @@ def scripted(tmp_path):
 def test_every_metric_says_what_it_is_and_none_imports_anything_heavy():
     for name, metric in METRICS:
         assert metric.title and metric.meaning.endswith(".") and metric.unit in ("share", "number", "distance"), name
-        assert metric.better in ("higher", "lower") and set(metric.kinds) <= {"concept", *NUDITY_KINDS}, name
+        assert metric.better in ("higher", "lower", "original") and set(metric.kinds) <= {"concept", *NUDITY_KINDS}, name
     code = (
         "import sys; from sd_scissorhands.evaluation.judges import JUDGES; "
         "from sd_scissorhands.evaluation.metrics import gates_of; gates_of('i2p'), gates_of('concept'), JUDGES.names(); "
