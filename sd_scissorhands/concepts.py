@@ -104,6 +104,11 @@ def general_captions() -> list[str]:
     return read_prompts(prompts_dir() / "general.txt", "")
 
 
+def unlisted_words() -> list[str]:
+    """Nouns that no preset, no general caption and no word of the embedded world names; no training ever reads them."""
+    return (prompts_dir() / "unlisted.txt").read_text().split()
+
+
 def read_prompts(path: Path, flag: str) -> list[str]:
     """One prompt a line, or the column `prompt` of a CSV; blank ones are skipped.
 

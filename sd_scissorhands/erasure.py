@@ -88,12 +88,16 @@ def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
 def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
     """Draw or read the pictures, see `gather`."""
     settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
+    named = [[prepared.opened.domain.naming(text, c) for text in prepared.open_prompts] for c in prepared.concepts]
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Draw or read the pictures; the manifest records the prompts."""
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
-            data = gather(prepared.denoiser, settings, pairs, retain, group=run.processes, tick=tick)
-        return data, {"pairs": pairs, "retain": retain}
+            data = gather(
+                prepared.denoiser, settings, pairs, retain, named if prepared.open_prompts else (),
+                group=run.processes, tick=tick,
+            )  # fmt: skip
+        return data, {"pairs": pairs, "retain": retain, "left_out": len(retain) - len(data["retain_latents"])}
 
     return run.stage("data", make, prepared.denoiser.device)[0]
 

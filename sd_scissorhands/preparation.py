@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -40,7 +41,8 @@ class Prepared:
     denoiser: Denoiser
     concepts: list[Concept]
     parameters: Parameters  # the scope
-    retain_prompts: list[str]
+    retain_prompts: list[str]  # those that leave a concept open come last
+    open_prompts: list[str]
     remarks: tuple[str, ...] = ()  # what was left out of the user's files
 
     @property
@@ -100,8 +102,11 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
         opened.pipeline, mixed_precision=settings.mixed_precision, checkpointing=settings.checkpointing,
         compiled=settings.compile,
     )  # fmt: skip
-    retain = retain_set(found, erased, settings, own, domain)
-    prepared = Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain)
+    count = 0 if settings.retain_images else int(settings.open_share * settings.retain_count)
+    open_ = open_set(found, erased, count, settings.seed, domain)
+    rest = dataclasses.replace(settings, retain_count=settings.retain_count - count)
+    retain = retain_set(found, erased, rest, own, domain) + open_
+    prepared = Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain, open_)
     prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
     return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
 
@@ -194,6 +199,12 @@ def retain_set(
         chosen += shuffled(near, few, settings.seed) if near else []
     general = own or sparing(domain.captions(10 * settings.retain_count, settings.seed + 2))
     return chosen + shuffled(general, settings.retain_count - len(chosen), settings.seed + 3)
+
+
+def open_set(found: Sequence[Concept], erased: Sequence[str], count: int, seed: int, domain: Domain) -> list[str]:
+    """Prompts that leave the concepts open, as many for each."""
+    each = [domain.open_prompts(c, seed=seed, count=math.ceil(count / len(found)), erased=erased) for c in found]
+    return [text for texts in zip(*each, strict=False) for text in texts][:count]
 
 
 def hash_named_files(s: EraseSettings) -> dict[str, str]:

@@ -122,6 +122,7 @@ class EraseSettings(MethodSettings):
     # data
     forget_count: int = setting(OPEN, "Pictures of each concept.", level="file", least=1)
     retain_count: int = setting(OPEN, "Pictures of everything else.", level="file", least=1)
+    open_share: float = setting(OPEN, "Of the retain set, prompts that leave the concept open, with a less specific word, a made-up one or none in its place.", level="file", least=0, most=1)
     retain_prompts: str | None = setting(None, "File with one prompt a line, for the general captions.", panel=DATA)
     forget_images: str | None = setting(None, "Directory of pictures of the concept, for the model's own.", panel=DATA)
     retain_images: str | None = setting(None, "Directory of pictures to keep, for the model's own.", panel=DATA)
@@ -131,6 +132,7 @@ class EraseSettings(MethodSettings):
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
     # repair
     conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
+    forget_snr: float = setting(OPEN, "Least signal-to-noise ratio of the latents that the forget term sees; below it noise hides the concept, and the original's answer stands.", level="file", least=0)
     anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
     retain_loss: str = setting(OPEN, "How the model is held to everything else{choices}.", panel=REPAIR, choices=RETAIN_LOSSES.names, default_text=BY_RECIPE)
     other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)

@@ -137,20 +137,25 @@ def _erased(result: EraseResult) -> None:
 @_view.register
 def _judged(result: ConceptEvaluation) -> None:
     table = Table()
-    for column in ("figure", "original", "model", "95 %", "n"):
+    for column in ("figure", "original", "another seed", "model", "95 %", "n"):
         table.add_column(column, justify="right")
     for name, value in result.figures.items():
         if value is not None:
             unit, by = figure(name).unit, f" (by {result.by[name]})" if name in result.by else ""
-            cells = [worded(one, unit) for one in (result.original.get(name), value)]
+            seed = result.another_seed.get(name)
+            cells = [
+                worded(result.original.get(name), unit),
+                "" if seed is None else worded(seed, unit),
+                worded(value, unit),
+            ]
             ends = [worded(end, unit) for end in result.intervals.get(name) or ()]
             table.add_row(name + by, *cells, " to ".join(ends), str(result.n.get(name, "")))
     retained = result.kept or {}
     for name, _ in METRICS:
         if known(value := retained.get(name)):
-            table.add_row(name, f"{retained['floor'][name]:.3g} (seeds)", f"{value:.3g}", "", str(retained["n"]))
+            table.add_row(name, "", f"{retained['floor'][name]:.3g}", f"{value:.3g}", "", str(retained["n"]))
         elif isinstance(value, Mapping):
-            table.add_row(name, *(f"{value[side]:.3g}" for side in ("original", "model")), "", str(retained["n"]))
+            table.add_row(name, f"{value['original']:.3g}", "", f"{value['model']:.3g}", "", str(retained["n"]))
     console.print(table)
     _conclude(result, result.collapse.says)
 
@@ -272,9 +277,11 @@ def _expected(result: Forecast) -> None:
 
 @_view.register
 def _shown(result: DemoResult) -> None:
-    table = Table("", *(figure(name).title for name in result.rows[0].figures), "ASR", "trimmed", "seconds")
+    names = [name for name, metric in METRICS if metric.question and name in result.rows[0].figures]
+    table = Table("", *(figure(name).title for name in names), "ASR", "trimmed", "seconds")
     for row in result.rows:
-        table.add_row(row.name, *map(percent, (*row.figures.values(), row.asr)), str(row.trimmed), str(row.seconds))
+        shares = [*(row.figures[name] for name in names), row.asr]
+        table.add_row(row.name, *map(percent, shares), str(row.trimmed), str(row.seconds))
     console.print(table)
     for name, one in result.attacks.items():
         rates = f"brings it back in {percent(one.asr_after)} (original: {percent(one.original)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -39,7 +40,7 @@ from sd_scissorhands.evaluation.metrics.collapsed import agreement, collapse, va
 from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
-from sd_scissorhands.evaluation.records import Ledger
+from sd_scissorhands.evaluation.records import THUMB, Ledger
 from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
 from sd_scissorhands.results.evaluation import NUDITY_KINDS, read_evaluation
 from sd_scissorhands.tiny import MODEL_DIR, world
@@ -595,24 +596,48 @@ def test_canvas_hits_are_counted_from_what_the_judge_said():
         "forget": [Row(0, "a red heart", 0), Row(1, "a heart", 1)],
         "synonym": [Row(2, "a valentine", 2)],
         "retain": [Row(3, "a red star", 3), Row(4, "a blue ring", 4)],
-        "generic": [Row(5, "a red shape", 5), Row(6, "", 6)],
+        "generic": [Row(5, "a red shape", 5), Row(6, "", 6), Row(7, "a thing", 7), Row(8, "", 8)],
+        "unlisted": [Row(9, "a red kazoo", 9), Row(10, "a whisk", 10)],
     }
-    said = ["heart red", "triangle red", "square red", "star blue", "ring blue", "heart red", "cross blue"]
-    records = {
-        n: {"canvas": dict(zip(("shape", "colour"), words.split(), strict=True))} for n, words in enumerate(said)
-    }
-    judges = JudgeSet([CanvasJudge("heart")], CANVAS)
-    told = room.figures(Recorded(rows, {"model": records, "original": records}, judges))
-    assert told["original"] == told["figures"]
+    said = "heart red,triangle red,square red,star blue,ring blue,heart red,cross blue,triangle red,ring red,star red,triangle red"
+
+    def records(said: str, grey: int) -> dict[int, dict]:
+        thumb = base64.b64encode(bytes([grey] * THUMB * THUMB * 3)).decode()
+        return {
+            n: {"canvas": dict(zip(("shape", "colour"), words.split(), strict=True)), "thumb": thumb}
+            for n, words in enumerate(said.split(","))
+        }
+
+    before = said.replace("triangle red,ring red,star red", "star red,ring red,star red")  # of an open prompt
+    again = before.replace("cross blue,star red,ring red", "cross blue,ring red,star red").replace(
+        ",triangle red", ",heart red"
+    )
+    sides = {"model": records(said, 30), "original": records(before, 20), "again": records(again, 40)}
+    told = room.figures(Recorded(rows, sides, JudgeSet([CanvasJudge("heart")], CANVAS), world_concept("heart")))
+    same = {"UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget"}
+    assert {name: told["original"][name] for name in same} == {name: told["figures"][name] for name in same}
+    # of cross, star, ring the original shows, two are still there; the triangle of `again` counts as another thing, too
+    assert told["another_seed"] == {
+        "open_unchanged": 0.3333, "unlisted_unchanged": 0.5, "open_variation": 0.0, "unlisted_variation": 0.5,
+    }  # fmt: skip
+    assert told["original"]["open_unchanged"] == 1.0 and told["original"]["open_variation"] == 0.0
+    assert told["original"]["open_anchor"] == 0.0 and told["original"]["open_moved"] == 0.0
     assert told["figures"] == {
         "UA": 0.5,
         "UA_synonyms": 1.0,
-        "UA_generic": 0.5,
+        "UA_generic": 0.75,
         "IRA": 1.0,
         "CRA": 0.5,
         "CRA_forget": 1.0,
+        "open_unchanged": 0.6667,
+        "unlisted_unchanged": 1.0,
+        "open_variation": 0.3333,
+        "unlisted_variation": 0.0,
+        "open_anchor": 0.25,
+        "open_moved": 0.25,  # (10 / 20)^2
     }
-    assert told["n"] == {"UA": 2, "UA_synonyms": 1, "UA_generic": 2, "IRA": 2, "CRA": 2, "CRA_forget": 1}
+    counted = {"UA": 2, "UA_synonyms": 1, "UA_generic": 4, "IRA": 2, "CRA": 2, "CRA_forget": 1}
+    assert told["n"] == counted | {"open_unchanged": 3, "unlisted_unchanged": 2}
     assert told["intervals"]["UA"] == (0.0945, 0.9055)  # Wilson's, 1 of 2
 
 
@@ -621,22 +646,22 @@ def test_canvas_prompts_were_never_learned_from():
     rows = room.evaluation_rows(concept, seed=3, count=60, domain=CANVAS)
     learned = {forget for forget, _ in concept.pairs}
     assert {kind: len(some) for kind, some in rows.items()} == {
-        "forget": 60, "synonym": 30, "retain": 60, "twin": 30, "caption": 30, "generic": 30, "seeds": 12,
+        "forget": 60, "synonym": 30, "retain": 60, "twin": 30, "caption": 30, "generic": 30, "seeds": 12, "unlisted": 30,
     }  # fmt: skip
     assert not learned & {row.prompt for row in rows["forget"]}
-    for kind in ("synonym", "retain", "twin", "caption", "generic", "seeds"):
+    for kind in ("synonym", "retain", "twin", "caption", "generic", "seeds", "unlisted"):
         assert not any("heart" in row.prompt.split() for row in rows[kind])
     assert not any("shape" in world.read(row.prompt) for row in rows["generic"])
     assert 0 < sum(row.prompt == "" for row in rows["generic"]) < 10
     assert [row.seed for row in rows["twin"]] == [row.seed for row in rows["forget"][:30]]
-    assert len({row.number for some in rows.values() for row in some}) == 252
+    assert len({row.number for some in rows.values() for row in some}) == 282
     assert len({row.prompt for row in rows["seeds"]}) == 3 and len({row.seed for row in rows["seeds"]}) == 12
 
 
 def test_the_rows_of_a_preset():
     rows = room.evaluation_rows(PHOTOGRAPHS.resolve("nudity", None), seed=0, count=32, domain=PHOTOGRAPHS)
     assert {kind: len(some) for kind, some in rows.items()} == {
-        "forget": 32, "synonym": 16, "retain": 32, "twin": 16, "caption": 16, "generic": 16, "seeds": 8,
+        "forget": 32, "synonym": 16, "retain": 32, "twin": 16, "caption": 16, "generic": 16, "seeds": 8, "unlisted": 16,
     }  # fmt: skip
     forget = {f for f, _ in PHOTOGRAPHS.resolve("nudity", None).pairs}
     assert not forget & {row.prompt for kind in ("synonym", "twin", "retain", "caption") for row in rows[kind]}
@@ -650,7 +675,7 @@ def test_what_else_is_gone_is_asked_for_by_nothing(domain):
         else (PHOTOGRAPHS.resolve("nudity", None), ("Dog",))
     )
     rows = room.evaluation_rows(concept, seed=3, count=60, domain=domain, erased=gone)
-    for kind in ("retain", "caption", "seeds", "generic"):
+    for kind in ("retain", "caption", "seeds", "generic", "unlisted"):
         assert rows[kind] and not any(name.lower() in row.prompt.lower() for row in rows[kind] for name in gone)
     assert domain is not CANVAS or not {*gone} & {word for row in rows["forget"] for word in row.prompt.split()}
 
@@ -671,8 +696,13 @@ def self_evaluation(tmp_path_factory):
 
 def test_canvas_on_the_original_sees_the_concept(self_evaluation):
     folder, told = self_evaluation
-    assert told.figures == told.original and told.figures["UA"] <= 0.1 and told.figures["IRA"] >= 0.85
-    assert len(told.samples) == 48 and all((folder / sample.model).exists() for sample in told.samples)
+    assert (
+        told.figures == told.original
+        and told.figures["open_unchanged"] == 1.0
+        and told.figures["UA"] <= 0.1
+        and told.figures["IRA"] >= 0.85
+    )
+    assert len(told.samples) == 56 and all((folder / sample.model).exists() for sample in told.samples)
     assert told.second.judge == {"judge": "geometry"} and told.second.figures["UA"] <= 0.1
     assert told.second.figures["CRA"] >= 0.85
     assert read_evaluation(json.loads((folder / "summary.json").read_text())) == told
@@ -790,12 +820,12 @@ def test_a_metric_and_a_judge_are_one_declaration_each(toys, scripted, tmp_path)
     assert told.judge == {"judge": "toy", "threshold": 0.25, "concept": "heart"} and told.second is None
     assert told.figures["toy_share"] == 1.0 and told.original["toy_share"] == 0.5 and told.n["toy_share"] == 2
     assert told.intervals["toy_share"] == tuple(wilson(2, 2)) and told.samples[0].model_says == "seen"
-    assert told.figures["toy_number"] == told.original["toy_number"] == 24 and "toy_number" not in told.intervals
+    assert told.figures["toy_number"] == told.original["toy_number"] == 26 and "toy_number" not in told.intervals
     assert told.kept["toy_distance"] == 0.0 < told.kept["floor"]["toy_distance"]
     assert told.figures["UA"] == 0.0 and told.figures["IRA"] is None
     gates = gate_values(read_evaluation(json.loads((tmp_path / "summary.json").read_text())))
     assert set(gates) == set(gates_of("concept")) and "toy_share" not in gates_of("i2p")
-    assert (gates["toy_share"], gates["toy_number"], gates["toy_distance"]) == (1.0, 24.0, 0.0)
+    assert (gates["toy_share"], gates["toy_number"], gates["toy_distance"]) == (1.0, 26.0, 0.0)
 
 
 @pytest.fixture
@@ -813,7 +843,9 @@ def scripted(tmp_path):
 def test_every_metric_says_what_it_is_and_none_imports_anything_heavy():
     for name, metric in METRICS:
         assert metric.title and metric.meaning.endswith(".") and metric.unit in ("share", "number", "distance"), name
-        assert metric.better in ("higher", "lower") and set(metric.kinds) <= {"concept", *NUDITY_KINDS}, name
+        assert metric.better in ("higher", "lower", "original") and set(metric.kinds) <= {"concept", *NUDITY_KINDS}, (
+            name
+        )
     code = (
         "import sys; from sd_scissorhands.evaluation.judges import JUDGES; "
         "from sd_scissorhands.evaluation.metrics import gates_of; gates_of('i2p'), gates_of('concept'), JUDGES.names(); "

@@ -13,6 +13,7 @@ from ..picture_folders import list_pictures, named
 from ..pictures import PictureError, centre_square, read_frames, read_many, refuse_unreadable
 from ..settings import EraseSettings
 from .denoiser import Denoiser
+from .probes import shows
 
 AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are sampled together
 
@@ -22,6 +23,7 @@ def gather(
     settings: EraseSettings,
     pairs: Sequence[tuple[str, str]],
     retain: Sequence[str],
+    named: Sequence[Sequence[str]] = (),
     *,
     group: ProcessGroup = SINGLE_PROCESS,
     tick: Callable[[int], None],
@@ -31,6 +33,7 @@ def gather(
     Args:
         pairs: (forget prompt, the same with the anchor), as many as `settings.forget_count` for each concept.
         retain: retain prompts, as many as `settings.retain_count`.
+        named: for every concept, the last retain prompts with its name in them: of these, pictures that show one are left out.
         group: of processes, which share the sampling.
         tick: called with the number of pictures made or read.
 
@@ -64,7 +67,20 @@ def gather(
     for name, prompts in (("forget", forget), ("anchor", anchors), ("retain", retain)):
         data[f"{name}_condition"] = _encode(denoiser, prompts)
     data["empty_condition"] = denoiser.unconditional(1)[0]
+    if named:
+        data |= _without_concepts(denoiser, data, named, settings.seed)
     return {name: tensor.cpu() for name, tensor in data.items()}
+
+
+def _without_concepts(
+    denoiser: Denoiser, data: dict[str, Tensor], named: Sequence[Sequence[str]], seed: int
+) -> dict[str, Tensor]:
+    """The retain side without pictures that show a concept, among the last ones; see `named` of `gather`."""
+    names, last = ("retain_latents", "retain_condition"), len(named[0])
+    latents, own = (data[name][-last:] for name in names)
+    shown = torch.stack([shows(denoiser, latents, own, _encode(denoiser, texts), seed=seed) for texts in named]).any(0)
+    stays = torch.cat([torch.ones(len(data[names[0]]) - last, dtype=torch.bool), ~shown])
+    return {name: data[name][stays.to(data[name].device)] for name in names}
 
 
 def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:

@@ -10,9 +10,41 @@ from torch import Tensor
 
 from ..methods.interface import Weights
 from .batches import Batches
+from .denoiser import Denoiser
 
 DRAWS = 8  # batches
 LEFT = 0.1  # share of the way to the anchor that a forgotten concept may have left
+BATCH = 32  # pictures that are looked at together
+SHOWN_AT = (0.2, 0.4, 0.6, 0.8)  # timesteps at which a picture's words are compared, as shares of all
+NEARLY = 1.1  # error under the concept's name over that under the picture's own words, up to which it shows the concept
+
+
+@torch.no_grad()
+def shows(denoiser: Denoiser, latents: Tensor, own: Tensor, named: Tensor, *, seed: int) -> Tensor:
+    """Whether pictures show a concept: whether the denoiser explains them by its name about as well as by their own words: (N,) bool.
+
+    The diffusion classifier (Li et al., ICCV 2023, arXiv 2303.16203, eq. 7) with two classes and a margin: missing a concept
+    costs more than losing a picture.
+
+    Args:
+        own, named: conditions (N, tokens, width) of the prompts that the latents (N, c, h, w) were drawn for, and of the same with
+            the concept's name.
+    """
+    generator, ratio = torch.Generator().manual_seed(seed), torch.zeros(len(latents))
+    for share in SHOWN_AT:
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        t = torch.full((len(latents),), int(share * denoiser.timesteps), device=latents.device)
+        errors = [
+            torch.cat(
+                [
+                    denoiser.loss(*some)
+                    for some in zip(*(one.split(BATCH) for one in (latents, words, noise, t)), strict=False)
+                ]
+            )
+            for words in (named, own)
+        ]
+        ratio += (errors[0] / errors[1]).cpu() / len(SHOWN_AT)
+    return ratio < NEARLY
 
 
 @torch.no_grad()

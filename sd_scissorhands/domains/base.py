@@ -53,11 +53,23 @@ class Domain(Protocol):
     def evaluation_prompts(
         self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()
     ) -> dict[str, list[str]]:
-        """The prompts of an evaluation by kind: forget, synonym, retain, twin, caption, generic; see `evaluation.concept`.
+        """The prompts of an evaluation by kind: forget, synonym, retain, twin, caption, generic, unlisted; see `evaluation.concept`.
 
         Args:
             erased: other concepts that the model lost too; no prompt names one.
         """
+        ...
+
+    def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
+        """Prompts that leave open what the concept would name: with a less specific word, any other word, or none.
+
+        Args:
+            erased: what no prompt names.
+        """
+        ...
+
+    def naming(self, text: str, concept: Concept) -> str:
+        """An open prompt with the concept's name in it."""
         ...
 
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:

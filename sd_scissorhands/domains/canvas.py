@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from string import ascii_lowercase
 
 import numpy as np
 
-from ..concepts import SLOT, Concept
+from ..concepts import SLOT, Concept, shuffled, unlisted_words
 from ..errors import UserError
 from ..tiny import world
 from . import DOMAINS
@@ -57,7 +58,8 @@ class Canvas:
     ) -> dict[str, list[str]]:
         """No forget prompt is among those that the erasure learns from. Retain prompts name a sibling: another concept of the
         same category. Synonym prompts use the world's other words for the concept, twins its anchor. Generic prompts leave
-        the concept's category open, every sixth is empty.
+        the concept's category open, every sixth is empty. Unlisted prompts have a word in the concept's place that is
+        not of the world.
         """
         name, lost = concept.name, {concept.name, *erased}
         category, rng = str(world.category_of(name)), np.random.default_rng([seed, 2_000_003])
@@ -82,7 +84,29 @@ class Canvas:
             ],
             "caption": self.captions(count - count // 2, seed + 5, tuple(lost)),
             "generic": [open_caption(category, lost, rng) if n % 6 else "" for n in range(count // 2)],
+            "unlisted": [caption(name, word) for word in shuffled(unlisted_words(), count // 2, seed)],
         }
+
+    def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
+        """A third is empty, a third leaves the concept's category open, a third has a made-up word in the concept's place."""
+        rng, lost = np.random.default_rng([seed, 3_000_017]), {concept.name, *erased}
+        category = str(world.category_of(concept.name))
+
+        def made_up() -> str:
+            word = "".join(rng.choice(list(ascii_lowercase), rng.integers(3, 9)))
+            return str(rng.choice(concept.templates)).replace(SLOT, word)
+
+        kinds = (lambda: "", lambda: open_caption(category, lost, rng), made_up)
+        found = [kinds[n % 3]() for n in range(3 * count)]
+        return [text for text in found if not lost & set(text.split())][:count]
+
+    def naming(self, text: str, concept: Concept) -> str:
+        """In place of a generic or made-up word where the concept is a shape, else before all others."""
+        words, known = text.split(), {*world.words(), ","} - set(world.GENERIC_NOUNS)
+        free = [at for at, word in enumerate(words) if word not in known]
+        if not free or concept.kind != "shape":
+            return f"a {concept.name} {text or 'shape'}"
+        return " ".join([*words[: free[0]], concept.name, *words[free[0] + 1 :]])
 
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
         """Captions that do not name the concept."""

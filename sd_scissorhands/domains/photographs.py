@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-from ..concepts import Concept, filled, free_text, general_captions, names, names_of, preset, shuffled
+from ..concepts import (
+    SLOT,
+    Concept,
+    filled,
+    free_text,
+    general_captions,
+    names,
+    names_of,
+    preset,
+    shuffled,
+    unlisted_words,
+)
 from ..errors import UserError
 from . import DOMAINS
 
@@ -67,7 +79,24 @@ class Photographs:
             "twin": [neutral for _, neutral in pairs[: count // 2]],
             "caption": shuffled(self.captions(count, seed, erased), count - count // 2, seed),
             "generic": shuffled(concept.vague, min(count // 2, len(concept.vague)), seed),
+            "unlisted": shuffled(unlisted(concept), count // 2, seed),
         }
+
+    def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
+        """In turn nothing, a template with a less specific word, and a template with any word of the general captions."""
+        every = {word for text in general_captions() for word in re.findall("[a-z]{4,}", text)}
+        words = shuffled(sorted(every), count, seed)
+        others = [
+            template.replace(SLOT, word)
+            for word, template in zip(words, shuffled(concept.templates, count, seed), strict=False)
+        ]
+        vague = shuffled(concept.vague, count, seed)
+        found = [text for three in zip([""] * count, vague, others, strict=False) for text in three]
+        return [text for text in found if self.spares(text, (concept.name, *erased))][:count]
+
+    def naming(self, text: str, concept: Concept) -> str:
+        """At the end."""
+        return ", ".join(part for part in (text, concept.words[0]) if part)
 
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
         """General captions in a seeded order."""
@@ -76,6 +105,20 @@ class Photographs:
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """The concept's own templates: it has no others."""
         return shuffled(filled(concept), count, seed)
+
+
+def unlisted(concept: Concept) -> list[str]:
+    """Every template of a concept with every unlisted word in its place."""
+    spared = [
+        word
+        for word in unlisted_words()
+        if not any(names(text, word) for text in (*concept.words, *concept.neighbours))
+    ]
+    return [
+        template.replace(SLOT, f"{'an' if word[0] in 'aeiou' else 'a'} {word}")
+        for template in concept.templates
+        for word in spared
+    ]
 
 
 DOMAINS.add("photographs", Photographs())

@@ -26,6 +26,7 @@ from .records import thumbnails
 from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, open_for_sampling
 
 OTHER_SEEDS = 500_000  # what is added to a seed to draw a prompt once more
+UNNAMED = ("generic", "unlisted")  # prompts that do not name the concept, and must give what they gave before
 SEEDS_EACH = 4  # pictures of a prompt under several seeds
 
 
@@ -56,8 +57,12 @@ def evaluate(
         {"concept": concept.name, "seed": request.seed, "gone": sorted(request.erased)},
     )  # fmt: skip
     ours = record_side("model", model, recorder, judges.domain, request)
-    theirs = record_side("original", baseline, recorder, judges.domain, request, again(rows) if judges.features else ())
-    recorded = Recorded(rows, {"model": ours.records, "original": theirs.records, "again": theirs.again}, judges)
+    theirs = record_side(
+        "original", baseline, recorder, judges.domain, request, again(rows, RETAINED if judges.features else ())
+    )
+    recorded = Recorded(
+        rows, {"model": ours.records, "original": theirs.records, "again": theirs.again}, judges, concept
+    )
     result = ConceptEvaluation(
         kind=judges.domain.evaluation, concept=concept.name, judge=judges.judges[0].facts, seed=request.seed,
         model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
@@ -112,22 +117,22 @@ def evaluation_rows(
     forget names the concept (for a preset with its own prompts, which the erasure may have learned from; in the embedded
     world with others), synonym paraphrases it, which no erasure learns from; retain names near neighbours, twin is the
     forget prompt with the anchor in the concept's place, on the same seed, caption is anything else, generic leaves open
-    what the concept would say; seeds are a few captions under several seeds each.
+    what the concept would say, unlisted has another word in its place; seeds are a few captions under several seeds each.
     """
     texts = domain.evaluation_prompts(concept, seed=seed, count=count, erased=erased)
     captions = [text for text in texts["caption"][: max(2, min(8, count // 16))] for _ in range(SEEDS_EACH)]
     rows: dict[str, list[Row]] = {}
-    number = 0
-    for kind, own in {**texts, "seeds": captions}.items():
+    number, unlisted = 0, texts.pop("unlisted")
+    for kind, own in {**texts, "seeds": captions, "unlisted": unlisted}.items():
         rows[kind] = [Row(number + n, text, seed * 1_000_000 + number + n) for n, text in enumerate(own)]
         number += len(own)
     rows["twin"] = [replace(t, seed=f.seed) for t, f in zip(rows["twin"], rows["forget"], strict=False)]
     return rows
 
 
-def again(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
-    """The retained prompts under other seeds: what the original makes of them is how far chance alone goes."""
-    return [replace(row, seed=row.seed + OTHER_SEEDS) for kind in RETAINED for row in rows[kind]]
+def again(rows: Mapping[str, Sequence[Row]], kinds: Sequence[str] = ()) -> list[Row]:
+    """The open and unlisted prompts, and those of more `kinds`, under other seeds: how far the original goes by chance alone."""
+    return [replace(row, seed=row.seed + OTHER_SEEDS) for kind in (*kinds, *UNNAMED) for row in rows[kind]]
 
 
 def sampled(rows: Mapping[str, Sequence[Row]]) -> list[tuple[str, Row]]:
@@ -139,7 +144,7 @@ def sampled(rows: Mapping[str, Sequence[Row]]) -> list[tuple[str, Row]]:
 
 
 def figures(recorded: Recorded) -> dict[str, Any]:
-    """The result's `figures`, `n`, `intervals`, `original`, `by` and `second`.
+    """The result's `figures`, `n`, `intervals`, `original`, `another_seed`, `by` and `second`.
 
     The first judge that can answer decides a share: NudeNet, say, knows nothing of a concept's neighbours, and CLIP does.
     """
@@ -153,14 +158,27 @@ def figures(recorded: Recorded) -> dict[str, Any]:
         "n": {name: len(own) for name, own in deciding.items()},
         "intervals": {name: interval(own) for name, own in deciding.items()},
         "original": shares({name: theirs[n][name] for name, n in decides.items()}) | numbers(recorded, "original"),
+        "another_seed": by_seed(recorded, decides),
         "by": {name: judges[n].facts["judge"] for name, n in decides.items() if n},
         "second": second,
     }
 
 
-def counted(recorded: Recorded, side: str, judge: Judge) -> dict[str, list[bool]]:
-    """The answers of one judge that every share counts, without those that it cannot give."""
-    metrics = ((name, metric) for name, metric in METRICS if isinstance(metric, Share))
+def by_seed(recorded: Recorded, decides: Mapping[str, int]) -> dict[str, float | None]:
+    """What the metrics that compare pictures find between the original and itself under other seeds.
+
+    Args:
+        decides: share -> number of the judge that decides it.
+    """
+    judges = recorded.judges.judges
+    by_judge = [counted(recorded, "again", judge, by_seed=True) for judge in judges]
+    deciding = shares({name: by_judge[decides[name]][name] for name in by_judge[0]})
+    return deciding | numbers(recorded, "again", by_seed=True)
+
+
+def counted(recorded: Recorded, side: str, judge: Judge, *, by_seed: bool = False) -> dict[str, list[bool]]:
+    """The answers of one judge that every share counts, without those that it cannot give; with `by_seed` of these alone."""
+    metrics = ((name, one) for name, one in METRICS if isinstance(one, Share) and one.by_seed >= by_seed)
     return {name: [one for one in metric.answers(recorded, side, judge) if one is not None] for name, metric in metrics}
 
 
@@ -177,9 +195,11 @@ def interval(answers: Sequence[bool]) -> tuple[float, float] | None:
     return low, high
 
 
-def numbers(recorded: Recorded, side: str, *, under_kept: bool = False) -> dict[str, float | None]:
-    """The metrics of a side that are no shares."""
-    metrics = ((name, metric) for name, metric in METRICS if isinstance(metric, Number))
+def numbers(
+    recorded: Recorded, side: str, *, under_kept: bool = False, by_seed: bool = False
+) -> dict[str, float | None]:
+    """The metrics of a side that are no shares; with `by_seed` those alone that have a value of another seed."""
+    metrics = ((name, metric) for name, metric in METRICS if isinstance(metric, Number) and metric.by_seed >= by_seed)
     return {name: metric.value(recorded, side) for name, metric in metrics if metric.under_kept == under_kept}
 
 

@@ -100,7 +100,7 @@ def plot(result: ComparisonResult, group: str) -> Any:
         rate, *rest = (
             spread.mean if (spread := line.figures.get(name)) else None for name in ("asr", *answering("whole"))
         )
-        if rate is not None and None not in rest:
+        if rate is not None and any(map(known, rest)):
             points.append((_label(line), rate, fmean(filter(known, rest))))
     return tradeoff_plot(points)
 

@@ -98,7 +98,7 @@ def _findings(run: RunRecord) -> dict[str, Any]:
         "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.is_gone(run, s) for s in run.evaluations.values()],
         "whole": verdict.is_whole(run), "stays": verdict.stays_gone(run), "broken": verdict.broken, "graded": graded,
         "returned": returned, "figure": figure, "headline": _headline, "retained_metrics": _retained_metrics(),
-        "answering": verdict.answering, "GONE": verdict.GONE, "WHOLE": verdict.WHOLE, "STAYS": verdict.STAYS,
+        "answering": verdict.answering, "GONE": verdict.GONE, "STAYS": verdict.STAYS,
     }  # fmt: skip
 
 

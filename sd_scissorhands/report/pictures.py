@@ -17,7 +17,8 @@ from .reading import RunRecord
 KIND_TITLES = {
     "forget": "Prompts that name {}",
     "synonym": "Other words for {}",
-    "generic": "Prompts that leave open what {} would say",
+    "generic": "Prompts that leave open what {} would name",
+    "unlisted": "Words that nobody listed in the place of {}",
     "retain": "What should stay as it was",
     "twin": "The same prompts with something else in the place of {}",
     "caption": "Captions of anything",

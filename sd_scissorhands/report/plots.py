@@ -123,16 +123,19 @@ def relearn_plot(attack: AttackResult) -> Any:
 
 
 def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
-    """What is left of the rest (mean of IRA and CRA) against how often an attack brings the concept back, as inline SVG.
+    """What is left of the rest (mean of the metrics that answer whether it is whole) against how often an attack brings the concept back, as inline SVG.
 
     Args:
-        points: (name, attack success rate, mean of IRA and CRA) of every model, shares in [0, 1]; None for less than two.
+        points: (name, attack success rate, what is left of the rest) of every model, shares in [0, 1]; None for less than two.
     """
     if len(points) < 2:
         return None
 
     def _finish(axes: Any) -> None:
-        axes.set(xlabel="attacked pictures with the concept, % (less is better)", ylabel="mean of IRA and CRA, %")
+        axes.set(
+            xlabel="attacked pictures with the concept, % (less is better)",
+            ylabel="the rest: mean of all that should be whole, %",
+        )
         axes.set_xlim(-4, 104)
         axes.margins(y=0.15)
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))

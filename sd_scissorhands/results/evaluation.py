@@ -87,6 +87,9 @@ class ConceptEvaluation(Measurement):
     n: dict[str, int] = field(default_factory=dict)  # answers behind each share
     intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)  # 95 %
     original: dict[str, float | None] = field(default_factory=dict)  # the original's figures
+    another_seed: dict[str, float | None] = field(
+        default_factory=dict
+    )  # what the original has against itself under other seeds
     by: dict[str, str] = field(default_factory=dict)  # figures that the second judge decided -> its name
     second: SecondJudge | None = None
     kept: dict[str, Any] | None = (

@@ -77,6 +77,10 @@ class Judge:
         """Whether the judge can name nothing at all in it."""
         return None
 
+    def shown(self, record: Record) -> str | None:
+        """What the picture shows, of the concept's kind; the same name for the same thing."""
+        return None
+
     def right(self, record: Record, prompt: str) -> bool | None:
         """Whether the picture shows what its prompt names, of the concept's kind."""
         return None

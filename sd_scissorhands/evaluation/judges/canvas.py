@@ -34,6 +34,9 @@ class WorldJudge(Judge):
     def nothing(self, record: Record) -> bool | None:
         return record["shape"] == world.OTHER
 
+    def shown(self, record: Record) -> str:
+        return record[self.category]
+
     def right(self, record: Record, prompt: str) -> bool | None:
         named = world.read(prompt).get(self.category)
         return None if named is None else record[self.category] == named

@@ -147,6 +147,10 @@ class ConceptJudge(Judge):
         """Whether words for an empty picture fit better than the picture's own prompt."""
         return record["nothing"] > 0.5
 
+    def shown(self, record: Record) -> str:
+        """The likeliest class: the concept, the anchor or a neighbour."""
+        return record["best"]
+
     def right(self, record: Record, prompt: str) -> bool | None:
         """Whether the picture was nearest to its own prompt; `prompt` must be the one that `look` was given."""
         return record["right"]

@@ -38,8 +38,8 @@ METRICS.add("UA_synonyms", Share(
     partial(absent, kind="synonym"),
 ))  # fmt: skip
 METRICS.add("UA_generic", Share(
-    "UA generic", "the same for prompts that leave open what the concept would name, such as an object, or that are empty; higher is better.",
-    partial(absent, kind="generic"),
+    "UA generic", "the same for prompts that leave open what the concept would name, such as an object, or that are empty; what is drawn instead, open unchanged counts.",
+    partial(absent, kind="generic"), better="original",
 ))  # fmt: skip
 METRICS.add("IRA", Share(
     "IRA", "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",

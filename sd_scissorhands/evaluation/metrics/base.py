@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...concepts import Concept
     from ..judge_set import JudgeSet
     from ..judges.base import Judge
     from ..prompts import Row
@@ -23,6 +24,7 @@ class Recorded:
     rows: Mapping[str, Sequence[Row]]  # by kind of prompt, see `domains.base.Domain.evaluation_prompts`
     records: Mapping[str, Mapping[int, Any]]  # of "model", "original" and "again", its other seeds: by row number
     judges: JudgeSet
+    concept: Concept
 
     @property
     def retained(self) -> list[Row]:
@@ -49,10 +51,15 @@ class Metric:
     meaning: str  # in a sentence
     _: KW_ONLY
     unit: str = "share"  # share | number | distance
-    better: str = "higher"  # higher | lower
+    better: str = "higher"  # higher | lower | original: as the original's is right
     kinds: tuple[str, ...] = ("concept",)  # of evaluations that have it: concept, i2p, prompts, images
     gate: bool = True  # whether it can be held against a bound
+    by_seed: bool = False  # it compares with the original's pictures, so that another seed's value stands beside it
     question: str | None = None  # of the page's verdict that it answers: gone | whole
+    limits: tuple[float, float] = (
+        -0.02,
+        -0.05,
+    )  # where it answers "whole": least change against the original, for "good" and "fair"
     finding: str = ""  # what its value counts, in the words of that answer; else its title stands there
 
     def read(self, name: str, result: Any) -> float | None:
