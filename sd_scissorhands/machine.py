@@ -91,10 +91,20 @@ def collective() -> Iterator[None]:
 
 
 def _distributed() -> Any:
-    """accelerate's state; on the CPU where the launcher asks for it or there is nothing else, which it does not find out itself."""
+    """accelerate's state; on the CPU where the launcher asks for it or there is nothing else, which it does not find out itself.
+
+    Raises:
+        UserError: WORLD_SIZE is set, and not by a launcher, which says more than that.
+    """
     from accelerate import PartialState
 
-    return PartialState(cpu=_is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+    try:
+        return PartialState(cpu=_is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+    except ValueError as error:
+        raise UserError(
+            f"WORLD_SIZE={process_count()} and no whole launcher's environment ({str(error)[:120]}): unset it, or start with "
+            "accelerate launch or torchrun"
+        ) from None
 
 
 def _is_set(variable: str) -> bool:

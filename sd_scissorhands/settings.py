@@ -246,9 +246,10 @@ def load_settings(
     Raises:
         UserError: unreadable file, unknown key (with the nearest one), wrong type, impossible value.
     """
-    values = {name.replace("-", "_"): value for name, value in read_toml(config, "--config").items()} if config else {}
-    if isinstance(values.get("concept"), str | list):
-        values["concepts"] = values.pop("concept")
+    read = read_toml(config, "--config") if config else {}
+    values = {"concepts" if name == "concept" else name.replace("-", "_"): value for name, value in read.items()}
+    if len(values) < len(read):
+        raise UserError(f"{config}: a key is there twice, spelled in two ways: leave one out")
     if isinstance(values.get("concepts"), str):
         values["concepts"] = [values["concepts"]]
     if present := [name for name in leave_out if name in values]:

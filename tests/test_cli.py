@@ -388,6 +388,7 @@ def test_config_files(tmp_path):
     assert settings == EraseSettings(concepts=("heart",), top_k=0.01, seed=5, lr=1e-4)
     for text, said in (
         ("top_kk = 0.1", "unknown key 'top_kk', did you mean 'top_k'"),
+        ("top-k = 0.1\ntop_k = 0.2", "a key is there twice, spelled in two ways"),
         ("seed = 'x'", "seed = 'x' is not of type int"),
         ("seed = true", "seed = True is not of type int"),
         ("= 3", "is not TOML"),
@@ -496,13 +497,34 @@ def test_names_that_no_file_can_have_are_one_line(monkeypatch, capsys, tmp_path)
         EraseSettings(model="a\0b")
 
 
+def test_an_empty_value_is_refused_and_not_taken_for_none(monkeypatch, capsys):
+    """As of a shell's variable that is not set: without its pictures another model would come out."""
+    tiny = ("--model", "tiny", "--concept", "heart")
+    for words in (
+        ("erase", *tiny, "--forget-images", ""),
+        ("eval", *tiny, "--reference", ""),
+        ("attack", *tiny, "--images="),
+    ):
+        code, line = failed(monkeypatch, capsys, *words)
+        assert code == 2 and "is empty: give it a value or leave it out" in line
+    assert "--concept is empty" in failed(monkeypatch, capsys, "erase", "--concept", "")[1]
+
+
 def test_odd_environments_are_one_line(monkeypatch, capsys):
+    from accelerate import PartialState
+
     from sd_scissorhands.machine import process_count, resolve_device
 
     for count in ("abc", "", "-1", "0", "9" * 30):
         monkeypatch.setenv("WORLD_SIZE", count)
         with pytest.raises(UserError, match="WORLD_SIZE"):
             process_count()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert "WORLD_SIZE=2 and no whole launcher's environment" in failed(monkeypatch, capsys, "eval", "--images", "x")[1]
+    PartialState._reset_state()
+    monkeypatch.delenv("WORLD_SIZE")
     for device in ("meta", "warp", ""):
         with pytest.raises(UserError, match="cannot be used"):
             resolve_device(device)
