@@ -74,7 +74,7 @@ def denoiser(gathered) -> tuple[ErasureTask, dict[str, nn.Parameter]]:
     return task, prepared.parameters
 
 
-UNSCORED = ("scissorhands-robust", "retain-only", "gradient-ascent", "esd", "substitution")
+UNSCORED = ("scissorhands-robust", "scissorhands-open", "retain-only", "gradient-ascent", "esd", "substitution")
 OPTIONS = Options(draws=3, granularity="channel")
 OWN = {"rounds": 1, "path_share": 0.2}
 
