@@ -488,6 +488,11 @@ def test_strangers_text_never_steers_the_terminal(monkeypatch, capsys):
     assert code == 1 and "\\x1b]0;title" in line and "does not exist" in line
 
 
+def test_a_folder_with_no_name_is_refused(monkeypatch, capsys):
+    code, line = failed(monkeypatch, capsys, "eval", "--images", "x", "--output-dir", "")
+    assert code == 2 and "--output-dir is empty" in line
+
+
 def test_names_that_no_file_can_have_are_one_line(monkeypatch, capsys, tmp_path):
     long = "x" * 300
     assert "too long" in failed(monkeypatch, capsys, "report", str(tmp_path / long))[1]

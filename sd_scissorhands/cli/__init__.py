@@ -88,9 +88,13 @@ def _check_words(words: Sequence[str]) -> None:
     """Refuse what cannot be written into results.
 
     Raises:
-        UsageError: a word of the command line that is no text in the locale's encoding, such as a path of other bytes.
+        UsageError: a word of the command line that is no text in the locale's encoding, such as a path of other bytes; or a
+            flag with an empty value, as of a variable that is not set.
     """
-    for word in words:
+    for before, word in zip(("", *words), words, strict=False):
+        flag = before if not word else word.removesuffix("=") if word.endswith("=") else ""
+        if flag.startswith("--"):
+            raise UsageError(f"{flag} is empty: give it a value or leave it out")
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             raise UsageError(f"{shortened(word)} is no UTF-8: rename the file or directory")
 

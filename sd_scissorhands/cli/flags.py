@@ -123,8 +123,6 @@ def _single(hint: Any) -> Any:
 def _plain(field: Field, value: Any) -> Any:
     """A flag's value as the settings hold it: tuples for lists."""
     name, hint, declared, _ = field
-    if value == "" or (isinstance(value, list) and "" in value):  # of a shell's variable that is not set, say
-        raise UsageError(f"{declared.flag or flag(name)} is empty: give it a value or leave it out")
     if declared.listed:
         words = [word.strip() for word in value.split(",") if word.strip()]
         if not words:
