@@ -146,6 +146,8 @@ def _check_fit(settings: EraseSettings, part: str, processes: int) -> None:
         UserError: the first that does not.
     """
     scorer, repair = SCORERS[settings.scorer], settings.repair
+    if settings.optimiser == "adam-8bit" and not find_spec("bitsandbytes"):
+        raise UserError("optimiser adam-8bit needs bitsandbytes: pip install bitsandbytes, or take adam")
     if settings.batch_size < processes:
         raise UserError(
             f"--batch-size {settings.batch_size} is less than the {processes} processes: each needs a sample"

@@ -508,3 +508,10 @@ def test_a_link_in_a_run_leads_nowhere(short, whole, tmp_path, place):
     with pytest.raises(UserError, match="leads out of"):
         erase(short, folder, resume=True)
     assert before == (contents(outside) if outside.is_dir() else outside.read_bytes())
+
+
+def test_an_optimiser_that_is_not_installed_is_refused_before_the_work(short, tmp_path, monkeypatch):
+    monkeypatch.setattr("sd_scissorhands.preparation.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="adam-8bit needs bitsandbytes"):
+        erase(dataclasses.replace(short, optimiser="adam-8bit"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
