@@ -88,13 +88,14 @@ def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
 def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
     """Draw or read the pictures, see `gather`."""
     settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
-    named = [[prepared.opened.domain.naming(text, c) for text in prepared.open_prompts] for c in prepared.concepts]
+    naming, open_ = prepared.opened.domain.naming, prepared.open_prompts
+    named = [[naming(text, concept) for text in open_] for concept in prepared.concepts] if open_ else []
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Draw or read the pictures; the manifest records the prompts."""
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
             data = gather(
-                prepared.denoiser, settings, pairs, retain, named if prepared.open_prompts else (),
+                prepared.denoiser, settings, pairs, retain, named,
                 group=run.processes, tick=tick,
             )  # fmt: skip
         return data, {"pairs": pairs, "retain": retain, "left_out": len(retain) - len(data["retain_latents"])}

@@ -29,12 +29,12 @@ from .results.forget import ForgetResult
 from .run import Progress, silent
 from .terminal import Terminal, console
 
-EMA = {
+EMA_WORDS = {
     "used": "used, the others lie beside them",
     "beside, not used": "not used: they stand beside those that are",
     "unknown": "the files do not say whether these are",
 }
-LISTED = 20  # files that could not be read; summary.json names all
+UNREADABLE_LISTED = 20  # files that could not be read; summary.json names all
 WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
@@ -100,7 +100,7 @@ def result(result: Record, as_json: bool) -> None:
     """A result: one JSON object on stdout, figures at its top level too, or tables and lines on stderr."""
     if not as_json:
         _view(result)
-        for remark in (*getattr(result, "unreadable", ())[:LISTED], *getattr(result, "remarks", ())):
+        for remark in (*getattr(result, "unreadable", ())[:UNREADABLE_LISTED], *getattr(result, "remarks", ())):
             console.print(remark, highlight=False, soft_wrap=True)
         return
     values = result.to_json()
@@ -120,7 +120,7 @@ def _erased(result: EraseResult) -> None:
     lines({
         "erased": _replaced(result.concepts, result.anchors),
         "recipe": result.recipe,
-        "EMA weights": EMA.get(result.ema or ""),
+        "EMA weights": EMA_WORDS.get(result.ema or ""),
         "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",
         "repaired": f"{result.steps} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
         "seconds": result.seconds,
@@ -267,7 +267,7 @@ def _expected(result: Forecast) -> None:
     lines({
         "would erase": _replaced(result.concepts, result.anchors),
         "from": f"{result.model} ({result.weights_sha256[:12]})",
-        "EMA weights": EMA[result.ema],
+        "EMA weights": EMA_WORDS[result.ema],
         "scope": f"{result.scope}: {result.scope_size:,} weights in {result.tensors} tensors",
         "would trim": f"{result.trimmed:,} weights",
         "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in result.peak_bytes.items()),

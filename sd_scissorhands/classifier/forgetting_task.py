@@ -23,7 +23,7 @@ CLASSIFIER_DRAWS = (
     "forget", "retain", "repair", "repair retain", "relearn", "explain forget", "explain retain", "respond", "labels",
 )  # fmt: skip
 PERTURBATION = 0.1  # standard deviation of the noise on perturbed copies, in units of the model's input
-GONE = 0.01  # accuracy on a class's training pictures at which it counts as forgotten
+FORGOTTEN_AT = 0.01  # accuracy on a class's training pictures at which it counts as forgotten
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class ClassifierTask:
 
     def forgotten(self) -> bool:
         """Whether accuracy on D_f is down to 1 % (a class), or to what it is on validation pictures (samples)."""
-        return self._accuracy(self.split.forget) <= (GONE if self.split.kind == "class" else self.retained())
+        return self._accuracy(self.split.forget) <= (FORGOTTEN_AT if self.split.kind == "class" else self.retained())
 
     def share(self) -> float:
         """m / (n - m): the pictures to forget over those to retain."""

@@ -18,7 +18,7 @@ from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
 
 which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
-OWN = "Attacks' own settings"  # a panel of --help
+ATTACK_PANEL = "Attacks' own settings"  # a panel of --help
 ATTACK_GATES = ("asr_before", "asr_after", "IRA", "CRA", "broken")  # broken: 1 if it fails on the original, too
 
 
@@ -92,7 +92,7 @@ def _joined(fields: list[tuple[str, Field]]) -> Field:
     texts = {attack: _default(attack, field) for attack, field in fields}
     same = len(set(texts.values())) == 1
     defaults = texts[fields[0][0]] if same else "; ".join(f"{attack} {text}" for attack, text in texts.items())
-    return name, hint, dataclasses.replace(declared, help=help_, default_text=defaults, panel=OWN), False
+    return name, hint, dataclasses.replace(declared, help=help_, default_text=defaults, panel=ATTACK_PANEL), False
 
 
 def _default(attack: str, field: Field) -> str:

@@ -31,7 +31,7 @@ from .records import Ledger, feature_rows, record_of, thumbnails
 SHOWN = 8  # pictures of each kind of rows that are saved for the report
 BATCHED_SIDE = 64  # pixels: up to here the CPU is faster with several pictures at a time
 SAMPLER = 1  # counts the changes here and in `Denoiser` after which the same row gives another picture
-LIBRARIES = ("torch", "diffusers", "transformers")  # that a picture depends on
+SAMPLED_BY = ("torch", "diffusers", "transformers")  # that a picture depends on
 LANE = 16  # small pictures that the CPU computes together, always as many
 
 Encode = Callable[[Sequence[Row]], Tensor]  # rows -> conditions (B, tokens, width)
@@ -169,7 +169,7 @@ class Recorder:
             "weights_sha256": opened.weights_sha256, "files_sha256": opened.files.sha256,
             "prompts_sha256": hash_text(prompts),
             "judges": [judge.facts for judge in self.judges], "features": self.features and self.features.facts,
-            "versions": {"sampler": SAMPLER} | {name: version(name) for name in LIBRARIES}, **self.header, **asdict(sampling),
+            "versions": {"sampler": SAMPLER} | {name: version(name) for name in SAMPLED_BY}, **self.header, **asdict(sampling),
         }  # fmt: skip
 
     def _check(self, numbers: frozenset[int], record: dict[str, Any]) -> None:

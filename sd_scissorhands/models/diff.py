@@ -22,7 +22,7 @@ from .tensor_files import TensorFile
 
 GROUPS = ("block", "layer", "parameter")
 HALVES = (torch.float16, torch.bfloat16)
-CHUNK = 1 << 22  # weights
+WEIGHTS_AT_ONCE = 1 << 22  # weights
 ORDER = (
     "conv_in", "input_blocks.0.", "time_embed", "label_emb", "add_embedding", "down_blocks", "input_blocks", "mid",
     "up_blocks", "output_blocks",
@@ -122,7 +122,7 @@ def difference(a: str, b: str, *, by: str = "block", progress: Progress = silent
 def measure(a: Tensor, b: Tensor) -> Sums:
     """How much two tensors of one shape differ, in float64 sums over parts of them; 0 and -0 are the same, NaN and NaN too."""
     found = Sums(a.numel())
-    for first, second in zip(a.reshape(-1).split(CHUNK), b.reshape(-1).split(CHUNK), strict=True):
+    for first, second in zip(a.reshape(-1).split(WEIGHTS_AT_ONCE), b.reshape(-1).split(WEIGHTS_AT_ONCE), strict=True):
         before, after = _in_one_precision(first, second)
         equal = (before == after) | (before.isnan() & after.isnan())
         moved = (after.double() - before.double()).masked_fill(equal, 0)

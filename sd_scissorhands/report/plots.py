@@ -16,7 +16,7 @@ from .phrases import known
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BARS = 25
 PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
 BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
@@ -195,7 +195,7 @@ def scatter(points: Mapping[str, tuple[float, float]], alt: str, finish: Callabl
     def _paint(figure: Any) -> None:
         axes = figure.subplots()
         for place, (name, (x, y)) in enumerate(points.items()):
-            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            colour, marker = COLOURS[place % len(COLOURS)], POINT_MARKERS[place % len(POINT_MARKERS)]
             axes.plot([x], [y], marker, color=colour, markersize=7, alpha=0.85, label=name)
         finish(axes)
         _legend(axes, fontsize=8)
