@@ -54,7 +54,7 @@ class MethodSettings:
     optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes.", level="file", choices=("adam", "adam-8bit", "sgd"))
     train: str = setting(OPEN, "Weights that the repair may change{choices}.", panel=REPAIR, choices=("scope", "selection"), default_text=BY_RECIPE)
     forget_weight: float = setting(OPEN, "Weight of the forget term against the retain term.", panel=REPAIR, least=0, default_text=BY_RECIPE)
-    projection: str = setting(OPEN, "How a gradient that would undo the forgetting is projected{choices}.", panel=REPAIR, choices=("scale-free", "paper", "none"), default_text=BY_RECIPE)
+    projection: str = setting(OPEN, "How gradients in conflict are projected{choices}; scale-free and paper keep the repair from undoing the forgetting, retain keeps the forgetting from harming what is retained, both does both.", panel=REPAIR, choices=("scale-free", "paper", "retain", "both", "none"), default_text=BY_RECIPE)
     memory_every: int = setting(OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", level="file", least=1)
     relearn_every: int = setting(OPEN, "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.", panel=REPAIR, least=0, remedy="0 leaves it out", default_text=BY_RECIPE)
     batch_size: int = setting(OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE)

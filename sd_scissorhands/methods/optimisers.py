@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -75,6 +75,19 @@ class Trained:
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor, requires_grad=False)
         return [tensor.grad for tensor in self.tensors.values() if tensor.grad is not None]
+
+    @contextmanager
+    def adding_to(self, apart: list[Tensor]) -> Iterator[None]:
+        """Within it gradients are added to those in `apart`, a tensor each, and not to the tensors' own."""
+        own = self.gradients()
+        self._set_gradients(apart)
+        yield
+        apart[:] = self.gradients()
+        self._set_gradients(own)
+
+    def _set_gradients(self, gradients: list[Tensor]) -> None:
+        for tensor, gradient in zip(self.tensors.values(), gradients, strict=True):
+            tensor.grad = gradient
 
     def forget_gradients(self) -> None:
         """Drop the gradients."""
