@@ -22,7 +22,12 @@ from .preparation import Prepared, prepare
 from .results.forecast import Forecast
 from .settings import EraseSettings
 
-MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
+MOMENTS = {
+    "adam": 8,
+    "adam-8bit": 2,
+    "sgd": 4,
+    "soap": 16,
+}  # bytes a weight; of SOAP for matrices about as wide as they are long
 SCRATCH = 16 * SCORES_AT_ONCE  # bytes at most of a selection, beside its result
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from .distributed import gradient_hooks
 from .interface import Parameters
 from .selection import Selection
+from .soap import Soap
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 
@@ -41,7 +42,7 @@ def adam_8bit(tensors: list[Tensor], lr: float) -> torch.optim.Optimizer:
     return bitsandbytes.optim.Adam8bit(tensors, lr=lr)
 
 
-OPTIMISERS: dict[str, Make] = {"adam": adam, "adam-8bit": adam_8bit, "sgd": sgd}
+OPTIMISERS: dict[str, Make] = {"adam": adam, "adam-8bit": adam_8bit, "sgd": sgd, "soap": Soap}
 
 
 class Trained:
