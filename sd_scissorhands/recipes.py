@@ -66,7 +66,7 @@ WHOLE = dict(scope="full", lr=4e-4)  # of the embedded UNet
 # There the pairs weigh little against what is retained, over more steps; that is held by what guidance makes of it, on more
 # pictures that are drawn in fewer steps each.
 PAIRED_WHOLE = PAIRED | WHOLE | dict(
-    forget_weight=0.05, steps=360, optimiser="soap", retain_loss="guided", retain_count=480, retain_sampling_steps=6
+    forget_weight=0.07, steps=280, optimiser="soap", retain_loss="guided", retain_count=480, retain_sampling_steps=6
 )  # fmt: skip
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
