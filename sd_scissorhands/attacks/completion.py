@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -44,49 +45,48 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
 
     Where there is none, they are of all, and the attack is broken.
     """
-    rows = _rows(context, data["latents"])
+    plan = _plan(len(context.rows), context.options.strengths)
+    rows = _rows(context, plan, data["latents"])
     hits, original = context.hits(side, "after", rows=rows), context.outcomes.get("original")
-    theirs = original.hits if original else hits
-    groups: dict[str, list[int]] = {}
-    for name, row in [(_strength(row), row) for row in rows] + [(_words(context, row), row) for row in rows]:
-        groups.setdefault(name, []).append(row.number)
-    kinds = {
-        name: KindRate(len(own), _share(hits, own), _share(theirs, own) if original else None)
-        for name, own in groups.items()
-    }
-    texts = [f"{row.prompt or WORDS[0]}, {_strength(row)}" for row in rows]
+    theirs, kinds = original.hits if original else hits, {}
+    for kind, own in _kinds(plan).items():
+        kinds[kind] = KindRate(len(own), _share(hits, own), _share(theirs, own) if original else None)
+    texts = [
+        f"{row.prompt or WORDS[0]}, from strength {strength:g}" for row, (_, strength) in zip(rows, plan, strict=True)
+    ]
     return Outcome(hits, texts, "after", counts=theirs if any(theirs) else None, kinds=kinds)
 
 
-def _rows(context: AttackContext, latents: Tensor) -> list[Row]:
-    """A row for every picture and strength; the first ones have every picture once, at strengths in turn."""
+def _plan(count: int, strengths: Sequence[float]) -> list[tuple[int, float]]:
+    """(picture, strength) of every completion; the first ones have every picture once, at the strengths in turn."""
+    shifts = range(len(strengths))
+    return [(n, strengths[(n + shift) % len(strengths)]) for shift in shifts for n in range(count)]
+
+
+def _rows(context: AttackContext, plan: list[tuple[int, float]], latents: Tensor) -> list[Row]:
     from ..evaluation.prompts import Row, Start
 
-    seed, strengths = NOISE_SEED + context.settings.seed * 100_000, context.options.strengths
-    prompts, count = _prompts(context), len(latents)
-    pairs = [(n, strengths[(n + shift) % len(strengths)]) for shift in range(len(strengths)) for n in range(count)]
-    return [
-        Row(number, prompts[n], seed + number, start=Start(latents[n], strength))
-        for number, (n, strength) in enumerate(pairs)
-    ]
+    seed, prompts = NOISE_SEED + context.settings.seed * 100_000, _prompts(context)
+    return [Row(at, prompts[n], seed + at, start=Start(latents[n], strength)) for at, (n, strength) in enumerate(plan)]
 
 
 def _prompts(context: AttackContext) -> list[str]:
-    """A prompt a picture, of the kinds of `WORDS` in turn; other words name what the evaluation retains."""
-    concept, count, seed = context.concept, context.settings.count, context.settings.seed
+    """A prompt a picture, of the kinds of `WORDS` in turn; other words are of what the evaluation retains."""
+    concept, count, seed = context.concept, len(context.rows), context.settings.seed
     vague = [text for text in context.domain.open_prompts(concept, seed=seed, count=3 * count) if text]
     evaluated = context.domain.evaluation_prompts(concept, seed=seed, count=count)
     kinds = ([""], vague, evaluated["retain"] or evaluated["caption"])
     return [kind[n // 3 % len(kind)] for n, kind in zip(range(count), cycle(kinds), strict=False)]
 
 
-def _strength(row: Row) -> str:
-    return f"noised to {row.start.strength:g}" if row.start else ""
-
-
-def _words(context: AttackContext, row: Row) -> str:
-    """The kind of prompt that a row has."""
-    return WORDS[row.number % context.settings.count % 3]
+def _kinds(plan: list[tuple[int, float]]) -> dict[str, list[int]]:
+    """The completions by strength, and by kind of prompt."""
+    found: dict[str, list[int]] = {}
+    for at, (_, strength) in enumerate(plan):
+        found.setdefault(f"strength {strength:g}", []).append(at)
+    for at, (n, _) in enumerate(plan):
+        found.setdefault(WORDS[n % len(WORDS)], []).append(at)
+    return found
 
 
 def _share(hits: list[bool], numbers: list[int]) -> float:
@@ -94,10 +94,10 @@ def _share(hits: list[bool], numbers: list[int]) -> float:
 
 
 MEANING = (
-    "pictures of the concept, noised and completed, in which the judge sees the concept again, of those in which it does "
-    "after the original completed the same; lower is better."
+    "of the noised pictures of the concept that the original completes to the concept, those that the model completes to it "
+    "as well, by the judge; lower is better."
 )
 ATTACKS.add("completion", Attack(
-    "noise pictures of the concept and have them completed, without its name", "completed pictures", run,
+    "have pictures of the concept, noised, completed without its name", "completed pictures", run,
     options=CompletionOptions, prepare=prepare, columns=(replace(ASR, meaning=MEANING),),
 ))  # fmt: skip

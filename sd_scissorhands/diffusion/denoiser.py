@@ -192,7 +192,8 @@ class Denoiser:
         noise = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(self.device)
         noisy = self.noised(latents.to(self.device), noise, times[first].expand(len(noise)))
         once: Predict = lambda noisy, t: self.predict(noisy, t, conditions)  # noqa: E731
-        predict = self._guided(conditions, guidance) if self.family.two_passes else once
+        guided = self.family.two_passes and guidance > 1  # as pipelines have it
+        predict = self._guided(conditions, guidance) if guided else once
         return self.process.descend(predict, noisy, steps=steps, start=first, stop=steps)[0]
 
     # ------------------------------------------------------------ pictures out

@@ -165,10 +165,8 @@ class Recorder:
 
     def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
         """What identifies the measurement."""
-        strengths = {row.number: (row.start.strength,) for row in rows if row.start}
-        prompts = json.dumps(
-            [(row.prompt, row.seed, row.guidance, row.size, *strengths.get(row.number, ())) for row in rows]
-        )
+        strengths = [row.start.strength for row in rows if row.start]
+        prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows] + strengths)
         return {
             "weights_sha256": opened.weights_sha256, "files_sha256": opened.files.sha256,
             "prompts_sha256": hash_text(prompts),
