@@ -219,7 +219,7 @@ def draw(
     by_kind: dict[tuple[float, tuple[int, int], float | None], list[Row]] = {}
     for row in rows:
         guidance = sampling.guidance if row.guidance is None else row.guidance
-        size, strength = row.size or (sampling.size, sampling.size), row.start and row.start.strength
+        size, strength = row.size or (sampling.size, sampling.size), row.start.strength if row.start else None
         by_kind.setdefault((guidance, size, strength), []).append(row)
     for (guidance, size, _), own in by_kind.items():
         lane, batch = lanes(denoiser.device.type, max(size), batch_size)
