@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -191,9 +192,8 @@ class Denoiser:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(self.device)
         noisy = self.noised(latents.to(self.device), noise, times[first].expand(len(noise)))
-        once: Predict = lambda noisy, t: self.predict(noisy, t, conditions)  # noqa: E731
         guided = self.family.two_passes and guidance > 1  # as pipelines have it
-        predict = self._guided(conditions, guidance) if guided else once
+        predict = self._guided(conditions, guidance) if guided else partial(self.predict, condition=conditions)
         return self.process.descend(predict, noisy, steps=steps, start=first, stop=steps)[0]
 
     # ------------------------------------------------------------ pictures out
