@@ -14,6 +14,7 @@ from .diffusion.dataset import at_once
 from .erasure import slices_of
 from .machine import PeakMemory
 from .methods.distributed import gradient_hooks
+from .methods.project import PROTECTING_RETAINED, RULES
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .methods.selection import SCORES_AT_ONCE
@@ -21,7 +22,12 @@ from .preparation import Prepared, prepare
 from .results.forecast import Forecast
 from .settings import EraseSettings
 
-MOMENTS = {"adam": 8, "adam-8bit": 2, "sgd": 4}  # bytes a weight
+MOMENTS = {
+    "adam": 8,
+    "adam-8bit": 2,
+    "sgd": 4,
+    "soap": 16,
+}  # bytes a weight; of SOAP for matrices about as wide as they are long
 SCRATCH = 16 * SCORES_AT_ONCE  # bytes at most of a selection, beside its result
 
 
@@ -51,9 +57,10 @@ def forecast(settings: EraseSettings) -> Forecast:
     relearned = s.steps / s.relearn_every if s.relearn_every else 0  # steps of the adversary
     chooses = s.edit != "none" or s.train == "selection"
     both = 3 + s.checkpointing  # forward and backward
+    again = (both - 1) * (s.projection in PROTECTING_RETAINED)  # backward
     repair = (
-        s.steps * (2 * s.batch_size + shown_twice(s)) * (1 + both)
-        + (s.projection != "none") * (s.steps / s.memory_every) * s.batch_size * both
+        s.steps * (2 * s.batch_size + shown_twice(s)) * (1 + both + again)
+        + (RULES[s.projection] is not None) * (s.steps / s.memory_every) * s.batch_size * both
         + relearned * s.batch_size / 2 * both
     )
     seconds = {
@@ -93,7 +100,8 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     if s.train == "selection":
         selected = int(4 * s.top_k * prepared.scope_size)
     if s.steps:
-        held = selected * (1 + (s.projection != "none")) + selected // 4 * MOMENTS[s.optimiser]
+        gradients = 1 + (RULES[s.projection] is not None) + (s.projection in PROTECTING_RETAINED)
+        held = selected * gradients + selected // 4 * MOMENTS[s.optimiser]
         held += 4 * scope * bool(s.relearn_every)  # the adversary's displacement, its moments, the weights there
         slices = slices_of(s, 1)
         samples = math.ceil(2 * s.batch_size / slices)

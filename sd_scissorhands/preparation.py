@@ -21,6 +21,7 @@ from .lineage import erased_from
 from .machine import Processes, resolve_device
 from .methods.interface import Parameters
 from .methods.objectives import OBJECTIVES
+from .methods.project import PROTECTING_RETAINED
 from .methods.scorers import SCORERS
 from .methods.selection import count_for
 from .models.load import LoadedPipeline, open_pipeline
@@ -148,6 +149,10 @@ def _check_fit(settings: EraseSettings, part: str, processes: int) -> None:
     scorer, repair = SCORERS[settings.scorer], settings.repair
     if settings.optimiser == "adam-8bit" and not find_spec("bitsandbytes"):
         raise UserError("optimiser adam-8bit needs bitsandbytes: pip install bitsandbytes, or take adam")
+    if settings.compile and settings.projection in PROTECTING_RETAINED:
+        raise UserError(
+            f"--compile allows one backward pass, and --projection {settings.projection} makes two: leave out --compile"
+        )
     if settings.batch_size < processes:
         raise UserError(
             f"--batch-size {settings.batch_size} is less than the {processes} processes: each needs a sample"

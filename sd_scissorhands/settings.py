@@ -51,10 +51,10 @@ class MethodSettings:
     repair: str = setting(OPEN, "What takes the concept's place{choices}.", panel=REPAIR, choices=OBJECTIVES.names, default_text=BY_RECIPE)
     steps: int = setting(OPEN, "Steps of the repair; 0 stops after the edit.", panel=REPAIR, least=0, remedy="0 stops after the edit", default_text=BY_RECIPE)
     lr: float = setting(OPEN, "Learning rate.", panel=REPAIR, least=0, most=1, open_ends=True, default_text=BY_RECIPE)
-    optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes.", level="file", choices=("adam", "adam-8bit", "sgd"))
+    optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes; soap is Adam in the eigenbasis of the gradients, for small models.", level="file", choices=("adam", "adam-8bit", "sgd", "soap"))
     train: str = setting(OPEN, "Weights that the repair may change{choices}.", panel=REPAIR, choices=("scope", "selection"), default_text=BY_RECIPE)
     forget_weight: float = setting(OPEN, "Weight of the forget term against the retain term.", panel=REPAIR, least=0, default_text=BY_RECIPE)
-    projection: str = setting(OPEN, "How a gradient that would undo the forgetting is projected{choices}.", panel=REPAIR, choices=("scale-free", "paper", "none"), default_text=BY_RECIPE)
+    projection: str = setting(OPEN, "How gradients in conflict are projected{choices}; scale-free and paper keep the repair from undoing the forgetting, retain keeps the forgetting from harming what is retained, both does both.", panel=REPAIR, choices=("scale-free", "paper", "retain", "both", "none"), default_text=BY_RECIPE)
     memory_every: int = setting(OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", level="file", least=1)
     relearn_every: int = setting(OPEN, "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.", panel=REPAIR, least=0, remedy="0 leaves it out", default_text=BY_RECIPE)
     batch_size: int = setting(OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE)
@@ -132,7 +132,6 @@ class EraseSettings(MethodSettings):
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
     # repair
     conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
-    forget_snr: float = setting(OPEN, "Least signal-to-noise ratio of the latents that the forget term sees; below it noise hides the concept, and the original's answer stands.", level="file", least=0)
     anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
     retain_loss: str = setting(OPEN, "How the model is held to everything else{choices}.", panel=REPAIR, choices=RETAIN_LOSSES.names, default_text=BY_RECIPE)
     other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)
@@ -191,9 +190,9 @@ def left_open(settings: Any) -> frozenset[str]:
 
 
 LEFT_OPEN = left_open(EraseSettings)
-FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
+FORMER = ("ahead", "dp_noise", "episode", "forget_snr", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED: dict[str, Any] = {name: COMMON[name] for name in ("other_words", "retain_sampling_steps")} | {
+ADDED: dict[str, Any] = {name: COMMON[name] for name in ("open_share", "other_words", "retain_sampling_steps")} | {
     "dtype": "float32",
     "recursive": False,
 }

@@ -18,7 +18,7 @@ from .methods import method as methods
 from .methods.edits import EDITS
 from .methods.interface import Parameters, Task
 from .methods.optimisers import OPTIMISERS
-from .methods.project import RULES
+from .methods.project import PROTECTING_RETAINED, RULES
 from .methods.repair import Repair, RepairSettings
 from .methods.scorers import SCORERS
 from .methods.selection import Selection, select
@@ -129,7 +129,7 @@ class Stages:
             raise ValueError(f"--train selection has nothing to train: --scorer {s.scorer} found no weight")
         how = RepairSettings(
             s.steps, s.lr, s.forget_weight, RULES[s.projection], s.memory_every, s.relearn_every,
-            OPTIMISERS[s.optimiser], slices,
+            OPTIMISERS[s.optimiser], slices, s.projection in PROTECTING_RETAINED,
         )  # fmt: skip
         only = selection if s.train == "selection" else None
         repair = Repair(self.task, self.parameters, how, only=only, group=run.processes)

@@ -156,6 +156,7 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
         {"edit": "none"},
         {"projection": "none"},
         {"projection": "paper"},
+        {"projection": "retain", "train": "selection", "checkpointing": True, "micro_batch": 2},
         {"scorer": "plain", "threshold_scope": "global", "scope": "xattn"},
         {"scorer": "random", "options": {"init": "kaiming"}},
         {"retain_loss": "denoise"},
@@ -514,4 +515,10 @@ def test_an_optimiser_that_is_not_installed_is_refused_before_the_work(short, tm
     monkeypatch.setattr("sd_scissorhands.preparation.find_spec", lambda name: None)
     with pytest.raises(UserError, match="adam-8bit needs bitsandbytes"):
         erase(dataclasses.replace(short, optimiser="adam-8bit"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_backward_passes_through_a_compiled_model_are_refused_before_the_work(short, tmp_path):
+    with pytest.raises(UserError, match="--projection retain makes two: leave out --compile"):
+        erase(dataclasses.replace(short, projection="retain", compile=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -85,6 +85,9 @@ def test_every_recipe_forgets_random_pictures(recipe, shared, tmp_path):
     prepared = prepare(settings, shared)
     assert len(prepared.split.forget) == 126 and prepared.target == "random 0.1"
     assert all(getattr(prepared.settings, name) is not None for name in ("scorer", "edit", "repair", "optimiser"))
+    if recipe == "gradient-ascent":
+        told = forget(dataclasses.replace(settings, projection="both"), tmp_path / "run", shared=shared)
+        assert told.conflict_rate and told.mean_correction > 0
     if recipe in ("scissorhands", "salun"):
         told = forget(settings, tmp_path / "run", shared=shared)
         assert told.forget == "random 0.1" and told.figures["forget_accuracy"] > 0.1

@@ -364,10 +364,12 @@ def test_a_relearner_over_still_weights_is_adam():
     assert all(torch.allclose(weights[name], p, rtol=1e-8, atol=1e-12) for name, p in copy.parameters.items())
 
 
-def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
+@pytest.mark.parametrize("protect", [False, True])
+def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights(protect):
     task, there, here = (Forgetful(dtype=torch.float64) for _ in range(3))
     sgd = lambda tensors, lr: torch.optim.SGD(tensors, lr)  # noqa: E731
-    repair = Repair(task, task.parameters, RepairSettings(3, 1e-2, 0.7, relearn_every=1, optimiser=sgd))
+    how = RepairSettings(3, 1e-2, 0.7, relearn_every=1, optimiser=sgd, protect_retained=protect)
+    repair = Repair(task, task.parameters, how)
     ahead = Adversary(task.parameters, 0.1).advance(task, 0)
     with torch.no_grad():
         for name, parameter in there.parameters.items():
@@ -376,9 +378,14 @@ def test_half_of_the_forget_gradient_is_that_at_the_relearnt_weights():
     repair._descend(None, Adversary(task.parameters, 0.1))
     (0.7 * there.repair(0, adversary=True)[0]).backward()
     loss = here.repair(0, adversary=False)
-    (0.7 * loss[0] + loss[1]).backward()
+    (0.7 * loss[0]).backward(retain_graph=True)
+    forget = {name: there.parameters[name].grad + p.grad for name, p in here.parameters.items()}
+    retain = dict(zip(forget, torch.autograd.grad(loss[1], list(here.parameters.values())), strict=True))
+    inner = sum(float((forget[name] * retain[name]).sum()) for name in forget)
+    share = inner / sum(float(g.square().sum()) for g in retain.values()) if protect else 0
+    assert inner < 0
     for name, parameter in task.parameters.items():
-        wanted = before[name] - 1e-2 * (there.parameters[name].grad + here.parameters[name].grad)
+        wanted = before[name] - 1e-2 * (forget[name] + (1 - share) * retain[name])
         torch.testing.assert_close(parameter.detach(), wanted)
 
 
@@ -554,8 +561,9 @@ def test_a_run_on_a_runs_result_knows_what_went_before(short, tmp_path):
 # ---------------------------------------------------------------- from end to end
 
 
-def test_a_killed_robust_run_continues_to_the_same_weights(short, tmp_path, monkeypatch):
-    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, edit="none", relearn_every=1)
+@pytest.mark.parametrize("projection", ["none", "both"])
+def test_a_killed_robust_run_continues_to_the_same_weights(projection, short, tmp_path, monkeypatch):
+    asked = dataclasses.replace(short, recipe=DEFAULT_RECIPE, edit="none", relearn_every=1, projection=projection)
     whole = erase(asked, tmp_path / "whole")
     finish = Run.finish
 

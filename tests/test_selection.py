@@ -13,7 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sd_scissorhands.methods import project as projecting
 from sd_scissorhands.methods import selection as selecting
-from sd_scissorhands.methods.project import PAPER_RULE, SCALE_FREE, Memory, Projection, Rule, inner, multiplier, project
+from sd_scissorhands.methods.project import (
+    PAPER_RULE,
+    SCALE_FREE,
+    Memory,
+    Projection,
+    Rule,
+    inner,
+    multiplier,
+    project,
+    protect_retained,
+)
 from sd_scissorhands.methods.selection import Selection, count_for, select, select_top
 
 
@@ -242,6 +252,25 @@ def test_a_zero_memory_does_no_harm():
     g = torch.tensor([-1.0, 1.0])
     assert not of_one(g, torch.zeros(2), SCALE_FREE)[1].conflict
     assert torch.allclose(of_one(g, torch.tensor([1.0, 0.0]), SCALE_FREE)[0], torch.tensor([0.0, 1.0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_forget_gradient_becomes_the_nearest_that_does_not_harm_what_is_retained(seed):
+    forget, retain = np.random.default_rng(seed).standard_normal((2, 9))
+    moved, parts = torch.tensor(forget + retain), torch.tensor(retain)
+    done = protect_retained([moved[:4], moved[4:]], [parts[:4], parts[4:]])
+    cosine = forget @ retain / np.linalg.norm(forget) / np.linalg.norm(retain)
+    assert done.conflict == (cosine < 0) and done.correction == pytest.approx(max(0, -cosine))
+    expected = forget + retain * oracle_multiplier(retain, forget, 0.0, 0.0) if done.conflict else forget
+    np.testing.assert_allclose(moved.numpy() - retain, expected, atol=1e-12)
+    assert (moved.numpy() - retain) @ retain > -1e-12
+
+
+@pytest.mark.parametrize("retain", [torch.zeros(3), torch.tensor([0.3, -0.7, 1.1])])
+def test_a_gradient_that_is_the_retain_terms_alone_or_has_none_of_it_is_bit_identical(retain):
+    moved = [retain * (1 + 1e-7) if retain.any() else torch.tensor([0.1, -0.2, 0.3])]
+    before = moved[0].clone()
+    assert protect_retained(moved, [retain]) == Projection(False, 0.0) and torch.equal(moved[0], before)
 
 
 LAYOUTS = {"empty": (0, 4), "scalar": (), "bias": (150,), "conv": (7, 5, 3, 3), "row": (1, 900), "matrix": (40, 30)}

@@ -104,15 +104,32 @@ def test_a_teams_scores_have_the_bytes_of_ones_own(count, draws):
         assert all(torch.equal(scores[name], alone[name]) for name in alone)
 
 
-@pytest.mark.parametrize("rule", [None, SCALE_FREE])
-def test_a_repair_in_parts_takes_the_same_steps(rule):
+@pytest.mark.parametrize("rule,protect", [(None, False), (SCALE_FREE, False), (None, True), (SCALE_FREE, True)])
+def test_a_repair_in_parts_takes_the_same_steps(rule, protect):
     tasks = [Regression(dtype=torch.float64) for _ in range(3)]
     for task, parts in zip(tasks, (1, 2, 5), strict=True):
-        Repair(task, task.parameters, RepairSettings(6, 1e-2, 0.3, rule, memory_every=3, slices=parts)).run()
+        how = RepairSettings(6, 1e-2, 0.3, rule, memory_every=3, slices=parts, protect_retained=protect)
+        repair = Repair(task, task.parameters, how)
+        repair.run()
+        assert not protect or repair.conflict_rate
     start = Regression(dtype=torch.float64).parameters
     for name, wanted in tasks[0].parameters.items():
         assert not torch.equal(wanted, start[name])
         assert all(torch.allclose(wanted, task.parameters[name], atol=1e-10) for task in tasks[1:])
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_single_weights_are_projected_as_whole_parameters(slices):
+    whole, single = Regression(dtype=torch.float64), Regression(dtype=torch.float64)
+    every = Selection({name: torch.arange(p.numel()) for name, p in single.parameters.items()})
+    how = RepairSettings(6, 1e-2, 0.3, SCALE_FREE, memory_every=3, slices=slices, protect_retained=True)
+    for task, only in ((whole, None), (single, every)):
+        repair = Repair(task, task.parameters, how, only=only)
+        repair.run()
+        assert repair.conflict_rate
+    for name, p in single.parameters.items():
+        torch.testing.assert_close(p, whole.parameters[name])
+        assert p.grad is None
 
 
 def test_single_weights_are_trained_as_under_a_mask():
@@ -202,6 +219,7 @@ def asked(tmp_path_factory) -> list[str]:
     config.write_text(
         "forget_count = 6\nretain_count = 40\nsampling_steps = 2\nscore_draws = 3\nsteps = 6\nmemory_every = 3\n"
         'relearn_every = 2\nbatch_size = 5\ntop_k = 0.01\nconditions = "mixture"\n'
+        'projection = "both"\n'
     )
     return ["erase", "--model", "tiny", "--concept", "heart", "--recipe", "scissorhands-anchored", "--config", str(config), "--keep-scores", "--json"]  # fmt: skip
 
@@ -405,6 +423,8 @@ def test_time_is_forecast_by_how_many_samples_go_together(short, monkeypatch):
     )  # 8 pictures of pairs and 8 to keep, 2 steps with guidance; 4 steps of 8 samples through teacher and student
     assert together == {"data": pytest.approx(16 * 2 * 2 * 0.1), "repair": pytest.approx(4 * 8 * 4 * 0.1)}
     assert one_by_one == together | {"repair": pytest.approx(4 * 8 * 4)}
+    twice = forecast(dataclasses.replace(asked, micro_batch=0, projection="retain"))
+    assert twice.seconds["repair"] == pytest.approx(4 * 8 * 6 * 0.1)  # backward a second time
 
 
 def test_where_there_is_a_gpu_the_launcher_decides(monkeypatch):

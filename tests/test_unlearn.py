@@ -157,9 +157,51 @@ def test_first_step_follows_the_projected_gradient():
     )
 
 
-def test_resumed_repair_equals_an_uninterrupted_one():
+class Weights:
+    """Two weights, with a forget and a retain loss that are linear in them."""
+
+    def __init__(self, forget: tuple[float, float], retain: tuple[float, float]):
+        self.weights = nn.Parameter(torch.zeros(2))
+        self.slopes = torch.tensor([forget, retain])
+
+    def repair(self, draw, part=FULL_BATCH, adversary=None):
+        return tuple(self.slopes @ self.weights)
+
+
+@pytest.mark.parametrize(
+    "forget,retain,gradient,cosine",
+    [
+        ((-4.0, 2.0), (1.0, 1.0), (-0.5, 2.5), -(0.1**0.5)),  # g_f = (-2, 1) becomes (-1.5, 1.5), orthogonal to g_r
+        ((-2.0, -2.0), (1.0, 1.0), (1.0, 1.0), -1),  # opposite: nothing is left of it
+        ((4.0, -2.0), (1.0, 1.0), (3.0, 0.0), 0),
+        ((-4.0, 2.0), (0.0, 0.0), (-2.0, 1.0), 0),  # at the first step of an unedited model
+    ],
+)
+def test_the_forget_gradient_loses_what_is_against_the_retain_gradient(forget, retain, gradient, cosine):
+    task = Weights(forget, retain)
+    how = RepairSettings(1, 1.0, 0.5, optimiser=lambda tensors, lr: torch.optim.SGD(tensors, lr), protect_retained=True)
+    repair = Repair(task, {"weights": task.weights}, how)
+    repair.run()
+    assert (-task.weights).tolist() == list(gradient)
+    assert repair.conflict_rate == (cosine < 0) and (repair.mean_correction or 0) == pytest.approx(-cosine)
+
+
+def test_where_nothing_conflicts_protecting_what_is_retained_changes_no_bit():
+    ends = []
+    for protect in (False, True):
+        task = Regression()
+        task.repair = lambda *where, task=task: [Regression.repair(task, *where)[1]] * 2
+        repair = Repair(task, task.parameters, RepairSettings(5, 1e-2, 0.3, protect_retained=protect))
+        repair.run()
+        ends.append(torch.cat([p.detach().view(-1) for p in task.parameters.values()]))
+        assert repair.conflict_rate == (0 if protect else None) and repair.mean_correction is None
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("protect", [False, True])
+def test_resumed_repair_equals_an_uninterrupted_one(protect):
     whole, cut = Regression(), Regression()
-    how = RepairSettings(9, 1e-2, 0.1, SCALE_FREE, memory_every=3)
+    how = RepairSettings(9, 1e-2, 0.1, SCALE_FREE, memory_every=3, protect_retained=protect)
     make = lambda task: Repair(task, task.parameters, how)  # noqa: E731
     one = make(whole)
     one.run()
@@ -180,14 +222,14 @@ def test_resumed_repair_equals_an_uninterrupted_one():
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), fresh.module.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("rule", [None, SCALE_FREE])
-def test_a_loss_that_overflows_stops_the_repair(rule):
+@pytest.mark.parametrize("rule,protect", [(None, False), (SCALE_FREE, False), (None, True)])
+def test_a_loss_that_overflows_stops_the_repair(rule, protect):
     task, whole, seen = Regression(), Regression.repair, []
     task.repair = lambda draw, part, adversary: [
         (float("nan") if draw == 3 else 1) * t for t in whole(task, draw, part, adversary)
     ]
     with pytest.raises(FloatingPointError, match="step 3"):
-        how = RepairSettings(9, 1e-3, 1.0, rule, memory_every=5)
+        how = RepairSettings(9, 1e-3, 1.0, rule, memory_every=5, protect_retained=protect)
         Repair(task, task.parameters, how).run(lambda repair: seen.append(repair.step))
     assert max(seen) < 5  # no epoch ends, so no checkpoint is written
 

@@ -40,10 +40,6 @@ class Process(Protocol):
         """The output that leads from x_t to a given x_0, the inverse of `clean`."""
         ...
 
-    def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio of x_t, of a latent with a variance of 1: (B,)."""
-        ...
-
     def pair_weight(self, t: Tensor) -> Tensor:
         """Weight of a paired target's squared error, min(1, 1 / SNR) with the signal-to-noise ratio of x_t: (B,).
 
@@ -51,6 +47,15 @@ class Process(Protocol):
         forgetting weighs the same in every family at the same noise: all of it where noise hides the picture and its
         shape is decided. And where noise is low, the large output that leads to another picture costs no more than a few
         times that picture's own error.
+        """
+        ...
+
+    def retain_weight(self, t: Tensor) -> Tensor:
+        """Weight of a squared error of the output in what is retained, mean 1 over all timesteps: (B,).
+
+        A sampler moves by the velocity, and what a picture shows is decided while there is much noise. There an error of the noise is
+        small in number and large in effect: as a velocity's it is 1 / abar times as much. The weight is the root of that, halfway
+        between the two (ours); that of a velocity is 1.
         """
         ...
 
@@ -107,13 +112,16 @@ class Discrete(Process):
             return (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()
         return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
 
-    def snr(self, t: Tensor) -> Tensor:
-        """abar / (1 - abar)."""
-        return self.alphas[t] / (1 - self.alphas[t])
-
     def pair_weight(self, t: Tensor) -> Tensor:
         """min(1, 1 / SNR) = min(1, (1 - abar) / abar), see `Process`."""
         return ((1 - self.alphas[t]) / self.alphas[t]).clamp_max(1)
+
+    def retain_weight(self, t: Tensor) -> Tensor:
+        """abar^-1/2 over its mean where the module outputs noise, see `Process`."""
+        if self.velocity:
+            return torch.ones_like(self.alphas[t])
+        every = self.alphas.rsqrt()
+        return every[t] / every.mean()
 
     def _sampler(self, steps: int) -> Any:
         from diffusers import DDIMScheduler
@@ -181,15 +189,13 @@ class FlowMatching(Process):
     def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         return (noisy - clean) / self._sigma(t)
 
-    def snr(self, t: Tensor) -> Tensor:
-        """((1 - s) / s)^2."""
-        sigma = self.sigmas[t]
-        return ((1 - sigma) / sigma).square()
-
     def pair_weight(self, t: Tensor) -> Tensor:
         """min(1, 1 / SNR) = min(1, (s / (1 - s))^2), see `Process`."""
         sigma = self.sigmas[t]
         return (sigma / (1 - sigma)).square().clamp_max(1)
+
+    def retain_weight(self, t: Tensor) -> Tensor:
+        return torch.ones_like(self.sigmas[t])
 
     def _stations(self, steps: int) -> Tensor:
         """Evenly spaced timesteps, the last where a sampling ends: (steps + 1,)."""

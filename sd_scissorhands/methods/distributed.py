@@ -63,10 +63,14 @@ def swapped_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str
             parameters[name].data = weight
 
 
-def backward(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Add a loss's gradients; a loss that depends on no weight, as of a slice without samples, has none."""
+def backward(loss: Tensor, parameters: Mapping[str, nn.Parameter], *, keep_graph: bool = False) -> None:
+    """Add a loss's gradients; a loss that depends on no weight, as of a slice without samples, has none.
+
+    Args:
+        keep_graph: keep what a second backward pass through the same forward pass needs.
+    """
     if loss.requires_grad:
-        torch.autograd.backward(loss, inputs=list(parameters.values()))
+        torch.autograd.backward(loss, retain_graph=keep_graph, inputs=list(parameters.values()))
 
 
 def gradients(

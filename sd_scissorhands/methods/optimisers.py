@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from .distributed import gradient_hooks
 from .interface import Parameters
 from .selection import Selection
+from .soap import Soap
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of SGD, the authors'
 
@@ -41,7 +42,7 @@ def adam_8bit(tensors: list[Tensor], lr: float) -> torch.optim.Optimizer:
     return bitsandbytes.optim.Adam8bit(tensors, lr=lr)
 
 
-OPTIMISERS: dict[str, Make] = {"adam": adam, "adam-8bit": adam_8bit, "sgd": sgd}
+OPTIMISERS: dict[str, Make] = {"adam": adam, "adam-8bit": adam_8bit, "sgd": sgd, "soap": Soap}
 
 
 class Trained:
@@ -75,6 +76,19 @@ class Trained:
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor, requires_grad=False)
         return [tensor.grad for tensor in self.tensors.values() if tensor.grad is not None]
+
+    @contextmanager
+    def adding_to(self, apart: list[Tensor]) -> Iterator[None]:
+        """Within it gradients are added to those in `apart`, a tensor each, and not to the tensors' own."""
+        own = self.gradients()
+        self._set_gradients(apart)
+        yield
+        apart[:] = self.gradients()
+        self._set_gradients(own)
+
+    def _set_gradients(self, gradients: list[Tensor]) -> None:
+        for tensor, gradient in zip(self.tensors.values(), gradients, strict=True):
+            tensor.grad = gradient
 
     def forget_gradients(self) -> None:
         """Drop the gradients."""

@@ -1,4 +1,4 @@
-"""Gradient projection: the repair may not undo the forgetting.
+"""Gradient projection, both ways: the repair may not undo the forgetting, nor the forgetting harm what is retained.
 
 Functions over lists of tensors. The gradients are never flattened or copied: they are read a piece at a time, once for
 the inner products, in float64, and once to be moved. Only the inner products leave the tensors' device.
@@ -33,12 +33,14 @@ class Rule:
 
 PAPER_RULE = Rule(margin=0.5, eps=1e-3, scale_free=False)
 SCALE_FREE = Rule(margin=0.0, eps=1e-12, scale_free=True)
-RULES = {"paper": PAPER_RULE, "scale-free": SCALE_FREE, "none": None}
+RULES = {"scale-free": SCALE_FREE, "paper": PAPER_RULE, "retain": None, "both": SCALE_FREE, "none": None}
+PROTECTING_RETAINED = ("retain", "both")  # of these, those that also call `protect_retained`
+ROUNDING = 1e-6  # of the vectors' lengths: an inner product below it is that of rounded float32 gradients
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What a projection did: whether any memory was in conflict, and |correction| / |g|."""
+    """What a projection did: whether there was a conflict, and |correction| / |g| of the gradient that was moved."""
 
     conflict: bool
     correction: float
@@ -75,9 +77,38 @@ def project(gradient: Gradient, memory: Memory, rule: Rule) -> Projection:
     if b >= 0:
         return Projection(False, 0.0)
     v = multiplier(memory.square, b, length, rule)
-    for moved, piece in _pieces(vectors):
-        moved.add_(piece, alpha=float(v))
+    _add(vectors, v)
     return Projection(True, float(v * memory.square * v) ** 0.5 / length)
+
+
+@torch.no_grad()
+def protect_retained(gradient: Gradient, retain: Gradient) -> Projection:
+    """Take out of g_f, in `gradient` = g_f + g_r, in place, what would raise the retain loss, to first order.
+
+    Where <g_f, g_r> < 0, g_f becomes g_f - <g_f, g_r> / |g_r|^2 g_r (Yu et al., NeurIPS 2020, arXiv 2001.06782, one way);
+    g_r stays. Taking the sum, of which g_f is not stored apart, leaves a gradient without a conflict bit-identical.
+
+    Args:
+        gradient: of the forget and the retain term together, tensors of any shapes; changed in place when there is a conflict.
+        retain: g_r, of the retain term alone, with the same shapes; may be 0, which is in conflict with nothing.
+
+    Returns:
+        Whether there was a conflict, and the size of the correction relative to g_f: minus the cosine of g_f and g_r.
+    """
+    products = inner([gradient, retain], 2)
+    both, retained = products[0, 0], products[1, 1]
+    b = products[1, 0] - retained
+    if b >= -ROUNDING * (both * retained).sqrt():
+        return Projection(False, 0.0)
+    _add([gradient, retain], -b / retained)
+    forget = both - 2 * products[1, 0] + retained  # |g_f|^2
+    return Projection(True, float(-b / (retained * forget).sqrt()))
+
+
+def _add(vectors: Sequence[Gradient], factor: Tensor) -> None:
+    """Add `factor` times the second vector to the first, in place."""
+    for moved, piece in _pieces(vectors):
+        moved.add_(piece, alpha=float(factor))
 
 
 def multiplier(square: Tensor, b: Tensor, length: float, rule: Rule) -> Tensor:

@@ -1,4 +1,4 @@
-"""Repair after the edit: descend the retain and forget loss, with gradients projected against a memory of the forgetting."""
+"""Repair after the edit: descend the retain and forget loss, with gradients projected where one term works against the other."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .adversary import EPISODE, PACE, Adversary
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, backward, swapped_weights
 from .interface import Parameters, Task
 from .optimisers import Make, Trained, adam, restore_into, state_of
-from .project import Memory, Projection, Rule, project
+from .project import Memory, Projection, Rule, project, protect_retained
 from .selection import Selection
 
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
 READ_EVERY = 10  # steps between reading the losses, for which an accelerator must be waited
 
-History = list[dict[str, float]]  # of every step: step, forget, retain, conflict, correction
+History = list[dict[str, float]]  # of every step: step, forget, retain, conflict (of any way), correction (sum of both)
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class RepairSettings:
     relearn_every: int = 0  # steps between those against an adversary; 0 for none
     optimiser: Make = adam
     slices: int = 1  # that a process takes its share of a batch in, one after the other
+    protect_retained: bool = False  # project the forget term's gradient where it conflicts with the retain term's
 
 
 class Repair:
@@ -42,6 +43,10 @@ class Repair:
     Minimises retain + forget_weight * forget with the authors' optimisers. Every `memory_every` steps the memory
     f = grad of -L_f is taken afresh at the current weights, as the authors do every epoch. Weight decay and momentum act after
     the projection, so the constraint holds for the gradient, not for the step (as in the authors' code).
+
+    With `protect_retained`, what would raise the step's own retain loss is first taken out of the forget term's gradient, see
+    there, at the price of a second backward pass. An average over steps would be less noisy, but of other weights, and one more
+    state to resume.
 
     Every `relearn_every` steps half of the forget loss is taken where an `Adversary` has led the weights (ours). It starts
     again after `EPISODE` of its steps, and with every epoch, so that a checkpoint needs nothing of it.
@@ -100,36 +105,52 @@ class Repair:
 
     def _descend(self, memory: Memory | None, adversary: Adversary | None) -> None:
         """One step."""
-        losses, gradients = self._gradients(adversary)
-        projection = Projection(False, 0.0)
-        if memory and self.settings.rule:  # which reads numbers anyway, and cannot take others
+        losses, gradients, retained = self._gradients(adversary)
+        if memory or retained:  # whose projection reads numbers anyway, and cannot take others
             self._check(self.step, losses.tolist())
-            projection = project(gradients, memory, self.settings.rule)
+        projections = [protect_retained(gradients, retained)] if retained else []
+        if memory and self.settings.rule:
+            projections.append(project(gradients, memory, self.settings.rule))
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * rate(self.step, self.settings.steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.trained.put_back()
-        self._unread.append((losses, projection))
+        conflict, correction = any(p.conflict for p in projections), sum((p.correction for p in projections), 0.0)
+        self._unread.append((losses, Projection(conflict, correction)))
 
-    def _gradients(self, adversary: Adversary | None) -> tuple[Tensor, list[Tensor]]:
-        """(forget and retain loss (2,), gradients of what is trained), means over all slices of the group."""
+    def _gradients(self, adversary: Adversary | None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Means over all slices of the group.
+
+        Returns:
+            Forget and retain loss (2,), gradients of what is trained, and the retain term's alone; none unless protected.
+        """
+        tensors = self.trained.tensors.values() if self.settings.protect_retained else ()
+        retained = [torch.zeros_like(tensor, requires_grad=False) for tensor in tensors]
         losses = torch.zeros(2, device=next(iter(self.trained.parameters.values())).device)
         weights = adversary.advance(self.task, self.step, self.slices, self.group) if adversary else None
         with self.trained.gathering():
             for part in self.slices:
                 if weights:
                     with swapped_weights(self.trained.parameters, weights):
-                        losses += self._backward(part, True)
-                losses += self._backward(part, False if weights else None)
+                        losses += self._backward(part, True, [])  # where no sample is retained
+                losses += self._backward(part, False if weights else None, retained)
         gradients = self.trained.gradients()
-        self.group.average([*gradients, losses])
-        return losses, gradients
+        self.group.average([*gradients, *retained, losses])
+        return losses, gradients, retained
 
-    def _backward(self, part: BatchSlice, adversary: bool | None) -> Tensor:
-        """Backward through a slice's losses, see `Task.repair`; forget and retain loss as shares of the process's: (2,)."""
+    def _backward(self, part: BatchSlice, adversary: bool | None, retained: list[Tensor]) -> Tensor:
+        """Backward through a slice's losses, see `Task.repair`; forget and retain loss as shares of the process's: (2,).
+
+        Args:
+            retained: what the retain term's gradients alone are added to, too; nothing if empty.
+        """
         forget, retain = self.task.repair(self.step, part, adversary)
-        backward((retain + self.settings.forget_weight * forget) / len(self.slices), self.trained.parameters)
+        both, parameters = retain + self.settings.forget_weight * forget, self.trained.parameters
+        backward(both / len(self.slices), parameters, keep_graph=bool(retained))
+        if retained:
+            with self.trained.adding_to(retained):
+                backward(retain / len(self.slices), parameters)
         return torch.stack([forget.detach(), retain.detach()]) / len(self.slices)
 
     def _read_losses(self) -> None:
@@ -152,7 +173,7 @@ class Repair:
     @property
     def conflict_rate(self) -> float | None:
         """Share of the steps whose gradient was projected; None without a projection."""
-        projected = self.history and self.settings.rule
+        projected = self.history and (self.settings.rule or self.settings.protect_retained)
         return sum(record["conflict"] for record in self.history) / len(self.history) if projected else None
 
     @property

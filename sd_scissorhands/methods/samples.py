@@ -74,6 +74,11 @@ class NoisedSamples(Samples):
         """Denoising loss: (B,)."""
         return self.errors(prediction, self.denoiser.target(self.latents, self.noise, self.t))
 
+    @property
+    def retain_weight(self) -> Tensor:
+        """Weight of an error in what is retained, see `Process.retain_weight`: (B,)."""
+        return self.denoiser.process.retain_weight(self.t)
+
     def with_bare(self, count: int) -> Self:
         """These samples, and behind them those among the first `count` of the batch again without words."""
         again = (self.places < count).nonzero().view(-1)

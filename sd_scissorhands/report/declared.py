@@ -32,7 +32,7 @@ COST_FIGURES = {
     ),
     "conflict_rate": Figure(
         "conflict rate",
-        "repair steps whose gradient would have undone the forgetting and was projected; a dash where nothing is projected.",
+        "repair steps whose gradient would have undone the forgetting, or harmed what is retained, and was projected; a dash where nothing is projected.",
     ),
     "seconds": Figure("seconds", "of the erasure or forgetting, without what was measured.", "number"),
     "peak_bytes": Figure("peak memory", "beyond what was in use before the forgetting.", "bytes"),
