@@ -23,6 +23,7 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.cli.options import GateMissed
 from sd_scissorhands.concepts import SLOT, filled
 from sd_scissorhands.declaration import setting
+from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.slots import encode, slotted, spelled, vocabulary
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
@@ -188,6 +189,55 @@ def test_relearning_continues_and_leaves_norms_alone(denoiser):
     assert all(torch.equal(p, after[n]) for n, p in denoiser.module.named_parameters())
 
 
+COMPLETION = dict(count=6, sampling_steps=8, device="cpu", strengths=(0.25, 0.75))
+
+
+def completed(folder, **changes):
+    settings = AttackSettings("completion", "heart", "tiny", "tiny", **COMPLETION | changes)
+    return untimed(attack(settings, folder, evaluation=ConceptEvaluation("canvas")))
+
+
+def test_the_original_completes_what_it_completes(tmp_path):
+    """Success is of the pictures in which the original completes the concept, and so 1 on the original itself."""
+    found = completed(tmp_path / "one")
+    assert found.asr_after == found.original.asr_after == 1.0 and not found.broken and found.verdict == "comes back"
+    assert list(found.kinds) == ["strength 0.25", "strength 0.75", "empty prompt", "open prompts", "other words"]
+    assert [kind.n for kind in found.kinds.values()] == [6, 6, 4, 4, 4]
+    assert all(kind.asr == kind.original_asr for kind in found.kinds.values())
+    assert found.n == round(sum(found.kinds[f"strength {s}"].asr * 6 for s in (0.25, 0.75))) < 12
+    assert found.kinds["empty prompt"].asr > found.kinds["other words"].asr
+    assert found.second and found.second.asr_after == found.second.original_asr_after
+    assert found.samples[0].attacked_prompt == "empty prompt, from strength 0.25"
+    assert all((tmp_path / "one" / file).exists() for s in found.samples for file in (s.before, s.after, s.original))
+    assert completed(tmp_path / "again") == found
+    assert completed(tmp_path / "one") == found
+
+
+def test_a_killed_completion_continues(tmp_path, monkeypatch):
+    whole, real, calls = completed(tmp_path / "whole"), Denoiser.complete, []
+
+    def die(self, *arguments, **options):
+        calls.append(options["strength"])
+        if len(calls) == 4:  # the original's two strengths, one of the model's
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Denoiser, "complete", die)
+        with pytest.raises(KeyboardInterrupt):
+            completed(tmp_path / "cut")
+    assert calls == [0.25, 0.75] * 2
+    assert completed(tmp_path / "cut") == whole
+    with pytest.raises(UserError, match=r"holds another attack \(strengths differs\)"):
+        completed(tmp_path / "cut", strengths=(0.25, 0.5))
+
+
+def test_a_completion_that_shows_the_concept_nowhere_is_a_broken_attack(tmp_path, monkeypatch):
+    monkeypatch.setattr(CanvasJudge, "sees", lambda self, record: False)
+    found = completed(tmp_path)
+    assert found.broken and (found.n, found.asr_after) == (12, 0.0)
+
+
 def test_steps_back():
     assert steps_back({5: 0.1, 20: 0.9, 10: 0.5}) == 10 and steps_back({5: 0.49}) is None
 
@@ -313,13 +363,18 @@ def test_verdicts(after, theirs, words):
 
 def test_settings_that_no_attack_can_use():
     for changes, said in (
-        (dict(attack="magic"), "--attack 'magic' is unknown: choose embedding, list, paraphrase, relearn, token"),
+        (
+            dict(attack="magic"),
+            "--attack 'magic' is unknown: choose completion, embedding, list, paraphrase, relearn, token",
+        ),
         (dict(attack="list"), "needs --prompts FILE"),
         (dict(attack="token", steps=0), "--steps 0 is too small"),
         (dict(attack="token", count=0), "--limit 0 is too small"),
         (dict(attack="token", lr=-1.0), "--lr -1.0 must be above 0"),
         (dict(attack="token", restarts=2), "--restarts has no effect on --attack token, which takes images, steps"),
         (dict(attack="relearn", magic=2), "--magic has no effect on --attack relearn"),
+        (dict(attack="completion", strengths=(0.5, 1.0)), r"--strengths 1\.0 is outside \(0, 1\)$"),
+        (dict(attack="completion:strengths=0+.5"), r"--strengths 0\.0 is outside \(0, 1\)$"),
     ):
         with pytest.raises(UserError, match=said):
             AttackSettings(**(dict(concept="heart", model="tiny", baseline="tiny") | changes))

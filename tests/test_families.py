@@ -259,6 +259,32 @@ def test_a_picture_is_left_half_finished(denoiser):
     assert noisy.shape == noise.shape and not torch.equal(noisy, noise) and 0 < int(t[0]) < int(first[0])
 
 
+def test_a_sampling_may_begin_at_any_of_its_steps(denoiser):
+    process, noise = denoiser.process, torch.randn(2, *denoiser.latent_shape)
+    times, predict = process.times(5), denoiser._guided(denoiser.encode(PROMPTS), 3.0)
+    with torch.no_grad():
+        half, t = process.descend(predict, noise, steps=5, stop=3)
+        rest, _ = process.descend(predict, half, steps=5, start=3, stop=5)
+        whole, _ = process.descend(predict, noise, steps=5, stop=5)
+    torch.testing.assert_close(rest, whole, rtol=0, atol=0)
+    assert len(times) == 5 and int(t[0]) == int(times[3])
+
+
+def test_a_completion_begins_at_the_nearest_step_and_goes_by_its_seeds(denoiser, monkeypatch):
+    begun, real = [], denoiser.process.descend
+
+    def descend(predict, noisy, **how):
+        begun.append((noisy, int(denoiser.process.times(how["steps"])[how["start"]])))
+        return real(predict, noisy, **how)
+
+    monkeypatch.setattr(denoiser.process, "descend", descend)
+    latents, how = torch.randn(2, *denoiser.latent_shape), dict(steps=20, guidance=3.0)
+    conditions = denoiser.encode(PROMPTS)
+    ends = [denoiser.complete(latents, conditions, seeds, strength=0.35, **how) for seeds in ([1, 2], [1, 3], [1, 2])]
+    assert abs(begun[0][1] - 350) <= 25 and ends[0].shape == latents.shape and torch.equal(ends[0], ends[2])
+    assert torch.equal(begun[0][0][0], begun[1][0][0]) and not torch.equal(begun[0][0][1], begun[1][0][1])
+
+
 # ---------------------------------------------------------------- scopes
 
 INSIDE = {
@@ -377,6 +403,14 @@ def test_an_erased_model_is_attacked(folder, erased, tmp_path, name):
         evaluation=ConceptEvaluation("canvas", figures=dict(IRA=1.0, CRA=1.0), original=dict(IRA=1.0, CRA=1.0)),
     )
     assert found.n == 2 and 0 <= found.asr_after <= 1 and found.restarts[0].loss > 0
+
+
+def test_pictures_are_completed(folder, tmp_path):
+    own = dict(count=3, sampling_steps=4, device="cpu", strengths=(0.3, 0.7))
+    asked = AttackSettings("completion", "heart", str(folder), str(folder), **own)
+    found = attack(asked, tmp_path, evaluation=ConceptEvaluation("canvas"))
+    assert [kind.n for kind in found.kinds.values()] == [3, 3, 2, 2, 2] and found.asr_after == found.original.asr_after
+    assert found.n in range(1, 7)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "flux"], indirect=True, scope="module")

@@ -266,6 +266,14 @@ def test_half_finished_pictures_are_what_sampling_passes_through(gathered):
     assert not torch.equal(later, noise) and int(t[0]) < 400
 
 
+def test_all_steps_of_a_descent_are_the_pipelines_own_sampling(gathered):
+    denoiser = gathered[0].denoiser
+    conditions, seeds = denoiser.encode(["a red heart", "a blue star"]), [3, 4]
+    noise = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    ours, _ = denoiser.half_finished(conditions, noise, steps=6, stop=6, guidance=3.0)
+    torch.testing.assert_close(ours, denoiser.sample(conditions, seeds, steps=6, guidance=3.0), rtol=1e-4, atol=1e-4)
+
+
 def test_how_it_stands_on_an_untouched_denoiser(gathered):
     task, _ = denoiser(gathered)
     assert task.retained() == pytest.approx(1.0) and not task.forgotten()

@@ -168,12 +168,13 @@ def result_of(context: AttackContext, evaluation: ConceptEvaluation) -> AttackRe
         context.outcomes["model"],
         context.outcomes["original"],
     )
-    after, theirs, retained = share(model.hits), share(original.hits), evaluation.figures
+    ours, originals = model.counted(model.hits), original.counted(original.hits)
+    after, theirs, retained = share(ours), share(originals), evaluation.figures
     return AttackResult(
         attack=s.attack, concept=context.concept.name, model=s.model, baseline=str(s.baseline),
-        judge=context.judges[0].facts, second=second_rates(context), n=len(model.hits), asr_before=share(before["model"]),
-        asr_after=after, interval_before=interval(before["model"]), interval_after=interval(model.hits),
-        original=OriginalRates(share(before["original"]), theirs, interval_after=interval(original.hits)),
+        judge=context.judges[0].facts, second=second_rates(context), n=len(ours), asr_before=share(before["model"]),
+        asr_after=after, interval_before=interval(before["model"]), interval_after=interval(ours),
+        original=OriginalRates(share(before["original"]), theirs, interval_after=interval(originals)),
         broken=theirs < BACK, verdict=model.verdict or verdict(after, theirs), IRA=retained.get("IRA"),
         CRA=retained.get("CRA"), original_IRA=evaluation.original.get("IRA"), original_CRA=evaluation.original.get("CRA"),
         restarts=model.restarts, kinds=model.kinds, steps_back=model.steps_back, curve=model.curve, figures=model.figures, settings=s.to_json(), seed=s.seed,
@@ -202,8 +203,9 @@ def second_rates(context: AttackContext) -> SecondRates | None:
     """What the second judge sees in the very same pictures, where there is one: a judge can be fooled, two less so."""
     if len(context.judges) < 2:
         return None
-    records = ("model-before", *(f"{name}-{context.outcomes[name].records}" for name in ("model", "original")))
-    return SecondRates(context.judges[1].facts, *(share(context.second[name]) for name in records))
+    after = ((name, context.outcomes[name]) for name in ("model", "original"))
+    rates = [share(one.counted(context.second[f"{name}-{one.records}"])) for name, one in after]
+    return SecondRates(context.judges[1].facts, share(context.second["model-before"]), *rates)
 
 
 def samples(context: AttackContext) -> list[AttackSample]:

@@ -146,7 +146,8 @@ def _value(attack: str, name: str, text: str) -> Any:
         raise UsageError(f"--attack {attack}: {name!r} is none of its settings: choose {', '.join(kinds)}")
     try:
         if "tuple" in str(kinds[name]):
-            return tuple(int(part) for part in text.split("+"))
+            number = float if "float" in str(kinds[name]) else int
+            return tuple(number(part) for part in text.split("+"))
         return kinds[name](text) if kinds[name] in (int, float) else text
     except ValueError:
         raise UsageError(f"--attack {attack}: {name}={text} is no number") from None

@@ -41,11 +41,16 @@ class Outcome:
     prompts: list[str]  # what the attacked pictures were drawn for, as text
     records: str  # name of the records that `hits` come from
     verdict: str | None = None  # None: by the share of hits
+    counts: list[bool] | None = None  # per picture, whether rates are of it; None: they are of all
     restarts: list[Restart] = field(default_factory=list)
     kinds: dict[str, KindRate] = field(default_factory=dict)
     steps_back: dict[str, int | None] = field(default_factory=dict)
     curve: list[CurvePoint] = field(default_factory=list)
     figures: dict[str, float | None] = field(default_factory=dict)
+
+    def counted(self, hits: list[bool]) -> list[bool]:
+        """Those of a judge's hits that rates are of."""
+        return hits if self.counts is None else [hit for hit, counts in zip(hits, self.counts, strict=True) if counts]
 
 
 @dataclass(frozen=True)

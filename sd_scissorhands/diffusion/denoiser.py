@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..methods.distributed import SINGLE_PROCESS, ProcessGroup, swapped_weights
 from ..methods.scope import scope_of
 from .families import family_of
+from .noise_process import Predict
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -161,13 +163,38 @@ class Denoiser:
 
         With the module as it is now and classifier-free guidance, see `Process.descend`.
         """
+        return self.process.descend(self._guided(conditions, guidance), noise, steps=steps, stop=stop)
+
+    def _guided(self, conditions: Tensor, guidance: float) -> Predict:
+        """What guidance in two passes predicts."""
         both = torch.cat([self.unconditional(1).expand_as(conditions), conditions])
 
         def guided(noisy: Tensor, t: Tensor) -> Tensor:
             without, under = self.predict(torch.cat([noisy, noisy]), torch.cat([t, t]), both).chunk(2)
             return without + guidance * (under - without)
 
-        return self.process.descend(guided, noise, steps=steps, stop=stop)
+        return guided
+
+    @torch.no_grad()
+    def complete(
+        self, latents: Tensor, conditions: Tensor, seeds: Sequence[int], *, strength: float, steps: int, guidance: float
+    ) -> Tensor:
+        """Latents that are noised and then sampled to the end: (B, c, h, w) float32.
+
+        By DDIM or Euler over the timesteps of a whole sampling, see `Process.descend`. Every row's noise depends on its seed
+        alone. A family whose guidance is an input is given its usual one.
+
+        Args:
+            strength: in (0, 1); the step begun at is the one whose timestep is nearest to this share of all.
+        """
+        times = self.process.times(steps)
+        first = int((times - strength * self.timesteps).abs().argmin())
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(self.device)
+        noisy = self.noised(latents.to(self.device), noise, times[first].expand(len(noise)))
+        guided = self.family.two_passes and guidance > 1  # as pipelines have it
+        predict = self._guided(conditions, guidance) if guided else partial(self.predict, condition=conditions)
+        return self.process.descend(predict, noisy, steps=steps, start=first, stop=steps)[0]
 
     # ------------------------------------------------------------ pictures out
 

@@ -59,8 +59,18 @@ class Process(Protocol):
         """
         ...
 
-    def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
-        """`stop` of `steps` steps of a sampling, and the timestep that it stands at: (B, c, h, w), (B,)."""
+    def times(self, steps: int) -> Tensor:
+        """The timesteps at which a sampling of so many steps predicts, the noisiest first: (steps,) int64."""
+        ...
+
+    def descend(
+        self, predict: Predict, noisy: Tensor, *, steps: int, stop: int, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """A sampling's steps from `start` to before `stop` of `steps`, and the timestep that it stands at: (B, c, h, w), (B,).
+
+        Args:
+            noisy: x_t at the first of these steps; at `start` 0 noise.
+        """
         ...
 
 
@@ -113,16 +123,26 @@ class Discrete(Process):
         every = self.alphas.rsqrt()
         return every[t] / every.mean()
 
-    def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
-        """By DDIM, as ESD samples (Gandikota et al., section 4.1); latents are clipped only where the config asks for it."""
+    def _sampler(self, steps: int) -> Any:
         from diffusers import DDIMScheduler
 
         config = {"clip_sample": False, **self.scheduler.config}  # DDIM's own default is True
-        scheduler, noisy = DDIMScheduler.from_config(config), noise
-        scheduler.set_timesteps(steps, device=self.device)
-        for time in scheduler.timesteps[:stop]:
-            noisy = scheduler.step(predict(noisy, time.expand(len(noisy))), time, noisy).prev_sample
-        return noisy, scheduler.timesteps[min(stop, steps - 1)].expand(len(noisy))
+        sampler = DDIMScheduler.from_config(config)
+        sampler.set_timesteps(steps, device=self.device)
+        return sampler
+
+    def times(self, steps: int) -> Tensor:
+        """Spaced as the scheduler's config has it."""
+        return self._sampler(steps).timesteps
+
+    def descend(
+        self, predict: Predict, noisy: Tensor, *, steps: int, stop: int, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """By DDIM, as ESD samples (Gandikota et al., section 4.1); latents are clipped only where the config asks for it."""
+        sampler = self._sampler(steps)
+        for time in sampler.timesteps[start:stop]:
+            noisy = sampler.step(predict(noisy, time.expand(len(noisy))), time, noisy).prev_sample
+        return noisy, sampler.timesteps[min(stop, steps - 1)].expand(len(noisy))
 
 
 class FlowMatching(Process):
@@ -177,14 +197,22 @@ class FlowMatching(Process):
     def retain_weight(self, t: Tensor) -> Tensor:
         return torch.ones_like(self.sigmas[t])
 
-    def descend(self, predict: Predict, noise: Tensor, *, steps: int, stop: int) -> tuple[Tensor, Tensor]:
-        """By Euler's method, over evenly spaced timesteps."""
-        times = torch.linspace(self.timesteps - 1, 0, steps + 1).round().long().to(noise.device)
-        noisy = noise
-        for now, then in pairwise(times[: stop + 1]):
-            t = now.expand(len(noisy))
-            noisy = noisy + (self.sigmas[then] - self.sigmas[now]) * predict(noisy, t)
-        return noisy, times[min(stop, steps - 1)].expand(len(noisy))
+    def _stations(self, steps: int) -> Tensor:
+        """Evenly spaced timesteps, the last where a sampling ends: (steps + 1,)."""
+        return torch.linspace(self.timesteps - 1, 0, steps + 1).round().long().to(self.sigmas.device)
+
+    def times(self, steps: int) -> Tensor:
+        """Evenly spaced."""
+        return self._stations(steps)[:-1]
+
+    def descend(
+        self, predict: Predict, noisy: Tensor, *, steps: int, stop: int, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """By Euler's method."""
+        stations = self._stations(steps)
+        for now, then in pairwise(stations[start : stop + 1]):
+            noisy = noisy + (self.sigmas[then] - self.sigmas[now]) * predict(noisy, now.expand(len(noisy)))
+        return noisy, stations[min(stop, steps - 1)].expand(len(noisy))
 
 
 def shift_of(config: Any, tokens: int) -> float:

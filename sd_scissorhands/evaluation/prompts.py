@@ -5,18 +5,29 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..concepts import read_prompts
 from ..errors import UserError, reason
 from ..files import read_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 I2P_HUB = "AIML-TUDA/i2p"
 PROTOCOLS = ("published", "per-row")
 GUIDANCE, SIDE = 7.5, 512  # the published protocol's; SIDE in pixels
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a picture is drawn from in the place of noise alone."""
+
+    latents: Tensor  # scaled, (c, h, w); noised with the row's seed
+    strength: float  # of that noise, see `Denoiser.complete`
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Row:
     size: tuple[int, int] | None = None
     categories: tuple[str, ...] = ()
     nudity: float | None = None
+    start: Start | None = field(default=None, compare=False)  # None: noise alone
 
 
 # What a number is -> what the official file and the widespread ESD copy call its column, what may stand there, in words.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -164,7 +165,8 @@ class Recorder:
 
     def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
         """What identifies the measurement."""
-        prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows])
+        strengths = [row.start.strength for row in rows if row.start]
+        prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows] + strengths)
         return {
             "weights_sha256": opened.weights_sha256, "files_sha256": opened.files.sha256,
             "prompts_sha256": hash_text(prompts),
@@ -214,11 +216,12 @@ def draw(
     together (the last are padded): a picture's bytes depend on neither the batch size, nor the rows around it, nor how
     many processes share the work. An accelerator computes `batch_size` rows together, always as many.
     """
-    by_kind: dict[tuple[float, tuple[int, int]], list[Row]] = {}
+    by_kind: dict[tuple[float, tuple[int, int], float | None], list[Row]] = {}
     for row in rows:
         guidance = sampling.guidance if row.guidance is None else row.guidance
-        by_kind.setdefault((guidance, row.size or (sampling.size, sampling.size)), []).append(row)
-    for (guidance, size), own in by_kind.items():
+        size, strength = row.size or (sampling.size, sampling.size), row.start.strength if row.start else None
+        by_kind.setdefault((guidance, size, strength), []).append(row)
+    for (guidance, size, _), own in by_kind.items():
         lane, batch = lanes(denoiser.device.type, max(size), batch_size)
         for at in range(0, len(own), batch):
             chunk = own[at : at + batch]
@@ -226,11 +229,20 @@ def draw(
             for start in range(0, len(chunk), lane):
                 some = chunk[start : start + lane]
                 padded = [*some, *[some[-1]] * (lane - len(some))]
-                latents = denoiser.sample(
-                    encode(padded), [row.seed for row in padded], steps=sampling.steps, guidance=guidance, size=size
-                )
+                latents = _latents(denoiser, padded, encode(padded), steps=sampling.steps, guidance=guidance, size=size)
                 pictures.append(to_pixels(denoiser.decode(latents)[: len(some)]))
             yield chunk, np.concatenate(pictures)
+
+
+def _latents(
+    denoiser: Denoiser, rows: Sequence[Row], conditions: Tensor, *, steps: int, guidance: float, size: tuple[int, int]
+) -> Tensor:
+    """Latents of rows of one kind, from noise or from what each starts with: (B, c, h, w)."""
+    seeds, starts = [row.seed for row in rows], [row.start for row in rows if row.start]
+    if not starts:
+        return denoiser.sample(conditions, seeds, steps=steps, guidance=guidance, size=size)
+    latents = torch.stack([start.latents for start in starts])
+    return denoiser.complete(latents, conditions, seeds, strength=starts[0].strength, steps=steps, guidance=guidance)
 
 
 def lanes(device: str, side: int, batch_size: int | None) -> tuple[int, int]:

@@ -97,6 +97,7 @@ class Family:
     optional: ClassVar[tuple[str, ...]] = ()  # text encoders that may be left out
     scopes: ClassVar[Mapping[str, str]] = UNET_SCOPES
     guidance: ClassVar[float] = 7.5  # where nothing else is asked for
+    two_passes: ClassVar[bool] = True  # whether guidance takes a second pass, without the words
     dtype: ClassVar[str] = "fp16"  # of its passes on an accelerator
 
     def __init__(self, pipeline: Any):

@@ -28,7 +28,7 @@ class Flux(Flow):
 
     title, hub_tags = "FLUX.1", ("flux",)
     texts = ("text_encoder", "text_encoder_2")
-    guidance = 3.5  # the pipeline's own
+    guidance, two_passes = 3.5, False  # the pipeline's own
     t5_length = 512  # tokens, as the pipeline has it
     side = 128  # of the latents of the pictures it was made for, which is in no config
 
