@@ -173,7 +173,7 @@ def tradeoff(run: RunRecord, controls: Sequence[tuple[str, RunRecord]]) -> list[
     points = [("original", max(_rate(run.attacks[name].original) for name in shared), rest(first.original))]
     for name, one in measured:
         left = rest(next(iter(one.judged.values())).figures)
-        points.append((name, max(_rate(one.attacks[attack]) for attack in shared), rest))
+        points.append((name, max(_rate(one.attacks[attack]) for attack in shared), left))
     return [point for point in points if known(point[1]) and known(point[2])]
 
 
