@@ -102,9 +102,9 @@ def change_interval(metric: Metric, now: float, before: float, n: int | None) ->
     """The 95 % interval of now - before.
 
     Of a share that compares with the original's own pictures `before` is 1 by definition, so that only `now` has chance in it; of any
-    other share both have. What is no share of n has no interval: both ends are the change itself.
+    other share both have. What is no share of n has no interval: both ends are then the change itself.
     """
-    if metric.unit != "share" or not known(n) or n < 1 or not (0 <= now <= 1 and 0 <= before <= 1):
+    if metric.unit != "share" or n is None or n < 1 or not (0 <= now <= 1 and 0 <= before <= 1):
         return [now - before] * 2
     if metric.by_seed:
         return [end - before for end in wilson(round(now * n), n)]
