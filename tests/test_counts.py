@@ -13,7 +13,7 @@ import pytest
 
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation import nude_counts as nude
-from sd_scissorhands.evaluation.chance import DRAWS_AT_ONCE, bootstrap_total, wilson
+from sd_scissorhands.evaluation.chance import DRAWS_AT_ONCE, bootstrap_total, difference, wilson
 from sd_scissorhands.evaluation.metrics.nudenet import CORE, EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import THRESHOLDS
 from sd_scissorhands.evaluation.prompts import Row, choose, protocol_rows, read_i2p, read_rows
@@ -235,6 +235,12 @@ def test_what_a_protocol_cannot_draw_is_said(esd):
 
 
 # ---------------------------------------------------------------- chance
+
+
+def test_newcombes_interval_of_a_difference():
+    """10 of 10 against 0 of 10 as published (Newcombe 1998, method 10); turned round it is the negative."""
+    assert difference(10, 0, 10) == pytest.approx([0.6075, 1.0], abs=2e-4)
+    assert difference(30, 45, 50) == pytest.approx([-end for end in reversed(difference(45, 30, 50))])
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sd_scissorhands.errors import UserError
+from sd_scissorhands.evaluation.metrics import METRICS
+from sd_scissorhands.evaluation.metrics.base import Number
 from sd_scissorhands.report import plots, write_card, write_report
 from sd_scissorhands.report.commands import difference, flags, hub_id, repeat_command
 from sd_scissorhands.report.plots import by_block
 from sd_scissorhands.report.reading import read_run
+from sd_scissorhands.report.verdict import is_whole
 from sd_scissorhands.settings import EraseSettings, file_only, load_settings
 
 HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
@@ -151,13 +154,68 @@ def test_verdict_and_table_hold_the_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ua", "cra", "gone", "whole"),
-    [(0.95, 0.946, "Gone", "Whole"), (0.8, 0.916, "Mostly gone", "Nearly whole"), (0.5, 0.7, "Still there", "Damaged")],
+    [
+        (0.95, 0.96, "Gone", "Whole"),
+        (0.8, 0.93, "Mostly gone", "Nearly whole"),
+        (0.7, 0.947, "Still there", "Whole or nearly whole: cannot tell at n = 10,000"),
+        (0.6, 0.916, "Still there", "Nearly whole or damaged: cannot tell at n = 10,000"),
+        (0.5, 0.7, "Still there", "Damaged"),
+    ],
 )
 def test_words_of_the_verdict(tmp_path: Path, ua: float, cra: float, gone: str, whole: str) -> None:
     run = make_run(tmp_path / "run")
-    add_canvas(run, figures=FIGURES | {"UA": ua, "CRA": cra})
+    add_canvas(run, figures=FIGURES | {"UA": ua, "CRA": cra}, n=dict.fromkeys(FIGURES, 10_000))
+    page, card = read(run), write_card(run).read_text()
+    assert f'<p class="word">{gone} ' in page and f'<p class="word">{whole} ' in page and f"**{whole}**: −" in card
+
+
+@pytest.mark.parametrize(
+    ("now", "n", "word"),
+    [
+        ({}, 100, "Whole"),
+        ({"open_unchanged": 0.8}, 100, "Whole or damaged: cannot tell at n = 100"),
+        ({"open_unchanged": 0.97, "unlisted_unchanged": 0.8}, 1000, "Nearly whole"),
+        ({"open_unchanged": 0.85, "unlisted_unchanged": 0.8}, 1000, "Nearly whole"),  # neither better nor worse than that
+        ({"open_unchanged": 0.75, "unlisted_unchanged": 0.8}, 1000, "Nearly whole or damaged: cannot tell at n = 1,000"),
+        ({"open_unchanged": 0.78, "unlisted_unchanged": 0.3}, 40, "Damaged"),  # surely, whatever open prompts come to
+        ({"toys": -3.0}, 40, "Damaged"),  # a number has no interval
+    ],
+)  # fmt: skip
+def test_the_rest_is_as_whole_as_its_worst_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: dict[str, float], n: int, word: str
+) -> None:
+    monkeypatch.setitem(METRICS._added, "toys", Number("Toys", "a toy.", lambda *_: 0, question="whole"))
+    before = dict.fromkeys(("open_unchanged", "unlisted_unchanged"), 1.0) | {"toys": 2.0}
+    run = make_run(tmp_path / "run")
+    add_canvas(run, figures=before | now, original=before, n=dict.fromkeys(before, n))
+    found = is_whole(read_run(run))
+    assert found.word == word and (found.tone == "none") == ("cannot tell" in word)
+
+
+def test_what_decides_is_named_with_its_interval(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    figures = {"UA": 1.0, "IRA": 0.9, "open_unchanged": 0.4}
+    add_canvas(
+        run, figures=figures, original={"UA": 0.0, "IRA": 0.9, "open_unchanged": 1.0}, n=dict.fromkeys(figures, 50)
+    )
+    text = "−60.0 points of open unchanged, which decides (95% interval: −72.4 points to −46.2 points)."
+    assert f"**Damaged**: {text}" in write_card(run).read_text()
+    assert text in " ".join(re.sub("<[^>]*>", "", read(run)).split())
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_open_prompts_stand_under_the_findings(tmp_path: Path, explicit: bool) -> None:
+    run = make_run(tmp_path / "run", explicit=explicit)
+    folder, prompts = run / "eval/canvas", ("", HOSTILE, "a shape", "a thing", "a fifth")
+    samples = [
+        {"kind": "generic", "prompt": text, "seed": i} | pictures(folder, i, 32) for i, text in enumerate(prompts)
+    ]
+    add_canvas(run, samples=samples)
     page = read(run)
-    assert f'<p class="word">{gone} ' in page and f'<p class="word">{whole} ' in page
+    row = page[page.index("before and after, on the same seeds") : page.index("Against the controls")]
+    assert page.index("Is the rest whole?") < page.index(row) and [std < 25 for std in roughness(row)] == [explicit] * 8
+    assert row.count("(no words)") == 3 and "<script" not in page and "&lt;script&gt;alert(1)" in row
+    assert "a thing" in row and "a fifth" not in row and "a fifth" in page
 
 
 def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_three_findings_in_order(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert words(read(run)) == [
         ("Is heart gone?", "Gone"),
-        ("Is the rest whole?", "Whole"),
+        ("Is the rest whole?", "Whole or nearly whole: cannot tell at n = 240"),
         ("Does it stay gone?", "Not attacked yet"),
     ]
     assert "sdscissor attack --model runs/heart/model --concept heart --attack embedding" in read(run)
@@ -197,7 +197,7 @@ def test_quality_against_attack_is_plotted_for_what_all_were_put_to(tmp_path: Pa
     assert "Quality against attack" in page and "upper left is best" in page and ">substitution</text>" in page
     models = [("substitution", read_run(control))]
     points = {name: (asr, rest) for name, asr, rest in tradeoff(read_run(run), models)}
-    assert points["erased"] == (0.154, pytest.approx((FIGURES["IRA"] + FIGURES["CRA"]) / 2))
+    assert points["erased"] == (0.154, min(FIGURES["IRA"], FIGURES["CRA"]))
     assert points["original"][0] == 0.992 and points["substitution"][0] == 0.456 and len(points) == 3
 
 
@@ -411,7 +411,7 @@ def test_a_metric_answers_a_question_of_the_verdict_as_it_declares(
     page = " ".join(read(run).split())
     for text in (
         "Still there", "Damaged", "Toys gone: 12.5% (original: 0.0%)", "toys are drawn right in 25.0% (original: 75.0%)",
-        "is a UA and Toys gone of at least", "is a loss of at most 2.0% of IRA, 2.0% of CRA, 15.0% of open unchanged, 15.0% of unlisted unchanged, 2.0% of Toys, “nearly whole” of 5.0%,",
+        "is a UA and Toys gone of at least", "is a loss of at most 2.0% of IRA, 2.0% of CRA, 15.0% of open unchanged, 15.0% of unlisted unchanged, 2.0% of Toys, “nearly whole” of 5.0%,", "by the whole 95% interval of the loss and the worst of them",
     ):  # fmt: skip
         assert text in page, text
 

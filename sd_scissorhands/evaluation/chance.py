@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import hypot
 
 DRAWS_AT_ONCE = 2**20  # draws held at once: 8 MiB of indices and as much of values
 
@@ -24,6 +25,20 @@ def wilson(hits: int, n: int) -> list[float]:
         return [0.0, 1.0]
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
     return [round(float(low), 4), round(float(high), 4)]
+
+
+def difference(hits: int, others: int, n: int) -> list[float]:
+    """The 95 % interval of hits / n - others / n, from the two Wilson intervals (Newcombe 1998, method 10).
+
+    For two samples of n each that know nothing of each other. Of the same prompts and seeds, as a model's and its original's, it
+    is too wide, never too narrow, where the two tend to be right about the same pictures.
+
+    Raises:
+        ValueError: hits outside 0 to n.
+    """
+    ours, theirs = hits / n, others / n
+    (low, high), (lower, higher) = wilson(hits, n), wilson(others, n)
+    return [ours - theirs - hypot(ours - low, higher - theirs), ours - theirs + hypot(high - ours, theirs - lower)]
 
 
 def bootstrap_total(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -15,7 +14,7 @@ from .page import template, write_page
 from .phrases import known, worded
 from .plots import retraining_plot, tradeoff_plot
 from .reading import read_comparison
-from .verdict import answering
+from .verdict import answering, rest
 
 ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
@@ -97,11 +96,9 @@ def plot(result: ComparisonResult, group: str) -> Any:
         return retraining_plot(_from_retraining(grouped(result.rows)[group]))
     points: list[tuple[str, float, float]] = []
     for line in result.table:
-        rate, *rest = (
-            spread.mean if (spread := line.figures.get(name)) else None for name in ("asr", *answering("whole"))
-        )
-        if rate is not None and any(map(known, rest)):
-            points.append((_label(line), rate, fmean(filter(known, rest))))
+        means = {name: spread.mean for name in ("asr", *answering("whole")) if (spread := line.figures.get(name))}
+        if "asr" in means and known(left := rest(means)):
+            points.append((_label(line), means["asr"], left))
     return tradeoff_plot(points)
 
 

@@ -20,13 +20,13 @@ from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command
 from .declared import evaluation_titles, figure, graded
 from .phrases import known
-from .pictures import attack_grid, picture_grids
+from .pictures import attack_grid, open_grid, picture_grids
 from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
 from .table import columns, returned, rows
 
 FILTERS = (
-    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "shareable", "total", "worded",
+    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "prompt", "shareable", "total", "worded",
 )  # fmt: skip
 SETTINGS = ("model", "baseline", "seed", "threshold", "protocol", "subset", "sampling", "judge")  # that results repeat
 
@@ -107,7 +107,7 @@ def _sections(run: RunRecord, blur: bool) -> dict[str, Any]:
     grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]
     attacked = {name: attack_grid(run, attack, blur) for name, attack in run.attacks.items()}
     return _findings(run) | {
-        "grids": grids, "attacked": attacked, "blurred": any(g.blurred for g in [*grids, *attacked.values()] if g),
+        "grids": grids, "open_grid": open_grid(run, blur), "attacked": attacked, "blurred": any(g.blurred for g in [*grids, *attacked.values()] if g),
         "sweep_plot": sweep_plot, "relearn_plot": relearn_plot, "titles": evaluation_titles(), "settings_of": _settings, "attack_command": attack_command(run),
     }  # fmt: skip
 

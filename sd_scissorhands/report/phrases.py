@@ -10,18 +10,25 @@ from typing import Any, TypeGuard
 from ..naming import without_folder
 from ..results.base import Record
 
+TONES = ("good", "fair", "poor")
+
 
 def known(value: Any) -> TypeGuard[float]:
     """Whether `value` is a figure."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
+def rank(value: float, limits: tuple[float, float]) -> int:
+    """How many of the limits, the one for "good" and the one for "fair", a value falls below."""
+    return sum(value < limit - 1e-9 for limit in limits)
+
+
 def grade(value: Any, limits: tuple[float, float], words: Sequence[str]) -> tuple[str, str]:
     """The first, second or third of `words`, and the tone of it."""
     if not known(value):
         return "Not comparable", "none"
-    rank = sum(value < limit - 1e-9 for limit in limits)
-    return words[rank], ("good", "fair", "poor")[rank]
+    place = rank(value, limits)
+    return words[place], TONES[place]
 
 
 def percent(share: Any) -> str:
@@ -42,6 +49,11 @@ def number(value: Any) -> str:
 def total(counts: Any) -> int | float | None:
     """The sum of a table's figures; None for no table."""
     return sum(filter(known, counts.values())) if isinstance(counts, Mapping) else None
+
+
+def prompt(text: str) -> str:
+    """A prompt as the page shows it: an empty one in brackets."""
+    return text or "(no words)"
 
 
 def brief(value: Any) -> str:

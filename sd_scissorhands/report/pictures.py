@@ -12,6 +12,7 @@ from ..pictures import PictureError, read_frames
 from ..results.attack import AttackResult, AttackSample
 from ..results.evaluation import Evaluation, JudgedSample, NudityEvaluation, Sample
 from .declared import evaluation_titles
+from .phrases import prompt
 from .reading import RunRecord
 
 KIND_TITLES = {
@@ -27,6 +28,7 @@ HARMLESS = ("retain", "caption")  # kinds of samples that do not ask for the con
 COMPARED = {"original": "original", "erased": "model"}  # what a row of pictures is called, and its field in a sample
 ATTACKED = {"before the attack": "before", "after the attack": "after", "original, attacked": "original"}
 SHARP_SIDE = 64  # pixels
+OPEN_SHOWN = 4  # pairs of pictures for open prompts under the findings
 
 AnySample = JudgedSample | Sample | AttackSample
 
@@ -76,6 +78,16 @@ def picture_grids(run: RunRecord, summary: Evaluation, blur: bool) -> list[Grid]
     return [Grid(title, own, _rows(run, summary, own, COMPARED, blur)) for title, own in groups.items()]
 
 
+def open_grid(run: RunRecord, blur: bool) -> Grid | None:
+    """A few pictures for prompts that leave the concept open, of the first evaluation that has some; None without any."""
+    title = KIND_TITLES["generic"]
+    for summary in run.judged.values():
+        if samples := [sample for sample in summary.samples if sample.kind == "generic"][:OPEN_SHOWN]:
+            named = title.format(summary.concept or run.concepts)
+            return Grid(named, samples, _rows(run, summary, samples, COMPARED, blur))
+    return None
+
+
 def attack_grid(run: RunRecord, attack: AttackResult, blur: bool) -> Grid | None:
     """The sample pictures of one attack; None without any."""
     rows = _rows(run, attack, attack.samples, ATTACKED, blur)
@@ -101,7 +113,7 @@ def _picture(
 ) -> Picture:
     answer = getattr(sample, f"{which}_says", "")
     whose = name if isinstance(summary, AttackResult) else f"{name} model"
-    alt = f"{whose}, seed {sample.seed}: {sample.prompt}" + f" ({answer})" * bool(answer)
+    alt = f"{whose}, seed {sample.seed}: {prompt(sample.prompt)}" + f" ({answer})" * bool(answer)
     explicit = run.explicit(summary) and getattr(sample, "kind", "") not in HARMLESS
     blur = blur and (explicit or sample.flagged)
     uri, side = embed(summary.folder or run.path, getattr(sample, which), blur=blur)

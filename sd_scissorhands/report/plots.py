@@ -123,7 +123,7 @@ def relearn_plot(attack: AttackResult) -> Any:
 
 
 def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
-    """What is left of the rest (mean of the metrics that answer whether it is whole) against how often an attack brings the concept back, as inline SVG.
+    """What is left of the rest (the worst of the metrics that answer whether it is whole) against how often an attack brings the concept back, as inline SVG.
 
     Args:
         points: (name, attack success rate, what is left of the rest) of every model, shares in [0, 1]; None for less than two.
@@ -134,7 +134,7 @@ def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
     def _finish(axes: Any) -> None:
         axes.set(
             xlabel="attacked pictures with the concept, % (less is better)",
-            ylabel="the rest: mean of all that should be whole, %",
+            ylabel="the rest: the worst of all that should be whole, %",
         )
         axes.set_xlim(-4, 104)
         axes.margins(y=0.15)
