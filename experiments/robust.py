@@ -1,4 +1,4 @@
-"""The tables of docs/experiments.md on the default recipe: `python experiments/robust.py [robust|afresh|relearning|parts|several|alone ...]`.
+"""The tables of docs/experiments.md on the default recipe: `python experiments/robust.py [robust|afresh|relearning|parts|stages|frontier|several|alone ...]`.
 
 Erasures, evaluations and attacks are those of `sdscissor erase`, `eval` and `attack`, with the settings named here.
 """
@@ -9,6 +9,7 @@ import json
 import shutil
 import statistics
 import time
+from pathlib import Path
 
 from runner import (
     DOCUMENT,
@@ -34,6 +35,7 @@ from tables import machine, markdown
 
 ROOT = "runs/experiments"
 PLOT = DOCUMENT.with_name("quality-against-attack.svg")
+FRONTIER_PLOT = DOCUMENT.with_name("open-against-relearning.svg")
 UNSEEN = ("green",)  # had no part in any choice
 CONCEPTS = ("heart", "blue", "ring", "triangle", "cross", "yellow", "diamond", *UNSEEN)
 COMPARED = ("heart", "ring")
@@ -62,6 +64,29 @@ PARTS: dict[str, Settings] = {
     },
 }  # fmt: skip
 
+BY_LOT = {"scorer": "random"}
+STAGES: dict[str, Settings] = {
+    "scissorhands-robust": ROBUST,
+    "with Adam": {"optimiser": "adam"},
+    "10 % of the weights, by contrast": {"train": "selection", "top_k": 0.1},
+    "10 %, by lot": {"train": "selection", "top_k": 0.1, **BY_LOT},
+    "25 %, by contrast": {"train": "selection", "top_k": 0.25},
+    "25 %, by lot": {"train": "selection", "top_k": 0.25, **BY_LOT},
+    "50 %, by contrast": {"train": "selection", "top_k": 0.5},
+    "attention alone": {"scope": "attn"},
+    "reinitialised, .1 % by contrast": {"edit": "reinitialise", "top_k": 0.001},
+    "reinitialised, .1 % by lot": {"edit": "reinitialise", "top_k": 0.001, **BY_LOT},
+    "projection of the repair": {"projection": "scale-free"},
+    "projection of the forgetting": {"projection": "retain"},
+    "projection both ways": {"projection": "both"},
+}
+FRONTIER: dict[str, Settings] = {
+    "scissorhands-robust": ROBUST,
+    "no open prompts": {"open_share": 0.0},
+    **{f"forget weight {weight}": {"forget_weight": weight} for weight in (0.02, 0.2, 0.7)},
+    "forget weight 0.7, no open prompts": {"forget_weight": 0.7, "open_share": 0.0},
+}
+
 JUDGED = {"canvas": {"limit": 170}}
 JUDGED_AFRESH = {"canvas-afresh": {"limit": 170, "seed": 1000}}  # prompts and start noise that no choice saw
 ONE = {"embedding": {"attack": "embedding", "count": PICTURES}}
@@ -86,6 +111,7 @@ STOPS = (
 )  # steps of fine-tuning after which the pictures are judged
 FINE_TUNED = {"attack": "relearn", "count": 24, "steps": STOPS[-1], "stops": STOPS}
 RELEARNED = {"relearn": {**FINE_TUNED, "lr": 3e-4}}
+RELEARNED_BRIEFLY = {"relearn-briefly": {**FINE_TUNED, "count": 16, "lr": 3e-4, "stops": (5, 10, 20, 40, 80, 120, 160)}}
 RELEARNED_SLOWLY = {"relearn-slowly": {**FINE_TUNED, "lr": 1e-4}}
 
 
@@ -115,16 +141,39 @@ def judged(measure: str) -> dict[str, Cell]:
     return {
         "UA": share(measure, "UA"),
         "UA synonyms": share(measure, "UA_synonyms"),
-        "UA generic / original": beside(measure, "UA_generic"),
+        "open prompts without it / original": beside(measure, "UA_generic"),
         "IRA / original": beside(measure, "IRA"),
         "CRA / original": beside(measure, "CRA"),
         "CRA forget / original": beside(measure, "CRA_forget"),
     }
 
 
+def another_seed(measure: str, figure: str) -> Cell:
+    """A figure with that of another seed, drawn by the original, behind the stroke."""
+    return joined(share(measure, figure), lambda rows: mean(row[measure]["another_seed"][figure] for row in rows))
+
+
+def whole(measure: str) -> dict[str, Cell]:
+    """Columns on what names nothing: how much of it is as it was, another seed behind the stroke."""
+    return {
+        "open unchanged / another seed": another_seed(measure, "open_unchanged"),
+        "unlisted unchanged / another seed": another_seed(measure, "unlisted_unchanged"),
+        "open variation / another seed": another_seed(measure, "open_variation"),
+        "unlisted variation / another seed": another_seed(measure, "unlisted_variation"),
+        "anchor in open prompts / original": beside(measure, "open_anchor"),
+    }
+
+
 def distance(rows: Rows) -> str:
     """Mean of the relative L2 distance of the weights from the original's."""
     return mean((command("diff", "tiny", row["model"])["relative_l2"] for row in rows), 3)
+
+
+def memory(rows: Rows) -> str:
+    """Mean of the largest stage's peak, in MiB."""
+    manifests = [json.loads((Path(row["model"]).parent / "run.json").read_text()) for row in rows]
+    peaks = (max(stage.get("peak_bytes") or 0 for stage in one["stages"].values()) for one in manifests)
+    return mean((peak / 2**20 for peak in peaks), 0)
 
 
 def across(cell: Cell, *variants: str) -> Cell:
@@ -163,6 +212,32 @@ def plot(rows: Rows) -> None:
         figure.savefig(PLOT, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
 
 
+def plot_frontier(rows: Rows) -> None:
+    """Open prompts unchanged against the steps of fine-tuning that bring the concept back, a point for every variant and concept."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(6, 4.5), layout="constrained")
+        axes = figure.subplots()
+        variants = list(dict.fromkeys(row["variant"] for row in rows))
+        for row in rows:
+            found = row["relearn-briefly"]["steps_back"]
+            steps = found["concept"] or 2 * found["most"]  # never within: drawn beyond
+            place, first = variants.index(row["variant"]), row["concept"] == rows[0]["concept"]
+            axes.plot(
+                [steps], [100 * row["canvas"]["figures"]["open_unchanged"]], "os^DvP"[place],
+                color=f"C{place}", fillstyle="full" if first else "none", label=row["variant"] if first else None,
+            )  # fmt: skip
+        axes.set(
+            xscale="log",
+            xlabel="steps of fine-tuning until the concept is back (more is better; hollow: blue, filled: heart)",
+            ylabel="open prompts unchanged, % (more is better)",
+        )
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
+        figure.savefig(FRONTIER_PLOT, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+
+
 def alone(options: Options) -> str:
     """What one erasure takes where nothing else runs, as a user gives the command: seconds and memory."""
     lines = []
@@ -188,6 +263,7 @@ TABLES = {
         grid(MAIN, CONCEPTS, JUDGED | ONE, THREE | TOKEN),
         ("concept",),
         judged("canvas")
+        | whole("canvas")
         | {
             "embedding ASR (worst) / original": success("embedding"),
             "three embeddings ASR (worst) / original": success("embedding-three"),
@@ -196,7 +272,13 @@ TABLES = {
         mean=True,
         bold=UNSEEN,
     ),
-    "afresh": Table(grid(MAIN, CONCEPTS, JUDGED_AFRESH), ("concept",), judged("canvas-afresh"), mean=True, bold=UNSEEN),
+    "afresh": Table(
+        grid(MAIN, CONCEPTS, JUDGED_AFRESH),
+        ("concept",),
+        judged("canvas-afresh") | whole("canvas-afresh"),
+        mean=True,
+        bold=UNSEEN,
+    ),
     "relearning": Table(
         grid(BESIDE, CONCEPTS, JUDGED | RELEARNED, RELEARNED_SLOWLY | once(THREE)),
         ("concept",),
@@ -222,6 +304,31 @@ TABLES = {
             "seconds": seconds,
         },
         finish=plot,
+    ),
+    "stages": Table(
+        grid(STAGES, ("heart",), JUDGED | once(THREE) | RELEARNED_BRIEFLY, seeds=(0,)),
+        ("variant",),
+        judged("canvas")
+        | whole("canvas")
+        | {
+            "three embeddings ASR (worst)": success("embedding-three-once", original=False),
+            "steps until it is back": steps_back("relearn-briefly"),
+            "relative L2 from the original": distance,
+            "MiB of the run": memory,
+            "seconds": seconds,
+        },
+    ),
+    "frontier": Table(
+        grid(FRONTIER, ("heart", "blue"), JUDGED | once(THREE) | RELEARNED_BRIEFLY, seeds=(0,)),
+        ("variant", "concept"),
+        judged("canvas")
+        | whole("canvas")
+        | {
+            "three embeddings ASR (worst)": success("embedding-three-once", original=False),
+            "steps until it is back": steps_back("relearn-briefly"),
+            "seconds": seconds,
+        },
+        finish=plot_frontier,
     ),
     "several": Table(
         [

@@ -26,7 +26,7 @@ class Soap(torch.optim.Optimizer):
         super().__init__(tensors, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step; `closure` is not called."""
         for group in self.param_groups:
             for tensor in group["params"]:
@@ -56,23 +56,21 @@ class Soap(torch.optim.Optimizer):
 
     @staticmethod
     def _turn(state: dict[str, Any], gradient: Tensor) -> None:
-        """Take the gradient into the preconditioner, and every `REFRESH` steps turn the bases and the first moment with them."""
-        sides = (
-            {"left": gradient @ gradient.T, "right": gradient.T @ gradient}
-            if "left" in state or "right" in state
-            else {}
-        )
-        sides = {side: product for side, product in sides.items() if side in state}
-        for side, product in sides.items():
-            state[side].lerp_(product, 1 - BETAS[1])
-        if sides and state["step"] % REFRESH == 1:
-            mean = rotated(state["exp_avg"], state, back=True)
-            for side in sides:
-                first = torch.linalg.eigh(state[side])[1] if state["step"] == 1 else None
-                state[f"{side}_basis"] = (
-                    torch.linalg.qr(state[side] @ state[f"{side}_basis"])[0] if first is None else first
-                )
+        """Take the gradient into the preconditioner, and every `REFRESH` steps turn the bases, and the first moment with them."""
+        turns = state["step"] % REFRESH == 1
+        mean = rotated(state["exp_avg"], state, back=True) if turns else None
+        for side, matrix in (("left", gradient), ("right", gradient.T)):
+            if side in state:
+                state[side].lerp_(matrix @ matrix.T, 1 - BETAS[1])
+                if turns:
+                    state[f"{side}_basis"] = basis(state[side], state[f"{side}_basis"], first=state["step"] == 1)
+        if mean is not None:
             state["exp_avg"] = rotated(mean, state)
+
+
+def basis(matrix: Tensor, former: Tensor, *, first: bool) -> Tensor:
+    """Eigenvectors of a symmetric matrix (n, n), or the former ones turned towards them by a step of power iteration."""
+    return torch.linalg.eigh(matrix)[1] if first else torch.linalg.qr(matrix @ former)[0]
 
 
 def rotated(matrix: Tensor, state: dict[str, Any], *, back: bool = False) -> Tensor:
