@@ -24,7 +24,7 @@ class Recipe:
 
 COMMON: dict[str, Any] = dict(
     scorer="contrast", score_draws=10, granularity="weight", top_k=0.001, threshold_scope="scope",
-    scope="attn", edit="none", repair="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0, open_share=0.0,
+    scope="attn", edit="none", repair="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0, forget_snr=0.0, open_share=0.0,
     retain_loss="distil", other_words=0.5, optimiser="adam", train="scope", projection="none", memory_every=50,
     relearn_every=0, retain_sampling_steps=0,
 )  # fmt: skip
@@ -60,13 +60,13 @@ ON_CPU: dict[str, dict[str, Any]] = {
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(
     repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, other_words=0.0,
-    open_share=0.5,
+    open_share=0.5, forget_snr=0.5,
 )  # fmt: skip
 WHOLE = dict(scope="full", lr=4e-4)  # of the embedded UNet
 # There the pairs weigh little against what is retained, over more steps; that is held by what guidance makes of it, on more
 # pictures that are drawn in fewer steps each.
 PAIRED_WHOLE = PAIRED | WHOLE | dict(
-    forget_weight=0.07, steps=280, optimiser="soap", retain_loss="guided", retain_count=480, retain_sampling_steps=6
+    forget_weight=0.1, steps=280, optimiser="soap", retain_loss="guided", retain_count=480, retain_sampling_steps=6
 )  # fmt: skip
 RECIPES: dict[str, Recipe] = {
     "scissorhands-robust": Recipe(
