@@ -42,7 +42,8 @@ COMPARED = ("heart", "ring")
 SEEDS = (0, 1, 2)
 PICTURES = 48  # behind the rate of an attack
 
-ROBUST: Settings = {}
+OPEN: Settings = {}
+ROBUST: Settings = {"recipe": "scissorhands-robust"}
 SUBSTITUTION = {"recipe": "substitution"}
 WHOLE = {**SUBSTITUTION, "scope": "full", "steps": 300, "lr": 4e-4}  # scope and rate as the default recipe has them
 PAPER = {  # the paper's own settings, from which the recipe departs on the embedded model
@@ -50,6 +51,7 @@ PAPER = {  # the paper's own settings, from which the recipe departs on the embe
     "options": {"init": "kaiming"}, "projection": "paper", "forget_weight": 0.1, "retain_loss": "denoise",
 }  # fmt: skip
 PARTS: dict[str, Settings] = {
+    "scissorhands-open": OPEN,
     "scissorhands-robust": ROBUST,
     "substitution": SUBSTITUTION,
     "scissorhands-anchored": {"recipe": "scissorhands-anchored"},
@@ -66,7 +68,7 @@ PARTS: dict[str, Settings] = {
 
 BY_LOT = {"scorer": "random"}
 STAGES: dict[str, Settings] = {
-    "scissorhands-robust": ROBUST,
+    "scissorhands-open": OPEN,
     "with Adam": {"optimiser": "adam"},
     "10 % of the weights, by contrast": {"train": "selection", "top_k": 0.1},
     "10 %, by lot": {"train": "selection", "top_k": 0.1, **BY_LOT},
@@ -81,10 +83,10 @@ STAGES: dict[str, Settings] = {
     "projection both ways": {"projection": "both"},
 }
 FRONTIER: dict[str, Settings] = {
+    "scissorhands-open": OPEN,
+    **{f"forget weight {weight}": {"forget_weight": weight} for weight in (0.03, 0.3, 0.7)},
+    "at every noise": {"forget_snr": 0.0},
     "scissorhands-robust": ROBUST,
-    "no open prompts": {"open_share": 0.0},
-    **{f"forget weight {weight}": {"forget_weight": weight} for weight in (0.02, 0.2, 0.7)},
-    "forget weight 0.7, no open prompts": {"forget_weight": 0.7, "open_share": 0.0},
 }
 
 JUDGED = {"canvas": {"limit": 170}}
@@ -181,8 +183,13 @@ def across(cell: Cell, *variants: str) -> Cell:
     return joined(*(only(cell, variant=variant) for variant in variants))
 
 
-BESIDE = {"scissorhands-robust": ROBUST, "substitution": SUBSTITUTION, "substitution, all weights": WHOLE}
-MAIN = {"scissorhands-robust": ROBUST}
+BESIDE = {
+    "scissorhands-open": OPEN,
+    "scissorhands-robust": ROBUST,
+    "substitution": SUBSTITUTION,
+    "substitution, all weights": WHOLE,
+}
+MAIN = {"scissorhands-open": OPEN}
 
 
 def plot(rows: Rows) -> None:
@@ -283,9 +290,11 @@ TABLES = {
         grid(BESIDE, CONCEPTS, JUDGED | RELEARNED, RELEARNED_SLOWLY | once(THREE)),
         ("concept",),
         {
-            "relearn steps at 3e-4, robust / substitution / of all weights": across(steps_back("relearn"), *BESIDE),
+            "relearn steps at 3e-4, open / robust / substitution / of all weights": across(
+                steps_back("relearn"), *BESIDE
+            ),
             "at 1e-4": across(steps_back("relearn-slowly"), *BESIDE),
-            "on other pictures, robust": across(steps_back("relearn", "benign"), *MAIN),
+            "on other pictures, open": across(steps_back("relearn", "benign"), *MAIN),
             "three embeddings ASR": across(success("embedding-three-once", original=False), *BESIDE),
             "UA": across(share("canvas", "UA"), *BESIDE),
             "IRA": across(share("canvas", "IRA"), *BESIDE),
@@ -332,7 +341,7 @@ TABLES = {
     ),
     "several": Table(
         [
-            Run("scissorhands-robust", ROBUST, concepts, 0, JUDGED | once(ONE) | once(THREE), chain)
+            Run("scissorhands-open", OPEN, concepts, 0, JUDGED | once(ONE) | once(THREE), chain)
             for concepts, chain in ((("heart", "star", "blue", "striped"), False), (("ring", "yellow"), True))
         ],
         ("run", "concept"),

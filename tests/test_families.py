@@ -242,6 +242,16 @@ def test_forgetting_weighs_against_keeping_by_the_noise_alone(denoiser):
     torch.testing.assert_close(process.pair_weight(t), (1 / snr).clamp_max(1), rtol=1e-4, atol=1e-9)
 
 
+def test_what_is_retained_weighs_by_the_root_of_an_error_of_the_velocity(denoiser):
+    """Halfway between an error of the noise and that of the velocity it amounts to; a velocity's own has weight 1."""
+    process, t = denoiser.process, torch.arange(denoiser.timesteps)
+    weight = process.retain_weight(t)
+    torch.testing.assert_close(weight.mean(), torch.tensor(1.0))
+    signal = process.noised(torch.ones(len(t), 1, 1, 1), torch.zeros(1), t).view(-1)
+    ratio = torch.ones_like(t).float() if getattr(process, "velocity", True) else 1 / signal
+    torch.testing.assert_close(weight / weight[0], ratio / ratio[0], rtol=1e-3, atol=1e-6)
+
+
 def test_a_wrong_picture_costs_little_more_than_its_own_error(denoiser):
     process, t = denoiser.process, torch.arange(1, 1000, 37)
     clean, noise = torch.randn(2, len(t), *denoiser.latent_shape, dtype=torch.float64)

@@ -54,7 +54,7 @@ FACTS = ("weights_sha256", "scope_size", "trimmed", "steps", "conflict_rate", "m
 
 ERASURES = (
     "scissorhands-robust", "scissorhands-anchored", "scissorhands", "lra-npp", "l-codec", "retain-only", "gradient-ascent",
-    "salun", "esd", "substitution", "random-k",
+    "salun", "esd", "substitution", "random-k", "scissorhands-open",
 )  # fmt: skip
 FORGETTINGS = ("scissorhands", "lra-npp", "l-codec", "retain-only", "gradient-ascent", "salun", "random-k")
 UNREPAIRED = ("lra-npp", "l-codec")  # forgettings whose recipe repairs nothing

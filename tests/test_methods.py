@@ -75,7 +75,7 @@ def denoiser(gathered) -> tuple[ErasureTask, dict[str, nn.Parameter]]:
     return task, prepared.parameters
 
 
-UNSCORED = ("scissorhands-robust", "retain-only", "gradient-ascent", "esd", "substitution")
+UNSCORED = ("scissorhands-robust", "scissorhands-open", "retain-only", "gradient-ascent", "esd", "substitution")
 OPTIONS = Options(draws=3, granularity="channel")
 OWN = {"rounds": 1, "path_share": 0.2}
 
@@ -228,7 +228,7 @@ def test_a_repair_of_the_selection_leaves_the_rest(optimiser):
 
 
 @pytest.mark.parametrize("repair", ["retain", "anchor", "paired", "ascent", "random-label", "negative-guidance"])
-@pytest.mark.parametrize("retain_loss", ["distil", "guided", "none"])
+@pytest.mark.parametrize("retain_loss", ["distil", "guided", "weighted", "none"])
 def test_what_the_repair_wants_of_a_denoiser(repair, retain_loss, gathered):
     prepared, data = gathered
     settings = dataclasses.replace(prepared.settings, repair=repair, retain_loss=retain_loss)

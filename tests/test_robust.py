@@ -109,6 +109,9 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
 def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share):
     task = task_of(either, short, conditions="name", anchor_share=share)
     rows, _, t, noise, _ = task.batches.draw("forget", "repair", 11)
+    alphas = either.process.alphas
+    shown = (alphas / (1 - alphas) >= 0.5).nonzero().view(-1)  # the default's least signal-to-noise ratio
+    t = shown[t * len(shown) // len(alphas)]
     alpha = either.process.alphas[t].view(-1, 1, 1, 1).double()
     pair, start = task.data["anchor_latents"][rows].double(), task.data["forget_latents"][rows].double()
     start = pair if share else start
@@ -158,7 +161,7 @@ def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, sh
 
 
 def test_at_the_adversarys_weights_half_of_the_forget_term_is_taken_under_the_concepts_name(denoiser, short):
-    named, mixed = (task_of(denoiser, short, conditions=which) for which in ("name", "mixture"))
+    named, mixed = (task_of(denoiser, short, conditions=which, forget_snr=0.0) for which in ("name", "mixture"))
     with torch.no_grad():
         ahead, rest = (torch.stack(mixed.repair(0, adversary=which)) for which in (True, False))
         under_the_name, whole = named.repair(0, adversary=True)[0], torch.stack(mixed.repair(0))
@@ -173,7 +176,7 @@ def test_what_is_kept_is_asked_for_under_its_own_words_but_for_the_share_of_othe
     denoiser, short, share, seen
 ):
     rows, told = torch.arange(1000) % 4, {}
-    for loss in ("distil", "guided"):
+    for loss in ("distil", "guided", "weighted"):
         task = task_of(denoiser, short, conditions="name", other_words=share, retain_loss=loss)
         task.data["retain_condition"] = torch.arange(1.0, 5).view(4, 1, 1)  # a row's words are its number
         task.data["empty_condition"] = torch.zeros(1, 1)
@@ -182,11 +185,14 @@ def test_what_is_kept_is_asked_for_under_its_own_words_but_for_the_share_of_othe
     assert 0.05 < float(empty.double().mean()) < 0.15
     assert seen[0] < float(own.double().mean()) < seen[1]  # of four rows, another is the same at times
     assert torch.equal(told["guided"][~empty], told["distil"][~empty])
-    assert (told["guided"] > 0).all()  # half of a batch is shown without words beside them
+    assert (
+        torch.equal(told["weighted"], told["guided"]) and (told["guided"] > 0).all()
+    )  # half of a batch is shown without words beside them
 
 
-def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoiser, short):
-    plain, guided = (task_of(denoiser, short, conditions="name", retain_loss=loss) for loss in ("distil", "guided"))
+@pytest.mark.parametrize("loss", ["guided", "weighted"])
+def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoiser, short, loss):
+    plain, guided = (task_of(denoiser, short, conditions="name", retain_loss=one) for one in ("distil", loss))
     guided.teacher = plain.teacher = {
         name: 1.1 * weight for name, weight in plain.teacher.items()
     }  # so that they differ
@@ -198,10 +204,11 @@ def test_what_guidance_makes_of_the_answers_with_and_without_words_is_kept(denoi
         for weights in (None, guided.teacher):
             told, without = (denoiser.predict(x_t, first.t, words, weights) for words in (first.words, empty))
             sampled.append(without + guided.batches.settings.guidance * (told - without))
-        expected = ((sampled[0] - sampled[1]) / guided.batches.settings.guidance).square().mean()
+        weight = (denoiser.process.retain_weight(kept.t) if loss == "weighted" else torch.ones(5))[:, None, None, None]
+        expected = (weight[:2] * ((sampled[0] - sampled[1]) / guided.batches.settings.guidance).square()).mean()
         everything = denoiser.noised(kept.latents, kept.noise, kept.t)
         own = [denoiser.predict(everything, kept.t, kept.words, weights) for weights in (None, guided.teacher)]
-        distilled = (own[0] - own[1]).square().mean()
+        distilled = (weight * (own[0] - own[1]).square()).mean()
         (forget, retain), (same, _) = guided.repair(3), plain.repair(3)
         parts = torch.stack([torch.stack(guided.repair(3, BatchSlice(n, 4))) for n in range(4)])
         halves = [guided.repair(3, adversary=which)[1] for which in (True, False)]
@@ -494,9 +501,10 @@ def test_the_default_is_what_the_published_figures_were_made_with():
     settings = EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")
     for asked in (settings, dataclasses.replace(settings, concepts=("Disc",))):
         found = prepare(asked).settings
-        assert (found.conditions, found.forget_weight, EPISODE) == ("mixture", 0.7, 5)
-        assert (found.retain_loss, found.retain_count, found.retain_sampling_steps) == ("guided", 480, 6)
-        steps = 260 + 130 * (len(asked.concepts) - 1)  # half as many again for every further concept
+        assert (found.conditions, found.forget_weight, EPISODE) == ("mixture", 0.1, 5)
+        assert (found.forget_snr, found.open_share, found.optimiser) == (0.5, 0.5, "soap")
+        assert (found.retain_loss, found.retain_count, found.retain_sampling_steps) == ("weighted", 480, 6)
+        steps = 280 + 140 * (len(asked.concepts) - 1)  # half as many again for every further concept
         assert (found.scope, found.steps, found.lr) == ("full", steps, 4e-4)
         assert (
             found.other_words == 0 and prepare(dataclasses.replace(asked, other_words=0.5)).settings.other_words == 0.5
