@@ -109,9 +109,6 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
 def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share):
     task = task_of(either, short, conditions="name", anchor_share=share)
     rows, _, t, noise, _ = task.batches.draw("forget", "repair", 11)
-    alphas = either.process.alphas
-    shown = (alphas / (1 - alphas) >= 0.5).nonzero().view(-1)  # the default's least signal-to-noise ratio
-    t = shown[t * len(shown) // len(alphas)]
     alpha = either.process.alphas[t].view(-1, 1, 1, 1).double()
     pair, start = task.data["anchor_latents"][rows].double(), task.data["forget_latents"][rows].double()
     start = pair if share else start
@@ -161,7 +158,7 @@ def test_parts_average_to_the_batch_and_a_step_in_two_adds_up_to_it(denoiser, sh
 
 
 def test_at_the_adversarys_weights_half_of_the_forget_term_is_taken_under_the_concepts_name(denoiser, short):
-    named, mixed = (task_of(denoiser, short, conditions=which, forget_snr=0.0) for which in ("name", "mixture"))
+    named, mixed = (task_of(denoiser, short, conditions=which) for which in ("name", "mixture"))
     with torch.no_grad():
         ahead, rest = (torch.stack(mixed.repair(0, adversary=which)) for which in (True, False))
         under_the_name, whole = named.repair(0, adversary=True)[0], torch.stack(mixed.repair(0))
@@ -501,10 +498,9 @@ def test_the_default_is_what_the_published_figures_were_made_with():
     settings = EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")
     for asked in (settings, dataclasses.replace(settings, concepts=("Disc",))):
         found = prepare(asked).settings
-        assert (found.conditions, found.forget_weight, EPISODE) == ("mixture", 0.1, 5)
-        assert (found.forget_snr, found.open_share, found.optimiser) == (0.5, 0.5, "soap")
-        assert (found.retain_loss, found.retain_count, found.retain_sampling_steps) == ("weighted", 480, 6)
-        steps = 280 + 140 * (len(asked.concepts) - 1)  # half as many again for every further concept
+        assert (found.conditions, found.forget_weight, EPISODE) == ("mixture", 0.7, 5)
+        assert (found.retain_loss, found.retain_count, found.retain_sampling_steps) == ("guided", 480, 6)
+        steps = 260 + 130 * (len(asked.concepts) - 1)  # half as many again for every further concept
         assert (found.scope, found.steps, found.lr) == ("full", steps, 4e-4)
         assert (
             found.other_words == 0 and prepare(dataclasses.replace(asked, other_words=0.5)).settings.other_words == 0.5
