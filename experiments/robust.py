@@ -84,8 +84,7 @@ STAGES: dict[str, Settings] = {  # over scissorhands-open
 FRONTIER: dict[str, Settings] = {
     "scissorhands-robust": ROBUST,
     "scissorhands-open": OPEN,
-    **{f"forget weight {weight}": {**OPEN, "forget_weight": weight} for weight in (0.03, 0.1, 0.7)},
-    **{f"at an SNR of {snr} and more": {**OPEN, "forget_snr": snr} for snr in (0.0, 0.5)},
+    **{f"forget weight {weight}": {**OPEN, "forget_weight": weight} for weight in (0.03, 0.07, 0.3, 0.7)},
 }
 
 JUDGED = {"canvas": {"limit": 170}}

@@ -132,7 +132,6 @@ class EraseSettings(MethodSettings):
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
     # repair
     conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
-    forget_snr: float = setting(OPEN, "Least signal-to-noise ratio of the latents that the forget term sees; below it noise hides the concept, and the original's answer stands.", level="file", least=0)
     anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
     retain_loss: str = setting(OPEN, "How the model is held to everything else{choices}.", panel=REPAIR, choices=RETAIN_LOSSES.names, default_text=BY_RECIPE)
     other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)
@@ -191,11 +190,9 @@ def left_open(settings: Any) -> frozenset[str]:
 
 
 LEFT_OPEN = left_open(EraseSettings)
-FORMER = ("ahead", "dp_noise", "episode", "memories")  # settings that are gone
+FORMER = ("ahead", "dp_noise", "episode", "forget_snr", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED: dict[str, Any] = {
-    name: COMMON[name] for name in ("forget_snr", "open_share", "other_words", "retain_sampling_steps")
-} | {
+ADDED: dict[str, Any] = {name: COMMON[name] for name in ("open_share", "other_words", "retain_sampling_steps")} | {
     "dtype": "float32",
     "recursive": False,
 }

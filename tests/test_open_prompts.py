@@ -9,11 +9,9 @@ import torch
 
 from sd_scissorhands import concepts
 from sd_scissorhands.concepts import general_captions, presets, unlisted_words
-from sd_scissorhands.diffusion.batches import Batches
 from sd_scissorhands.diffusion.dataset import gather
 from sd_scissorhands.diffusion.probes import shows
 from sd_scissorhands.domains import DOMAINS
-from sd_scissorhands.methods.distributed import FULL_BATCH
 from sd_scissorhands.preparation import prepare
 from sd_scissorhands.tiny import world
 
@@ -22,7 +20,7 @@ CANVAS, PHOTOGRAPHS = DOMAINS["canvas"], DOMAINS["photographs"]
 
 @pytest.fixture(scope="module")
 def prepared(short):
-    return prepare(dataclasses.replace(short, retain_count=12, open_share=0.5, forget_snr=0.3, conditions="name"))
+    return prepare(dataclasses.replace(short, retain_count=12, open_share=0.5, conditions="name"))
 
 
 def test_no_training_reads_the_unlisted_words(monkeypatch, short):
@@ -82,18 +80,3 @@ def test_pictures_of_open_prompts_that_show_the_concept_are_left_out(prepared):
     whole, spared = (data["retain_latents"] for data in both)
     assert len(whole) == 12 and len(spared) == len(both[1]["retain_condition"]) == 6
     assert torch.equal(whole[:6], spared)
-
-
-def test_the_forget_term_sees_no_latents_below_its_signal_to_noise_ratio(prepared):
-    data = gather(prepared.denoiser, prepared.settings, prepared.pairs, prepared.retain_prompts, tick=lambda n: None)
-    alphas = prepared.denoiser.process.alphas
-    seen = {snr: [] for snr in (0.0, 0.3)}
-    for snr, found in seen.items():
-        batches = Batches(prepared.denoiser, data, dataclasses.replace(prepared.settings, forget_snr=snr))
-        for number in range(40):
-            forget, _ = batches.step(number, FULL_BATCH, None)
-            found += forget.t.tolist()
-        if not snr:  # as it was drawn
-            assert found == [t for number in range(40) for t in batches.draw("forget", "repair", number).t.tolist()]
-    ratios = {snr: (alphas / (1 - alphas))[torch.tensor(found)] for snr, found in seen.items()}
-    assert ratios[0.3].min() >= 0.3 and ratios[0.0].min() < 0.05

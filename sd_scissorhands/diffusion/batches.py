@@ -39,8 +39,6 @@ class Batches:
         self.denoiser, self.settings, self.mixture = denoiser, settings, mixture
         self.data = {name: tensor.to(denoiser.device) for name, tensor in data.items()}
         self.size, self.retain_loss = settings.batch_size, RETAIN_LOSSES[settings.retain_loss]
-        every = torch.arange(denoiser.timesteps, device=denoiser.device)
-        self.shown = every[denoiser.process.snr(every) >= settings.forget_snr]  # timesteps that the forget term sees
 
     def draw(self, side: str, purpose: str, number: int) -> Draw:
         """A batch of the `forget` or `retain` side. Of pictures that were encoded, x_0 is a sample of the posterior."""
@@ -75,7 +73,6 @@ class Batches:
         """All samples of a step, as those of a slice."""
         data, settings, device = self.data, self.settings, self.denoiser.device
         rows, latents, t, noise, generator = self.draw("forget", "repair", number)
-        t = self.shown[t * len(self.shown) // self.denoiser.timesteps]
         retain = self.draw("retain", "repair retain", number)
         retain_words = self._retain_words(retain.rows, generator)
         arrived = torch.rand(self.size, generator=generator).to(device) < settings.anchor_share
