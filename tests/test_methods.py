@@ -21,7 +21,7 @@ from sd_scissorhands.methods import method as methods
 from sd_scissorhands.methods.distributed import FULL_BATCH
 from sd_scissorhands.methods.edits import EDITS
 from sd_scissorhands.methods.method import DeclaredDataOnly, Options, options_for
-from sd_scissorhands.methods.optimisers import OPTIMISERS
+from sd_scissorhands.methods.optimisers import OPTIMISERS, restore_into, state_of
 from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.scorers import SCORERS
 from sd_scissorhands.methods.selection import Selection, select
@@ -198,6 +198,25 @@ def test_soap_is_adam_in_bases_of_the_gradients():
     vector = torch.tensor([1.0, -2.0])
     moved = descended("soap", vector, lambda x: (x * torch.tensor([1.0, 100.0])).square().sum(), 1, 0.1)[0]
     torch.testing.assert_close(moved, vector - 0.1 * vector.sign())
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd", "soap"])
+def test_an_optimiser_continues_from_its_state_to_the_same_bits(optimiser):
+    generator = torch.Generator().manual_seed(0)
+    start, slopes = torch.randn(6, 4, generator=generator), torch.randn(13, 6, 4, generator=generator)
+
+    def moved(tensor: torch.Tensor, made: torch.optim.Optimizer, steps: range) -> torch.Tensor:
+        for step in steps:
+            tensor.grad = slopes[step] + tensor
+            made.step()
+        return tensor
+
+    whole, half, other = (start.clone() for _ in range(3))
+    moved(whole, OPTIMISERS[optimiser]([whole], 0.1), range(13))
+    first, second = (OPTIMISERS[optimiser]([tensor], 0.1) for tensor in (half, other))
+    moved(half, first, range(7))
+    restore_into({"w": other}, second, state_of({"w": half}, first), 7)
+    assert torch.equal(moved(other, second, range(7, 13)), whole)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd", "soap"])
