@@ -32,7 +32,8 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "experiments.md"
 WORKERS = 2
 SMOKE_ERASURE = {"steps": 3, "forget_count": 4, "retain_count": 16, "sampling_steps": 2, "score_draws": 1}
 SMOKE_EVALUATION = {"limit": 8}
-SMOKE_ATTACK = {"count": 8, "steps": 3}
+SMOKE_ATTACK = {"count": 8}
+SMOKE_LEARNING = {"embedding": 3, "token": 3, "relearn": 3}  # steps, of attacks that learn
 
 Settings = Mapping[str, Any]
 Row = dict[str, Any]  # variant, concept, seed, run, model, seconds, and the summary of every measure by its name
@@ -65,10 +66,11 @@ class Run:
 
     def reduced(self) -> Run:
         """The same with few steps and pictures: to see that a table comes out."""
-        few = {
-            name: {**settings, **(SMOKE_ATTACK if "attack" in settings else SMOKE_EVALUATION)}
-            for name, settings in self.measures.items()
-        }
+        few: dict[str, Settings] = {}
+        for name, settings in self.measures.items():
+            steps = SMOKE_LEARNING.get(settings.get("attack", ""))
+            fewer = SMOKE_ATTACK if "attack" in settings else SMOKE_EVALUATION
+            few[name] = {**settings, **fewer, **({"steps": steps} if steps else {})}
         return dataclasses.replace(self, settings={**self.settings, **SMOKE_ERASURE}, measures=few)
 
 
