@@ -5,11 +5,14 @@ Erasures, evaluations and attacks are those of `sdscissor erase`, `eval` and `at
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runner import (
     DOCUMENT,
@@ -32,6 +35,9 @@ from runner import (
     success,
 )
 from tables import machine, markdown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = "runs/experiments"
 PLOT = DOCUMENT.with_name("quality-against-attack.svg")
@@ -187,65 +193,66 @@ def across(cell: Cell, *variants: str) -> Cell:
     return joined(*(only(cell, variant=variant) for variant in variants))
 
 
-BESIDE = {
-    "scissorhands-robust": ROBUST,
-    "substitution": SUBSTITUTION,
-    "substitution, all weights": WHOLE,
-}
+BESIDE = {"scissorhands-robust": ROBUST, "substitution": SUBSTITUTION, "substitution, all weights": WHOLE}
 MAIN = {"scissorhands-robust": ROBUST}
+
+
+MARKERS = "os^DvPX*<>dp"
+
+
+@contextlib.contextmanager
+def plotted(file: Path, **labels: Any) -> Iterator[Axes]:
+    """Axes to draw named points into, saved with a legend at the end: the same rows give the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(6, 4.5), layout="constrained")
+        axes = figure.subplots()
+        yield axes
+        axes.set(**labels)
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
 
 
 def plot(rows: Rows) -> None:
     """Mean of IRA and CRA against the success of three embeddings, a point for every variant and one for the original."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     points = {
         "original": [(row["embedding-three-once"]["original"]["asr_after"], row["canvas"]["original"]) for row in rows]
     }
     for row in rows:
         point = (row["embedding-three-once"]["asr_after"], row["canvas"]["figures"])
         points.setdefault(row["variant"], []).append(point)
-    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6, 4.5), layout="constrained")
-        axes = figure.subplots()
+    x, y = "attacked pictures with the concept, % (less is better)", "mean of IRA and CRA, %"
+    with plotted(PLOT, xlabel=x, ylabel=y, xlim=(-4, 104)) as axes:
         for place, (name, own) in enumerate(points.items()):
             attacked = 100 * statistics.fmean(asr for asr, _ in own)
             quality = 50 * statistics.fmean(figures["IRA"] + figures["CRA"] for _, figures in own)
-            axes.plot([attacked], [quality], "os^DvPX*<>dp"[place], label=name)
-        axes.set(
-            xlabel="attacked pictures with the concept, % (less is better)",
-            ylabel="mean of IRA and CRA, %",
-            xlim=(-4, 104),
-        )
-        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
-        figure.savefig(PLOT, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+            axes.plot([attacked], [quality], MARKERS[place], label=name)
 
 
 def plot_frontier(rows: Rows) -> None:
     """Open prompts unchanged against the steps of fine-tuning that bring the concept back, a point for every variant and concept."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6, 4.5), layout="constrained")
-        axes = figure.subplots()
-        variants = list(dict.fromkeys(row["variant"] for row in rows))
+    x = "steps of fine-tuning until the concept is back (more is better; hollow: blue, filled: heart)"
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    with plotted(FRONTIER_PLOT, xscale="log", xlabel=x, ylabel="open prompts unchanged, % (more is better)") as axes:
         for row in rows:
             found = row["relearn-briefly"]["steps_back"]
             steps = found["concept"] or 2 * found["most"]  # never within: drawn beyond
             place, first = variants.index(row["variant"]), row["concept"] == rows[0]["concept"]
             axes.plot(
-                [steps], [100 * row["canvas"]["figures"]["open_unchanged"]], "os^DvP"[place],
+                [steps], [100 * row["canvas"]["figures"]["open_unchanged"]], MARKERS[place],
                 color=f"C{place}", fillstyle="full" if first else "none", label=row["variant"] if first else None,
             )  # fmt: skip
-        axes.set(
-            xscale="log",
-            xlabel="steps of fine-tuning until the concept is back (more is better; hollow: blue, filled: heart)",
-            ylabel="open prompts unchanged, % (more is better)",
-        )
-        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
-        figure.savefig(FRONTIER_PLOT, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+
+
+BRIEFLY = {**JUDGED, **once(THREE), **RELEARNED_BRIEFLY}
+BRIEF_COLUMNS: dict[str, Cell] = {
+    **judged("canvas"),
+    **whole("canvas"),
+    "three embeddings ASR (worst)": success("embedding-three-once", original=False),
+    "steps until it is back": steps_back("relearn-briefly"),
+}
 
 
 def alone(options: Options) -> str:
@@ -331,28 +338,22 @@ TABLES = {
         grid(
             {name: {**OPEN, **own} for name, own in STAGES.items()},
             ("heart",),
-            JUDGED | once(THREE) | RELEARNED_BRIEFLY,
+            BRIEFLY,
             seeds=(0,),
         ),
         ("variant",),
-        judged("canvas")
-        | whole("canvas")
+        BRIEF_COLUMNS
         | {
-            "three embeddings ASR (worst)": success("embedding-three-once", original=False),
-            "steps until it is back": steps_back("relearn-briefly"),
             "relative L2 from the original": distance,
             "MiB of the run": memory,
             "seconds": seconds,
         },
     ),
     "frontier": Table(
-        grid(FRONTIER, ("heart", "blue"), JUDGED | once(THREE) | RELEARNED_BRIEFLY, seeds=(0,)),
+        grid(FRONTIER, ("heart", "blue"), BRIEFLY, seeds=(0,)),
         ("variant", "concept"),
-        judged("canvas")
-        | whole("canvas")
+        BRIEF_COLUMNS
         | {
-            "three embeddings ASR (worst)": success("embedding-three-once", original=False),
-            "steps until it is back": steps_back("relearn-briefly"),
             "seconds": seconds,
         },
         finish=plot_frontier,

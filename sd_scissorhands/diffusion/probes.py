@@ -14,7 +14,7 @@ from .denoiser import Denoiser
 
 DRAWS = 8  # batches
 LEFT = 0.1  # share of the way to the anchor that a forgotten concept may have left
-TOGETHER = 32  # pictures that are looked at together
+SHOWN_TOGETHER = 32  # pictures that are looked at together
 SHOWN_AT = (0.2, 0.4, 0.6, 0.8)  # timesteps at which a picture's words are compared, as shares of all
 NEARLY = 1.1  # error under the concept's name over that under the picture's own words, up to which it shows the concept
 
@@ -34,7 +34,7 @@ def shows(denoiser: Denoiser, latents: Tensor, own: Tensor, named: Tensor, *, se
     for share in SHOWN_AT:
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         t = torch.full((len(latents),), int(share * denoiser.timesteps), device=latents.device)
-        for rows in torch.arange(len(latents)).split(TOGETHER):
+        for rows in torch.arange(len(latents)).split(SHOWN_TOGETHER):
             x = latents[rows], noise[rows], t[rows]
             by_name, by_own = (denoiser.loss(x[0], words[rows], *x[1:]) for words in (named, own))
             ratio[rows] += (by_name / by_own).cpu() / len(SHOWN_AT)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 BETAS = (0.95, 0.95)  # the paper's
 REFRESH = 10  # steps between turns of the bases, the paper's
-LARGEST = 256  # rows or columns that are turned; more would take longer than the model's own pass
+LONGEST_SIDE = 256  # rows or columns that are turned; more would take longer than the model's own pass
 EPS = 1e-8
 
 
@@ -18,7 +18,7 @@ class Soap(torch.optim.Optimizer):
 
     Of a weight as a matrix (rows, all else), running means of G G^T and G^T G are held, and bases Q of their eigenvectors, that a step of
     power iteration turns every `REFRESH` steps. Adam's moments are those of Q_L^T G Q_R. Departures: the first step is
-    taken too, the second moment is not turned with the bases (as in the authors' code), and a side longer than `LARGEST` is left as
+    taken too, the second moment is not turned with the bases (as in the authors' code), and a side longer than `LONGEST_SIDE` is left as
     it is. Vectors are Adam's.
     """
 
@@ -49,7 +49,7 @@ class Soap(torch.optim.Optimizer):
         state = self.state[tensor]
         state |= {"step": 0, "exp_avg": torch.zeros_like(gradient), "exp_avg_sq": torch.zeros_like(gradient)}
         for side, size in zip(("left", "right"), gradient.shape, strict=True):
-            if 1 < size <= LARGEST and tensor.ndim > 1:
+            if 1 < size <= LONGEST_SIDE and tensor.ndim > 1:
                 state[side] = gradient.new_zeros(size, size)
                 state[f"{side}_basis"] = torch.eye(size).to(gradient)
         return state

@@ -16,7 +16,7 @@ from .phrases import TONES, grade, known, number, rank
 from .reading import RunRecord
 
 GONE = (0.95, 0.80)  # least value, for "good" and for "fair"
-WHOLE = ("Whole", "Nearly whole", "Damaged")  # by what falls below a metric's limits: neither, the first, both
+WHOLE_WORDS = ("Whole", "Nearly whole", "Damaged")  # by what falls below a metric's limits: neither, the first, both
 STAYS = (0.05, 0.20)  # most ASR of the strongest attack, for "good" and for "fair"
 SUCCEEDS = 0.5  # least ASR on the original; an attack with less is broken
 
@@ -34,12 +34,12 @@ class Change:
 
     @property
     def worst(self) -> int:
-        """Which of `WHOLE` the lower end of the interval is."""
+        """Which of `WHOLE_WORDS` the lower end of the interval is."""
         return rank(self.low, self.metric.limits)
 
     @property
     def best(self) -> int:
-        """Which of `WHOLE` the upper end is."""
+        """Which of `WHOLE_WORDS` the upper end is."""
         return rank(self.high, self.metric.limits)
 
 
@@ -129,9 +129,9 @@ def is_whole(run: RunRecord) -> Finding:
         return Finding("Not comparable", "none", None, judged[0])
     best = max(change.best for change in found)
     decides = max(found, key=lambda one: (one.worst, one.best, one.by / one.metric.limits[1]))
-    word, tone = WHOLE[best], TONES[best]
+    word, tone = WHOLE_WORDS[best], TONES[best]
     if decides.worst != best:
-        word, tone = f"{word} or {WHOLE[decides.worst].lower()}: cannot tell at n = {number(decides.n)}", "none"
+        word, tone = f"{word} or {WHOLE_WORDS[decides.worst].lower()}: cannot tell at n = {number(decides.n)}", "none"
     return Finding(word, tone, decides.by, decides.summary, decides)
 
 

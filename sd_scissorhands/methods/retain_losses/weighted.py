@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..samples import NoisedSamples
-from . import RETAIN_LOSSES, RetainLoss
-from .guided import TWICE, Guided
+from . import RETAIN_LOSSES
+from .guided import Guided
 
 
 class Weighted(Guided):
@@ -18,11 +20,7 @@ class Weighted(Guided):
 
 RETAIN_LOSSES.add(
     "weighted",
-    RetainLoss(
-        "as guided, with more weight where there is more noise",
-        Weighted(),
-        any_words=True,
-        empty_share=0.0,
-        shown_twice=TWICE,
+    replace(
+        RETAIN_LOSSES["guided"], summary="as guided, with more weight where there is more noise", diffusion=Weighted()
     ),
 )
