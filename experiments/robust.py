@@ -90,7 +90,9 @@ STAGES: dict[str, Settings] = {  # over scissorhands-open
 FRONTIER: dict[str, Settings] = {
     "scissorhands-robust": ROBUST,
     "scissorhands-open": OPEN,
-    **{f"forget weight {weight}": {**OPEN, "forget_weight": weight} for weight in (0.03, 0.07, 0.3, 0.7)},
+    **{f"forget weight {weight}": {**OPEN, "forget_weight": weight} for weight in (0.07, 0.3, 0.7)},
+    "substitution": SUBSTITUTION,
+    "esd": {"recipe": "esd"},
 }
 
 JUDGED = {"canvas": {"limit": 170}}
@@ -297,13 +299,14 @@ TABLES = {
         bold=UNSEEN,
     ),
     "open": Table(
-        grid({"scissorhands-open": OPEN}, CONCEPTS, JUDGED_AFRESH | RELEARNED, once(THREE) | COMPLETED),
+        grid({"scissorhands-open": OPEN}, CONCEPTS, JUDGED_AFRESH | RELEARNED, once(THREE) | TOKEN | COMPLETED),
         ("concept",),
         judged("canvas-afresh")
         | whole("canvas-afresh")
         | {
             "steps until it is back": steps_back("relearn"),
             "three embeddings ASR": success("embedding-three-once", original=False),
+            "token ASR (worst)": success("token", original=False),
             "noised pictures completed to the concept": share_under("completion"),
         },
         mean=True,
@@ -360,15 +363,14 @@ TABLES = {
     ),
     "several": Table(
         [
-            Run("scissorhands-robust", ROBUST, concepts, 0, JUDGED | once(ONE) | once(THREE), chain)
+            Run(name, settings, concepts, 0, JUDGED | once(ONE) | once(THREE), chain)
+            for name, settings in {**MAIN, "scissorhands-open": OPEN}.items()
             for concepts, chain in ((("heart", "star", "blue", "striped"), False), (("ring", "yellow"), True))
         ],
-        ("run", "concept"),
-        {
-            **{
-                name.replace("_", " "): share("canvas", name)
-                for name in ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA")
-            },
+        ("variant", "run", "concept"),
+        judged("canvas")
+        | whole("canvas")
+        | {
             "embedding ASR": success("embedding-once"),
             "three embeddings ASR": success("embedding-three-once"),
             "seconds of the run": seconds,
