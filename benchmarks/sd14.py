@@ -108,7 +108,7 @@ def random_data(denoiser: Denoiser) -> dict[str, Tensor]:
 
 def erasure(denoiser: Denoiser, **settings: Any) -> tuple[ErasureTask, dict[str, nn.Parameter], EraseSettings]:
     """A task on random data, its trainable scope, and a recipe's settings as Stable Diffusion's profile has them."""
-    resolved = EraseSettings(**{"scope": "attn", "threshold_scope": "scope", **settings}).resolved("sd")
+    resolved = EraseSettings(**{"scope": "attn", "threshold_scope": "scope", **settings}).resolved("large")
     parameters = denoiser.scope(resolved.scope)
     for parameter in parameters.values():
         parameter.requires_grad_(True)

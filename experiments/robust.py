@@ -299,7 +299,7 @@ TABLES = {
         bold=UNSEEN,
     ),
     "open": Table(
-        grid({"scissorhands-open": OPEN}, CONCEPTS, JUDGED_AFRESH | RELEARNED, once(THREE) | TOKEN | COMPLETED),
+        grid({"scissorhands-open": OPEN}, CONCEPTS, JUDGED_AFRESH, RELEARNED | once(THREE) | TOKEN | COMPLETED),
         ("concept",),
         judged("canvas-afresh")
         | whole("canvas-afresh")

@@ -15,6 +15,7 @@ from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import gather
 from .diffusion.erasure_task import ErasureTask
 from .disk import locked
+from .errors import UserError
 from .machine import Processes
 from .methods.repair import Repair
 from .models.delta import Origin, write_delta
@@ -24,8 +25,10 @@ from .models.load import restore_weights, round_weights, save_pipeline, stored_w
 from .models.locate import find_pipeline
 from .models.tensor_files import DTYPES, hash_tensors
 from .preparation import Prepared, inputs_of, prepare
+from .proof import held_out, prove
 from .results.erase import EraseResult
 from .results.manifest import Stage
+from .results.proof import Proof
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings
 from .stages import Stages
@@ -77,12 +80,19 @@ def erase(
 
 def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
     """Every stage that is not done yet."""
-    task = _task(prepared, _data(run, prepared, progress))
-    stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
+    settings, task = prepared.settings, _task(prepared, _data(run, prepared, progress))
+    held = held_out(run, prepared, task.teacher or {}, progress) if settings.verify else None
+    stages = Stages(run, task, prepared.parameters, settings, progress)
     selection = stages.select(prepared.scored)
     trimmed = stages.edit(selection)
-    repair = stages.repair(selection, slices=slices_of(prepared.settings, run.processes.count))
-    _save_model(run, prepared, trimmed, repair)
+    look = held.look if held and settings.calibrate else None
+    repair = stages.repair(selection, slices=slices_of(settings, run.processes.count), look=look)
+    proof = prove(held, progress) if held else None
+    if proof and repair.calibration and not proof.whole:
+        raise UserError(
+            f"{run.path} holds no model, for every one harmed the rest too much: {proof.sentence}: {proof.remedy}"
+        )
+    _save_model(run, prepared, trimmed, repair, proof)
 
 
 def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
@@ -127,7 +137,7 @@ def slices_of(settings: EraseSettings, processes: int) -> int:
     return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
 
 
-def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> None:
+def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair, proof: Proof | None) -> None:
     """Write the erased pipeline, a delta where single weights were trained, and what the run came to."""
     opened, denoiser, settings = prepared.opened, prepared.denoiser, prepared.settings
     if prepared.casts_frozen:
@@ -148,7 +158,7 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair) -> N
         anchors=tuple(concept.anchor for concept in prepared.concepts),
         explicit=any(concept.explicit for concept in prepared.concepts), recipe=settings.recipe, seed=settings.seed,
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
-        mean_correction=repair.mean_correction, steps=repair.step, **delta, weights_sha256=weights,
+        mean_correction=repair.mean_correction, steps=repair.step, proof=proof, **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
         processes=run.processes.count, seconds=run.seconds, left_out=left_out, remarks=prepared.remarks,
     )  # fmt: skip

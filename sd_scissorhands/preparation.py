@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .concepts import Concept, read_prompts, shuffled, without_conflicts
 from .diffusion.dataset import check_pictures
 from .diffusion.denoiser import Denoiser
@@ -25,7 +27,7 @@ from .methods.project import PROTECTING_RETAINED
 from .methods.scorers import SCORERS
 from .methods.selection import count_for
 from .models.load import LoadedPipeline, open_pipeline
-from .models.locate import domain_of_model
+from .models.locate import domain_of_model, profile_of_model
 from .picture_folders import list_pictures
 from .recipes import ON_CPU
 from .settings import EraseSettings, flag
@@ -93,7 +95,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
     erased = [*before, *(concept.name for concept in found)]
     own = own_captions(settings.retain_prompts, erased, domain)
-    remarks = _check_folders(settings, len(found), domain.profile)
+    remarks = _check_folders(settings, len(found))
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -107,12 +109,26 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     open_ = open_set(found, erased, count, settings.seed, domain)
     rest = dataclasses.replace(settings, retain_count=settings.retain_count - count)
     retain = retain_set(found, erased, rest, own, domain) + open_
-    prepared = Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain, open_)
+    scope = denoiser.scope(settings.scope)
+    settings = dataclasses.replace(settings, lr=settings.lr or relative_rate(settings.relative_lr, scope))
+    prepared = Prepared(settings, opened, denoiser, found, scope, retain, open_)
     prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
     return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
 
 
-def _check_folders(settings: EraseSettings, concepts: int, profile: str) -> list[str]:
+@torch.no_grad()
+def relative_rate(share: float, scope: Parameters) -> float:
+    """A learning rate as a share of the root mean square of weights, to two digits.
+
+    A step of Adam moves every weight by about the rate, whatever the gradient: the same share moves models of other widths
+    equally far in proportion (as LAMB has it by layer, You et al., ICLR 2020, arXiv 1904.00962).
+    """
+    squares = sum(float(weight.float().square().sum()) for weight in scope.values())
+    rms = math.sqrt(squares / sum(weight.numel() for weight in scope.values()))
+    return float(f"{share * rms:.1e}")
+
+
+def _check_folders(settings: EraseSettings, concepts: int) -> list[str]:
     """Read the user's pictures, see `check_pictures`."""
     folders = {name: getattr(settings, name) for name in ("forget_images", "retain_images")}
     given = {name: folder for name, folder in folders.items() if folder}
@@ -120,7 +136,7 @@ def _check_folders(settings: EraseSettings, concepts: int, profile: str) -> list
         raise UserError("--recursive has no effect without --forget-images or --retain-images: leave it out")
     remarks = list[str]()
     for name, folder in given.items():
-        filled = settings.resolved(profile)
+        filled = settings.resolved(profile_of_model(settings.model, settings.model_config))
         count = filled.forget_count * concepts if name == "forget_images" else filled.retain_count
         remarks += check_pictures(flag(name), folder, count, recursive=settings.recursive)
     return remarks
@@ -128,7 +144,7 @@ def _check_folders(settings: EraseSettings, concepts: int, profile: str) -> list
 
 def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> EraseSettings:
     """With --memory and --guidance, where they are left open, as fits model and device, and Adam in 8 bits where that can be had."""
-    memory = settings.memory or ("balanced" if opened.profile == "sd" else "fast")
+    memory = settings.memory or ("balanced" if opened.profile == "large" else "fast")
     values: dict[str, Any] = dict(ON_CPU[memory]) if device == "cpu" else {}
     if memory == "low" and find_spec("bitsandbytes"):
         values["optimiser"] = "adam-8bit"

@@ -86,7 +86,7 @@ def is_small(model: str) -> bool:
     """Whether a model is an embedded one, or was made from it."""
     from .domains import domain_of
 
-    return model in ("tiny", DIGITS) or domain_of(Path(model)).profile == "tiny"
+    return model in ("tiny", DIGITS) or domain_of(Path(model)).original == "tiny"
 
 
 def _threaded(threads: int) -> Callable[[], None]:

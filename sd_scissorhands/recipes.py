@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Values = Mapping[str, Any]  # fields of EraseSettings or ForgetSettings
-DENOISERS, CLASSIFIERS = ("tiny", "sd"), ("classifier",)  # profiles of models
+DENOISERS, CLASSIFIERS = (
+    ("small", "large"),
+    ("classifier",),
+)  # profiles of models, by size and kind; see `PipelineDirectory.profile`
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,15 @@ COMMON: dict[str, Any] = dict(
     scorer="contrast", score_draws=10, granularity="weight", top_k=0.001, threshold_scope="scope",
     scope="attn", edit="none", repair="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0, open_share=0.0,
     retain_loss="distil", other_words=0.5, optimiser="adam", train="scope", projection="none", memory_every=50,
-    relearn_every=0, retain_sampling_steps=0,
+    relearn_every=0, retain_sampling_steps=0, relative_lr=0.0, calibrate=False,
 )  # fmt: skip
 
-# What is right for the embedded model of a million weights is not right for Stable Diffusion's 860 million.
+# What is right for a model of a million weights, such as the embedded one, is not right for Stable Diffusion's 860 million.
 PROFILES: dict[str, dict[str, Any]] = {
-    "tiny": dict(
+    "small": dict(
         forget_count=48, retain_count=160, sampling_steps=12, guidance=3.0, steps=150, lr=1e-3, batch_size=16
     ),
-    "sd": dict(
+    "large": dict(
         forget_count=64, retain_count=256, sampling_steps=30, guidance=7.5, steps=200, lr=1e-5, batch_size=4
     ),
     "classifier": dict(
@@ -60,8 +63,9 @@ ON_CPU: dict[str, dict[str, Any]] = {
 DEFAULT_RECIPE = "scissorhands-robust"
 PAIRED = dict(
     repair="paired", conditions="mixture", forget_weight=0.2, anchor_share=0.3, relearn_every=2, other_words=0.0,
+    relative_lr=0.0047, calibrate=True,
 )  # fmt: skip
-WHOLE = dict(scope="full", lr=4e-4)  # of the embedded UNet
+WHOLE = dict(scope="full", lr=4e-4)  # of a small UNet
 # There the pairs weigh more; the rest is held by what guidance makes of it, on more pictures that are drawn in fewer steps each.
 PAIRED_WHOLE = PAIRED | WHOLE | dict(
     forget_weight=0.7, steps=260, retain_loss="guided", retain_count=480, retain_sampling_steps=6
@@ -72,7 +76,7 @@ RECIPES: dict[str, Recipe] = {
         "Paired targets under any condition: the UNet unlearns to denoise towards the concept at all.",
         "ours",
         PAIRED,
-        {"tiny": PAIRED_WHOLE},
+        {"small": PAIRED_WHOLE},
         fits=DENOISERS,
     ),
     # What no prompt names stays nearer to what it was, and fine-tuning brings the concept back sooner: docs/experiments.md.
@@ -80,7 +84,7 @@ RECIPES: dict[str, Recipe] = {
         "Paired targets under any condition, and prompts that leave the concept open are retained too.",
         "ours",
         PAIRED | OPEN_TOO,
-        {"tiny": PAIRED_WHOLE | OPEN_TOO | dict(forget_weight=0.15, steps=280, optimiser="soap", retain_loss="weighted")},
+        {"small": PAIRED_WHOLE | OPEN_TOO | dict(forget_weight=0.15, steps=280, optimiser="soap", retain_loss="weighted")},
         fits=DENOISERS,
     ),
     "scissorhands-anchored": Recipe(
@@ -96,11 +100,11 @@ RECIPES: dict[str, Recipe] = {
         "Wu and Harandi, ECCV 2024, arXiv 2401.06187",
         dict(scorer="plain", edit="reinitialise", projection="paper"),
         {
-            "sd": dict(
+            "large": dict(
                 scope=r"up_blocks\.[12]\.attentions\.1\..*attn1", top_k=0.005, threshold_scope="global", init="kaiming",
                 forget_weight=0.1, retain_loss="denoise", batch_size=16,
             ),
-            "tiny": dict(top_k=0.001, projection="scale-free"),
+            "small": dict(top_k=0.001, projection="scale-free"),
             "classifier": dict(top_k=0.015, projection="scale-free"),
         },
     ),
@@ -109,8 +113,8 @@ RECIPES: dict[str, Recipe] = {
         "arXiv 2410.23693",
         dict(scorer="relevance", granularity="channel", edit="zero", top_k=0.02, threshold_scope="layer", score_draws=3),
         {
-            "tiny": PAIRED_WHOLE,
-            "sd": PAIRED,
+            "small": PAIRED_WHOLE,
+            "large": PAIRED,
             "classifier": dict(
                 scope="head", granularity="weight", path_share=0.05, top_k=0.5, repair="none", score_draws=10
             ),
@@ -120,7 +124,7 @@ RECIPES: dict[str, Recipe] = {
         "The paper: a Newton step on the few units that say something of the loss that no other says.",
         "Mehta et al., CVPR 2022, arXiv 2204.07655",
         dict(scorer="foci", granularity="channel", edit="newton", top_k=0.5, score_draws=20),
-        {"tiny": PAIRED_WHOLE | dict(rounds=2), "sd": PAIRED | dict(rounds=2), "classifier": dict(repair="none")},
+        {"small": PAIRED_WHOLE | dict(rounds=2), "large": PAIRED | dict(rounds=2), "classifier": dict(repair="none")},
     ),
     "retain-only": Recipe(
         "Baseline: fine-tuning on what is to be kept, nothing else.",
@@ -138,14 +142,14 @@ RECIPES: dict[str, Recipe] = {
         "Baseline: wrong answers for what is to be forgotten, on the half of the weights that it moves most.",
         "Fan et al., ICLR 2024, arXiv 2310.12508",
         dict(scorer="gradient", top_k=0.5, train="selection", repair="random-label", retain_loss="denoise"),
-        {"tiny": WHOLE | dict(steps=200), "sd": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=3e-3)},
+        {"small": WHOLE | dict(steps=200), "large": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=3e-3)},
         baseline=True,
     ),
     "esd": Recipe(
         "Baseline: away from the concept by negative guidance, on the model's own half-finished pictures.",
         "Gandikota et al., ICCV 2023, arXiv 2303.07345",
         dict(repair="negative-guidance", scope="xattn", forget_weight=1.0, retain_loss="none"),
-        {"tiny": dict(lr=4e-4)},
+        {"small": dict(lr=4e-4)},
         fits=DENOISERS,
         baseline=True,
     ),
@@ -161,8 +165,8 @@ RECIPES: dict[str, Recipe] = {
         "control",
         dict(scorer="random", edit="reinitialise", projection="paper"),
         {
-            "tiny": dict(top_k=0.001, projection="scale-free"),
-            "sd": dict(top_k=0.005, init="kaiming"),
+            "small": dict(top_k=0.001, projection="scale-free"),
+            "large": dict(top_k=0.005, init="kaiming"),
             "classifier": dict(top_k=0.015, projection="scale-free"),
         },
         baseline=True,

@@ -135,6 +135,10 @@ class EraseSettings(MethodSettings):
     anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
     retain_loss: str = setting(OPEN, "How the model is held to everything else{choices}.", panel=REPAIR, choices=RETAIN_LOSSES.names, default_text=BY_RECIPE)
     other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)
+    relative_lr: float = setting(OPEN, "Learning rate over the root mean square of the weights that may change, where --lr is left open; 0 for the recipe's own.", level="file", least=0, most=1, remedy="0 takes the recipe's own rate")
+    calibrate: bool = setting(OPEN, "Change rate, steps and weight of the repair on the way where looks at held-out latents call for it.", panel=REPAIR, flag="--calibrate/--no-calibrate", default_text="by recipe; no with --lr or --steps")
+    # proof
+    verify: bool = setting(True, "Find out from held-out latents whether the concept is gone and the rest whole, and say so; exit code 4 if not.", panel=RUN, flag="--verify/--no-verify", default_text="yes")
     # memory
     memory: str = setting(OPEN, "How much memory to take{choices}.", panel=RUN, choices=tuple(MEMORY), default_text="balanced for SD, else fast")
     mixed_precision: str = setting(OPEN, "no or bf16.", panel=RUN, choices=("no", "bf16"), default_text="by --memory; no on a CPU")
@@ -157,9 +161,13 @@ class EraseSettings(MethodSettings):
 
     def resolved(self, profile: str) -> Self:
         """As of every method; every further concept adds half as many steps."""
-        memory = self.memory or "fast"
+        memory, fixed = self.memory or "fast", self.lr is not None or self.steps is not None
         asked = {name: value for name, value in MEMORY[memory].items() if getattr(self, name) is None}
+        if self.calibrate is None and (fixed or not self.verify):
+            asked["calibrate"] = False
         settings = super(EraseSettings, dataclasses.replace(self, memory=memory, **asked)).resolved(profile)
+        if settings.relative_lr and self.lr is None:
+            settings = dataclasses.replace(settings, lr=OPEN)  # until the weights are there, see `preparation`
         if self.steps is not None:
             return settings
         more = max(len(self.concepts) - 1, 0)
@@ -192,7 +200,10 @@ def left_open(settings: Any) -> frozenset[str]:
 LEFT_OPEN = left_open(EraseSettings)
 FORMER = ("ahead", "dp_noise", "episode", "forget_snr", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
-ADDED: dict[str, Any] = {name: COMMON[name] for name in ("open_share", "other_words", "retain_sampling_steps")} | {
+ADDED: dict[str, Any] = {
+    name: COMMON[name] for name in ("open_share", "other_words", "retain_sampling_steps", "relative_lr", "calibrate")
+} | {
+    "verify": False,
     "dtype": "float32",
     "recursive": False,
 }

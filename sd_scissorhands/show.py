@@ -117,8 +117,14 @@ def _view(result: Record) -> None:
 @_view.register
 def _erased(result: EraseResult) -> None:
     trimmed, scope, rate = result.trimmed, result.scope_size, result.conflict_rate
+    proof, verb = (
+        result.proof,
+        "not verified" if result.proof is None else "erased" if result.converged else "NOT erased",
+    )
     lines({
-        "erased": _replaced(result.concepts, result.anchors),
+        verb: _replaced(result.concepts, result.anchors),
+        "proof": proof and proof.sentence,
+        "remedy": proof and (proof.remedy or None),
         "recipe": result.recipe,
         "EMA weights": EMA_WORDS.get(result.ema or ""),
         "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from .disk import inside, parse_facts, read_tensors, write_json
 from .errors import UserError
 from .machine import PeakMemory
 from .methods import method as methods
+from .methods.calibration import Calibration, Look
 from .methods.edits import EDITS
 from .methods.interface import Parameters, Task
 from .methods.optimisers import OPTIMISERS
@@ -118,11 +119,12 @@ class Stages:
         return len(selection)
 
     @_explained()
-    def repair(self, selection: Selection, *, slices: int = 1) -> Repair:
+    def repair(self, selection: Selection, *, slices: int = 1, look: Callable[[], Look] | None = None) -> Repair:
         """Repair from the newest checkpoint on, to the last step.
 
         Args:
             slices: that a process takes its share of a batch in, one after the other.
+            look: at held-out data, for a calibration; None for none.
         """
         s, run, peak = self.settings, self.run, PeakMemory(self.device)
         if s.train == "selection" and not len(selection):
@@ -132,24 +134,33 @@ class Stages:
             OPTIMISERS[s.optimiser], slices, s.projection in PROTECTING_RETAINED,
         )  # fmt: skip
         only = selection if s.train == "selection" else None
-        repair = Repair(self.task, self.parameters, how, only=only, group=run.processes)
+        calibration = Calibration(look, s.steps) if look else None
+        repair = Repair(self.task, self.parameters, how, only=only, group=run.processes, calibration=calibration)
         if not s.steps:
             return repair
         if run.done("repair"):
             self._restore(repair)
         before = repair.step
         with self.progress("repair", s.steps) as tick:
-            tick(before)
+            at = 0
 
             def after_step(repair: Repair) -> None:
-                tick(1)
+                """Show the steps that are left, whatever the calibration makes of them, and save."""
+                nonlocal at
+                now = s.steps - (repair.plan.steps - repair.step)
+                tick(now - at)
+                at = now
                 self._checkpoint(repair)
 
+            if before:
+                after_step(repair)
             repair.run(after_step)
         if (stage := run.manifest.stage("repair")) and repair.step > before:
             run.finish("repair", replace(stage, peak_bytes=peak.total()))
         if run.processes.main:
             write_json(run.path / "repair" / "history.json", repair.history)
+            if repair.calibration:
+                write_json(run.path / "repair" / "looks.json", repair.calibration.looks)
         return repair
 
     def _restore(self, repair: Repair) -> None:
@@ -163,19 +174,21 @@ class Stages:
         file = self.run.path / stage.file
         tensors, metadata = read_tensors(file, self.device)
         history = parse_facts(file, metadata, "history", list)
+        calibrated = parse_facts(file, metadata, "calibrated", dict) if "calibrated" in metadata else {}
         try:
-            if not 0 < (stage.step or 0) <= self.settings.steps:
-                raise ValueError(f"step {stage.step} of {self.settings.steps}")
-            repair.restore(tensors, stage.step or 0, history)
+            repair.restore(tensors, stage.step or 0, history, calibrated)
+            if not 0 < repair.step <= repair.plan.steps:
+                raise ValueError(f"step {repair.step} of {repair.plan.steps}")
         except (KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"{file} is damaged ({str(error)[:100]}): delete it and run again") from None
 
     def _checkpoint(self, repair: Repair) -> None:
         """Save at the end of every epoch, where the memory is taken afresh anyway; only the newest checkpoint stays."""
-        if repair.step % self.settings.memory_every and repair.step < self.settings.steps:
+        if (repair.step % self.settings.memory_every and repair.step < repair.plan.steps) or not repair.step:
             return
         before, file = self.run.manifest.stage("repair"), f"repair/step-{repair.step}.safetensors"
-        self.run.write(file, repair.state(), {"history": json.dumps(repair.history)})
+        facts = {"history": repair.history, "calibrated": repair.calibrated()}
+        self.run.write(file, repair.state(), {name: json.dumps(fact) for name, fact in facts.items()})
         self.run.finish("repair", Stage(file, step=repair.step))
         if before and before.file != file and self.run.processes.main:
             inside(self.run.path, before.file).unlink(missing_ok=True)

@@ -380,7 +380,7 @@ def test_settings_that_no_attack_can_use():
             AttackSettings(**(dict(concept="heart", model="tiny", baseline="tiny") | changes))
     for name in ATTACKS.names():
         own = {"prompts": "x"} if name == "list" else {}
-        assert AttackSettings(name, "heart", "tiny", "tiny", **own).resolved("sd").count == 60
+        assert AttackSettings(name, "heart", "tiny", "tiny", **own).resolved("large").count == 60
 
 
 def test_settings_may_be_written_behind_the_name():
@@ -404,7 +404,7 @@ def test_an_attack_is_one_declaration(tmp_path, monkeypatch):
         return Outcome(context.hits(side, "after", rows=rows), texts, "after", figures=figures)
 
     ATTACKS.add(
-        "shout", Attack("say it louder", "shouting", shout, options=ShoutOptions, profiles={"tiny": {"marks": 3}})
+        "shout", Attack("say it louder", "shouting", shout, options=ShoutOptions, profiles={"small": {"marks": 3}})
     )
     assert "shout" in ATTACKS.names()
     settings = AttackSettings("shout", "heart", "tiny", "tiny", **QUICK)

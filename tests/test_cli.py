@@ -401,7 +401,7 @@ def test_config_files(tmp_path):
 
 
 def test_settings_survive_json():
-    settings = EraseSettings(concepts=("a", "b"), lr=1e-4).resolved("sd")
+    settings = EraseSettings(concepts=("a", "b"), lr=1e-4).resolved("large")
     assert EraseSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 

@@ -170,7 +170,7 @@ def test_trimming_alone_changes_exactly_the_selection(short, tmp_path):
     ids=str,
 )
 def test_every_part_can_be_switched(short, tmp_path, change):
-    settings = dataclasses.replace(short, **change).resolved("tiny")
+    settings = dataclasses.replace(short, **change).resolved("small")
     result = erase(settings, tmp_path / "run")
     assert (result.trimmed == 0) == (settings.edit == "none")
     assert (result.conflict_rate is None) == (settings.projection == "none")

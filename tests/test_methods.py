@@ -305,7 +305,7 @@ def test_recipes_of_another_kind_are_refused():
 
     with pytest.raises(UserError, match="--recipe esd is not for this kind of model: choose scissorhands"):
         ForgetSettings(recipe="esd").resolved("classifier")
-    assert EraseSettings(recipe="esd").resolved("tiny").repair == "negative-guidance"
+    assert EraseSettings(recipe="esd").resolved("small").repair == "negative-guidance"
 
 
 @pytest.mark.parametrize("recipe", recipes_for("sd"))

@@ -50,7 +50,7 @@ def make_run(
     **result: Any,
 ) -> Path:
     """A finished run directory with the layout that `erase` and `evaluate` leave."""
-    settings = settings or EraseSettings(**TRIMMED).resolved("tiny")
+    settings = settings or EraseSettings(**TRIMMED).resolved("small")
     facts = {
         "run_dir": "runs/heart", "model_dir": "runs/heart/model", "concepts": list(settings.concepts),
         "anchors": ["triangle"], "explicit": explicit, "seed": 0, "scope_size": 1047000, "trimmed": 1047,
@@ -222,12 +222,12 @@ def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     make_run(
         run / "controls/no-trim",
-        settings=EraseSettings(**TRIMMED, edit="none").resolved("tiny"),
+        settings=EraseSettings(**TRIMMED, edit="none").resolved("small"),
         trimmed=0,
         seconds=44.5,
     )
-    make_run(run / "controls/trim-only", settings=EraseSettings(**TRIMMED, steps=0).resolved("tiny"), evaluated=False)
-    other = EraseSettings(**TRIMMED | {"recipe": "substitution", "steps": 7}).resolved("tiny")
+    make_run(run / "controls/trim-only", settings=EraseSettings(**TRIMMED, steps=0).resolved("small"), evaluated=False)
+    other = EraseSettings(**TRIMMED | {"recipe": "substitution", "steps": 7}).resolved("small")
     make_run(run / "controls/other", settings=other)
     (run / "controls/rubbish").mkdir()
     page = read(run)
@@ -304,7 +304,7 @@ def test_table_of_a_run_that_only_nudenet_measured(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_said(tmp_path: Path) -> None:
-    bare = EraseSettings(concepts=("heart",), model="tiny", edit="none").resolved("tiny")
+    bare = EraseSettings(concepts=("heart",), model="tiny", edit="none").resolved("small")
     page = read(make_run(tmp_path / "run", settings=bare, history=False, evaluated=False, conflict_rate=None))
     for said in (
         "Not evaluated yet",
@@ -387,7 +387,7 @@ def test_a_grid_without_originals_has_one_row(tmp_path: Path) -> None:
 def test_card(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / "run",
-        settings=EraseSettings(concepts=("nudity",), model="CompVis/stable-diffusion-v1-4").resolved("sd"),
+        settings=EraseSettings(concepts=("nudity",), model="CompVis/stable-diffusion-v1-4").resolved("large"),
     )
     front, body = card_parts(run)
     assert front == {

@@ -92,7 +92,7 @@ def test_a_pair_weighs_the_same_against_what_is_kept_as_noise_and_as_velocity(ei
 
 
 def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
-    settings = dataclasses.replace(short, recipe=DEFAULT_RECIPE, batch_size=5, **changes).resolved("tiny")
+    settings = dataclasses.replace(short, recipe=DEFAULT_RECIPE, batch_size=5, **changes).resolved("small")
     generator = torch.Generator().manual_seed(3)
     data = {f"{side}_latents": torch.randn(4, 4, 8, 8, generator=generator) for side in ("forget", "anchor", "retain")}
     for name, prompt in (("forget", "a red heart"), ("anchor", "a red triangle"), ("retain", "a blue star")):
@@ -296,7 +296,7 @@ def test_a_mixture_draws_its_kinds_in_their_shares_and_repeats_with_its_generato
 def test_a_mixture_equals_a_plain_reimplementation(denoiser):
     places = [ConceptSlot(text, "red", ("bright",)) for text in ("a {} heart", "a {} star on white")]
     mixture, rows = Mixture(denoiser, places), torch.arange(2).repeat(20)
-    assert EraseSettings().resolved("tiny").conditions == "mixture"
+    assert EraseSettings().resolved("small").conditions == "mixture"
     generator, plain = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     drawn = mixture.draw(rows, generator)
     lots = torch.multinomial(torch.tensor([0.45, 0.25, 0.15, 0.15]), len(rows), True, generator=plain).tolist()
@@ -477,7 +477,7 @@ def test_activation_scores_equal_a_plain_reimplementation():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("profile", ["tiny", "sd"])
+@pytest.mark.parametrize("profile", ["small", "large"])
 def test_every_recipe_leaves_nothing_open(name, profile):
     settings = EraseSettings(recipe=name).resolved(profile)
     assert all(getattr(settings, field) is not None for field in LEFT_OPEN)
@@ -488,7 +488,7 @@ def test_every_recipe_leaves_nothing_open(name, profile):
 
 
 def test_what_was_given_wins_over_the_recipe_and_that_over_the_profile():
-    settings = EraseSettings(recipe="scissorhands", top_k=0.02).resolved("sd")
+    settings = EraseSettings(recipe="scissorhands", top_k=0.02).resolved("large")
     assert (settings.top_k, settings.scorer, settings.projection, settings.guidance) == (0.02, "plain", "paper", 7.5)
     with pytest.raises(UserError, match="--recipe 'psychic' is unknown"):
         EraseSettings(recipe="psychic")

@@ -299,10 +299,10 @@ def test_a_lost_process_is_told_in_one_line(monkeypatch):
 
 def test_memory_modes_fill_in_what_is_left_open(short):
     for memory, values in MEMORY.items():
-        settings = dataclasses.replace(short, memory=memory).resolved("sd")
+        settings = dataclasses.replace(short, memory=memory).resolved("large")
         assert all(getattr(settings, name) == value for name, value in values.items())
-    assert dataclasses.replace(short, memory="low", mixed_precision="no").resolved("sd").mixed_precision == "no"
-    assert EraseSettings().resolved("tiny").memory == "fast"
+    assert dataclasses.replace(short, memory="low", mixed_precision="no").resolved("large").mixed_precision == "no"
+    assert EraseSettings().resolved("small").memory == "fast"
     with pytest.raises(UserError, match="--memory 'tiny' is unknown"):
         EraseSettings(memory="tiny")
 
@@ -329,7 +329,7 @@ def test_small_parts_hold_one_side_each(short, tmp_path):
 
 
 def test_slices_of_a_batch(short):
-    settings = dataclasses.replace(short, batch_size=7).resolved("tiny")
+    settings = dataclasses.replace(short, batch_size=7).resolved("small")
     assert slices_of(settings, 2) == 1
     assert [slices_of(dataclasses.replace(settings, micro_batch=4), n) for n in (1, 2, 4)] == [4, 2, 1]
 
@@ -494,7 +494,7 @@ def test_pictures_are_encoded_once_and_drawn_from_their_posterior(short, tmp_pat
 
     words = denoiser.encode(["a red heart"] * 7)
     data = {"forget_latents": mean, "forget_deviation": 100 * torch.ones_like(mean), "forget_condition": words}
-    settings = dataclasses.replace(short, batch_size=64).resolved("tiny")
+    settings = dataclasses.replace(short, batch_size=64).resolved("small")
     task = ErasureTask(denoiser, data, settings)
     rows, clean, _, noise, _ = task.batches.draw("forget", "forget", 5)
     drawn = (clean - mean[rows]) / 100

@@ -20,7 +20,7 @@ from ..evaluation.sample import SHOWN, Sampling, check_models, open_for_sampling
 from ..files import read_json, read_object
 from ..lineage import run_of
 from ..machine import Processes
-from ..models.locate import locate
+from ..models.locate import locate, profile_of_model
 from ..picture_folders import list_pictures
 from ..places import measurement_directory
 from ..results.attack import AttackResult, AttackSample, OriginalRates, SecondRates
@@ -61,7 +61,7 @@ def _attack(
 ) -> AttackResult:
     began, found = time.monotonic(), _about(settings)
     settings = dataclasses.replace(settings, concept=found.concept.name, baseline=found.baseline)
-    settings = settings.resolved(found.domain.profile)
+    settings = settings.resolved(profile_of_model(settings.model))
     remarks = check_files(settings)
     check_models(settings.model, found.baseline)
     judges = open_judges(

@@ -101,5 +101,5 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
 
 ATTACKS.add("embedding", Attack(
     "learn one word embedding on pictures of the concept (white box)", "learned embedding", run, options=EmbeddingOptions,
-    profiles={"tiny": {"batch_size": 16}}, prepare=prepare,
+    profiles={"small": {"batch_size": 16}}, prepare=prepare,
 ))  # fmt: skip

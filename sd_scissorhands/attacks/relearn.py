@@ -156,6 +156,6 @@ COLUMNS = (
 )  # fmt: skip
 ATTACKS.add("relearn", Attack(
     "fine-tune on a few pictures of the concept, and on as many of anything else", "relearning", run,
-    options=RelearnOptions, profiles={"tiny": {"steps": 80, "lr": 3e-4, "batch_size": 8}}, prepare=prepare,
+    options=RelearnOptions, profiles={"small": {"steps": 80, "lr": 3e-4, "batch_size": 8}}, prepare=prepare,
     columns=COLUMNS, graded=False,
 ))  # fmt: skip

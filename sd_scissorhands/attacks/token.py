@@ -73,5 +73,5 @@ def _suffixes(context: AttackContext, side: Side, target: Target, rows: Tensor) 
 
 ATTACKS.add("token", Attack(
     "learn a suffix of real tokens for each prompt, by projected gradient (white box)", "learned token", run,
-    options=TokenOptions, profiles={"tiny": {"tokens": 3}}, prepare=prepare,
+    options=TokenOptions, profiles={"small": {"tokens": 3}}, prepare=prepare,
 ))  # fmt: skip

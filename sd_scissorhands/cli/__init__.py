@@ -22,7 +22,7 @@ from . import forget as forgetting
 from . import measure as proof
 from . import pages as reports
 from .flags import CommandWithOwnFlags
-from .options import GateMissed
+from .options import GateMissed, NotConverged
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need
 
@@ -55,7 +55,7 @@ OUT_OF_MEMORY = (
 
 
 def main() -> None:
-    """Run the command line with errors as one line each: exit 0 done, 1 failed, 2 usage, 3 a gate missed."""
+    """Run the command line with errors as one line each: exit 0 done, 1 failed, 2 usage, 3 a gate missed, 4 not converged."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale: what it cannot write is escaped
             stream.reconfigure(errors="backslashreplace")
@@ -68,6 +68,8 @@ def main() -> None:
                 sys.stdout.flush()
     except GateMissed as missed:
         _fail(str(missed), code=3)
+    except NotConverged as found:
+        _fail(str(found), code=4)
     except UserError as error:
         _fail(str(error), code=2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:

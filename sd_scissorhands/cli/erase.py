@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from .flags import with_flags_of
-from .options import Json, Own, Public, PushToHub, Quiet, in_panel, repo_to_push
+from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, in_panel, repo_to_push
 
 what, how = map(in_panel, ("What", "Run"))
 
@@ -56,3 +56,7 @@ def erase(
                 result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown, on_skipped=show.note)
             )
         show.result(result, as_json)
+        if result.proof and not result.converged:
+            raise NotConverged(
+                f"{result.model_dir} is saved and not converged: {result.proof.sentence}; {result.proof.remedy}"
+            )

@@ -38,6 +38,10 @@ NoBlur = Annotated[
 ]
 
 
+class NotConverged(Exception):
+    """An erased model does not stand its proof; exit code 4."""
+
+
 class GateMissed(Exception):
     """A figure that a gate does not let through; exit code 3."""
 

@@ -19,7 +19,7 @@ from ..evaluation.judge_set import JudgeSet, open_judges
 from ..evaluation.metrics import figure_names
 from ..evaluation.sample import check_models
 from ..lineage import erased_from
-from ..models.locate import domain_of_model, locate
+from ..models.locate import domain_of_model, locate, profile_of_model
 from ..preparation import hash_named_files
 from ..report import write_card, write_report
 from ..report.comparison_page import ORIGINAL
@@ -44,6 +44,7 @@ class Erasures:
         self.comparison, self.measures = comparison, comparison.measures
         self.model, self.anchor = settings.model, settings.anchor
         self.domain = domain_of_model(self.model, settings.model_config)
+        self.profile = profile_of_model(self.model, settings.model_config)
         named = [text for target in comparison.targets for text in target["concepts"]]
         found = [self.domain.resolve(text, self.anchor) for text in named]
         self.concepts = {concept.name: concept for concept in found}
@@ -60,7 +61,7 @@ class Erasures:
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
         targets = [(one, {"concepts": (one,)}) for one in self.concepts]
-        return jobs_of(self.comparison, self.domain.profile, root, targets, self._depends_on)
+        return jobs_of(self.comparison, self.profile, root, targets, self._depends_on)
 
     def contents(self, job: Job) -> dict[str, str]:
         """What a row depends on beside settings: hashes of models, judges and files. So they are checked before work starts."""
@@ -113,7 +114,7 @@ class Erasures:
     def _attacks(self, settings: EraseSettings) -> dict[str, AttackSettings]:
         seed, device = settings.seed, settings.device
         found = self.measures.attack_settings(settings.concepts[0], self.model, seed=seed, device=device)
-        return {name: one.resolved(self.domain.profile) for name, one in found.items()}
+        return {name: one.resolved(self.profile) for name, one in found.items()}
 
     def _depends_on(self, settings: EraseSettings) -> dict[str, Any]:
         """What a row depends on beside the settings of its run, by names of their own."""

@@ -59,11 +59,15 @@ class Mixture:
         self.generic = [[*(less[word][row] for word in slot.generic), nothing[row]] for row, slot in enumerate(slots)]
 
     @torch.no_grad()
-    def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Conditions of some rows: (B, tokens, width) float32. Every draw comes from `generator`, on the CPU."""
+    def draw(self, rows: Tensor, generator: torch.Generator, kind: str | None = None) -> Tensor:
+        """Conditions of some rows: (B, tokens, width) float32. Every draw comes from `generator`, on the CPU.
+
+        Args:
+            kind: of all of them; None: by `SHARES`.
+        """
         numbers, conditions = rows.tolist(), self.names[rows].clone()
         lots = torch.multinomial(torch.tensor(list(SHARES.values())), len(numbers), True, generator=generator)
-        kinds = [list(SHARES)[lot] for lot in lots.tolist()]
+        kinds = [kind or list(SHARES)[lot] for lot in lots.tolist()]
         vectors: dict[int, Tensor] = {}  # position in the batch -> (own width, d)
         for at, (row, kind) in enumerate(zip(numbers, kinds, strict=True)):
             if kind == "generic":

@@ -40,6 +40,10 @@ class Process(Protocol):
         """The output that leads from x_t to a given x_0, the inverse of `clean`."""
         ...
 
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio of x_t, variance over variance: (B,)."""
+        ...
+
     def pair_weight(self, t: Tensor) -> Tensor:
         """Weight of a paired target's squared error, min(1, 1 / SNR) with the signal-to-noise ratio of x_t: (B,).
 
@@ -111,6 +115,10 @@ class Discrete(Process):
         if self.velocity:
             return (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()
         return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+    def snr(self, t: Tensor) -> Tensor:
+        """abar / (1 - abar)."""
+        return self.alphas[t] / (1 - self.alphas[t])
 
     def pair_weight(self, t: Tensor) -> Tensor:
         """min(1, 1 / SNR) = min(1, (1 - abar) / abar), see `Process`."""
@@ -188,6 +196,11 @@ class FlowMatching(Process):
 
     def leading_to(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         return (noisy - clean) / self._sigma(t)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """((1 - s) / s)^2."""
+        sigma = self.sigmas[t]
+        return ((1 - sigma) / sigma).square()
 
     def pair_weight(self, t: Tensor) -> Tensor:
         """min(1, 1 / SNR) = min(1, (s / (1 - s))^2), see `Process`."""

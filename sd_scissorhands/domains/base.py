@@ -9,10 +9,9 @@ from ..concepts import Concept
 
 
 class Domain(Protocol):
-    """What a kind of model can draw: its concepts, its prompts, the judge that fits, its default settings."""
+    """What a kind of model can draw: its concepts, its prompts, the judge that fits."""
 
     name: str
-    profile: str  # of the recipes' defaults, see `recipes.PROFILES`
     evaluation: str  # kind of its evaluations in results and folder names
     evaluation_title: str  # what that kind is called on a page
     harmless: bool  # whether nothing that it draws can be explicit

@@ -17,7 +17,7 @@ from . import DOMAINS
 class Canvas:
     """The embedded model, or one that was made from it."""
 
-    name, profile, evaluation = "canvas", "tiny", "canvas"
+    name, evaluation = "canvas", "canvas"
     evaluation_title, harmless = "embedded world", True
     marker: str | None = "world.json"
     original: str | None = "tiny"

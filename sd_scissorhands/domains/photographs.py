@@ -24,7 +24,7 @@ from . import DOMAINS
 class Photographs:
     """A model of the open world, about which nothing is known beforehand."""
 
-    name, profile, evaluation = "photographs", "sd", "concept"
+    name, evaluation = "photographs", "concept"
     evaluation_title, harmless = "concept's judge", False
     marker: str | None = None
     original: str | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .adversary import EPISODE, PACE, Adversary
+from .calibration import RESTARTS, Calibration, Plan
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, backward, swapped_weights
 from .interface import Parameters, Task
 from .optimisers import Make, Trained, adam, restore_into, state_of
@@ -63,10 +65,15 @@ class Repair:
         *,
         only: Selection | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
+        calibration: Calibration | None = None,
     ):
-        """`only`: weights that may change; None for all of the parameters."""
+        """`only`: weights that may change; None for all of the parameters. `calibration`: may change the plan on the way."""
         self.task, self.settings, self.group, self.trained = task, settings, group, Trained(parameters, only)
+        self.plan, self.calibration = Plan(settings.lr, settings.forget_weight, settings.steps), calibration
         self.optimizer = settings.optimiser(list(self.trained.tensors.values()), settings.lr)
+        self._first = (
+            {name: t.detach().cpu().clone() for name, t in self.trained.tensors.items()} if calibration else {}
+        )
         count = settings.slices * group.count
         self.slices = [BatchSlice(at, count) for at in range(group.index, count, group.count)]
         self.step = 0
@@ -80,17 +87,45 @@ class Repair:
             FloatingPointError: a loss is not finite; noticed within `READ_EVERY` steps, and before the end of an epoch is.
         """
         s, memory, adversary = self.settings, None, None
-        while self.step < self.settings.steps:
+        while self.step < self.plan.steps:
+            if not self.step:
+                memory = adversary = None
             epoch_begins = self.step % s.memory_every == 0
             if s.rule and (memory is None or epoch_begins):
                 memory = Memory(self._memory())
             if s.relearn_every and (adversary is None or epoch_begins or adversary.step == EPISODE):
-                adversary = Adversary(self.trained.parameters, s.lr * PACE)
-            self._descend(memory, adversary if s.relearn_every and self.step % s.relearn_every == 0 else None)
-            self.step += 1
-            if self.step % READ_EVERY == 0 or self.step % s.memory_every == 0 or self.step == s.steps:
-                self._read_losses()
+                adversary = Adversary(self.trained.parameters, self.plan.lr * PACE)
+            try:
+                self._descend(memory, adversary if s.relearn_every and self.step % s.relearn_every == 0 else None)
+                self.step += 1
+                if self.step % READ_EVERY == 0 or self.step % s.memory_every == 0 or self.step == self.plan.steps:
+                    self._read_losses()
+            except FloatingPointError:
+                if not self.calibration or self.calibration.restarts == RESTARTS:
+                    raise
+                self._begin_again(self.calibration)
+            else:
+                self._calibrate()
             callback(self)
+
+    def _calibrate(self) -> None:
+        """Follow the calibration, where there is one."""
+        if self.calibration:
+            plan = self.calibration.after(self.plan, self.step)
+            if plan is None:
+                self._begin_again(self.calibration)
+            else:
+                self.plan = plan
+
+    @torch.no_grad()
+    def _begin_again(self, calibration: Calibration) -> None:
+        """From the first weights, at a lower rate."""
+        for name, tensor in self.trained.tensors.items():
+            tensor.copy_(self._first[name])
+        self.trained.put_back()
+        self.plan = calibration.restarted(self.plan)
+        self.optimizer = self.settings.optimiser(list(self.trained.tensors.values()), self.plan.lr)
+        self.step, self.history, self._unread = 0, [], []
 
     def _memory(self) -> list[Tensor]:
         """f = grad of -L_f at the current weights, on a draw of its own."""
@@ -112,7 +147,7 @@ class Repair:
         if memory and self.settings.rule:
             projections.append(project(gradients, memory, self.settings.rule))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * rate(self.step, self.settings.steps)
+            group["lr"] = self.plan.rate(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.trained.put_back()
@@ -146,7 +181,7 @@ class Repair:
             retained: what the retain term's gradients alone are added to, too; nothing if empty.
         """
         forget, retain = self.task.repair(self.step, part, adversary)
-        both, parameters = retain + self.settings.forget_weight * forget, self.trained.parameters
+        both, parameters = retain + self.plan.forget_weight * forget, self.trained.parameters
         backward(both / len(self.slices), parameters, keep_graph=bool(retained))
         if retained:
             with self.trained.adding_to(retained):
@@ -186,16 +221,15 @@ class Repair:
         """Everything that a continued repair needs, see `state_of`."""
         return state_of(self.trained.tensors, self.optimizer)
 
-    def restore(self, state: dict[str, Tensor], step: int, history: History) -> None:
-        """Continue from a `state` taken after `step` steps."""
+    def restore(self, state: dict[str, Tensor], step: int, history: History, calibrated: dict[str, Any]) -> None:
+        """Continue from a `state` taken after `step` steps, and `calibrated` then."""
         restore_into(self.trained.tensors, self.optimizer, state, step)
         self.trained.put_back()
         self.step, self.history = step, list(history)
+        if self.calibration and calibrated:
+            self.plan = Plan(**calibrated["plan"])
+            self.calibration.restore(calibrated["calibration"])
 
-
-def rate(step: int, steps: int) -> float:
-    """Share of the learning rate: whole for the first half, then linear to a tenth.
-
-    The authors keep it constant; the decay lets the retain loss settle after the forgetting is done.
-    """
-    return min(1.0, 0.1 + 1.8 * (1 - step / steps))
+    def calibrated(self) -> dict[str, Any]:
+        """Plan and calibration as they stand, as JSON; nothing without a calibration."""
+        return {"plan": asdict(self.plan), "calibration": self.calibration.state()} if self.calibration else {}

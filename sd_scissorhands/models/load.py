@@ -56,7 +56,7 @@ class LoadedPipeline:
     @property
     def profile(self) -> str:
         """Which of `recipes.PROFILES` fits."""
-        return self.domain.profile
+        return self.files.profile
 
     @property
     def identity(self) -> BaseModel:

@@ -89,6 +89,16 @@ def domain_of_model(model: str, config: str | None = None) -> Domain:
     return domain_of(found.directory if found else None)
 
 
+def profile_of_model(model: str, config: str | None = None) -> str:
+    """Which of `recipes.PROFILES` fits a model that is on this machine; a hub id counts as large.
+
+    Raises:
+        UserError: see `locate_here`.
+    """
+    found = locate_here(model, config)
+    return found.profile if found else "large"
+
+
 def convert_single_files(config: str | None, *models: str | None) -> None:
     """Convert the single files among some models with these configs, so that their names alone find them from now on.
 

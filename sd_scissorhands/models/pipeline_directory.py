@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .tensor_files import TensorFile, conversion_command, read_header
 CONVERTED = "converted.json"  # in a directory that was made of a single file: of which, and how
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")  # how parts without weights are called
 WHOLE_TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt")  # each holds all of a vocabulary
+SMALL = 50_000_000  # weights of a denoiser, below which it is small
 NON_EMA = "non_ema"  # the variant that stands beside a moving average
 ONE_FILE = 1 << 40  # bytes of a shard: diffusers else splits what is larger than 10 GB, as SDXL in float32 is
 # Components that a pipeline may have and ours never use; a safety checker have Stable Diffusion 1 and 2 alone.
@@ -197,6 +199,11 @@ class PipelineDirectory:
     def denoiser(self) -> Component:
         """The network that is edited: UNet or transformer."""
         return self.components[self.family.part]
+
+    @property
+    def profile(self) -> str:
+        """Which of `recipes.PROFILES` fits, by the denoiser's size."""
+        return "small" if sum(math.prod(self.denoiser.shape(name)) for name in self.denoiser.keys) < SMALL else "large"
 
     def denoiser_tensors(self) -> dict[str, Tensor]:
         """The denoiser's tensors by the names in its files, in one or several of these, on the CPU."""

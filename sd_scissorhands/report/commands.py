@@ -32,7 +32,7 @@ def recipe_of(run: RunRecord) -> dict[str, Any]:
     """What the run's recipe sets on a model of its profile."""
     recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
     chosen = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    return chosen.resolved(run.domain.profile).to_json()
+    return chosen.resolved(run.profile).to_json()
 
 
 def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:

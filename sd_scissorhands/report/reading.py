@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from ..domains import DOMAINS, domain_of
 from ..domains.base import Domain
 from ..errors import UserError
 from ..files import read_json
+from ..models.locate import locate_without_work
 from ..models.tensor_files import TensorFile
 from ..parsing import parse_json
 from ..results.attack import AttackResult
@@ -75,6 +77,15 @@ class RunRecord:
         """What the model draws."""
         named = (domain for _, domain in DOMAINS if domain.original and domain.original == self.source.model)
         return next(named, None) or domain_of(self.path / "model")
+
+    @property
+    def profile(self) -> str:
+        """Which of the recipes' profiles fits its base model; large where nothing is known of it."""
+        for model in (self.source.model or "", str(self.path / "model")):
+            with suppress(UserError, OSError, ValueError):
+                if found := locate_without_work(model):
+                    return found.profile
+        return "large"
 
     def label(self, summary: Evaluation | AttackResult) -> str:
         """What a summary is called: who judged or what attacked, with the concept where the page knows several."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .base import Reported, SparseRecord
+from .proof import Proof
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class EraseResult(Reported, SparseRecord):
     delta_weights: int | None = None
     delta_bytes: int | None = None
     weights_sha256: str  # of the denoiser
+    proof: Proof | None = None  # None: it was not asked for, or a former version made none
     licence: dict[str, str] = field(default_factory=dict)  # of the original, see `models.licence`
     ema: str | None = None  # see `models.keys`
     device: str = ""
@@ -36,3 +38,8 @@ class EraseResult(Reported, SparseRecord):
     exported: str | None = None  # the model in another format
     export_note: str | None = None  # what another program would take that file for, if it is not that
     hub: str | None = None  # address of the repository that it was uploaded to
+
+    @property
+    def converged(self) -> bool:
+        """Whether nothing speaks against it that the concept is gone and the rest whole."""
+        return self.proof is None or self.proof.converged

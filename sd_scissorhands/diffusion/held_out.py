@@ -1,0 +1,238 @@
+"""How much of a concept is left in a denoiser, and how far the rest has moved, on what no step learns from. Nothing is decoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..methods.calibration import Look
+from ..methods.distributed import SINGLE_PROCESS, ProcessGroup
+from ..methods.interface import Weights
+from .conditions import SHARES, Mixture
+from .denoiser import Denoiser
+
+LEFT_AT = (0.05, 0.2, 0.7, 2.0)  # signal-to-noise ratios at which the concept is looked for
+MOVED_AT = (0.02, 0.1, 0.5, 2.0)  # and at which the rest is compared
+TOLD_AT = (0.05, 0.2, 0.7, 2.0)  # and at which it is found out what a picture shows
+CLEAR = 0.01  # by how much the concept's name explains a picture better than other words, at least, for it to show the concept
+LEAST = 0.2  # of the way to the concept that the original goes under other words, at least, for what is left of it
+TOGETHER = 64  # samples of a pass
+SEEDS = 1 << 40  # begin here, beyond those of all that is learned from
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that asks for a concept."""
+
+    prompt: str
+    named: str  # the same by the concept's own name
+    others: tuple[
+        str, ...
+    ]  # and with something else in its place: the anchor first, then vaguer words, as many for every prompt
+
+
+@dataclass(frozen=True)
+class HeldOutPrompts:
+    """Prompts of what is held out."""
+
+    named: Sequence[Asked]  # that pairs are made of
+    paraphrased: Sequence[Asked]  # by names that nothing learns from
+    retained: Sequence[str]  # captions, then open prompts, as many
+
+    @property
+    def asked(self) -> list[Asked]:
+        """All that ask for a concept."""
+        return [*self.named, *self.paraphrased]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How what is held out is drawn."""
+
+    steps: int
+    guidance: float
+    batch_size: int
+    seed: int
+    group: ProcessGroup = SINGLE_PROCESS
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn; nothing was decoded."""
+
+    shown: int  # of the pictures that show the concept as the original draws it, those that the student's do under the same seed
+    changed: (
+        float  # distance of retained pictures from the original's under the same seed, over that under another seed
+    )
+
+
+def draw_held_out(
+    denoiser: Denoiser, prompts: HeldOutPrompts, how: Sampling, tick: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """What the original draws: latents (N, c, h, w) of `asked`, `pair` (the same seeds), `retained` and `reseeded` (others)."""
+    asked, pairs = [one.prompt for one in prompts.asked], [one.others[0] for one in prompts.named]
+    texts = {
+        "asked": (asked, 0),
+        "pair": (pairs, 0),
+        "retained": (prompts.retained, 1),
+        "reseeded": (prompts.retained, 2),
+    }
+    return {name: drawn(denoiser, own, how, seeds, tick).cpu() for name, (own, seeds) in texts.items()}
+
+
+def drawn(
+    denoiser: Denoiser,
+    texts: Sequence[str],
+    how: Sampling,
+    seeds: int,
+    tick: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """Latents of prompts as the denoiser draws them now; `seeds`: which set of seeds, a number."""
+    own = [SEEDS + (how.seed * 4 + seeds) * 1_000_000 + row for row in range(len(texts))]
+    return denoiser.generate(
+        texts, own, steps=how.steps, guidance=how.guidance, batch_size=how.batch_size, group=how.group, tick=tick
+    )
+
+
+class HeldOut:
+    """Pairs and prompts held out, with the original's answers to them: made while the weights are the original's.
+
+    What is left of the concept (ours): on the way from the pair's picture to the concept's, in estimates of x_0, how far
+    the student goes. With x the student's estimate from the concept's x_t, b the original's from the pair's x_t under the
+    anchor's words, a the original's from the concept's x_t under its own:
+
+        sum <x - b, a - b> / sum |a - b|^2
+
+    over the same of the original, over signal-to-noise ratios of `LEFT_AT`, under the same noise for concept and pair. As a
+    projection it does not take a blur for gone.
+
+    What has moved: sum |g - g_0|^2 / sum |g_0 - u_0|^2 with g the estimate of x_0 under guidance and u that without words, on
+    what the original drew for prompts to be retained. Estimates of x_0 mean the same whatever the module outputs, and differ
+    most where noise is high and a picture's content is decided.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, prompts: HeldOutPrompts, latents: Mapping[str, Tensor], how: Sampling,
+        teacher: Weights, mixture: Mixture | None,
+    ):  # fmt: skip
+        """`latents`: see `draw_held_out`; `mixture`: the conditions of the pairs' rows, None for their own prompts alone."""
+        self.denoiser, self.prompts, self.how, self.teacher = denoiser, prompts, how, teacher
+        self.latents = {name: tensor.to(denoiser.device) for name, tensor in latents.items()}
+        asked, count = prompts.asked, len(prompts.named)
+        self.named = self._encode([one.named for one in asked])
+        self.others = [self._encode([one.others[at] for one in asked]) for at in range(len(asked[0].others))]
+        generator = torch.Generator().manual_seed(how.seed)
+        self.concept = self._noised(self.latents["asked"][:count], LEFT_AT, generator)
+        self.pair = self._noised(self.latents["pair"], LEFT_AT, generator.manual_seed(how.seed))
+        self.rest = self._noised(self.latents["retained"], MOVED_AT, generator)
+        rows = torch.arange(count, device=denoiser.device).repeat(len(LEFT_AT))
+        self.words = {"name": self.named[rows]}
+        if mixture:
+            self.words |= {kind: mixture.draw(rows, generator, kind) for kind in tuple(SHARES)[1:]}
+        self.retained = self._encode(prompts.retained).repeat(len(MOVED_AT), 1, 1)
+        with torch.no_grad():
+            self.near = self._clean(*self.pair[:2], self.others[0][rows])
+            self.way = self._clean(*self.concept[:2], self.words["name"]) - self.near
+            self.before = {kind: self._share(words) for kind, words in self.words.items()}
+            self.guided, self.empty = self._guided()
+            self.clear = self._clarity(self.latents["asked"])
+
+    @property
+    def original(self) -> int:
+        """Of the pictures that the original draws for `asked` prompts, those that show the concept clearly."""
+        return int((self.clear > CLEAR).sum())
+
+    @property
+    def pictures(self) -> int:
+        """How many `asked` prompts there are."""
+        return len(self.clear)
+
+    @torch.no_grad()
+    def explained(self) -> float:
+        """Share of the noise in its own pictures that the original finds, 0 of a network that was never trained."""
+        errors = self._errors(self.latents["asked"], self.named)
+        return 1 - float(errors.mean() / self._errors(self.latents["asked"], None).mean())
+
+    # ------------------------------------------------------------ looking
+
+    @torch.no_grad()
+    def look(self) -> Look:
+        """What is left and what has moved in the module as it is now."""
+        left = {kind: self._share(words) / max(self.before[kind], LEAST) for kind, words in self.words.items()}
+        now, _ = self._guided()
+        off, whole = ((x - self.guided).square().flatten(1).sum(1).view(len(MOVED_AT), -1) for x in (now, self.empty))
+        halves = zip(("captions", "open"), off.chunk(2, 1), whole.chunk(2, 1), strict=True)
+        return Look(left, {kind: float(a.sum() / b.sum()) for kind, a, b in halves})
+
+    @torch.no_grad()
+    def draw(self) -> Drawn:
+        """What the module draws now."""
+        asked = drawn(self.denoiser, [one.prompt for one in self.prompts.asked], self.how, 0)
+        rest, before = drawn(self.denoiser, self.prompts.retained, self.how, 1), self.latents["retained"]
+        changed = (rest - before).square().sum() / (self.latents["reseeded"] - before).square().sum()
+        shown = (self._clarity(asked) > self.clear / 2) & (self.clear > CLEAR)
+        return Drawn(int(shown.sum()), float(changed))
+
+    # ------------------------------------------------------------ predicting
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        return torch.cat([self.denoiser.encode(texts[at : at + TOGETHER]) for at in range(0, len(texts), TOGETHER)])
+
+    def _noised(
+        self, latents: Tensor, ratios: tuple[float, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t, t and noise of every row at every signal-to-noise ratio, ratio by ratio: (R N, ...) each."""
+        process, count = self.denoiser.process, len(latents)
+        every = process.snr(torch.arange(self.denoiser.timesteps, device=latents.device)).clamp_min(1e-9).log()
+        t = torch.stack([(every - math.log(ratio)).abs().argmin() for ratio in ratios]).repeat_interleave(count)
+        noise = torch.randn(len(t), *latents.shape[1:], generator=generator).to(latents)
+        return self.denoiser.noised(latents.repeat(len(ratios), 1, 1, 1), noise, t), t, noise
+
+    def _predict(self, noisy: Tensor, t: Tensor, words: Tensor, weights: Weights | None = None) -> Tensor:
+        """The module's output, in passes of `TOGETHER`."""
+        rows = [slice(at, at + TOGETHER) for at in range(0, len(t), TOGETHER)]
+        return torch.cat([self.denoiser.predict(noisy[r], t[r], words[r], weights) for r in rows])
+
+    def _clean(self, noisy: Tensor, t: Tensor, words: Tensor) -> Tensor:
+        """Estimate of x_0."""
+        return self.denoiser.process.clean(noisy, self._predict(noisy, t, words), t)
+
+    def _share(self, words: Tensor) -> float:
+        """Of the way from pair to concept, how far the module goes under some words."""
+        off = self._clean(*self.concept[:2], words) - self.near
+        return float((off * self.way).sum() / self.way.square().sum())
+
+    def _guided(self) -> tuple[Tensor, Tensor]:
+        """Estimates of x_0 of what is retained, under guidance and without words."""
+        noisy, t, _ = self.rest
+        empty = self._predict(noisy, t, self.denoiser.unconditional(1).expand_as(self.retained))
+        guided = empty + max(self.how.guidance, 1.0) * (self._predict(noisy, t, self.retained) - empty)
+        clean = self.denoiser.process.clean
+        return clean(noisy, guided, t), clean(noisy, empty, t)
+
+    # ------------------------------------------------------------ telling
+
+    def _clarity(self, latents: Tensor) -> Tensor:
+        """By how much the original explains latents of `asked` prompts better by the concept's name than by other words: (N,) in (-1, 1).
+
+        The diffusion classifier (Li et al., ICCV 2023, arXiv 2303.16203, eq. 7): errors of the output under each of several words.
+        """
+        mine = self._errors(latents, self.named)
+        other = torch.stack([self._errors(latents, words) for words in self.others]).amin(0)
+        return (other - mine) / (other + mine)
+
+    def _errors(self, latents: Tensor, words: Tensor | None) -> Tensor:
+        """Squared error of the original's output, its mean over `TOLD_AT`, always under the same noise: (N,).
+
+        Args:
+            words: (N, tokens, width); None: of an output of zeros.
+        """
+        noisy, t, noise = self._noised(latents, TOLD_AT, torch.Generator().manual_seed(self.how.seed))
+        target = self.denoiser.target(latents.repeat(len(TOLD_AT), 1, 1, 1), noise, t)
+        if words is not None:
+            target = target - self._predict(noisy, t, words.repeat(len(TOLD_AT), 1, 1), self.teacher)
+        return target.square().mean((1, 2, 3)).view(len(TOLD_AT), -1).mean(0)

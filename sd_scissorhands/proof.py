@@ -1,0 +1,143 @@
+"""The proof of an erasure: prompts that nothing learned from, what the erased model makes of them, and a sentence on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .concepts import SLOT, Concept, shuffled
+from .diffusion.conditions import ConceptSlot, Mixture
+from .diffusion.dataset import at_once
+from .diffusion.held_out import Asked, Drawn, HeldOut, HeldOutPrompts, Sampling, draw_held_out
+from .methods.calibration import LIMITS, Look
+from .methods.interface import Weights
+from .results.proof import Proof
+from .run import Progress, Run
+
+if TYPE_CHECKING:
+    from .preparation import Prepared
+
+PAIRS, RETAINED = 16, 16  # held out, of all concepts together; captions and open prompts
+APART = 1_000_003  # added to the seed of what is held out
+VAGUE = 2  # vaguer words beside nothing that a picture is compared with
+DRAWN_LEFT, CHANGED, MOVED = 0.25, 0.5, 1.0  # of the original's pictures, that may be left; limits of what has changed
+EXPLAINED, KNOWN = 0.3, 0.5  # of the noise that a trained model finds; of its pictures, that show a concept it can draw
+KINDS = {"name": "its name", "near": "words near its name", "arbitrary": "arbitrary vectors", "generic": "vaguer words"}
+
+
+# ---------------------------------------------------------------- what is held out
+
+
+def held_out(run: Run, prepared: Prepared, teacher: Weights, progress: Progress) -> HeldOut:
+    """What is held out of an erasure, with the original's answers to it; to be made before a weight changes.
+
+    Args:
+        teacher: the original's weights.
+    """
+    settings, denoiser = prepared.settings, prepared.denoiser
+    prompts, slots = _prompts(prepared)
+    how = Sampling(
+        max(1, settings.sampling_steps // 2), settings.guidance, at_once(denoiser, settings.memory),
+        settings.seed, run.processes,
+    )  # fmt: skip
+
+    def make():
+        with progress("held out", len(prompts.asked) + len(prompts.named) + 2 * len(prompts.retained)) as tick:
+            return draw_held_out(denoiser, prompts, how, tick), {"asked": [one.prompt for one in prompts.asked]}
+
+    latents = run.stage("held-out", make, denoiser.device)[0]
+    return HeldOut(denoiser, prompts, latents, how, teacher, Mixture(denoiser, slots))
+
+
+def _prompts(prepared: Prepared) -> tuple[HeldOutPrompts, list[ConceptSlot]]:
+    """Prompts of all concepts in turn, and the slots of those that pairs are made of."""
+    settings, concepts = prepared.settings, prepared.concepts
+    seed, domain = settings.seed + APART, prepared.opened.domain
+    pairs = min(PAIRS, settings.forget_count * len(concepts))
+    named, paraphrased, slots = list[Asked](), list[Asked](), list[ConceptSlot]()
+    for at, concept in enumerate(concepts):
+        count = pairs // len(concepts) + (at < pairs % len(concepts))
+        for forget, anchor in shuffled(concept.pairs, count, seed):
+            template, word = concept.places[forget]
+            named.append(_asked(concept, template, forget, forget, anchor))
+            slots.append(ConceptSlot(template, word, concept.generic))
+        paraphrased += _paraphrased(concept, count, seed)
+    erased, half = [concept.name for concept in concepts], min(RETAINED, settings.retain_count) // 2
+    captions = domain.captions(10 * half, seed, erased)
+    open_ = [
+        text for concept in concepts for text in domain.open_prompts(concept, seed=seed, count=half, erased=erased)
+    ]
+    retained = [*shuffled(captions, half, seed), *shuffled(open_, half, seed)]
+    return HeldOutPrompts(named, paraphrased, retained), slots
+
+
+def _asked(concept: Concept, template: str, prompt: str, named: str, anchor: str) -> Asked:
+    vague = [word for word in concept.generic if word][:VAGUE]
+    vague += [""] * (1 + VAGUE - len(vague))
+    return Asked(prompt, named, (anchor, *(" ".join(template.replace(SLOT, word).split()) for word in vague)))
+
+
+def _paraphrased(concept: Concept, count: int, seed: int) -> list[Asked]:
+    """Prompts with other names of a concept; none where it has none."""
+    words, templates = concept.paraphrases, concept.templates
+    if not words:
+        return []
+    chosen = zip(shuffled(words, count, seed), shuffled(templates, count, seed + 1), strict=True)
+    return [
+        _asked(concept, template, *(template.replace(SLOT, one) for one in (word, concept.words[0], concept.anchor)))
+        for word, template in chosen
+    ]
+
+
+# ---------------------------------------------------------------- what is found
+
+
+def prove(held: HeldOut, progress: Progress) -> Proof:
+    """Look at the erased model, draw with it, and say what is so."""
+    with progress("proof", 1) as tick:
+        look, drawn, explained = held.look(), held.draw(), held.explained()
+        tick(1)
+    return proof_of(look, drawn, original=held.original, pictures=held.pictures, explained=explained)
+
+
+def proof_of(look: Look, drawn: Drawn, *, original: int, pictures: int, explained: float) -> Proof:
+    """The verdict on what was found.
+
+    Gone: under no kind of words more than `LIMITS` is left in noised latents, and of the pictures in which the original shows
+    the concept at most a quarter do. The diffusion classifier errs on the side of the concept: where an erased model draws
+    neither concept nor anchor it may still find the name the best of the words that it knows.
+    """
+    names = tuple(KINDS)
+    stays = [kind for kind in names if not look.left.get(kind, 0.0) <= LIMITS[kind]]
+    known = explained >= EXPLAINED and original >= KNOWN * pictures
+    gone = known and not stays and drawn.shown <= DRAWN_LEFT * original
+    whole = drawn.changed <= CHANGED and max(look.moved.values()) <= MOVED
+    sentence, remedy = _words(look, drawn, stays, original, pictures, explained, gone=gone, whole=whole, known=known)
+    return Proof(
+        converged=gone and whole, gone=gone, whole=whole, sentence=sentence, remedy=remedy, left=look.left, moved=look.moved,
+        pictures=pictures, original=original, shown=drawn.shown, changed=drawn.changed, explained=explained,
+    )  # fmt: skip
+
+
+def _words(
+    look: Look, drawn: Drawn, stays: list[str], original: int, pictures: int, explained: float,
+    *, gone: bool, whole: bool, known: bool,
+) -> tuple[str, str]:  # fmt: skip
+    """The sentence, and what to do about it."""
+    if explained < EXPLAINED:
+        found = f"cannot tell: the original finds {max(explained, 0):.0%} of the noise in its own pictures"
+        return found, "it was not trained, or is damaged: start from a model that draws"
+    if not known:
+        found = f"nothing to erase: of {pictures} of the original's own pictures {original} show it more than vaguer words would"
+        return found, "name the concept as the model knows it, or take an anchor that is something else"
+    drew = f"{drawn.shown} of the {original} pictures in which the original shows it"
+    words = ", ".join(f"{share:.0%} under {KINDS[kind]}" for kind, share in look.left.items())
+    rest = f"the rest {'whole' if whole else 'damaged'} (changed by {drawn.changed:.0%} of what another seed changes)"
+    found = f"{'gone' if gone else 'not gone'} (left in {drew}; in noised latents {words}), {rest}"
+    if not whole:
+        return found, "lower --lr or --forget-weight, or choose a smaller --scope"
+    if gone:
+        return found, ""
+    worst = (
+        f"it stays most under {KINDS[max(stays, key=lambda kind: look.left[kind])]}" if stays else "its pictures stay"
+    )
+    return found, f"{worst}: raise --steps or --forget-weight, or choose --scope full"
