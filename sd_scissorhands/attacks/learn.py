@@ -93,8 +93,8 @@ def learn_embedding(
     d = target.denoiser
     parts, adam = _parameters(d, state.vectors, lr)
     for part, mean, square in zip(parts, by_group(d, state.mean), by_group(d, state.square), strict=True):
-        step = torch.tensor(float(state.step))
-        adam.state[part] = {"step": step, "exp_avg": mean.clone(), "exp_avg_sq": square.clone()}
+        taken = torch.tensor(float(state.step))
+        adam.state[part] = {"step": taken, "exp_avg": mean.clone(), "exp_avg_sq": square.clone()}
     rates = [group["lr"] for group in adam.param_groups]
     for step in range(state.step, steps):
         generator = torch.Generator().manual_seed(seed * (1 << 24) + step)
