@@ -24,7 +24,7 @@ from sd_scissorhands.cli.options import GateMissed
 from sd_scissorhands.concepts import SLOT, filled
 from sd_scissorhands.declaration import setting
 from sd_scissorhands.diffusion.denoiser import Denoiser
-from sd_scissorhands.diffusion.slots import encode, slotted, spelled, vocabulary
+from sd_scissorhands.diffusion.slots import encode, looked_up, slotted, spelled, vocabularies
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.errors import UserError
@@ -65,7 +65,7 @@ def target(denoiser):
 
 def word(denoiser, text):
     ids = denoiser.pipeline.tokenizer(text, add_special_tokens=False).input_ids
-    return vocabulary(denoiser)[ids]
+    return vocabularies(denoiser)[0][ids]
 
 
 def test_a_words_own_embedding_in_the_slot_is_the_word(denoiser):
@@ -117,7 +117,7 @@ def test_an_embedding_is_learned_that_draws_the_concept(target):
 
 def test_learning_continues_where_it_was_cut(target):
     ask = dict(lr=0.3, batch_size=2, seed=3)
-    start = start_embedding(target, seed=0, restart=0, word=word(target.denoiser, "heart"))
+    start = start_embedding(target, seed=0, restart=0, word=[word(target.denoiser, "heart")])
     whole = learn_embedding(target, start, steps=4, **ask)
     kept: list[Embedding] = []
 
@@ -133,8 +133,8 @@ def test_learning_continues_where_it_was_cut(target):
 
 def test_a_restart_begins_at_the_word_and_the_others_anywhere_else(target):
     own = word(target.denoiser, "heart")
-    torch.testing.assert_close(start_embedding(target, seed=0, restart=0, word=own).vectors, own)
-    others = [start_embedding(target, seed=0, restart=n, word=own).vectors for n in (1, 2)]
+    torch.testing.assert_close(start_embedding(target, seed=0, restart=0, word=[own]).vectors, own)
+    others = [start_embedding(target, seed=0, restart=n, word=[own]).vectors for n in (1, 2)]
     assert not torch.equal(*others) and not torch.equal(others[0], own)
 
 
@@ -143,9 +143,9 @@ def test_suffixes_are_real_tokens_the_best_that_were_met(target, denoiser):
     task, rows = Target(denoiser, target.latents[:3], prompts), torch.arange(3)
     ids, losses = learn_tokens(task, rows, steps=6, lr=0.5, seed=1)
     tokenizer = denoiser.pipeline.tokenizer
-    assert ids.shape == (3, 2) and not set(ids.flatten().tolist()) & set(tokenizer.all_special_ids)
+    assert ids.shape == (3, 2, 1) and not set(ids.flatten().tolist()) & set(tokenizer.all_special_ids)
     assert all(isinstance(spelled(denoiser, own), str) for own in ids.tolist())
-    again = learn._fixed_loss(task, rows, vocabulary(denoiser)[ids], 1)
+    again = learn._fixed_loss(task, rows, *looked_up(vocabularies(denoiser), ids.unbind(-1)), 1)
     torch.testing.assert_close(losses, again)
     _, before = learn_tokens(task, rows, steps=1, lr=0.5, seed=1)
     assert (losses <= before + 1e-7).all()  # the first tokens are among those compared
@@ -163,7 +163,7 @@ def test_suffixes_find_a_concept_that_the_prompt_does_not_name(target):
         return sum(said["shape"] == "heart" for said in judge.name(pictures))
 
     ids, _ = learn_tokens(Target(d, target.latents, prompts), torch.arange(6), steps=40, lr=0.5, seed=0)
-    assert hearts(d.encode(texts)) <= 2 and hearts(encode(d, prompts, vocabulary(d)[ids])) >= 4
+    assert hearts(d.encode(texts)) <= 2 and hearts(encode(d, prompts, *looked_up(vocabularies(d), ids.unbind(-1)))) >= 4
 
 
 def test_nearest_tokens_by_hand():

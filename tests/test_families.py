@@ -17,7 +17,9 @@ from small_pipelines import BUILDERS, SIDE, build
 
 from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
+from sd_scissorhands.attacks.learn import Target, learn_embedding, learn_tokens, start_embedding
 from sd_scissorhands.diffusion import slots as words
+from sd_scissorhands.diffusion.conditions import ConceptSlot, Mixture
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.families.flux import Flux
 from sd_scissorhands.diffusion.families.sd3 import StableDiffusion3
@@ -172,20 +174,76 @@ def test_a_pipeline_without_t5_or_without_guidance_as_an_input_draws_its_own(tmp
 # ---------------------------------------------------------------- words
 
 
-def test_a_word_s_own_vectors_in_its_place_give_its_prompt(family, denoiser):
-    vectors = words.vocabulary(denoiser)[words.tokens_of(denoiser, "heart")]
-    free = words.slotted(denoiser, ["a red {} on white", "a {}"], width=len(vectors))
-    said = words.encode(denoiser, free, vectors)
-    wanted = denoiser.encode(["a red heart on white", "a heart"])
-    if family == "sd3":  # whose T5 reads the prompts with nothing there
-        rest = denoiser.encode(["a red on white", "a"])
-        wanted = torch.cat([wanted[:, :24], rest[:, 24:-1], wanted[:, -1:]], 1)
-    if family == "flux":  # whose CLIP does
-        wanted[:, -1] = denoiser.encode(["a red on white", "a"])[:, -1]
-    torch.testing.assert_close(said, wanted, rtol=1e-5, atol=1e-5)
+def word_of(denoiser: Denoiser, text: str) -> list[torch.Tensor]:
+    """A word's vectors, (own width, d) a group."""
+    return words.looked_up(words.vocabularies(denoiser), words.tokens_of(denoiser, text))
+
+
+@pytest.mark.parametrize("text", ["heart", "van gogh"])
+def test_a_word_s_own_vectors_in_its_place_give_its_prompt(family, denoiser, text):
+    own = word_of(denoiser, text)
+    assert len(own) == 1 + (family in FLOWS) and (text == "heart" or len({*map(len, own)}) == len(own))
+    free = words.slotted(denoiser, ["a red {} on white", "a {}"], width=[*map(len, own)])
+    vectors = words.side_by_side(own)
+    wanted = denoiser.encode([f"a red {text} on white", f"a {text}"])
+    torch.testing.assert_close(words.encode(denoiser, free, vectors), wanted, rtol=1e-5, atol=1e-5)
     vectors = (vectors + 1).requires_grad_()
     (gradient,) = torch.autograd.grad(words.encode(denoiser, free, vectors).square().sum(), [vectors])
     assert gradient.abs().amax(0).min() > 0  # every number of them counts
+
+
+def test_every_encoder_s_part_of_a_condition_follows_its_own_vectors(family, denoiser):
+    """Those of a group move what comes of its encoders, and nothing else."""
+    free, own = words.slotted(denoiser, ["a red {} on white"], width=1), word_of(denoiser, "heart")
+    before = words.encode(denoiser, free, words.side_by_side([part[:1] for part in own]))
+    rows = torch.arange(before.shape[1])
+    clips = {"sd3": (rows < 24) | (rows == rows[-1]), "flux": rows == rows[-1]}.get(family, rows >= 0)
+    for group, theirs in enumerate([clips, ~clips][: len(own)]):
+        vectors = [part[:1] + (at == group) * torch.randn_like(part[:1]) for at, part in enumerate(own)]
+        change = (words.encode(denoiser, free, words.side_by_side(vectors)) - before).abs().amax((0, 2))
+        assert change[theirs].max() > 1e-3 and not change[~theirs].any()
+
+
+def test_conditions_of_a_mixture_replace_the_word_in_every_encoder(family, denoiser):
+    mixture = Mixture(denoiser, [ConceptSlot("a red {} on white", "van gogh", ())])
+    assert all(torch.equal(*pair) for pair in zip(mixture.words[0], word_of(denoiser, "van gogh"), strict=True))
+    named, nothing = denoiser.encode(["a red van gogh on white", "a red on white"])
+    drawn = mixture.draw(torch.zeros(24, dtype=torch.long), torch.Generator().manual_seed(0))
+    free = [
+        one
+        for one in drawn
+        if (one - named).abs().max() > 1e-4 and (one - denoiser.unconditional(1)).abs().max() > 1e-4
+    ]
+    assert 4 < len(free) < 20 and drawn.isfinite().all()
+    parts = {"sd3": (slice(24), slice(24, -1), slice(-1, None)), "flux": (slice(-1), slice(-1, None))}
+    for part in parts.get(family, (slice(None),)):
+        assert all((one - other)[part].abs().max() > 1e-4 for one in free for other in (named, nothing))
+
+
+def test_an_attacker_s_vectors_begin_at_the_word_and_are_learned_in_every_encoder(denoiser):
+    prompts, own = words.slotted(denoiser, ["a red {} on white", "a {}"], width=2), word_of(denoiser, "van gogh")
+    target = Target(denoiser, torch.randn(2, *denoiser.latent_shape), prompts)
+    start = start_embedding(target, seed=0, restart=0, word=own)
+    assert torch.equal(start.vectors, words.side_by_side([word[:2] for word in own]))
+    ended = learn_embedding(target, start, steps=1, lr=0.3, batch_size=2, seed=3)
+    moved = words.by_group(denoiser, (ended.vectors - start.vectors).abs())
+    for part, known in zip(moved, words.vocabularies(denoiser), strict=True):  # by a share of its own spread
+        assert part.min() > 0 and float(part.max() / known.std()) == pytest.approx(0.3, rel=1e-2)
+
+
+def test_an_attacker_s_tokens_are_of_every_encoder_s_vocabulary(denoiser):
+    prompts = words.slotted(denoiser, ["a red {}", "a {}", "a {} on white"], width=3)
+    target, rows = Target(denoiser, torch.randn(3, *denoiser.latent_shape), prompts), torch.arange(3)
+    ids, losses = learn_tokens(target, rows, steps=2, lr=0.5, seed=1)
+    assert ids.shape == (3, 3, len(denoiser.family.groups))
+    for own, plain in zip(ids.unbind(-1), words.plain_tokens(denoiser), strict=True):
+        assert {*own.flatten().tolist()} <= {*plain}
+    assert words.spelled(denoiser, ids[0].tolist()).count(" | ") == ids.shape[2] - 1
+    vectors = words.side_by_side(words.looked_up(words.vocabularies(denoiser), ids.unbind(-1)))
+    every = words.encode(denoiser, prompts, vectors)
+    each = torch.cat([words.encode(denoiser, prompts[row : row + 1], vectors[row]) for row in range(3)])
+    torch.testing.assert_close(every, each, rtol=1e-5, atol=1e-5)  # a row reads its own
+    assert losses.isfinite().all()
 
 
 def test_what_guidance_leads_away_from_is_the_pipeline_s(family, denoiser):

@@ -267,7 +267,7 @@ def test_other_weights_stand_in_for_a_pass_forward_and_back(denoiser):
 
 def test_vectors_of_several_widths_are_encoded_as_each_alone(denoiser):
     prompts = ["a {} on white", "one red {}"]
-    vectors = [torch.randn(width, words.vocabulary(denoiser).shape[1]) for width in (1, 3)]
+    vectors = [torch.randn(width, words.vocabularies(denoiser)[0].shape[1]) for width in (1, 3)]
     alone = [words.slotted(denoiser, [p], width=len(v)) for p, v in zip(prompts, vectors, strict=True)]
     both = words.Slotted(torch.cat([s.ids for s in alone]), torch.cat([s.free for s in alone]))
     expected = torch.cat([words.encode(denoiser, s, v) for s, v in zip(alone, vectors, strict=True)])
@@ -306,15 +306,15 @@ def test_a_mixture_equals_a_plain_reimplementation(denoiser):
             prompt = [places[row].filled("bright"), ""][int(torch.randint(2, (1,), generator=plain))]
         wanted = denoiser.encode([prompt])
         if lot == 1:  # near: noise, or up to the whole way to another word
-            word, share = mixture.words[row], torch.rand(1, generator=plain)
+            (word,), (known,), share = mixture.words[row], mixture.known, torch.rand(1, generator=plain)
             if torch.rand(1, generator=plain) < 0.5:
-                moved = word + 1.5 * share * mixture.known.std(0) * torch.randn(word.shape, generator=plain)
+                moved = word + 1.5 * share * known.std(0) * torch.randn(word.shape, generator=plain)
             else:
-                other = mixture.known[torch.randint(len(mixture.known), (len(word),), generator=plain)]
+                other = known[torch.randint(len(known), (len(word),), generator=plain)]
                 moved = word + share * (other - word)
             wanted = words.encode(denoiser, words.slotted(denoiser, [text], width=len(word)), moved)
         if lot == 2:
-            vectors = conditions.arbitrary(mixture.known, plain)
+            (vectors,) = conditions.arbitrary(mixture.known, plain)
             wanted = words.encode(denoiser, words.slotted(denoiser, [text], width=len(vectors)), vectors)
         assert torch.allclose(drawn[at], wanted[0], atol=1e-5), lot
     assert set(lots) == {0, 1, 2, 3} and torch.equal(generator.get_state(), plain.get_state())
@@ -330,13 +330,13 @@ def test_each_row_has_the_generic_words_of_its_own_concept(denoiser):
 
 
 def test_near_keeps_the_words_place_and_arbitrary_has_every_width(denoiser):
-    known, generator = words.vocabulary(denoiser), torch.Generator().manual_seed(0)
+    (known,), generator = words.vocabularies(denoiser), torch.Generator().manual_seed(0)
     word = known[5:7]
     near = torch.stack([conditions.near(word, known, generator) for _ in range(200)])
     assert near.shape[1:] == word.shape
     distance = (near - word).norm(dim=-1).mean(1) / (known - known.mean(0)).norm(dim=-1).mean()
     assert float(distance.min()) < 0.2 and 0.4 < float(distance.mean()) < 1.2
-    every = [conditions.arbitrary(known, generator) for _ in range(300)]
+    every = [conditions.arbitrary([known], generator)[0] for _ in range(300)]
     assert {len(v) for v in every} == set(WIDTHS)
     spread = (
         torch.stack([(v - known.mean(0)).norm(dim=1).mean() for v in every])

@@ -1,4 +1,7 @@
-"""Concept Inversion: a word embedding is learned on pictures of the concept, and takes its name's place in the prompts."""
+"""Concept Inversion: a word embedding is learned on pictures of the concept, and takes its name's place in the prompts.
+
+Every text encoder reads vectors of its own there, learned together, so that none reads the name.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class EmbeddingOptions:
     steps: int = setting(200, "Steps of learning.", least=1)
     restarts: int = setting(4, "Embeddings learned from different starts; the strongest counts.", least=1)
     lr: float = setting(0.3, "Learning rate, as a share of the vocabulary's spread.", least=0, open_ends=True)
-    tokens: int = setting(1, "Learned vectors in the place of the name.", least=1)
+    tokens: int = setting(1, "Learned vectors in the place of the name, in every text encoder.", least=1)
     batch_size: int = setting(4, "Pictures per step.", least=1)
 
 
@@ -69,7 +72,7 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
 
     o, seed, d = context.options, context.settings.seed, side.denoiser
     checkpoint = context.folder / f"{side.name}-embedding-{restart}.checkpoint.safetensors"
-    word = slots.vocabulary(d)[slots.tokens_of(d, context.concept.words[0])]
+    word = slots.looked_up(slots.vocabularies(d), slots.tokens_of(d, context.concept.words[0]))
     state = start_embedding(target, seed=seed, restart=restart, word=word)
     if checkpoint.exists():
         tensors, _ = read_tensors(checkpoint, d.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.slots import Slotted, encode, plain_tokens, vocabulary
+from ..diffusion.slots import Slotted, by_group, encode, looked_up, plain_tokens, side_by_side, vocabularies, width_of
 from ..evaluation.prompts import Row
 from ..evaluation.sample import Encode
 from ..methods.optimisers import restore_into, state_of
@@ -51,15 +51,23 @@ class Embedding:
     step: int = 0
 
 
-def start_embedding(target: Target, *, seed: int, restart: int, word: Tensor | None) -> Embedding:
-    """Where a restart begins: the first at `word`, the others at normal draws with the vocabulary's moments."""
-    known = vocabulary(target.denoiser)  # (tokens, d)
-    width = int(target.prompts.free[0].sum())
-    noise = torch.randn(width, known.shape[1], generator=torch.Generator().manual_seed(seed * 1000 + restart))
-    vectors = known.mean(0) + known.std(0) * noise.to(known)
+def start_embedding(target: Target, *, seed: int, restart: int, word: Sequence[Tensor] | None) -> Embedding:
+    """Where a restart begins: the first at `word`, (own width, d) a group; others at normal draws with the vocabularies' moments."""
+    known, width = vocabularies(target.denoiser), width_of(target.denoiser, target.prompts)
+    mean, spread = torch.cat([own.mean(0) for own in known]), torch.cat([own.std(0) for own in known])
+    noise = torch.randn(width, len(mean), generator=torch.Generator().manual_seed(seed * 1000 + restart))
+    vectors = mean + spread * noise.to(mean)
     if restart == 0 and word is not None:
-        vectors[: len(word)] = word[:width]
+        for part, own in zip(by_group(target.denoiser, vectors), word, strict=True):
+            part[: len(own)] = own[:width]
     return Embedding(vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
+
+
+def _parameters(denoiser: Denoiser, vectors: Tensor, lr: float) -> tuple[list[nn.Parameter], torch.optim.Adam]:
+    """Vectors (..., d) as one parameter a group of encoders, and Adam with `lr` of each vocabulary's own spread as its rate."""
+    parts = [nn.Parameter(part.clone()) for part in by_group(denoiser, vectors)]
+    rates = [lr * float(known.std()) for known in vocabularies(denoiser)]
+    return parts, torch.optim.Adam([{"params": [part], "lr": rate} for part, rate in zip(parts, rates, strict=True)])
 
 
 def learn_embedding(
@@ -76,29 +84,36 @@ def learn_embedding(
 
     Concept Inversion (Pham et al. 2024, arXiv 2308.01508), which is textual inversion (Gal et al. 2023, eq. 2) on the
     erased model: argmin over v of E |eps - eps_theta(x_t, t, c(v))|^2, by Adam. Departs in its learning rate, which is a
-    share of the vocabulary's own spread, so that it fits every text encoder, and which falls linearly to a tenth.
+    share of each vocabulary's own spread, so that it fits every text encoder, and which falls linearly to a tenth.
 
     Args:
         lr: share of the vocabulary's standard deviation that a step may move a number.
         callback: called after each step; what it is given can be saved and handed in again to continue.
     """
-    vectors = nn.Parameter(state.vectors.clone())
-    adam = torch.optim.Adam([vectors], lr=lr)
-    adam.state[vectors] = {
-        "step": torch.tensor(float(state.step)), "exp_avg": state.mean.clone(), "exp_avg_sq": state.square.clone(),
-    }  # fmt: skip
-    spread = float(vocabulary(target.denoiser).std())
+    d = target.denoiser
+    parts, adam = _parameters(d, state.vectors, lr)
+    for part, mean, square in zip(parts, by_group(d, state.mean), by_group(d, state.square), strict=True):
+        taken = torch.tensor(float(state.step))
+        adam.state[part] = {"step": taken, "exp_avg": mean.clone(), "exp_avg_sq": square.clone()}
+    rates = [group["lr"] for group in adam.param_groups]
     for step in range(state.step, steps):
         generator = torch.Generator().manual_seed(seed * (1 << 24) + step)
         rows = torch.randint(len(target.latents), (batch_size,), generator=generator)
-        adam.param_groups[0]["lr"] = lr * spread * (1 - 0.9 * step / steps)
-        (gradient,) = torch.autograd.grad(target.loss(rows, vectors, generator), [vectors])
-        vectors.grad = gradient
-        adam.step()
-        moments = adam.state[vectors]
-        state = Embedding(vectors.detach(), moments["exp_avg"], moments["exp_avg_sq"], step + 1)
+        for group, rate in zip(adam.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 - 0.9 * step / steps)
+        _descend(target.loss(rows, side_by_side(parts), generator), parts, parts, adam)
+        moments = [adam.state[part] for part in parts]
+        means, squares = ([own[name] for own in moments] for name in ("exp_avg", "exp_avg_sq"))
+        state = Embedding(side_by_side(parts).detach(), side_by_side(means), side_by_side(squares), step + 1)
         callback(state)
     return state
+
+
+def _descend(loss: Tensor, at: Sequence[Tensor], parts: Sequence[nn.Parameter], adam: torch.optim.Adam) -> None:
+    """Move `parts` one step against the gradient that is taken at `at`."""
+    for part, gradient in zip(parts, torch.autograd.grad(loss, at), strict=True):
+        part.grad = gradient
+    adam.step()
 
 
 def learn_tokens(
@@ -110,32 +125,31 @@ def learn_tokens(
     own denoising loss on one target picture. Projected gradient: free vectors are moved by the gradient taken where they
     project to, at their nearest tokens (Wen et al. 2023, arXiv 2302.03668, algorithm 1), which departs from the
     authors' relaxed one-hot vectors; and as there the best tokens met on the way are held, by their loss over fixed draws.
+    Every group of encoders has tokens of its own vocabulary.
 
     Args:
         rows: (P,) which of the target's prompts and latents.
 
     Returns:
-        ids: (P, width) int64. losses: (P,) of these tokens.
+        ids: (P, width, groups) int64. losses: (P,) of these tokens.
     """
-    known = vocabulary(target.denoiser)  # (tokens, d)
-    plain = torch.tensor(plain_tokens(target.denoiser), device=known.device)
-    choice, width, spread = known[plain], int(target.prompts.free[0].sum()), float(known.std())
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randint(len(plain), (len(rows), width), generator=generator).to(known.device)
-    vectors = nn.Parameter(choice[first])  # (P, width, d)
-    adam = torch.optim.Adam([vectors], lr=lr * spread)
-    best, least = plain[first], torch.full((len(rows),), float("inf"), device=known.device)
+    d = target.denoiser
+    plain = [torch.tensor(own, device=d.device) for own in plain_tokens(d)]
+    choice = looked_up(vocabularies(d), plain)  # (tokens, d) a group
+    shape, generator = (len(rows), width_of(d, target.prompts)), torch.Generator().manual_seed(seed)
+    first = [torch.randint(len(own), shape, generator=generator).to(d.device) for own in plain]
+    parts, adam = _parameters(d, side_by_side(looked_up(choice, first)), lr)  # (P, width, d) a group
+    best, least = torch.stack(looked_up(plain, first), -1), torch.full((len(rows),), float("inf"), device=d.device)
     for step in range(steps):
-        nearest = _nearest(vectors.detach(), choice)  # (P, width)
-        at = choice[nearest].requires_grad_(True)
+        nearest = [_nearest(part.detach(), own) for part, own in zip(parts, choice, strict=True)]  # (P, width) a group
+        at = [own.requires_grad_(True) for own in looked_up(choice, nearest)]
         generator = torch.Generator().manual_seed(seed * (1 << 24) + step)
-        (gradient,) = torch.autograd.grad(target.loss(rows, at, generator, each=True).sum(), [at])
+        _descend(target.loss(rows, side_by_side(at), generator, each=True).sum(), at, parts, adam)
         if step % 5 == 0 or step == steps - 1:
-            losses = _fixed_loss(target, rows, at.detach(), seed)
+            losses = _fixed_loss(target, rows, side_by_side(at).detach(), seed)
             better = losses < least
-            best, least = torch.where(better[:, None], plain[nearest], best), torch.where(better, losses, least)
-        vectors.grad = gradient
-        adam.step()
+            best = torch.where(better[:, None, None], torch.stack(looked_up(plain, nearest), -1), best)
+            least = torch.where(better, losses, least)
         callback(len(rows))
     return best.cpu(), least.cpu()
 

@@ -1,4 +1,7 @@
-"""Suffixes of real tokens, one learned for each prompt by projected gradient, after UnlearnDiffAtk."""
+"""Suffixes of real tokens, one learned for each prompt by projected gradient, after UnlearnDiffAtk.
+
+Text encoders with another vocabulary have a suffix of their own, searched at the same time: a pipeline takes a prompt for each.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,12 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     prompts = slots.slotted(d, [f"{row.prompt} {SLOT}" for row in rows], width=context.options.tokens)
     target = Target(d, data["latents"].to(d.device), prompts)
     learned = [
-        context.cached(f"{side.name}-tokens-{int(some[0])}", partial(_suffixes, context, side, target, some), side)
+        context.cached(f"{side.name}-suffixes-{int(some[0])}", partial(_suffixes, context, side, target, some), side)
         for some in torch.arange(len(rows)).split(TOGETHER if d.small else 2)
     ]
-    suffixes, known = torch.cat([one["ids"] for one in learned]), slots.vocabulary(d)  # (N, width)
-    after = context.hits(side, "after", encode=encoder(d, prompts, known[suffixes.to(known.device)]))
+    suffixes = torch.cat([one["ids"] for one in learned])  # (N, width, groups)
+    vectors = slots.side_by_side(slots.looked_up(slots.vocabularies(d), suffixes.to(d.device).unbind(-1)))
+    after = context.hits(side, "after", encode=encoder(d, prompts, vectors))
     texts = [f"{row.prompt} {slots.spelled(d, own)}" for row, own in zip(rows, suffixes.tolist(), strict=True)]
     loss = round(float(torch.cat([one["losses"] for one in learned]).mean()), 5)
     return Outcome(after, texts, "after", restarts=[Restart(sum(after) / len(after), loss)])

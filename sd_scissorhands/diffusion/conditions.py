@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..concepts import SLOT
 from .denoiser import Denoiser
-from .slots import Slotted, encode, slotted, tokens_of, vocabulary
+from .slots import Slotted, encode, looked_up, side_by_side, slotted, tokens_of, vocabularies
 
 SHARES = {"name": 0.45, "near": 0.25, "arbitrary": 0.15, "generic": 0.15}  # of the kinds of condition
 WIDTHS = (1, 2, 4, 8)  # how many arbitrary vectors fill the concept's slot
@@ -43,15 +43,19 @@ class Mixture:
     - arbitrary: one to eight vectors in the slot, normal with the vocabulary's moments or mixtures of its words, both
       also stretched.
     - generic: the prompt with a generic word in the slot, or no prompt at all.
+
+    Every text encoder's slot is filled. Groups with vocabularies of their own draw one after another, each from its own
+    word and its own moments, and as many arbitrary vectors.
     """
 
     def __init__(self, denoiser: Denoiser, slots: Sequence[ConceptSlot]):
         """`slots`: the prompt of every row."""
-        self.denoiser, self.known = denoiser, vocabulary(denoiser).cpu()  # (tokens, d)
+        self.denoiser, self.known = denoiser, [known.cpu() for known in vocabularies(denoiser)]  # (tokens, d) a group
         tokens = [tokens_of(denoiser, slot.word) for slot in slots]
-        self.words = [self.known[ids] for ids in tokens]  # rows of (own width, d)
-        templates, widths = [slot.template for slot in slots], {*WIDTHS, *map(len, tokens)}
-        self.slotted = {width: slotted(denoiser, templates, width=width) for width in widths}
+        self.words = [looked_up(self.known, own) for own in tokens]  # of each row, (own width, d) a group
+        templates, alike = [slot.template for slot in slots], {(width,) * len(self.known) for width in WIDTHS}
+        widths = alike | {tuple(map(len, word)) for word in self.words}
+        self.slotted = {own: slotted(denoiser, templates, width=own) for own in widths}
         self.names = denoiser.encode([slot.filled(slot.word) for slot in slots])
         every = dict.fromkeys(word for slot in slots for word in slot.generic)
         less = {word: denoiser.encode([slot.filled(word) for slot in slots]) for word in every}
@@ -59,28 +63,28 @@ class Mixture:
         self.generic = [[*(less[word][row] for word in slot.generic), nothing[row]] for row, slot in enumerate(slots)]
 
     @torch.no_grad()
-    def draw(self, rows: Tensor, generator: torch.Generator, kind: str | None = None) -> Tensor:
+    def draw(self, rows: Tensor, generator: torch.Generator, only: str | None = None) -> Tensor:
         """Conditions of some rows: (B, tokens, width) float32. Every draw comes from `generator`, on the CPU.
 
         Args:
-            kind: of all of them; None: by `SHARES`.
+            only: kind of all of them; None: by `SHARES`.
         """
         numbers, conditions = rows.tolist(), self.names[rows].clone()
         lots = torch.multinomial(torch.tensor(list(SHARES.values())), len(numbers), True, generator=generator)
-        kinds = [kind or list(SHARES)[lot] for lot in lots.tolist()]
-        vectors: dict[int, Tensor] = {}  # position in the batch -> (own width, d)
+        kinds = [only or list(SHARES)[lot] for lot in lots.tolist()]
+        vectors: dict[int, list[Tensor]] = {}  # position in the batch -> (own width, d) a group
         for at, (row, kind) in enumerate(zip(numbers, kinds, strict=True)):
             if kind == "generic":
                 own = self.generic[row]
                 conditions[at] = own[int(torch.randint(len(own), (1,), generator=generator))]
             elif kind == "near":
-                vectors[at] = near(self.words[row], self.known, generator)
+                vectors[at] = [near(*own, generator) for own in zip(self.words[row], self.known, strict=True)]
             elif kind == "arbitrary":
                 vectors[at] = arbitrary(self.known, generator)
         if vectors:
-            prompts = [(self.slotted[len(own)], numbers[at]) for at, own in vectors.items()]
+            prompts = [(self.slotted[tuple(map(len, own))], numbers[at]) for at, own in vectors.items()]
             ids, free = (torch.stack([getattr(s, name)[row] for s, row in prompts]) for name in ("ids", "free"))
-            filling = [vector.to(self.denoiser.device) for vector in vectors.values()]
+            filling = [side_by_side(own).to(self.denoiser.device) for own in vectors.values()]
             conditions[list(vectors)] = encode(self.denoiser, Slotted(ids, free), filling)
         return conditions
 
@@ -94,9 +98,14 @@ def near(word: Tensor, known: Tensor, generator: torch.Generator) -> Tensor:
     return word + share * (other - word)
 
 
-def arbitrary(known: Tensor, generator: torch.Generator) -> Tensor:
-    """One to eight vectors, normal with the moments of `known` (tokens, d) or mixtures of its rows, both stretched."""
+def arbitrary(known: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """One to eight vectors of every group, as many of each; `known`: the groups' token embeddings, (tokens, d) each."""
     width = WIDTHS[int(torch.randint(len(WIDTHS), (1,), generator=generator))]
+    return [_stretched(own, width, generator) for own in known]
+
+
+def _stretched(known: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """Vectors (width, d), normal with the moments of `known` (tokens, d) or mixtures of its rows, both stretched."""
     stretch = FARTHEST ** torch.rand(1, generator=generator)
     if torch.rand(1, generator=generator) < 0.5:
         away = known.std(0) * torch.randn(width, known.shape[1], generator=generator)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...concepts import SLOT
-from ...errors import UserError
 from ..noise_process import Discrete, Process
 
 DISCRETE = tuple(  # the schedulers whose noise goes by discrete steps with a cumulated alpha each
@@ -35,18 +35,22 @@ class Encoder:
     tokenizer: Any
     model: Any
     length: int  # tokens that every prompt is padded or cut to
-    slot: bool = True  # whether vectors may replace its words
 
     @classmethod
-    def of_clip(cls, tokenizer: Any, model: Any, *, slot: bool = True) -> Encoder:
+    def of_clip(cls, tokenizer: Any, model: Any) -> Encoder:
         """A CLIP's, with the tokenizer's length or, where that is missing or more, as many tokens as the model has positions."""
-        return cls(tokenizer, model, min(tokenizer.model_max_length, model.config.max_position_embeddings), slot)
+        return cls(tokenizer, model, min(tokenizer.model_max_length, model.config.max_position_embeddings))
 
     @property
     def embedding(self) -> nn.Embedding:
         """The module that looks up tokens; `get_input_embeddings` of a T5 is another, tied to it."""
         stack: Any = getattr(self.model, "encoder", None)
         return stack.embed_tokens if hasattr(stack, "embed_tokens") else self.model.get_input_embeddings()
+
+    @property
+    def width(self) -> int:
+        """Numbers in a token's embedding."""
+        return self.embedding.weight.shape[1]
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Token ids: (B, length) int64."""
@@ -62,11 +66,8 @@ class Encoder:
         """Ids (length,) of a prompt with `width` positions for vectors in its slot, or at its end, and which these are, (length,) bool.
 
         What does not fit is cut off behind them. They hold a token that is not the last one, where a CLIP reads its pooled
-        embedding. An encoder without a slot reads the prompt with nothing there.
+        embedding.
         """
-        if not self.slot:
-            plain = " ".join(prompt.replace(SLOT, " ").split())
-            return self.ids([plain])[0], torch.zeros(self.length, dtype=torch.bool)
         pad, last = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         first = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]  # T5 has none
         before, _, after = prompt.partition(SLOT)
@@ -181,22 +182,15 @@ class Family:
         """Ids, or what is shaped like them, by encoder: (B, length) each."""
         return ids.split([encoder.length for encoder in self.encoders], 1)
 
-    @property
-    def slots(self) -> list[Encoder]:
-        """The encoders that vectors may be put into; they share a vocabulary."""
-        return [encoder for encoder in self.encoders if encoder.slot]
+    @cached_property
+    def groups(self) -> list[list[Encoder]]:
+        """Its encoders, in their order; neighbours that share a vocabulary are one group."""
+        return [list(group) for _, group in groupby(self.encoders, lambda encoder: encoder.tokenizer.get_vocab())]
 
-    def vocabulary(self) -> Tensor:
-        """Token embeddings of the encoders with slots, side by side: (tokens, d) float32, without gradient.
-
-        Raises:
-            UserError: their tokenizers have different tokens.
-        """
-        first, *others = (encoder.tokenizer.get_vocab() for encoder in self.slots)
-        if any(other != first for other in others):
-            raise UserError("the tokenizers of this pipeline differ: it is not as its family publishes it")
-        weights = [encoder.embedding.weight.detach().float() for encoder in self.slots]
-        return weights[0] if len(weights) == 1 else torch.cat(weights, 1)
+    def vocabularies(self) -> list[Tensor]:
+        """Token embeddings of every group, its encoders' side by side: (tokens, d) float32 each, without gradient."""
+        weights = [[encoder.embedding.weight.detach().float() for encoder in group] for group in self.groups]
+        return [own[0] if len(own) == 1 else torch.cat(own, 1) for own in weights]
 
     @contextmanager
     def instead(self, free: Tensor, vectors: Tensor) -> Iterator[None]:
@@ -204,23 +198,20 @@ class Family:
 
         Args:
             free: (B, ids) bool.
-            vectors: (..., d), as many as there are free places in the ids of one encoder, in their order.
+            vectors: (B, width, d), d being all encoders' side by side. An encoder with fewer places takes the first.
         """
+        parts = vectors.split([encoder.width for encoder in self.encoders], -1)
         with ExitStack() as stack:
-            start = 0
-            for encoder, own in zip(self.encoders, self.apart(free), strict=True):
-                if not encoder.slot:
-                    continue
-                width = encoder.embedding.weight.shape[1]
-                handle = encoder.embedding.register_forward_hook(_putting(own, vectors[..., start : start + width]))
-                stack.callback(handle.remove)
-                start += width
+            for encoder, own, part in zip(self.encoders, self.apart(free), parts, strict=True):
+                stack.callback(encoder.embedding.register_forward_hook(_putting(own, part)).remove)
             yield
 
 
 def _putting(free: Tensor, vectors: Tensor):
+    first = torch.arange(vectors.shape[1], device=free.device) < free.sum(1, keepdim=True)  # (B, width)
+
     def put(module: nn.Module, ids: Any, embedded: Tensor) -> Tensor:
-        return embedded.masked_scatter(free[..., None], vectors.to(embedded.dtype))
+        return embedded.masked_scatter(free[..., None], vectors[first].to(embedded.dtype))
 
     return put
 

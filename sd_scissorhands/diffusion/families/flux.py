@@ -19,9 +19,9 @@ class Flux(Flow):
     dev was distilled: guidance is an input and takes no second pass. Passes that train take `guidance`, whatever
     pictures are drawn with; what leads away from a concept (ESD) has its second pass all the same.
 
-    A condition's tokens are T5's, and the pooled embedding is CLIP's. A vector that takes a word's place is one of T5's;
-    CLIP reads the prompt with nothing in that place (which is `prompt` beside `prompt_2` of the pipeline). `xattn` holds
-    the double blocks' words alone: in the single blocks words and picture share their projections.
+    A condition's tokens are T5's, and the pooled embedding is CLIP's. A vector that takes a word's place is
+    what CLIP would look up, side by side with what T5 would (`prompt` and `prompt_2` of the pipeline). `xattn` holds the
+    double blocks' words alone: in the single blocks words and picture share their projections.
 
     Our latents are (B, c, h, w); the transformer sees them in patches of 2 x 2, (B, h/2 w/2, 4 c).
     """
@@ -37,7 +37,7 @@ class Flux(Flow):
         """CLIP, of which only the pooled output is used, and T5."""
         p = self.pipeline
         return (
-            Encoder.of_clip(p.tokenizer, p.text_encoder, slot=False),
+            Encoder.of_clip(p.tokenizer, p.text_encoder),
             Encoder(p.tokenizer_2, p.text_encoder_2, self.t5_length),
         )
 

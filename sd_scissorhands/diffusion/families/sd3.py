@@ -18,8 +18,8 @@ class StableDiffusion3(Flow):
     """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206).
 
     A condition's tokens are both CLIPs' last hidden states but one, side by side, followed by T5's tokens, or by zeros
-    where T5 is left out. A vector that takes a word's place is the pair of what the two CLIPs would look up; T5, whose
-    vocabulary is another, reads the prompt with nothing in that place (which is `prompt_3` of the pipeline).
+    where T5 is left out. A vector that takes a word's place is what the two CLIPs would look up, side by side with what
+    T5 would: its vocabulary is another, and a word may have more tokens there (`prompt_3` of the pipeline).
     """
 
     title, hub_tags = "Stable Diffusion 3", ("stable-diffusion", "stable-diffusion-3")
@@ -35,7 +35,7 @@ class StableDiffusion3(Flow):
         clips = (Encoder.of_clip(p.tokenizer, p.text_encoder), Encoder.of_clip(p.tokenizer_2, p.text_encoder_2))
         if p.text_encoder_3 is None:
             return clips
-        return (*clips, Encoder(p.tokenizer_3, p.text_encoder_3, self.t5_length, slot=False))
+        return (*clips, Encoder(p.tokenizer_3, p.text_encoder_3, self.t5_length))
 
     @property
     def pooled(self) -> int:
