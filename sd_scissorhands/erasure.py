@@ -158,7 +158,7 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair, proo
         anchors=tuple(concept.anchor for concept in prepared.concepts),
         explicit=any(concept.explicit for concept in prepared.concepts), recipe=settings.recipe, seed=settings.seed,
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
-        mean_correction=repair.mean_correction, steps=repair.step, proof=proof, **delta, weights_sha256=weights,
+        mean_correction=repair.mean_correction, steps=repair.step, converged=proof.converged if proof else None, proof=proof, **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
         processes=run.processes.count, seconds=run.seconds, left_out=left_out, remarks=prepared.remarks,
     )  # fmt: skip

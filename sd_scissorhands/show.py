@@ -117,10 +117,7 @@ def _view(result: Record) -> None:
 @_view.register
 def _erased(result: EraseResult) -> None:
     trimmed, scope, rate = result.trimmed, result.scope_size, result.conflict_rate
-    proof, verb = (
-        result.proof,
-        "not verified" if result.proof is None else "erased" if result.converged else "NOT erased",
-    )
+    proof, verb = result.proof, {None: "not verified", True: "erased", False: "NOT erased"}[result.converged]
     lines({
         verb: _replaced(result.concepts, result.anchors),
         "proof": proof and proof.sentence,

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 SHORT = dict(
     recipe="scissorhands-anchored", model="tiny", concepts=("heart",), forget_count=4, retain_count=8, sampling_steps=2, guidance=3.0, score_draws=2,
-    top_k=0.01, steps=4, memory_every=2, batch_size=4, device="cpu",
+    top_k=0.01, steps=4, memory_every=2, batch_size=4, device="cpu", verify=False,
 )  # fmt: skip
 
 

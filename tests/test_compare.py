@@ -38,7 +38,7 @@ from sd_scissorhands.tiny import MODEL_DIR
 runner = CliRunner()
 SHORT = dict(
     forget_count=2, retain_count=4, sampling_steps=1, guidance=3.0, score_draws=1, steps=1, memory_every=1, batch_size=2,
-    device="cpu",
+    device="cpu", verify=False,
 )  # fmt: skip
 QUICK = Measures(count=2, sampling_steps=1, attacking={"restarts": 1, "steps": 1, "learn_from": 2, "batch_size": 2})
 PAIR = ("scissorhands-anchored", "retain-only")

@@ -46,6 +46,7 @@ Check = Callable[[str, str, Values], None]
 SHORT: Values = dict(
     model="tiny", concepts=("heart",), seed=0, forget_count=8, retain_count=16, sampling_steps=2, retain_sampling_steps=3,
     score_draws=2, top_k=0.01, steps=6, memory_every=4, batch_size=4, device="cpu", dtype="float32",
+    verify=False,
 )  # fmt: skip
 QUICK: Values = dict(
     forget_class="3", seed=0, score_draws=2, options={"rounds": 2}, steps=6, memory_every=4, batch_size=16, device="cpu"

@@ -28,6 +28,7 @@ score_draws = 1
 steps = 2
 batch_size = 2
 memory_every = 2
+verify = false
 """
 
 

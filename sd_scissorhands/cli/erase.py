@@ -56,7 +56,7 @@ def erase(
                 result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown, on_skipped=show.note)
             )
         show.result(result, as_json)
-        if result.proof and not result.converged:
+        if result.proof and not result.proof.converged:
             raise NotConverged(
                 f"{result.model_dir} is saved and not converged: {result.proof.sentence}; {result.proof.remedy}"
             )

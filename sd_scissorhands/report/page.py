@@ -21,7 +21,7 @@ from .commands import attack_command, changed, evaluation_command, repeat_comman
 from .declared import evaluation_titles, figure, graded
 from .phrases import known
 from .pictures import attack_grid, open_grid, picture_grids
-from .plots import layer_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
+from .plots import layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
 from .table import columns, returned, rows
 
@@ -46,7 +46,7 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
     page = template("report.html.j2").render(
         controls=controls, columns=columns(run, controls),
         rows=rows(run, [(control, phrases.plain(changed(control, run))) for control in controls]),
-        repair=repair_plot(run.history), layers=layer_plot(run.layers), tradeoff=tradeoff_plot(tradeoff),
+        repair=repair_plot(run.history), looks=looks_plot(run.looks), layers=layer_plot(run.layers), tradeoff=tradeoff_plot(tradeoff),
         repeat=repeat_command(run), evaluate=evaluation_command(run), **_sections(run, blur),
     )  # fmt: skip
     return write_page(run_dir / "report.html", page)

@@ -53,6 +53,46 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
     return draw(_paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
 
 
+def looks_plot(looks: Sequence[Any]) -> Any:
+    """What is left and what has moved by step, and what the calibration made of the repair, as inline SVG; None without looks."""
+    found = [one for one in looks if isinstance(one, Mapping) and known(one.get("step"))]
+
+    def _values(key: str, name: str) -> Points:
+        held = ((one["step"], one.get(key)) for one in found)
+        return [(step, values.get(name, math.nan)) for step, values in held if isinstance(values, Mapping)]
+
+    def _paint(figure: Any) -> None:
+        left, moved, plan = figure.subplots(3, sharex=True, height_ratios=(2, 1.4, 1))
+        for colour, marker, name in zip(COLOURS, POINT_MARKERS, ("name", "near", "arbitrary", "generic"), strict=False):
+            _line(left, _values("left", name), name, colour, "-", marker, markersize=4)
+        for colour, marker, name in zip(COLOURS, POINT_MARKERS, ("captions", "open"), strict=False):
+            _line(moved, _values("moved", name), name, colour, "-", marker, markersize=4)
+        for colour, marker, name in zip(COLOURS, POINT_MARKERS, ("lr", "forget_weight"), strict=False):
+            points = [(one["step"], one.get(name)) for one in found]
+            first = next((value for _, value in points if known(value) and value), 1.0)
+            _line(
+                plan,
+                [(x, y / first) for x, y in points if known(y)],
+                name.replace("_", " "),
+                colour,
+                "-",
+                marker,
+                markersize=4,
+            )
+        for axes, label in ((left, "left"), (moved, "moved"), (plan, "of the first")):
+            axes.set(ylabel=label)
+            axes.set_ylim(bottom=0)
+            _legend(axes, columns=4)
+        plan.set(xlabel="step of the repair")
+        figure.align_ylabels()
+
+    return (
+        draw(_paint, "What is left of the concept and what has moved, by step of the repair", height=4.8)
+        if found
+        else None
+    )
+
+
 def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
     """Share of every block's weights that was trimmed, as inline SVG; None when nothing was.
 

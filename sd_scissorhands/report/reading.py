@@ -41,6 +41,7 @@ class RunRecord:
     result: EraseResult | ForgetResult | None = None  # None: the run has not ended
     layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
     history: list[dict[str, Any]] = field(default_factory=list)  # of the repair, a record a step
+    looks: list[dict[str, Any]] = field(default_factory=list)  # of its calibration, see `methods.calibration`
     evaluations: dict[str, Evaluation] = field(default_factory=dict)  # by the name of their folder
     attacks: dict[str, AttackResult] = field(default_factory=dict)  # by the name of their folder
     problems: list[str] = field(default_factory=list)
@@ -114,6 +115,7 @@ def read_run(path: Path) -> RunRecord:
         run.result = kind.from_json(manifest.result, strict=False)
     run.layers = _layers(run)
     run.history = _json(run, path / "repair" / "history.json", list)
+    run.looks = _json(run, path / "repair" / "looks.json", list)
     run.evaluations = _measured(run, "eval", list(evaluation_titles()))
     run.attacks = _measured(run, "attack", [name for name, _ in sorted(ATTACKS, key=lambda one: not one[1].graded)])
     for summary in run.summaries:

@@ -28,7 +28,8 @@ class EraseResult(Reported, SparseRecord):
     delta_weights: int | None = None
     delta_bytes: int | None = None
     weights_sha256: str  # of the denoiser
-    proof: Proof | None = None  # None: it was not asked for, or a former version made none
+    converged: bool | None = None  # whether the concept is gone and the rest whole, by its proof; None: none was made
+    proof: Proof | None = None
     licence: dict[str, str] = field(default_factory=dict)  # of the original, see `models.licence`
     ema: str | None = None  # see `models.keys`
     device: str = ""
@@ -38,8 +39,3 @@ class EraseResult(Reported, SparseRecord):
     exported: str | None = None  # the model in another format
     export_note: str | None = None  # what another program would take that file for, if it is not that
     hub: str | None = None  # address of the repository that it was uploaded to
-
-    @property
-    def converged(self) -> bool:
-        """Whether nothing speaks against it that the concept is gone and the rest whole."""
-        return self.proof is None or self.proof.converged
