@@ -16,7 +16,7 @@ GROUPS = {  # name -> its folders and modules, what it does; each imports only w
     "comparison": ("comparison", "Many recipes on the same task, measured in the same way."),
     "report": ("report", "Reads results; writes the page and the model card."),
     "attacks": ("attacks", "Ways to bring a concept back. An attack is one file."),
-    "erasure, forgetting": ("forecast erasure preparation forgetting", "One run in order: data, scores, selection, edit, repair, model."),
+    "erasure, forgetting": ("forecast erasure proof preparation forgetting", "One run in order: data, scores, selection, edit, repair, proof, model."),
     "evaluation": ("evaluation", "Counts what is left of a concept and of the rest. A metric or a judge is one file."),
     "classifier": ("classifier", "Image classifiers: data, model, task, figures."),
     "models": ("models", "Where models come from and go: hub, directories, single files, deltas, export, verify."),

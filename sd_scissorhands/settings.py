@@ -165,6 +165,8 @@ class EraseSettings(MethodSettings):
         asked = {name: value for name, value in MEMORY[memory].items() if getattr(self, name) is None}
         if self.calibrate is None and (fixed or not self.verify):
             asked["calibrate"] = False
+        if self.relative_lr is None and self.lr is not None:
+            asked["relative_lr"] = 0.0
         settings = super(EraseSettings, dataclasses.replace(self, memory=memory, **asked)).resolved(profile)
         if settings.relative_lr and self.lr is None:
             settings = dataclasses.replace(settings, lr=OPEN)  # until the weights are there, see `preparation`

@@ -457,7 +457,7 @@ def test_flags_say_the_difference() -> None:
 )
 def test_the_shell_lines_give_the_same_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = EraseSettings(concepts=("heart", "a $(b) 'c'"), model="tiny", lr=1e-5, seed=3, **changes).resolved(
-        "tiny"
+        "small"
     )
     lines = repeat_command(read_run(make_run(tmp_path / "run", settings=settings)))
     config, words = None, shlex.split(lines.split("END\n")[-1])

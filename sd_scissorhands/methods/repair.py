@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -221,7 +221,9 @@ class Repair:
         """Everything that a continued repair needs, see `state_of`."""
         return state_of(self.trained.tensors, self.optimizer)
 
-    def restore(self, state: dict[str, Tensor], step: int, history: History, calibrated: dict[str, Any]) -> None:
+    def restore(
+        self, state: dict[str, Tensor], step: int, history: History, calibrated: Mapping[str, Any] | None = None
+    ) -> None:
         """Continue from a `state` taken after `step` steps, and `calibrated` then."""
         restore_into(self.trained.tensors, self.optimizer, state, step)
         self.trained.put_back()

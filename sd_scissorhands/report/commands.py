@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import DEFAULT_RECIPE, RECIPES
-from ..settings import LEFT_OPEN, EraseSettings, file_only, flag
+from ..settings import LEFT_OPEN, OPEN, EraseSettings, file_only, flag
 from .reading import RunRecord
 
 
@@ -29,10 +29,15 @@ def command_with(command: str, different: dict[str, Any], run: RunRecord) -> str
 
 
 def recipe_of(run: RunRecord) -> dict[str, Any]:
-    """What the run's recipe sets on a model of its profile."""
-    recipe, concepts = run.settings.get("recipe"), run.settings.get("concepts")
+    """What the run's recipe sets on a model of its profile; a rate that was found is the recipe's own."""
+    recipe, concepts, rate = run.settings.get("recipe"), run.settings.get("concepts"), run.settings.get("lr", OPEN)
     chosen = EraseSettings(concepts=tuple(concepts or ()), recipe=recipe if recipe in RECIPES else DEFAULT_RECIPE)
-    return chosen.resolved(run.profile).to_json()
+    values = chosen.resolved(run.profile).to_json()
+    if values["lr"] is not OPEN:
+        return values
+    if run.settings.get("relative_lr"):
+        return values | {"lr": rate}
+    return dataclasses.replace(chosen, lr=rate).resolved(run.profile).to_json() | {"lr": OPEN}
 
 
 def changed(control: RunRecord, run: RunRecord) -> dict[str, Any]:
