@@ -284,7 +284,9 @@ class Options:
         return [run.reduced() for run in runs] if self.smoke else runs
 
 
-def main(description: str, tables: Mapping[str, Table | Callable[[Options], str]], root: str) -> None:
+def main(
+    description: str, tables: Mapping[str, Table | Callable[[Options], str]], root: str, document: Path = DOCUMENT
+) -> None:
     """Print the tables that are named, or all, and put them into their document; a function makes its table's text itself."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("tables", nargs="*", help=", ".join(tables))
@@ -306,6 +308,6 @@ def main(description: str, tables: Mapping[str, Table | Callable[[Options], str]
             text = table(options)
         print(f"<!-- {name} -->\n\n{text}\n", flush=True)
         if options.whole:
-            publish(name, text, DOCUMENT)
+            publish(name, text, document)
             if isinstance(table, Table) and table.finish:
                 table.finish(rows)

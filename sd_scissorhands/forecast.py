@@ -19,6 +19,7 @@ from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .methods.selection import SCORES_AT_ONCE
 from .preparation import Prepared, prepare
+from .proof import DRAWN, steps_of
 from .results.forecast import Forecast
 from .settings import EraseSettings
 
@@ -67,6 +68,7 @@ def forecast(settings: EraseSettings) -> Forecast:
         "data": steps * 2 * probe.among,
         "scores": chooses * SCORERS[s.scorer].passes * s.score_draws * s.batch_size * both * probe.among,
         "repair": repair * (probe.alone if s.micro_batch == 1 else probe.among),
+        "proof": s.verify * DRAWN * steps_of(s) * 2 * probe.among,
     }
     peaks = _peaks(prepared, probe)
     concepts, opened = prepared.concepts, prepared.opened

@@ -12,12 +12,16 @@ from .methods.calibration import LIMITS, Look
 from .methods.interface import Weights
 from .results.proof import Proof
 from .run import Progress, Run
+from .settings import EraseSettings
 
 if TYPE_CHECKING:
     from .preparation import Prepared
 
 PAIRS, RETAINED = 16, 16  # held out, of all concepts together; captions and open prompts
 APART = 1_000_003  # added to the seed of what is held out
+DRAWN = (
+    8 * PAIRS
+)  # pictures of a proof at most: of names and paraphrases by both models, of pairs, retained ones three times
 VAGUE = 2  # vaguer words beside nothing that a picture is compared with
 DRAWN_LEFT, CHANGED, MOVED = 0.25, 0.5, 1.0  # of the original's pictures, that may be left; limits of what has changed
 EXPLAINED, KNOWN = 0.3, 0.5  # of the noise that a trained model finds; of its pictures, that show a concept it can draw
@@ -36,7 +40,7 @@ def held_out(run: Run, prepared: Prepared, teacher: Weights, progress: Progress)
     settings, denoiser = prepared.settings, prepared.denoiser
     prompts, slots = _prompts(prepared)
     how = Sampling(
-        max(1, settings.sampling_steps // 2), settings.guidance, at_once(denoiser, settings.memory),
+        steps_of(settings), settings.guidance, at_once(denoiser, settings.memory),
         settings.seed, run.processes,
     )  # fmt: skip
 
@@ -46,6 +50,11 @@ def held_out(run: Run, prepared: Prepared, teacher: Weights, progress: Progress)
 
     latents = run.stage("held-out", make, denoiser.device)[0]
     return HeldOut(denoiser, prompts, latents, how, teacher, Mixture(denoiser, slots))
+
+
+def steps_of(settings: EraseSettings) -> int:
+    """Sampling steps of what is held out: half of those that are learned from, for both models."""
+    return max(1, settings.sampling_steps // 2)
 
 
 def _prompts(prepared: Prepared) -> tuple[HeldOutPrompts, list[ConceptSlot]]:

@@ -20,7 +20,6 @@ MOVED_AT = (0.02, 0.1, 0.5, 2.0)  # and at which the rest is compared
 TOLD_AT = (0.05, 0.2, 0.7, 2.0)  # and at which it is found out what a picture shows
 CLEAR = 0.01  # by how much the concept's name explains a picture better than other words, at least, for it to show the concept
 LEAST = 0.2  # of the way to the concept that the original goes under other words, at least, for what is left of it
-TOGETHER = 64  # samples of a pass
 SEEDS = 1 << 40  # begin here, beyond those of all that is learned from
 
 
@@ -162,11 +161,14 @@ class HeldOut:
     @torch.no_grad()
     def look(self) -> Look:
         """What is left and what has moved in the module as it is now."""
-        left = {kind: self._share(words) / max(self.before[kind], LEAST) for kind, words in self.words.items()}
+        left = [self._share(words) / max(self.before[kind], LEAST) for kind, words in self.words.items()]
         now, _ = self._guided()
         off, whole = ((x - self.guided).square().flatten(1).sum(1).view(len(MOVED_AT), -1) for x in (now, self.empty))
-        halves = zip(("captions", "open"), off.chunk(2, 1), whole.chunk(2, 1), strict=True)
-        return Look(left, {kind: float(a.sum() / b.sum()) for kind, a, b in halves})
+        moved = [float(a.sum() / b.sum()) for a, b in zip(off.chunk(2, 1), whole.chunk(2, 1), strict=True)]
+        found = self._agreed([*left, *moved])
+        return Look(
+            dict(zip(self.words, found, strict=False)), dict(zip(("captions", "open"), found[-2:], strict=True))
+        )
 
     @torch.no_grad()
     def draw(self) -> Drawn:
@@ -175,12 +177,20 @@ class HeldOut:
         rest, before = drawn(self.denoiser, self.prompts.retained, self.how, 1), self.latents["retained"]
         changed = (rest - before).square().sum() / (self.latents["reseeded"] - before).square().sum()
         shown = (self._clarity(asked) > self.clear / 2) & (self.clear > CLEAR)
-        return Drawn(int(shown.sum()), float(changed))
+        count, change = self._agreed([float(shown.sum()), float(changed)])
+        return Drawn(round(count), change)
+
+    def _agreed(self, values: Sequence[float]) -> list[float]:
+        """The first process's figures, by which all decide alike."""
+        held = torch.tensor(values, device=self.denoiser.device)
+        self.how.group.broadcast([held], 0)
+        return held.tolist()
 
     # ------------------------------------------------------------ predicting
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        return torch.cat([self.denoiser.encode(texts[at : at + TOGETHER]) for at in range(0, len(texts), TOGETHER)])
+        size = self.how.batch_size
+        return torch.cat([self.denoiser.encode(texts[at : at + size]) for at in range(0, len(texts), size)])
 
     def _noised(
         self, latents: Tensor, ratios: tuple[float, ...], generator: torch.Generator
@@ -193,8 +203,9 @@ class HeldOut:
         return self.denoiser.noised(latents.repeat(len(ratios), 1, 1, 1), noise, t), t, noise
 
     def _predict(self, noisy: Tensor, t: Tensor, words: Tensor, weights: Weights | None = None) -> Tensor:
-        """The module's output, in passes of `TOGETHER`."""
-        rows = [slice(at, at + TOGETHER) for at in range(0, len(t), TOGETHER)]
+        """The module's output, as many rows at a time as are drawn together."""
+        size = self.how.batch_size
+        rows = [slice(at, at + size) for at in range(0, len(t), size)]
         return torch.cat([self.denoiser.predict(noisy[r], t[r], words[r], weights) for r in rows])
 
     def _clean(self, noisy: Tensor, t: Tensor, words: Tensor) -> Tensor:
