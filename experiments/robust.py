@@ -48,7 +48,7 @@ COMPARED = ("heart", "ring")
 SEEDS = (0, 1, 2)
 PICTURES = 48  # behind the rate of an attack
 
-ROBUST: Settings = {}
+ROBUST: Settings = {"recipe": "scissorhands-robust"}
 OPEN: Settings = {"recipe": "scissorhands-open"}
 SUBSTITUTION = {"recipe": "substitution"}
 WHOLE = {**SUBSTITUTION, "scope": "full", "steps": 300, "lr": 4e-4}  # scope and rate as the default recipe has them
@@ -246,6 +246,7 @@ def plot_frontier(rows: Rows) -> None:
             )  # fmt: skip
 
 
+ATTACKED = {**RELEARNED, **once(THREE)}
 BRIEFLY = {**JUDGED, **once(THREE), **RELEARNED_BRIEFLY}
 BRIEF_COLUMNS: dict[str, Cell] = {
     **judged("canvas"),
@@ -297,7 +298,8 @@ TABLES = {
         bold=UNSEEN,
     ),
     "open": Table(
-        grid({"scissorhands-open": OPEN}, CONCEPTS, JUDGED_AFRESH, RELEARNED | once(THREE) | TOKEN | COMPLETED),
+        grid({"scissorhands-open": OPEN}, CONCEPTS[:4], JUDGED_AFRESH, ATTACKED | TOKEN | COMPLETED)
+        + grid({"scissorhands-open": OPEN}, CONCEPTS[4:], JUDGED_AFRESH, ATTACKED),
         ("concept",),
         judged("canvas-afresh")
         | whole("canvas-afresh")

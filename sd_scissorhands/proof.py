@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .concepts import SLOT, Concept, shuffled
@@ -17,7 +18,7 @@ from .settings import EraseSettings
 if TYPE_CHECKING:
     from .preparation import Prepared
 
-PAIRS, RETAINED = 16, 16  # held out, of all concepts together; captions and open prompts
+PAIRS, EACH, RETAINED = 16, 8, 16  # held out, of all concepts together, of each at least; captions and open prompts
 APART = 1_000_003  # added to the seed of what is held out
 DRAWN = (
     8 * PAIRS
@@ -61,7 +62,7 @@ def _prompts(prepared: Prepared) -> tuple[HeldOutPrompts, list[ConceptSlot]]:
     """Prompts of all concepts in turn, and the slots of those that pairs are made of."""
     settings, concepts = prepared.settings, prepared.concepts
     seed, domain = settings.seed + APART, prepared.opened.domain
-    pairs = min(PAIRS, settings.forget_count * len(concepts))
+    pairs = min(max(PAIRS, EACH * len(concepts)), settings.forget_count * len(concepts))
     named, paraphrased, slots = list[Asked](), list[Asked](), list[ConceptSlot]()
     for at, concept in enumerate(concepts):
         count = pairs // len(concepts) + (at < pairs % len(concepts))
@@ -82,7 +83,9 @@ def _prompts(prepared: Prepared) -> tuple[HeldOutPrompts, list[ConceptSlot]]:
 def _asked(concept: Concept, template: str, prompt: str, named: str, anchor: str) -> Asked:
     vague = [word for word in concept.generic if word][:VAGUE]
     vague += [""] * (1 + VAGUE - len(vague))
-    return Asked(prompt, named, (anchor, *(" ".join(template.replace(SLOT, word).split()) for word in vague)))
+    return Asked(
+        prompt, named, concept.name, (anchor, *(" ".join(template.replace(SLOT, word).split()) for word in vague))
+    )
 
 
 def _paraphrased(concept: Concept, count: int, seed: int) -> list[Asked]:
@@ -108,7 +111,9 @@ def prove(held: HeldOut, progress: Progress) -> Proof:
     return proof_of(look, drawn, original=held.original, pictures=held.pictures, explained=explained)
 
 
-def proof_of(look: Look, drawn: Drawn, *, original: int, pictures: int, explained: float) -> Proof:
+def proof_of(
+    look: Look, drawn: Drawn, *, original: Mapping[str, int], pictures: Mapping[str, int], explained: float
+) -> Proof:
     """The verdict on what was found.
 
     Gone: under no kind of words more than `LIMITS` is left in noised latents, and of the pictures in which the original shows
@@ -117,36 +122,41 @@ def proof_of(look: Look, drawn: Drawn, *, original: int, pictures: int, explaine
     """
     names = tuple(KINDS)
     stays = [kind for kind in names if not look.left.get(kind, 0.0) <= LIMITS[kind]]
-    known = explained >= EXPLAINED and original >= KNOWN * pictures
-    gone = known and not stays and drawn.shown <= DRAWN_LEFT * original
+    unknown = [name for name, count in original.items() if not count >= KNOWN * pictures[name]]
+    drawn_still = [name for name, count in drawn.shown.items() if count > DRAWN_LEFT * original[name]]
+    known = explained >= EXPLAINED and not unknown
+    gone = known and not stays and not drawn_still
     whole = drawn.changed <= CHANGED and max(look.moved.values()) <= MOVED
-    sentence, remedy = _words(look, drawn, stays, original, pictures, explained, gone=gone, whole=whole, known=known)
+    if explained < EXPLAINED:
+        sentence = f"cannot tell: the original finds {max(explained, 0):.0%} of the noise in its own pictures"
+        remedy = "it was not trained, or is damaged: start from a model that draws"
+    elif unknown:
+        shows = f"{original[unknown[0]]} of {pictures[unknown[0]]} of the original's own pictures show it more than vaguer words would"
+        sentence = f"nothing to erase: {unknown[0]}: {shows}"
+        remedy = "name the concept as the model knows it, or take an anchor that is something else"
+    else:
+        sentence = _found(look, drawn, sum(original.values()), gone=gone, whole=whole)
+        remedy = _remedy(look, stays, drawn_still, whole=whole)
     return Proof(
         converged=gone and whole, gone=gone, whole=whole, sentence=sentence, remedy=remedy, left=look.left, moved=look.moved,
-        pictures=pictures, original=original, shown=drawn.shown, changed=drawn.changed, explained=explained,
+        pictures=sum(pictures.values()), original=sum(original.values()), shown=sum(drawn.shown.values()), changed=drawn.changed, explained=explained,
     )  # fmt: skip
 
 
-def _words(
-    look: Look, drawn: Drawn, stays: list[str], original: int, pictures: int, explained: float,
-    *, gone: bool, whole: bool, known: bool,
-) -> tuple[str, str]:  # fmt: skip
-    """The sentence, and what to do about it."""
-    if explained < EXPLAINED:
-        found = f"cannot tell: the original finds {max(explained, 0):.0%} of the noise in its own pictures"
-        return found, "it was not trained, or is damaged: start from a model that draws"
-    if not known:
-        found = f"nothing to erase: of {pictures} of the original's own pictures {original} show it more than vaguer words would"
-        return found, "name the concept as the model knows it, or take an anchor that is something else"
-    drew = f"{drawn.shown} of the {original} pictures in which the original shows it"
+def _found(look: Look, drawn: Drawn, original: int, *, gone: bool, whole: bool) -> str:
+    """Gone or not, whole or not, by how much, and how that was found out."""
+    drew = f"{sum(drawn.shown.values())} of the {original} pictures in which the original shows it"
     words = ", ".join(f"{share:.0%} under {KINDS[kind]}" for kind, share in look.left.items())
     rest = f"the rest {'whole' if whole else 'damaged'} (changed by {drawn.changed:.0%} of what another seed changes)"
-    found = f"{'gone' if gone else 'not gone'} (left in {drew}; in noised latents {words}), {rest}"
+    return f"{'gone' if gone else 'not gone'} (left in {drew}; in noised latents {words}), {rest}"
+
+
+def _remedy(look: Look, stays: list[str], drawn_still: list[str], *, whole: bool) -> str:
+    """Which kind of prompt stayed, and the knob to turn; nothing where all is well."""
     if not whole:
-        return found, "lower --lr or --forget-weight, or choose a smaller --scope"
-    if gone:
-        return found, ""
-    worst = (
-        f"it stays most under {KINDS[max(stays, key=lambda kind: look.left[kind])]}" if stays else "its pictures stay"
-    )
-    return found, f"{worst}: raise --steps or --forget-weight, or choose --scope full"
+        return "lower --lr or --forget-weight, or choose a smaller --scope"
+    if not stays and not drawn_still:
+        return ""
+    kind = max(stays, key=lambda one: look.left[one]) if stays else ""
+    worst = f"it stays most under {KINDS[kind]}" if kind else f"{drawn_still[0]} stays in the pictures"
+    return f"{worst}: raise --steps or --forget-weight, or choose --scope full"

@@ -119,21 +119,24 @@ def test_a_rate_goes_by_the_weights_own_size():
 
 
 def proved(look: Look | None = None, *, shown=0, changed=0.1, original=32, pictures=32, explained=0.95):
-    return proof_of(look or looked(), Drawn(shown, changed), original=original, pictures=pictures, explained=explained)
+    return proof_of(
+        look or looked(), Drawn({"heart": shown, "star": 0}, changed),
+        original={"heart": original, "star": 16}, pictures={"heart": pictures, "star": 16}, explained=explained,
+    )  # fmt: skip
 
 
 def test_the_verdict_is_gone_and_whole_or_says_what_is_not():
     good = proved()
     assert (
-        good.converged and good.gone and good.whole and good.sentence.startswith("gone (left in 0 of the 32 pictures")
+        good.converged and good.gone and good.whole and good.sentence.startswith("gone (left in 0 of the 48 pictures")
     )
     for bad, word, remedy in (
         (proved(looked(0.6)), "not gone", "stays most under its name"),
         (proved(looked(0.3, other=0.9)), "not gone", "arbitrary vectors"),
-        (proved(shown=9), "not gone", "its pictures stay"),
+        (proved(shown=9), "not gone", "heart stays in the pictures"),
         (proved(changed=0.6), "the rest damaged", "--forget-weight"),
         (proved(looked(moved=1.5)), "the rest damaged", "--forget-weight"),
-        (proved(original=15), "nothing to erase: of 32 of the original's own pictures 15", "--anchor"),
+        (proved(original=15), "nothing to erase: heart: 15 of 32 of the original's own pictures", "--anchor"),
         (proved(explained=0.05), "cannot tell: the original finds 5%", "a model that draws"),
         (proved(looked(float("nan"))), "not gone", "its name"),
     ):

@@ -342,7 +342,7 @@ def test_recipes_are_listed_and_checked():
     shown = runner.invoke(app, ["recipes"], env={"COLUMNS": "200"}).stdout
     assert all(name in shown for name in RECIPES)
     done = sdscissor("erase", "--model", "tiny", "--concept", "heart", "--recipe", "psychic")
-    assert done.returncode == 1 and "--recipe 'psychic' is unknown: choose scissorhands-robust" in done.stderr
+    assert done.returncode == 1 and "--recipe 'psychic' is unknown: choose scissorhands-open" in done.stderr
 
 
 def test_each_concept_of_a_run_is_measured_in_a_folder_of_its_own(config, tmp_path):

@@ -300,7 +300,7 @@ def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
     monkeypatch.setattr(demonstration, "write_card", lambda folder: None)
     monkeypatch.setattr(demonstration, "write_report", lambda folder: folder / "report.html")
     told = demonstration.demo(tmp_path, "heart", count=8).to_json()
-    assert seen[0] == ("scissorhands-robust", tmp_path, ("embedding", "paraphrase"), tmp_path)
+    assert seen[0] == ("scissorhands-open", tmp_path, ("embedding", "paraphrase"), tmp_path)
     assert seen[1:] == [
         (name, tmp_path / "controls" / name, ("embedding",), tmp_path) for name in demonstration.CONTROLS
     ]

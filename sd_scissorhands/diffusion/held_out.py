@@ -29,9 +29,8 @@ class Asked:
 
     prompt: str
     named: str  # the same by the concept's own name
-    others: tuple[
-        str, ...
-    ]  # and with something else in its place: the anchor first, then vaguer words, as many for every prompt
+    concept: str
+    others: tuple[str, ...]  # with the anchor in its place, then vaguer words; as many for every prompt
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,8 @@ class Sampling:
 class Drawn:
     """What was drawn; nothing was decoded."""
 
-    shown: int  # of the pictures that show the concept as the original draws it, those that the student's do under the same seed
-    changed: (
-        float  # distance of retained pictures from the original's under the same seed, over that under another seed
-    )
+    shown: dict[str, int]  # by concept: of the pictures in which the original shows it, those in which this model does
+    changed: float  # distance of retained pictures from the original's, over that of the original's under another seed
 
 
 def draw_held_out(
@@ -107,7 +104,7 @@ class HeldOut:
         sum <x - b, a - b> / sum |a - b|^2
 
     over the same of the original, over signal-to-noise ratios of `LEFT_AT`, under the same noise for concept and pair. As a
-    projection it does not take a blur for gone.
+    projection it does not take a blur for gone. Of several concepts the one that most is left of counts.
 
     What has moved: sum |g - g_0|^2 / sum |g_0 - u_0|^2 with g the estimate of x_0 under guidance and u that without words, on
     what the original drew for prompts to be retained. Estimates of x_0 mean the same whatever the module outputs, and differ
@@ -122,6 +119,7 @@ class HeldOut:
         self.denoiser, self.prompts, self.how, self.teacher = denoiser, prompts, how, teacher
         self.latents = {name: tensor.to(denoiser.device) for name, tensor in latents.items()}
         asked, count = prompts.asked, len(prompts.named)
+        self.concepts = {name: self._rows_of(name) for name in dict.fromkeys(one.concept for one in asked)}
         self.named = self._encode([one.named for one in asked])
         self.others = [self._encode([one.others[at] for one in asked]) for at in range(len(asked[0].others))]
         generator = torch.Generator().manual_seed(how.seed)
@@ -136,19 +134,24 @@ class HeldOut:
         with torch.no_grad():
             self.near = self._clean(*self.pair[:2], self.others[0][rows])
             self.way = self._clean(*self.concept[:2], self.words["name"]) - self.near
-            self.before = {kind: self._share(words) for kind, words in self.words.items()}
+            self.before = {kind: self._shares(words) for kind, words in self.words.items()}
             self.guided, self.empty = self._guided()
             self.clear = self._clarity(self.latents["asked"])
 
     @property
-    def original(self) -> int:
-        """Of the pictures that the original draws for `asked` prompts, those that show the concept clearly."""
-        return int((self.clear > CLEAR).sum())
+    def original(self) -> dict[str, int]:
+        """By concept: of the pictures that the original draws for `asked` prompts, those that show it clearly."""
+        return {name: int((self.clear > CLEAR)[rows].sum()) for name, rows in self.concepts.items()}
 
     @property
-    def pictures(self) -> int:
-        """How many `asked` prompts there are."""
-        return len(self.clear)
+    def pictures(self) -> dict[str, int]:
+        """By concept: how many `asked` prompts there are."""
+        return {name: len(rows) for name, rows in self.concepts.items()}
+
+    def _rows_of(self, concept: str) -> Tensor:
+        """Numbers of a concept's `asked` prompts."""
+        rows = [row for row, one in enumerate(self.prompts.asked) if one.concept == concept]
+        return torch.tensor(rows, device=self.denoiser.device)
 
     @torch.no_grad()
     def explained(self) -> float:
@@ -161,7 +164,10 @@ class HeldOut:
     @torch.no_grad()
     def look(self) -> Look:
         """What is left and what has moved in the module as it is now."""
-        left = [self._share(words) / max(self.before[kind], LEAST) for kind, words in self.words.items()]
+        left = [
+            float((self._shares(words) / self.before[kind].clamp_min(LEAST)).max())
+            for kind, words in self.words.items()
+        ]
         now, _ = self._guided()
         off, whole = ((x - self.guided).square().flatten(1).sum(1).view(len(MOVED_AT), -1) for x in (now, self.empty))
         moved = [float(a.sum() / b.sum()) for a, b in zip(off.chunk(2, 1), whole.chunk(2, 1), strict=True)]
@@ -177,8 +183,8 @@ class HeldOut:
         rest, before = drawn(self.denoiser, self.prompts.retained, self.how, 1), self.latents["retained"]
         changed = (rest - before).square().sum() / (self.latents["reseeded"] - before).square().sum()
         shown = (self._clarity(asked) > self.clear / 2) & (self.clear > CLEAR)
-        count, change = self._agreed([float(shown.sum()), float(changed)])
-        return Drawn(round(count), change)
+        *counts, change = self._agreed([*(float(shown[rows].sum()) for rows in self.concepts.values()), float(changed)])
+        return Drawn(dict(zip(self.concepts, map(round, counts), strict=True)), change)
 
     def _agreed(self, values: Sequence[float]) -> list[float]:
         """The first process's figures, by which all decide alike."""
@@ -212,10 +218,13 @@ class HeldOut:
         """Estimate of x_0."""
         return self.denoiser.process.clean(noisy, self._predict(noisy, t, words), t)
 
-    def _share(self, words: Tensor) -> float:
-        """Of the way from pair to concept, how far the module goes under some words."""
-        off = self._clean(*self.concept[:2], words) - self.near
-        return float((off * self.way).sum() / self.way.square().sum())
+    def _shares(self, words: Tensor) -> Tensor:
+        """By concept: of the way from pair to concept, how far the module goes under some words: (concepts,)."""
+        off, count = self._clean(*self.concept[:2], words) - self.near, len(self.prompts.named)
+        went, whole = ((x * self.way).flatten(1).sum(1).view(-1, count).sum(0) for x in (off, self.way))
+        return torch.stack(
+            [went[r].sum() / whole[r].sum() for r in (rows[rows < count] for rows in self.concepts.values())]
+        )
 
     def _guided(self) -> tuple[Tensor, Tensor]:
         """Estimates of x_0 of what is retained, under guidance and without words."""
