@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 PAIRS, EACH, RETAINED = 16, 8, 16  # held out, of all concepts together, of each at least; captions and open prompts
 APART = 1_000_003  # added to the seed of what is held out
-DRAWN = (
-    8 * PAIRS
-)  # pictures of a proof at most: of names and paraphrases by both models, of pairs, retained ones three times
+DRAWN = 8 * PAIRS  # pictures of a proof, of both models
 VAGUE = 2  # vaguer words beside nothing that a picture is compared with
 DRAWN_LEFT, CHANGED, MOVED = 0.25, 0.5, 1.0  # of the original's pictures, that may be left; limits of what has changed
 EXPLAINED, KNOWN = 0.3, 0.5  # of the noise that a trained model finds; of its pictures, that show a concept it can draw

@@ -123,6 +123,7 @@ class Repair:
         for name, tensor in self.trained.tensors.items():
             tensor.copy_(self._first[name])
         self.trained.put_back()
+        self.trained.forget_gradients()
         self.plan = calibration.restarted(self.plan)
         self.optimizer = self.settings.optimiser(list(self.trained.tensors.values()), self.plan.lr)
         self.step, self.history, self._unread = 0, [], []
