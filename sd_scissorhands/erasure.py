@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from .diffusion.conditions import ConceptSlot, Mixture
-from .diffusion.dataset import gather
+from .diffusion.dataset import gather, pair_correlation
 from .diffusion.erasure_task import ErasureTask
 from .disk import locked
 from .errors import UserError
 from .machine import Processes
+from .methods.objectives import OBJECTIVES
 from .methods.repair import Repair
 from .models.delta import Origin, write_delta
 from .models.export import check_exportable, check_request, default_output, export
@@ -32,6 +33,8 @@ from .results.proof import Proof
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings
 from .stages import Stages
+
+IN_COMMON = 0.1  # by how much pairs correlate more than any two pictures, at least
 
 
 def erase(
@@ -80,7 +83,8 @@ def erase(
 
 def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
     """Every stage that is not done yet."""
-    settings, task = prepared.settings, _task(prepared, _data(run, prepared, progress))
+    settings, data = prepared.settings, _data(run, prepared, progress)
+    task = _task(prepared, data)
     held = held_out(run, prepared, task.teacher or {}, progress) if settings.verify else None
     stages = Stages(run, task, prepared.parameters, settings, progress)
     selection = stages.select(prepared.scored)
@@ -92,7 +96,7 @@ def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
         raise UserError(
             f"{run.path} holds no model, for every one harmed the rest too much: {proof.sentence}: {proof.remedy}"
         )
-    _save_model(run, prepared, trimmed, repair, proof)
+    _save_model(run, prepared, trimmed, repair, proof, pair_correlation(data))
 
 
 def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
@@ -137,7 +141,9 @@ def slices_of(settings: EraseSettings, processes: int) -> int:
     return math.ceil(2 * settings.batch_size / (settings.micro_batch * processes)) if settings.micro_batch else 1
 
 
-def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair, proof: Proof | None) -> None:
+def _save_model(
+    run: Run, prepared: Prepared, trimmed: int, repair: Repair, proof: Proof | None, pairs: tuple[float, float] | None
+) -> None:
     """Write the erased pipeline, a delta where single weights were trained, and what the run came to."""
     opened, denoiser, settings = prepared.opened, prepared.denoiser, prepared.settings
     if prepared.casts_frozen:
@@ -158,11 +164,21 @@ def _save_model(run: Run, prepared: Prepared, trimmed: int, repair: Repair, proo
         anchors=tuple(concept.anchor for concept in prepared.concepts),
         explicit=any(concept.explicit for concept in prepared.concepts), recipe=settings.recipe, seed=settings.seed,
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
-        mean_correction=repair.mean_correction, steps=repair.step, converged=proof.converged if proof else None, proof=proof, **delta, weights_sha256=weights,
+        mean_correction=repair.mean_correction, steps=repair.step, converged=proof.converged if proof else None, proof=proof, pair_correlation=pairs and pairs[0], **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
-        processes=run.processes.count, seconds=run.seconds, left_out=left_out, remarks=prepared.remarks,
+        processes=run.processes.count, seconds=run.seconds, left_out=left_out, remarks=(*prepared.remarks, *_remarks_on(pairs, settings.repair)),
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
+
+
+def _remarks_on(pairs: tuple[float, float] | None, repair: str) -> list[str]:
+    """A sentence on pairs that have nothing in common, where the repair goes by pairs."""
+    if pairs is None or not OBJECTIVES[repair].needs_pairs or pairs[0] >= pairs[1] + IN_COMMON:
+        return []
+    return [
+        f"the concept's pictures have little in common with their pairs (correlation {pairs[0]:.2f}; {pairs[1]:.2f} between any two): "
+        "choose an --anchor, or twins in a preset of your own, that keep the composition"
+    ]
 
 
 def _exported(run: Run, output_format: str, progress: Progress) -> EraseResult:

@@ -123,6 +123,7 @@ def _erased(result: EraseResult) -> None:
         "proof": proof and proof.sentence,
         "remedy": proof and (proof.remedy or None),
         "recipe": result.recipe,
+        "pairs": None if result.pair_correlation is None else f"correlation {result.pair_correlation:.2f}",
         "EMA weights": EMA_WORDS.get(result.ema or ""),
         "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",
         "repaired": f"{result.steps} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),

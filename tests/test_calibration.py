@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from sd_scissorhands import erase
 from sd_scissorhands.cli import app, main
+from sd_scissorhands.diffusion.dataset import pair_correlation
 from sd_scissorhands.diffusion.held_out import Drawn
+from sd_scissorhands.erasure import _remarks_on
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods.calibration import RESTARTS, Calibration, Look, Plan
 from sd_scissorhands.methods.repair import Repair, RepairSettings
@@ -252,3 +254,15 @@ def erase_or_none(settings: EraseSettings, folder: Path, **how) -> str:
 def test_without_a_proof_nothing_is_claimed(short: EraseSettings, tmp_path: Path):
     found = erase(dataclasses.replace(short, verify=False), tmp_path / "run")
     assert found.converged is None and found.proof is None
+
+
+def test_pairs_that_have_nothing_in_common_are_remarked_on():
+    torch.manual_seed(0)
+    forget = torch.randn(8, 4, 8, 8)
+    twins = {"forget_latents": forget, "anchor_latents": forget + 0.5 * torch.randn_like(forget)}
+    others = {"forget_latents": forget, "anchor_latents": torch.randn_like(forget)}
+    alike, apart = pair_correlation(twins), pair_correlation(others)
+    assert alike and apart and alike[0] > 0.8 and abs(alike[1]) < 0.1 and abs(apart[0]) < 0.1
+    assert _remarks_on(alike, "paired") == [] and _remarks_on(apart, "retain") == []
+    assert "have little in common" in _remarks_on(apart, "paired")[0]
+    assert pair_correlation(others | {"forget_deviation": forget}) is None  # a user's pictures have no pairs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -70,6 +70,24 @@ def gather(
     if named:
         data |= _without_concepts(denoiser, data, named, settings.seed)
     return {name: tensor.cpu() for name, tensor in data.items()}
+
+
+def pair_correlation(data: Mapping[str, Tensor]) -> tuple[float, float] | None:
+    """Mean correlation of the concepts' latents with their pairs', and with other rows' pairs; None without pairs of their own.
+
+    The paired target turns one picture into the other: what they have in common need not change. Pairs that have no more in
+    common than any two pictures teach a blur.
+    """
+    if "forget_deviation" in data or len(data["forget_latents"]) < 2:
+        return None
+    forget, pair = (data[f"{side}_latents"].flatten(1) for side in ("forget", "anchor"))
+    forget, pair = (x - x.mean(1, keepdim=True) for x in (forget, pair))
+
+    def mean(other: Tensor) -> float:
+        """Of every row with the same row of `other`."""
+        return float(torch.nn.functional.cosine_similarity(forget, other, dim=1).mean())
+
+    return mean(pair), mean(pair.roll(1, 0))
 
 
 def _without_concepts(

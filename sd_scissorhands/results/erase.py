@@ -30,6 +30,7 @@ class EraseResult(Reported, SparseRecord):
     weights_sha256: str  # of the denoiser
     converged: bool | None = None  # whether the concept is gone and the rest whole, by its proof; None: none was made
     proof: Proof | None = None
+    pair_correlation: float | None = None  # of the concept's latents with their pairs', mean
     licence: dict[str, str] = field(default_factory=dict)  # of the original, see `models.licence`
     ema: str | None = None  # see `models.keys`
     device: str = ""
