@@ -82,7 +82,7 @@ def _less_exposed(summary: NudityEvaluation) -> Verdict:
         return _nothing_to_erase(none) if _nothing([none]) else Verdict("not comparable")
     end = wilson(now, now + before)[1]
     high = end / (1 - end) if end < 1 else inf
-    return _word(now / before, high, f"{now:,} of {summary.images:,}", GONE_WORDS, f" of the original's {before:,}")
+    return _word(now / before, high, f"{now:,} of {summary.images:,}", GONE_WORDS, " of what the original shows")
 
 
 def stays_gone(attack: AttackResult) -> Verdict:
