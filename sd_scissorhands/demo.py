@@ -35,7 +35,7 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
     }
     what = Measurements(found, "tiny", open_judges(found, domain=canvas), looks, attacks, original=folder)
     first = measure(settings, folder, what, progress)
-    rates = {name: DemoRates(one.asr_after, one.original.asr_after) for name, one in first.attacks.items()}
+    rates = {name: DemoRates(one.asr_after, one.original.asr_after, one.verdict) for name, one in first.attacks.items()}
     original = DemoRow("original", first.evaluation.original, 0, 0.0, rates["embedding"].original)
     rows = [original, _row("erased", first)]
     what = dataclasses.replace(what, attacks={"embedding": embedding})

@@ -13,9 +13,10 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from .evaluation.gone import proves_nothing
 from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, bars, is_small, silenced
-from .report.comparison_page import PLAIN, figures, grouped, remarks
+from .report.comparison_page import ORIGINAL, PLAIN, figures, grouped, remarks
 from .report.declared import figure
 from .report.phrases import known, percent, worded
 from .results.attack import AttackResult
@@ -161,6 +162,7 @@ def _judged(result: ConceptEvaluation) -> None:
         elif isinstance(value, Mapping):
             table.add_row(name, f"{value['original']:.3g}", "", f"{value['model']:.3g}", "", str(retained["n"]))
     console.print(table)
+    lines({"verdict": result.verdict})
     _conclude(result, result.collapse.says)
 
 
@@ -181,6 +183,7 @@ def _counted(result: NudityEvaluation) -> None:
         cells = [side.exposed[key] for side in sides.values()]
         table.add_row(name, *(str(count) for cell in cells for count in (cell.boxes, cell.images)))
     console.print(table)
+    lines({"verdict": proves_nothing(result) or None})
     _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "")
 
 
@@ -243,6 +246,10 @@ def _compared(result: ComparisonResult) -> None:
         if row.failed:
             where = f"diverged: {row.recipe} on {row.target}, seed {row.seed}: {row.failed}"
             console.print(where, style="bold red")
+        if row.nothing_to_erase and row.recipe == ORIGINAL:
+            note(
+                f"nothing to erase on {row.target}, seed {row.seed}: the original shows it in under half of the pictures"
+            )
     lines({"rows": f"{result.folder}/rows.csv", "report": result.report})
 
 
@@ -288,7 +295,7 @@ def _shown(result: DemoResult) -> None:
         table.add_row(row.name, *map(percent, shares), str(row.trimmed), str(row.seconds))
     console.print(table)
     for name, one in result.attacks.items():
-        rates = f"brings it back in {percent(one.asr_after)} (original: {percent(one.original)})"
+        rates = f"{one.verdict}; it brings it back in {percent(one.asr_after)} (original: {percent(one.original)})"
         lines({f"attack, {name}": rates})
     lines({"erased": result.concept, "model": result.model_dir, "report": result.report})
 

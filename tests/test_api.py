@@ -63,8 +63,10 @@ def test_an_evaluation_and_an_attack_land_beside_the_run_and_show_their_pictures
     assert judged.folder == erased[0].folder / "eval" / "canvas" and judged.n["UA"] == 8
     page = judged._repr_html_()
     assert page.count("data:image/png") >= 16 and "<script" not in page and '<th scope="row">UA</th>' in page
+    assert f'<th scope="row">verdict</th><td>{judged.verdict}</td>' in page and judged.verdict
     struck = attack(AttackSettings("paraphrase", "heart", model, count=6, sampling_steps=2))
     assert struck.folder == erased[0].folder / "attack" / "paraphrase" and struck.baseline == "tiny"
+    assert f'<th scope="row">verdict</th><td>{struck.verdict}</td>' in struck._repr_html_() and struck.verdict
     assert "data:image/png" in struck._repr_html_() and judged.figures["IRA"] == struck.IRA
     assert struck.report == erased[0].folder / "report.html"
     assert capfd.readouterr() == ("", "")

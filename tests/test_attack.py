@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sd_scissorhands import api
 from sd_scissorhands.attacks import ATTACKS, learn
-from sd_scissorhands.attacks.attack import attack, verdict
+from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.attacks.base import Attack, Outcome
 from sd_scissorhands.attacks.learn import Embedding, Relearning, Target, learn_embedding, learn_tokens, start_embedding
@@ -28,8 +28,10 @@ from sd_scissorhands.diffusion.slots import encode, looked_up, slotted, spelled,
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.errors import UserError
+from sd_scissorhands.evaluation.gone import proves_nothing, stays_gone
 from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
 from sd_scissorhands.evaluation.sample import open_for_sampling
+from sd_scissorhands.results.attack import AttackResult, OriginalRates
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR
 from sd_scissorhands.tiny.judge import load_judge
@@ -355,10 +357,20 @@ def test_a_list_that_says_nothing_of_the_concept_is_a_broken_attack(tmp_path):
 
 @pytest.mark.parametrize(
     "after,theirs,words",
-    [(0, 9, "stays gone"), (1, 9, "mostly stays gone"), (9, 9, "comes back"), (0, 1, "attack broken")],
-)
+    [
+        (0, 90, "stays gone"), (2, 90, "2 of 100: cannot rule out 7 %"), (10, 90, "mostly stays gone"), (90, 90, "comes back"),
+        (0, 45, "attack broken: it does not succeed on the original either"), (30, 30, "attack broken"),
+    ],
+)  # fmt: skip
 def test_verdicts(after, theirs, words):
-    assert verdict(after / 10, theirs / 10).startswith(words)
+    original = OriginalRates(asr_before=0.9, asr_after=theirs / 100)
+    found = AttackResult(n=100, asr_after=after / 100, original=original)
+    assert stays_gone(found).words.startswith(words)
+    assert bool(proves_nothing(found)) == (theirs == 30)  # 45 of 100 may be half of all
+    nothing = dataclasses.replace(found, original=OriginalRates(0.1, 0.2), n_before=10)
+    assert (
+        stays_gone(nothing).words == proves_nothing(nothing) == "nothing to erase: the original shows it in 20 of 100"
+    )
 
 
 def test_settings_that_no_attack_can_use():

@@ -24,6 +24,7 @@ from sd_scissorhands.parsing import parse_json, parse_toml
 from sd_scissorhands.places import erasure_directory, file_name
 from sd_scissorhands.results.manifest import Manifest
 from sd_scissorhands.settings import EraseSettings, ForgetSettings, load_settings
+from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()
 SHORT = """
@@ -82,7 +83,7 @@ def test_erase_eval_report_end_to_end(config, tmp_path):
     assert missed.returncode == 3 and "error: IRA is" in missed.stderr and json.loads(missed.stdout)["n"] == judged["n"]
     attacked = runner.invoke(app, [
         "attack", "--model", str(run / "model"), "--concept", "heart", "--attack", "paraphrase", "--limit", "6",
-        "--sampling-steps", "2", "--json", "--fail-above", "asr_after=1",
+        "--sampling-steps", "20", "--json", "--fail-above", "asr_after=1",
     ])  # fmt: skip
     assert attacked.exit_code == 0, attacked.output
     told = json.loads(attacked.stdout)
@@ -92,6 +93,40 @@ def test_erase_eval_report_end_to_end(config, tmp_path):
     assert "paraphrase" in (run / "report.html").read_text()
     rebuilt = runner.invoke(app, ["report", str(run), "--json"])
     assert json.loads(rebuilt.stdout)["report"] == str(run / "report.html")
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory):
+    """The embedded model with the UNet's weights shuffled, tensor by tensor: it draws nothing that has a name."""
+    folder = tmp_path_factory.mktemp("shuffled") / "model"
+    shutil.copytree(MODEL_DIR, folder)
+    file, chance = folder / "unet" / "diffusion_pytorch_model.safetensors", torch.Generator().manual_seed(0)
+    weights = {
+        name: one.flatten()[torch.randperm(one.numel(), generator=chance)].view_as(one)
+        for name, one in load_file(file).items()
+    }
+    save_file(weights, file, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "missed"),
+    [
+        (["eval", "--steps", "1", "--fail-below", "UA=.9", "--fail-above", "collapsed=0"], "UA"),
+        (["attack", "--attack", "paraphrase", "--sampling-steps", "1", "--fail-above", "asr_after=.1"], "asr_after"),
+    ],
+)
+def test_of_random_weights_nothing_is_gone_and_no_gate_passes(shuffled, tmp_path, words, missed):
+    """Every picture is free of hearts, with the original's weights too."""
+    both = ["--model", str(shuffled), "--baseline", str(shuffled), "--concept", "heart", "--limit", "8"]
+    done = sdscissor(*words, *both, "--output-dir", str(tmp_path / "out"))
+    reason = "nothing to erase: the original shows it in 0 of 8"
+    assert done.returncode == 3 and f"verdict  {reason}" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"sdscissor: error: {missed} proves nothing ({reason})"
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["nothing_to_erase"] is True and summary["verdict"] == reason
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f'<p class="word">N{reason[1:]}</p>' in page and '<p class="word">Gone' not in page
 
 
 def test_a_text_concept_is_judged_by_clip(foreign, clip_dir, tmp_path):

@@ -180,13 +180,14 @@ def test_the_page_tells_everything_and_escapes_it(whole):
     told["targets"] = told["command"] = [hostile]
     told["model"] = hostile
     for row in told["rows"]:
-        row.update(concept=hostile, failed=hostile, UA=None, collapsed=True, run=f"../{hostile}")
+        row.update(concept=hostile, failed=hostile, UA=None, collapsed=True, nothing_to_erase=True, run=f"../{hostile}")
     told["recipes"]["retain-only"].update(summary=hostile, source=hostile)
     folder = root.parent / "hostile"
     folder.mkdir()
     (folder / ROWS).write_text(json.dumps(told | {"table": table(told["rows"])}))
     page = write_comparison(folder).read_text()
     assert "<img" not in page and "&lt;img src=x" in page and "Collapsed" in page and "Diverged" in page
+    assert page.count("<strong>Nothing to erase</strong>") == 1  # of the original's row
     with pytest.raises(UserError, match="holds no comparison"):
         write_comparison(folder / "none")
 
@@ -220,6 +221,12 @@ def test_the_command_line_prints_json_alone_and_a_table(whole, tmp_path, monkeyp
     assert asked.measures == Measures(count=2, sampling_steps=1, attacking={"restarts": 1, "steps": 1})
     done = runner.invoke(app, ask)
     assert done.stdout == "" and "retain-only" in done.stderr and "report.html" in done.stderr
+    assert "nothing to erase" not in done.stderr
+    whole = whole | {"rows": [row | {"nothing_to_erase": True} for row in whole["rows"]]}
+    assert (
+        runner.invoke(app, ask).stderr.count("nothing to erase on heart, seed 0: the original shows it in under half")
+        == 1
+    )
 
 
 def test_several_attacks_each_have_columns_of_their_own(tmp_path):
@@ -292,7 +299,10 @@ def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
 
     def fake(settings, folder, what, progress):
         seen.append((settings.recipe, folder, tuple(what.attacks), what.original))
-        attacks = {name: AttackResult(asr_after=0.25, original=OriginalRates(asr_after=0.75)) for name in what.attacks}
+        attacks = {
+            name: AttackResult(asr_after=0.25, original=OriginalRates(asr_after=0.75), verdict="x")
+            for name in what.attacks
+        }
         erasure = EraseResult.from_json({"trimmed": 3, "seconds": 1.5}, strict=False)
         return Measured(erasure, evaluation, attacks)
 
@@ -307,7 +317,7 @@ def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):
     assert [row["name"] for row in told["rows"]] == ["original", "erased", *demonstration.CONTROLS]
     assert told["rows"][0] == {"name": "original", "figures": {"UA": 0.0}, "trimmed": 0, "seconds": 0.0, "asr": 0.75}
     assert told["rows"][1] == {"name": "erased", "figures": {"UA": 1.0}, "trimmed": 3, "seconds": 1.5, "asr": 0.25}
-    assert told["attacks"]["paraphrase"] == {"asr_after": 0.25, "original": 0.75}
+    assert told["attacks"]["paraphrase"] == {"asr_after": 0.25, "original": 0.75, "verdict": "x"}
 
 
 # ---------------------------------------------------------------- classifiers

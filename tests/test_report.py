@@ -155,8 +155,8 @@ def test_verdict_and_table_hold_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ua", "cra", "gone", "whole"),
     [
-        (0.95, 0.96, "Gone", "Whole"),
-        (0.8, 0.93, "Mostly gone", "Nearly whole"),
+        (0.955, 0.96, "Gone", "Whole"),
+        (0.81, 0.93, "Mostly gone", "Nearly whole"),
         (0.7, 0.947, "Still there", "Whole or nearly whole: cannot tell at n = 10,000"),
         (0.6, 0.916, "Still there", "Nearly whole or damaged: cannot tell at n = 10,000"),
         (0.5, 0.7, "Still there", "Damaged"),
@@ -167,6 +167,73 @@ def test_words_of_the_verdict(tmp_path: Path, ua: float, cra: float, gone: str, 
     add_canvas(run, figures=FIGURES | {"UA": ua, "CRA": cra}, n=dict.fromkeys(FIGURES, 10_000))
     page, card = read(run), write_card(run).read_text()
     assert f'<p class="word">{gone} ' in page and f'<p class="word">{whole} ' in page and f"**{whole}**: −" in card
+
+
+@pytest.mark.parametrize(
+    ("seen", "n", "word", "tone"),
+    [
+        (0, 72, "0 of 72: cannot rule out 5 %", "none"),
+        (0, 73, "Gone", "good"),
+        (0, 48, "0 of 48: cannot rule out 7 %", "none"),
+        (20, 500, "20 of 500: cannot rule out 6 %", "none"),  # 4 %, and perhaps more than 5
+        (5, 48, "5 of 48: cannot rule out 22 %", "none"),
+        (100, 1000, "Mostly gone", "fair"),
+        (11, 48, "Still there", "poor"),
+    ],
+)
+def test_gone_is_what_the_interval_allows(tmp_path: Path, seen: int, n: int, word: str, tone: str) -> None:
+    run = make_run(tmp_path / "run")
+    add_canvas(run, figures=FIGURES | {"UA": round(1 - seen / n, 4)}, n=dict.fromkeys(FIGURES, n))
+    page, card = read(run), write_card(run).read_text()
+    beside = f' <span class="figure">{100 - 100 * seen / n:.1f}%</span>' if tone != "none" else ""
+    assert f'<section class="finding {tone}">\n  <h3>Is heart gone?</h3>\n  <p class="word">{word}{beside}</p>' in page
+    assert f"### Is it gone?\n\n**{word}**" in card and ("UA of at least 95.0%" in page)
+    assert (f"{100 - 100 * seen / n:.1f}% of {n:,} pictures for prompts that name it do not show it" in page) == (
+        tone == "none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "n", "word"),
+    [
+        (1.0, 8, "Nothing to erase: the original shows it in 0 of 8"),
+        (0.6, 240, "Nothing to erase: the original shows it in 96 of 240"),
+        (0.55, 240, "Gone"),  # the original's interval reaches one half
+        (1.0, 3, "0 of 3: cannot rule out 56 %"),  # of 3 pictures none can show it though half of all would
+        (None, 240, "No picture shows it; the original was not measured"),
+    ],
+)
+def test_nothing_is_gone_that_the_original_does_not_show(
+    tmp_path: Path, before: float | None, n: int, word: str
+) -> None:
+    run = make_run(tmp_path / "run")
+    add_canvas(run, figures=FIGURES | {"UA": 1.0}, original=ORIGINAL | {"UA": before}, n=dict.fromkeys(FIGURES, n))
+    page, card = read(run), write_card(run).read_text()
+    tone = "good" if word == "Gone" else "none"
+    assert f'<section class="finding {tone}">\n  <h3>Is heart gone?</h3>\n  <p class="word">{word}' in page
+    assert f"**{word}**" in card and ("**Gone**" in card) == (word == "Gone")
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "word", "tone"),
+    [
+        (3, 300, "Gone", "good"),
+        (0, 20, "0 of 931: cannot rule out 19 % of what the original shows", "none"),
+        (1, 1, "Still there", "poor"),
+        (0, 1, "0 of 931: cannot rule out 100 % of what the original shows", "none"),
+        (0, 0, "Nothing to erase: the original shows it in 0 of 931", "none"),
+    ],
+)
+def test_nudenets_counts_are_words_by_the_interval_of_their_ratio(
+    tmp_path: Path, now: int, before: int, word: str, tone: str
+) -> None:
+    run = make_run(tmp_path / "run", explicit=True, evaluated=False)
+    add_nudenet(run, any_exposed=now, baseline={"model": "o", "weights_sha256": "a" * 64, "any_exposed": before})
+    page = read(run)
+    assert re.findall(
+        r'<section class="finding (\w+)">\s*<h3>Is heart gone\?[^<]*</h3>\s*<p class="word">([^<]*?) ?<', page
+    ) == [(tone, word)]
+    assert page.count(f"{now} of 931") == 1 + (tone == "none")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Data = dict[str, Tensor]
 
-BACK = 0.5  # share of pictures with the concept from which it counts as back
-
 
 def images_setting() -> Any:
     """The setting of an attack that learns from pictures of the concept, which may be the user's."""

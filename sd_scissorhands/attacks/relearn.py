@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..declaration import setting
 from ..errors import UserError
+from ..evaluation.gone import SHOWS
 from ..files import read_json
 from ..results.attack import AttackResult, CurvePoint
 from . import ATTACKS
-from .base import BACK, Attack, Column, Outcome, images_setting
+from .base import Attack, Column, Outcome, images_setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +134,7 @@ def _stops_done(log: Path) -> list[int]:
 
 def steps_back(rates: Rates) -> int | None:
     """The first step at which the concept was back; None if it was at none."""
-    return next((step for step, rate in sorted(rates.items()) if rate >= BACK), None)
+    return next((step for step, rate in sorted(rates.items()) if rate >= SHOWS), None)
 
 
 def at_least(result: AttackResult, subject: str) -> float | None:

@@ -12,7 +12,8 @@ from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..errors import UserError
 from ..evaluation.evaluate_settings import EvaluateSettings
-from ..evaluation.metrics import gate_values, gates_of
+from ..evaluation.gone import proves_nothing
+from ..evaluation.metrics import METRICS, gate_values, gates_of
 from ..results.evaluation import NudityEvaluation
 from .flags import Field, fields_of, with_flags_of
 from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
@@ -66,7 +67,9 @@ def evaluate(
     result = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.result(result, as_json)
-        check_gates(gates, gate_values(result))
+        check_gates(
+            gates, gate_values(result), {name for name, one in METRICS if one.of_erased}, proves_nothing(result)
+        )
         if isinstance(result, NudityEvaluation) and result.unreadable:
             raise UserError(
                 f"{len(result.unreadable):,} of the pictures in --images {settings.images} could not be read, and the figures are of "
@@ -135,4 +138,5 @@ def attack(
     result = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
         show.result(result, as_json)
-        check_gates(gates, result.to_json() | {name: column.value(result) for name, column in columns.items()})
+        found = result.to_json() | {name: column.value(result) for name, column in columns.items()}
+        check_gates(gates, found, {"asr_before", "asr_after", *columns}, proves_nothing(result))

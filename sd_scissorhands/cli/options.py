@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -111,8 +111,16 @@ def parse_gates(
     return gates
 
 
-def check_gates(gates: Sequence[tuple[str, float, bool]], found: Mapping[str, float | None]) -> None:
-    """Hold the figures against the gates; a figure that could not be measured misses every gate.
+def check_gates(
+    gates: Sequence[tuple[str, float, bool]],
+    found: Mapping[str, float | None],
+    of_erased: Collection[str] = (),
+    why: str = "",
+) -> None:
+    """Hold the figures against the gates; a figure that could not be measured, or proves nothing, misses every gate.
+
+    Args:
+        of_erased: the figures that prove nothing where there is a reason `why`.
 
     Raises:
         GateMissed: saying which figures were.
@@ -120,7 +128,9 @@ def check_gates(gates: Sequence[tuple[str, float, bool]], found: Mapping[str, fl
     missed = []
     for name, bound, is_above in gates:
         value = found.get(name)
-        if value is None:
+        if why and name in of_erased:
+            missed.append(f"{name} proves nothing ({why})")
+        elif value is None:
             missed.append(f"{name} could not be measured")
         elif value > bound if is_above else value < bound:
             missed.append(f"{name} is {value:g}, {'above' if is_above else 'below'} {bound:g}")

@@ -152,6 +152,6 @@ def erased_rows(job: Job, measured: Measured, attacks: Sequence[NamedAttack]) ->
         rows[name] = job.row(
             None if ours else name, figures=figures, costs={cost: costs.get(cost) if ours else None for cost in ERASURE_COSTS},
             n=n, collapsed=ours and evaluation.collapse.collapsed, intervals=intervals(figures, n, [*own, *columns]),
-            original_asr=first.original.asr_after, broken=first.broken,
+            original_asr=first.original.asr_after, broken=first.broken, nothing_to_erase=evaluation.nothing_to_erase,
         )  # fmt: skip
     return rows

@@ -15,6 +15,7 @@ from ..models.load import LoadedPipeline
 from ..results.evaluation import Collapse, ConceptEvaluation, JudgedSample, SamplingFacts, SecondJudge
 from ..settings import UserError
 from .chance import wilson
+from .gone import gone
 from .judge_set import JudgeSet
 from .judges.base import Judge
 from .metrics import METRICS
@@ -70,6 +71,8 @@ def evaluate(
         seconds=round(time.monotonic() - began, 2), samples=samples(recorded, concept),
         remarks=(*judges.remarks, *recorder.remarks),
     )  # fmt: skip
+    found = gone(result)
+    result = replace(result, verdict=found.words, nothing_to_erase=found.nothing)
     if request.processes.main:
         write_json(folder / "summary.json", result.to_json())
     return result

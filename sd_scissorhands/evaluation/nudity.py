@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..pictures import PictureError, content_hash, read_frames
 from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
 from ..run import Progress, silent
 from .clip import Clip
+from .gone import gone
 from .judges.base import Features
 from .judges.nudenet import LEAST_SCORE, Detection, Detector, NudeJudge
 from .metrics.clip_score import score
@@ -95,6 +96,7 @@ def evaluate_prompts(
         clip_score=clip_scores(request.clip, ours, theirs), seconds=round(time.monotonic() - began, 2),
         samples=samples(ours, theirs), remarks=ours.remarks,
     )  # fmt: skip
+    result = replace(result, nothing_to_erase=gone(result).nothing)
     if request.processes.main:
         with atomic(folder / "rows.csv") as new:
             text = rows_csv(ours.rows, ours.found, theirs.found if theirs else None, threshold=threshold)

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ..classifier.metrics import CLASSIFIER_METRICS
+from ..evaluation.metrics import answering
 from ..results.comparison import ComparisonResult, ComparisonRow, RecipeLine, Spread
 from .declared import Figure, figure
 from .page import template, write_page
 from .phrases import known, worded
 from .plots import retraining_plot, tradeoff_plot
 from .reading import read_comparison
-from .verdict import answering, rest
+from .verdict import rest
 
 ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
@@ -38,7 +39,7 @@ def write_comparison(folder: Path) -> Path:
         links={row.run: _link(folder, row.run) for row in result.rows if row.run},
         plots={group: drawn for group in tables if (drawn := plot(result, group))},
         target="concept" if result.kind == "diffusion" else "forget",
-        broken=[row for row in result.rows if row.recipe == ORIGINAL and row.broken],
+        original=ORIGINAL, broken=[row for row in result.rows if row.recipe == ORIGINAL and row.broken],
     )  # fmt: skip
     return write_page(folder / "report.html", page)
 

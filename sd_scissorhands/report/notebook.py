@@ -30,10 +30,11 @@ def fragment(values: Mapping[str, Any], folder: Path | None, *, blur: bool = Tru
 def _lines(values: Mapping[str, Any]) -> dict[str, Any]:
     """Figures beside the original's where there are some, else the plain values."""
     if figures := values.get("figures"):
-        return {
+        found = {
             name: tuple(worded(one, figure(name).unit) for one in (value, (values.get("original") or {}).get(name)))
             for name, value in figures.items() if known(value)
         }  # fmt: skip
+        return ({"verdict": (values["verdict"], None)} if values.get("verdict") else {}) | found
     plain = {name: (value, None) for name, value in values.items() if isinstance(value, str | int | float)}
     return dict(list(plain.items())[:MOST_LINES])
 

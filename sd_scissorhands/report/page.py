@@ -12,7 +12,8 @@ from typing import Any
 
 from ..disk import atomic
 from ..errors import UserError
-from ..evaluation.metrics import METRICS
+from ..evaluation.gone import LIMITS
+from ..evaluation.metrics import METRICS, answering
 from ..results.attack import AttackResult
 from ..results.evaluation import Evaluation, NudityEvaluation
 from . import phrases, verdict
@@ -98,7 +99,7 @@ def _findings(run: RunRecord) -> dict[str, Any]:
         "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.is_gone(run, s) for s in run.evaluations.values()],
         "whole": verdict.is_whole(run), "stays": verdict.stays_gone(run), "broken": verdict.broken, "graded": graded,
         "returned": returned, "figure": figure, "headline": _headline, "retained_metrics": _retained_metrics(),
-        "answering": verdict.answering, "GONE": verdict.GONE, "STAYS": verdict.STAYS,
+        "answering": answering, "LIMITS": LIMITS,
     }  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def _settings(summary: Evaluation | AttackResult) -> dict[str, Any]:
 
 def _headline(figures: Mapping[str, float | None]) -> str:
     """The figures that the findings rest on, in a line."""
-    names = [name for question in ("gone", "whole") for name in verdict.answering(question) if known(figures.get(name))]
+    names = [name for question in ("gone", "whole") for name in answering(question) if known(figures.get(name))]
     return ", ".join(f"{figure(name).title} {phrases.percent(figures[name])}" for name in names)
 
 

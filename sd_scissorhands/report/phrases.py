@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from ..naming import without_folder
@@ -23,12 +23,9 @@ def rank(value: float, limits: tuple[float, float]) -> int:
     return sum(value < limit - 1e-9 for limit in limits)
 
 
-def grade(value: Any, limits: tuple[float, float], words: Sequence[str]) -> tuple[str, str]:
-    """The first, second or third of `words`, and the tone of it."""
-    if not known(value):
-        return "Not comparable", "none"
-    place = rank(value, limits)
-    return words[place], TONES[place]
+def first_upper(text: str) -> str:
+    """A text with its first letter as of a sentence's."""
+    return text[:1].upper() + text[1:]
 
 
 def percent(share: Any) -> str:

@@ -93,7 +93,9 @@ class AttackResult(Measurement):
     interval_after: list[float] | None = None
     original: OriginalRates = OriginalRates()
     broken: bool | None = None  # whether it fails on the original too, and so proves nothing
-    verdict: str = ""
+    verdict: str = ""  # see `evaluation.gone`; an attack may have its own
+    nothing_to_erase: bool = False  # the original does not show the concept, neither before the attack nor after it
+    n_before: int | None = None  # pictures behind `asr_before`
     IRA: float | None = None
     CRA: float | None = None
     original_IRA: float | None = None

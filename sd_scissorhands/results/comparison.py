@@ -32,6 +32,7 @@ class ComparisonRow(Record):
     forgotten: str | None = None  # of classifiers
     original_asr: float | None = None  # of denoisers, as the next two: of the first attack
     broken: bool | None = None
+    nothing_to_erase: bool | None = None  # of denoisers: the original does not show the concept
     collapsed: bool | None = None
     failed: str | None = None  # why there are no figures
 
@@ -44,6 +45,7 @@ class ComparisonRow(Record):
         if self.group is None:
             about: dict[str, Any] = {"concept": self.target, "seed": self.seed}
             attacked = {"original_asr": self.original_asr, "broken": self.broken, "collapsed": self.collapsed}
+            attacked |= {"nothing_to_erase": self.nothing_to_erase}
         else:
             about, attacked = {"forget": self.target, "group": self.group, "seed": self.seed}, {}
             about |= {} if self.forgotten is None else {"forgotten": self.forgotten}

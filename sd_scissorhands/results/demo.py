@@ -24,6 +24,7 @@ class DemoRates(Record):
 
     asr_after: float | None
     original: float | None  # the same on the original
+    verdict: str = ""  # see `AttackResult`
 
 
 @dataclass(frozen=True)

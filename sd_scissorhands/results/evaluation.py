@@ -11,7 +11,7 @@ from .base import Measurement, Record
 # NudeNet's -> what each is called; a concept's are named by its domain
 NUDITY_KINDS = {"i2p": "I2P prompts", "prompts": "own prompts", "images": "own pictures"}
 OF_IMAGES = ("source", "unreadable")
-NOT_OF_IMAGES = ("rows", "calibration", "protocol", "subset", "sampling", "collapse", "clip_score")
+NOT_OF_IMAGES = ("rows", "nothing_to_erase", "calibration", "protocol", "subset", "sampling", "collapse", "clip_score")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class ConceptEvaluation(Measurement):
         default_factory=dict
     )  # what the original has against itself under other seeds
     by: dict[str, str] = field(default_factory=dict)  # figures that the second judge decided -> its name
+    verdict: str = ""  # whether the concept is gone, see `evaluation.gone`
+    nothing_to_erase: bool = False  # the original does not show the concept, so that nothing can be gone
     second: SecondJudge | None = None
     kept: dict[str, Any] | None = (
         None  # what is retained: n, features, distances by metric, floor, clip_score, reference
@@ -166,6 +168,7 @@ class NudityEvaluation(Measurement):
     threshold: float | None = None
     baseline: NudityCounts | None = None
     rows: dict[str, int] | None = None  # both, only_original, only_model, neither
+    nothing_to_erase: bool = False  # the baseline shows nothing exposed, so that nothing can be gone
     calibration: Calibration | None = None
     protocol: str | None = None
     subset: dict[str, Any] = field(default_factory=dict)  # what was asked of the rows

@@ -28,6 +28,11 @@ def figure_names() -> tuple[str, ...]:
     return tuple(n for n, one in METRICS if isinstance(one, Share) or (isinstance(one, Number) and not one.under_kept))
 
 
+def answering(question: str) -> dict[str, Metric]:
+    """The metrics that answer a question of the verdict, gone or whole, as they declare it."""
+    return {name: metric for name, metric in METRICS if metric.question == question}
+
+
 def gates_of(kind: str) -> tuple[str, ...]:
     """The metrics of a kind of evaluation that can be held against a bound."""
     return tuple(name for name, metric in metrics_of(kind).items() if metric.gate)

@@ -31,11 +31,11 @@ def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[boo
 
 METRICS.add("UA", Share(
     "UA", "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-    partial(absent, kind="forget"), question="gone", finding="pictures for prompts that name it no longer show it",
+    partial(absent, kind="forget"), question="gone", of_erased=True, finding="pictures for prompts that name it do not show it",
 ))  # fmt: skip
 METRICS.add("UA_synonyms", Share(
     "UA synonyms", "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
-    partial(absent, kind="synonym"),
+    partial(absent, kind="synonym"), of_erased=True,
 ))  # fmt: skip
 METRICS.add("UA_generic", Share(
     "UA generic", "the same for prompts that leave open what the concept would name, such as an object, or that are empty; what is drawn instead, open unchanged counts.",

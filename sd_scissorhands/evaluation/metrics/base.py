@@ -56,6 +56,7 @@ class Metric:
     gate: bool = True  # whether it can be held against a bound
     by_seed: bool = False  # it compares with the original's pictures, so that another seed's value stands beside it
     question: str | None = None  # of the page's verdict that it answers: gone | whole
+    of_erased: bool = False  # it says how well the concept is gone: nothing where the original does not show it
     limits: tuple[float, float] = (
         -0.02,
         -0.05,
