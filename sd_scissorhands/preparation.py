@@ -11,10 +11,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .concepts import Concept, read_prompts, shuffled, without_conflicts
+from .concepts import (
+    PRESET_FILE,
+    Concept,
+    check_distinct,
+    findings,
+    name_of,
+    names_file,
+    read_prompts,
+    shuffled,
+    without_conflicts,
+)
 from .diffusion.dataset import check_pictures
 from .diffusion.denoiser import Denoiser
-from .disk import hash_files, hash_text
+from .disk import atomic, hash_files, hash_text
 from .domains.base import Domain
 from .errors import UserError
 from .lineage import erased_from
@@ -88,12 +98,14 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     # without the download of a hub id, which comes after every other check
     domain = domain_of_model(settings.model, settings.model_config)
     names = dict.fromkeys(domain.spell(text) for text in settings.concepts)
-    before = [name for name in erased_from(settings.model) if name not in names]
+    before = [name for name in erased_from(settings.model) if name_of(name) not in map(name_of, names)]
     others = frozenset([*names, *before])
-    found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
-    erased = [*before, *(concept.name for concept in found)]
+    found = [domain.resolve(text, settings.anchor, others) for text in names]
+    check_distinct(found)
+    found = without_conflicts(found, before)
+    erased = [*before, *(text if names_file(text) else one.name for text, one in zip(names, found, strict=True))]
     own = own_captions(settings.retain_prompts, erased, domain)
-    remarks = _check_folders(settings, len(found), domain.profile)
+    remarks = _check_folders(settings, len(found), domain.profile) + _warnings(names)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -110,6 +122,19 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     prepared = Prepared(settings, opened, denoiser, found, denoiser.scope(settings.scope), retain, open_)
     prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
     return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
+
+
+def _warnings(names: Iterable[str]) -> list[str]:
+    """That a preset of the user's own could be better."""
+    files = [text for text in names if names_file(text) and findings(text)]
+    return [f"{text} can be used, with warnings: see sdscissor concepts --check {text}" for text in files]
+
+
+def copy_presets(concepts: Iterable[str], folder: Path) -> None:
+    """Put copies of a user's own presets into a run's directory, by which the run's model is measured later."""
+    for text in filter(names_file, map(str.strip, concepts)):
+        with atomic(folder / f"{name_of(text)}{PRESET_FILE}") as new:
+            new.write_bytes(Path(text).read_bytes())
 
 
 def _check_folders(settings: EraseSettings, concepts: int, profile: str) -> list[str]:
@@ -185,7 +210,9 @@ def own_captions(file: str | None, erased: Sequence[str], domain: Domain) -> lis
         return None
     own = [text for text in read_prompts(Path(file), "--retain-prompts") if domain.spares(text, erased)]
     if not own:
-        raise UserError(f"--retain-prompts {file} holds no caption that spares {', '.join(erased)}: add some to keep")
+        raise UserError(
+            f"--retain-prompts {file} holds no caption that spares {', '.join(map(name_of, erased))}: add some to keep"
+        )
     return own
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..concepts import Concept
+from ..concepts import Concept, name_of
 from ..disk import write_json
 from ..domains.base import Domain
 from ..models.load import LoadedPipeline
@@ -54,7 +54,7 @@ def evaluate(
     recorder = Recorder(
         [row for own in rows.values() for row in own], judges.judges, folder, request,
         frozenset(row.number for _, row in sampled(rows)), judges.features,
-        {"concept": concept.name, "seed": request.seed, "gone": sorted(request.erased)},
+        {"concept": concept.name, "seed": request.seed, "gone": sorted(map(name_of, request.erased))},
     )  # fmt: skip
     ours = record_side("model", model, recorder, judges.domain, request)
     theirs = record_side(
