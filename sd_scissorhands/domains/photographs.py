@@ -54,7 +54,7 @@ class Photographs:
             return found
         if anchor is None:
             raise UserError(
-                f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place"
+                f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place; a preset of your own is named by its path, NAME.toml"
             )
         return free_text(text, anchor)
 
