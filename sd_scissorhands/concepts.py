@@ -16,10 +16,9 @@ import numpy as np
 
 from .errors import UsageError, UserError, printable, reason
 from .files import read_text, read_toml
-from .preset_check import SLOT, Finding, check, names
+from .preset_check import PRESET_FILE, SLOT, Finding, check, names, names_file
 
 T = TypeVar("T")
-PRESET_FILE = ".toml"
 
 FREE_TEMPLATES = (
     "{}", "a photo of {}", "a picture of {}", "an image of {}", "a painting of {}", "a drawing of {}", "a close-up of {}",
@@ -84,16 +83,6 @@ def preset(name: str, anchor: str | None = None) -> Concept | None:
     return _read(file, read_toml(file), anchor) if file.exists() else None
 
 
-def names_file(text: str) -> bool:
-    """Whether what is given with --concept is a path, of a preset of one's own."""
-    return text.endswith(PRESET_FILE) or "/" in text
-
-
-def name_of(text: str) -> str:
-    """What a concept is called: a file by its stem, any other by what is given with --concept."""
-    return Path(text).stem if text.endswith(PRESET_FILE) else text
-
-
 def findings(text: str) -> list[Finding]:
     """Everything that is wrong with a preset, by its path or its name; see `preset_check.check`.
 
@@ -117,8 +106,8 @@ def _own(text: str) -> dict[str, Any]:
     """
     if not (text.endswith(PRESET_FILE) and Path(text).exists()):
         raise UserError(
-            f"--concept {printable(text)} names a file, as a text with a slash or .toml at its end does, and no .toml lies there: "
-            "name one that does, a preset (sdscissor concepts), or a text without a slash"
+            f"--concept {printable(text)} is a path, by its slash or its .toml, and no .toml file lies there: name one that does, "
+            "a preset (sdscissor concepts), or a text without a slash"
         )
     data = read_toml(Path(text), "--concept")
     if unusable := [one for one in check(data) if one.unusable]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .concepts import PRESET_FILE, name_of
-from .disk import inside
 from .errors import UserError
 from .naming import Name, is_path
+from .preset_check import PRESET_FILE, name_of
 from .results.manifest import MANIFEST, Manifest
 
 MOST_RUNS = 100  # runs behind a model, so that a manifest that names itself comes to an end
@@ -77,7 +76,7 @@ def _as_erased(name: str, folder: Path, run: Manifest) -> str:
     files = {name_of(text): text for text in map(str, run.settings.get("concepts") or ()) if text.endswith(PRESET_FILE)}
     if name not in files:
         return name
-    copy = inside(folder, f"{name}{PRESET_FILE}")
+    copy = folder / f"{Path(name).name}{PRESET_FILE}"
     if not copy.exists():
         raise UserError(f"{copy}, the file by which {name!r} was erased, is gone: put it back, a copy of {files[name]}")
     return str(copy)

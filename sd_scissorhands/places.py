@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .concepts import name_of
 from .lineage import run_of
+from .preset_check import name_of
 from .settings import EraseSettings, ForgetSettings
 
 RUNS = Path("runs")

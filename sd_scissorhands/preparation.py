@@ -11,17 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .concepts import (
-    PRESET_FILE,
-    Concept,
-    check_distinct,
-    findings,
-    name_of,
-    names_file,
-    read_prompts,
-    shuffled,
-    without_conflicts,
-)
+from .concepts import Concept, check_distinct, findings, read_prompts, shuffled, without_conflicts
 from .diffusion.dataset import check_pictures
 from .diffusion.denoiser import Denoiser
 from .disk import atomic, hash_files, hash_text
@@ -37,6 +27,7 @@ from .methods.selection import count_for
 from .models.load import LoadedPipeline, open_pipeline
 from .models.locate import domain_of_model
 from .picture_folders import list_pictures
+from .preset_check import PRESET_FILE, name_of, names_file
 from .recipes import ON_CPU
 from .settings import EraseSettings, flag
 

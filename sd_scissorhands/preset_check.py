@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .parsing import shortened
 
+PRESET_FILE = ".toml"
 SLOT = "{}"  # stands in the concept's place in a template
 READ = 77  # tokens of a prompt that CLIP reads, with the first and the last
 LONG = 45  # tokens from which a prompt is a long one
@@ -50,6 +52,16 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.text}"
+
+
+def names_file(text: str) -> bool:
+    """Whether what is given with --concept is a path, of a preset of one's own."""
+    return text.endswith(PRESET_FILE) or "/" in text
+
+
+def name_of(text: str) -> str:
+    """What a concept is called: a file by its stem, any other by what is given with --concept."""
+    return Path(text).stem if text.endswith(PRESET_FILE) else text
 
 
 def check(data: Mapping[str, Any]) -> list[Finding]:

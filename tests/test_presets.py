@@ -213,7 +213,7 @@ def test_a_file_is_a_concept_of_its_name(kite):
 @pytest.mark.parametrize(
     ("named", "text"),
     [
-        ("none.toml", "--concept none.toml names a file"),
+        ("none.toml", "--concept none.toml is a path, by its slash or its .toml, and no .toml file lies there"),
         ("AC/DC", "or a text without a slash"),
         ("folder", "is no preset (see sdscissor concepts): for free text add --anchor TEXT"),
         ("broken.toml", "--concept broken.toml is not TOML"),

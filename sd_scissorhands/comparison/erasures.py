@@ -13,7 +13,7 @@ from ..attacks import ATTACKS
 from ..attacks.attack import hash_attack_files
 from ..attacks.attack_settings import AttackSettings, NamedAttack
 from ..attacks.base import ASR, Column
-from ..concepts import check_distinct, name_of, names_file
+from ..concepts import check_distinct
 from ..disk import hash_text
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet, open_judges
@@ -22,6 +22,7 @@ from ..evaluation.sample import check_models
 from ..lineage import erased_from
 from ..models.locate import domain_of_model, locate
 from ..preparation import hash_named_files
+from ..preset_check import name_of, names_file
 from ..report import write_card, write_report
 from ..report.comparison_page import ORIGINAL
 from ..results.attack import AttackResult

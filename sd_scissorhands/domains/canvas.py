@@ -9,9 +9,9 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from ..concepts import SLOT, Concept, names_file, names_of, preset, shuffled, unlisted_words
+from ..concepts import SLOT, Concept, names_of, preset, shuffled, unlisted_words
 from ..errors import UserError
-from ..preset_check import bare
+from ..preset_check import bare, names_file
 from ..tiny import world
 from . import DOMAINS
 

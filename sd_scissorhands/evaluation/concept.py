@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..concepts import Concept, name_of
+from ..concepts import Concept
 from ..disk import write_json
 from ..domains.base import Domain
 from ..models.load import LoadedPipeline
+from ..preset_check import name_of
 from ..results.evaluation import Collapse, ConceptEvaluation, JudgedSample, SamplingFacts, SecondJudge
 from ..settings import UserError
 from .chance import wilson

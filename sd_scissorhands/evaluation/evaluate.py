@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..concepts import Concept, name_of, names_file
+from ..concepts import Concept
 from ..disk import locked
 from ..domains.base import Domain
 from ..errors import UserError
@@ -14,6 +14,7 @@ from ..lineage import baseline_of, erased_from, meant
 from ..machine import Processes
 from ..models.locate import domain_of_model, locate_here
 from ..places import measurement_directory
+from ..preset_check import name_of, names_file
 from ..results.evaluation import Evaluation
 from ..run import Progress, silent
 from . import concept, nudity
