@@ -73,7 +73,10 @@ def erased_from(model: str) -> tuple[str, ...]:
 
 
 def _as_erased(name: str, folder: Path, run: Manifest) -> str:
-    files = {name_of(text): text for text in map(str, run.settings.get("concepts") or ()) if text.endswith(PRESET_FILE)}
+    """One of them."""
+    given = run.settings.get("concepts")
+    texts = map(str, given if isinstance(given, list) else ())
+    files = {name_of(text): text for text in texts if text.endswith(PRESET_FILE)}
     if name not in files:
         return name
     copy = folder / f"{Path(name).name}{PRESET_FILE}"

@@ -201,11 +201,11 @@ def _lengths(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _open(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Less specific words that leave too little open."""
-    said = [word for word in data.get("generic", ()) if word.strip()]
-    if data.get("generic") and not said:
+    given = [word for word in data.get("generic", ()) if word.strip()]
+    if data.get("generic") and not given:
         yield "generic", "holds no word: add less specific ones, such as 'something'"
-    elif said and all(PEOPLE.search(word) for word in said):
-        yield "generic", f"all ask for people ({', '.join(said)}): add others, such as 'something' or 'a scene'"
+    elif given and all(PEOPLE.search(word) for word in given):
+        yield "generic", f"all ask for people ({', '.join(given)}): add others, such as 'something' or 'a scene'"
 
 
 def _named(text: str, data: Mapping[str, Any]) -> str | None:

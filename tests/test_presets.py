@@ -216,7 +216,7 @@ def test_a_file_is_a_concept_of_its_name(kite):
         ("none.toml", "--concept none.toml is a path, by its slash or its .toml, and no .toml file lies there"),
         ("AC/DC", "or a text without a slash"),
         ("folder", "is no preset (see sdscissor concepts): for free text add --anchor TEXT"),
-        ("broken.toml", "--concept broken.toml is not TOML"),
+        ("broken.toml", "--concept broken.toml is not TOML: "),
         ("bad.toml", "--concept bad.toml: templates: 'a photo' holds no {}: write it once, where the concept goes (sdscissor concepts --check bad.toml; and 1 more)"),
     ],
 )  # fmt: skip
@@ -317,7 +317,7 @@ def test_another_file_is_refused_there(before, after, text, heart, tmp_path):
     file.write_text(HEART.replace(before, after))
     with pytest.raises(UserError) as refused:
         CANVAS.resolve(str(file), None)
-    assert str(refused.value).startswith("--concept h.toml: ") and text in str(refused.value)
+    assert str(refused.value).startswith(f"--concept {file}: ") and text in str(refused.value)
 
 
 def test_what_was_erased_by_a_file_is_measured_by_its_name(run, heart, tmp_path):

@@ -39,8 +39,8 @@ class Canvas:
         """A word of the world, see `world_concept`, or a file of such words, see `of_file`."""
         if not text.strip():
             raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
-        if names_file(text) and (found := preset(text.strip(), anchor)):
-            return of_file(found)
+        if names_file(text):
+            return of_file(text.strip(), anchor)
         return world_concept(self.spell(text), anchor, beside=frozenset(map(in_world, beside)))
 
     def spares(self, text: str, erased: Sequence[str]) -> bool:
@@ -138,26 +138,28 @@ def in_world(name: str) -> str:
     return next((concept for word in words if (concept := world.concept_of(bare(word)))), name)
 
 
-def of_file(found: Concept) -> Concept:
+def of_file(path: str, anchor: str | None = None) -> Concept:
     """A preset of one's own as the world has it: its words, which must name one concept, without their articles.
 
     Raises:
-        UserError: words that do not, replacements of another category, or a prompt with a word that the model cannot read.
+        UserError: words that do not, replacements of another category, or a prompt with a word that the model cannot read;
+            and see `concepts.preset`.
     """
+    found = preset(path, anchor)
+    assert found is not None  # of a path
     name = in_world(found.words[0])
-    category, file = str(world.category_of(name)), f"--concept {found.name}.toml"
+    category = str(world.category_of(name))
     instead = {world.read(neutral).get(category) for _, neutral in found.pairs}
     if world.category_of(name) is None or {*map(in_world, found.words)} != {name} or instead & {None, name}:
         raise UserError(
-            f"{file}: words: on the embedded model all must name the same word of its world, and their replacements "
+            f"--concept {path}: words: on the embedded model all must name the same word of its world, and their replacements "
             'others of its kind, such as "a heart" = "a triangle"'
         )
     for key in ("templates", "generic", "neighbours"):
-        if strange := set(" ".join(getattr(found, key)).replace(SLOT, " ").replace(",", " ").split()) - {
-            *world.words()
-        }:
+        spoken = " ".join(getattr(found, key)).replace(SLOT, " ").replace(",", " ").split()
+        if strange := sorted({*spoken} - {*world.words()}):
             raise UserError(
-                f"{file}: {key}: {min(strange)!r} is not of the embedded model's world: use words of its captions"
+                f"--concept {path}: {key}: {strange[0]!r} is not of the embedded model's world: use words of its captions"
             )
     articles = dict.fromkeys(word.removesuffix(bare(word)) for word in found.words)
     return dataclasses.replace(
