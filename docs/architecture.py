@@ -24,7 +24,7 @@ GROUPS = {  # name -> its folders and modules, what it does; each imports only w
     "run": ("stages run places lineage", "The run directory; resuming."),
     "settings": ("disk machine settings recipes naming pictures picture_folders", "Settings and recipes; devices, files and pictures."),
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
-    "domains": ("domains concepts tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),
+    "domains": ("domains concepts preset_check tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),
     "declarations": ("declaration registry results classic files parsing errors", "Registries, declared settings, typed results."),
 }  # fmt: skip
 WIDTH, GAP, LOWEST, LINES = 9.0, 0.3, 0.5, 420  # inches; lines of code in a square inch

@@ -1,4 +1,4 @@
-"""What can be erased: presets out of prompts/ and free text with an anchor; the prompts that name a concept."""
+"""What can be erased: presets out of prompts/, a user's own, and free text with an anchor; the prompts that name a concept."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import csv
 import dataclasses
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .errors import UserError, printable, reason
+from .errors import UsageError, UserError, printable, reason
 from .files import read_text, read_toml
+from .preset_check import PRESET_FILE, SLOT, Finding, check, names, names_file
 
 T = TypeVar("T")
-SLOT = "{}"  # stands in the concept's place in a template
 
 FREE_TEMPLATES = (
     "{}", "a photo of {}", "a picture of {}", "an image of {}", "a painting of {}", "a drawing of {}", "a close-up of {}",
@@ -69,13 +68,54 @@ def prompts_dir() -> Path:
 
 def presets() -> list[Concept]:
     """Every preset, by name."""
-    return [_read(file) for file in sorted(prompts_dir().glob("*.toml"))]
+    return [_read(file, read_toml(file)) for file in sorted(prompts_dir().glob(f"*{PRESET_FILE}"))]
 
 
 def preset(name: str, anchor: str | None = None) -> Concept | None:
-    """The preset of a name, with another anchor if one is given; None where there is none."""
-    file = prompts_dir() / f"{name}.toml"
-    return _read(file, anchor) if "/" not in name and file.exists() else None
+    """The preset of a name, or the user's own of a path, with another anchor if one is given; None where there is none.
+
+    Raises:
+        UserError: a path, see `names_file`, where no file lies that can be used.
+    """
+    if names_file(name):
+        return _read(Path(name), _own(name), anchor)
+    file = prompts_dir() / f"{name}{PRESET_FILE}"
+    return _read(file, read_toml(file), anchor) if file.exists() else None
+
+
+def findings(text: str) -> list[Finding]:
+    """Everything that is wrong with a preset, by its path or its name; see `preset_check.check`.
+
+    Raises:
+        UsageError: there is none, or it is no TOML.
+    """
+    file = Path(text) if names_file(text) else prompts_dir() / f"{text}{PRESET_FILE}"
+    if not names_file(text) and not file.exists():
+        raise UsageError(f"--check {text!r} is no preset (see sdscissor concepts): name one, or the path of a .toml")
+    try:
+        return check(read_toml(file, "--check"))
+    except UserError as error:
+        raise UsageError(str(error)) from None
+
+
+def _own(text: str) -> dict[str, Any]:
+    """A user's own preset as its TOML has it.
+
+    Raises:
+        UserError: it is not there, or cannot be used.
+    """
+    if not (text.endswith(PRESET_FILE) and Path(text).exists()):
+        raise UserError(
+            f"--concept {printable(text)} is a path, by its slash or its .toml, and no .toml file lies there: name one that does, "
+            "a preset (sdscissor concepts), or a text without a slash"
+        )
+    data = read_toml(Path(text), "--concept")
+    if unusable := [one for one in check(data) if one.unusable]:
+        more = f"; and {len(unusable) - 1} more" if len(unusable) > 1 else ""
+        raise UserError(
+            f"--concept {printable(f'{text}: {unusable[0]}')} (sdscissor concepts --check {printable(text)}{more})"
+        )
+    return data
 
 
 def free_text(text: str, anchor: str) -> Concept:
@@ -85,17 +125,14 @@ def free_text(text: str, anchor: str) -> Concept:
     return Concept(text, text, "text", summary, False, anchor, pairs, (), (), (text,), FREE_TEMPLATES, (), GENERIC)
 
 
-def _read(file: Path, anchor: str | None = None) -> Concept:
-    data = read_toml(file)
-    pairs = tuple(
-        (template.format(word), template.format(anchor or other))
-        for word, other in data["words"].items()
-        for template in data["templates"]
-    )
+def _read(file: Path, data: dict[str, Any], anchor: str | None = None) -> Concept:
+    words, templates = data["words"], data["templates"]
+    pairs = [(t.replace(SLOT, word), t.replace(SLOT, anchor or words[word])) for word in words for t in templates]
+    texts = (tuple(data.get(key, ())) for key in ("paraphrases", "generic"))
     return Concept(
-        file.stem, data["title"], data["kind"], data["summary"], data["explicit"], anchor or next(iter(data["words"].values())),
-        pairs, tuple(data["neighbours"]), tuple(data["labels"]), tuple(data["words"]), tuple(data["templates"]),
-        tuple(data["paraphrases"]), tuple(data["generic"]),
+        file.stem, data.get("title", file.stem), data.get("kind", "own"), data.get("summary", f"What {file.name} names."),
+        data.get("explicit", True), anchor or next(iter(words.values())), tuple(pairs), tuple(data.get("neighbours", ())),
+        tuple(data.get("labels", ())), tuple(words), tuple(templates), *texts,
     )  # fmt: skip
 
 
@@ -179,13 +216,29 @@ def without_conflicts(concepts: Sequence[Concept], erased: Sequence[str] = ()) -
     return found
 
 
-@cache
+def called(concept: Concept) -> tuple[str, ...]:
+    """What prompts call a concept."""
+    return (concept.name, *concept.words, *concept.paraphrases)
+
+
+def check_distinct(concepts: Sequence[Concept]) -> None:
+    """Refuse different concepts of one name: reports and folders could not tell them apart.
+
+    Raises:
+        UserError: naming it.
+    """
+    first = {concept.name: concept for concept in reversed(concepts)}
+    if other := next((concept for concept in concepts if first[concept.name] != concept), None):
+        raise UserError(f"--concept {other.name} is the name of two different concepts: rename one of the files")
+
+
 def names_of(name: str) -> tuple[str, ...]:
-    """What prompts call a concept: a preset's words and paraphrases, any other concept's name."""
-    found = preset(name)
-    return (name, *found.words, *found.paraphrases) if found else (name,)
+    """What prompts call a concept, given as with --concept: a preset's words and paraphrases, any other concept's name."""
+    return _names_of(name, Path(name).stat().st_mtime_ns if name.endswith(PRESET_FILE) else 0)
 
 
-def names(text: str, word: str) -> bool:
-    """Whether a text contains a word or phrase, in any case."""
-    return re.search(rf"\b{re.escape(word.lower())}\b", text.lower()) is not None
+@cache
+def _names_of(name: str, changed: int) -> tuple[str, ...]:
+    """As `names_of`; `changed`, in nanoseconds, is when its file was."""
+    found = preset(name) if changed or not names_file(name) else None
+    return called(found) if found else (name,)

@@ -43,7 +43,7 @@ def demo(folder: Path, concept: str, *, count: int, seed: int = 0, progress: Pro
         control = dataclasses.replace(settings, recipe=recipe)
         rows.append(_row(recipe, measure(control, folder / "controls" / recipe, what, progress)))
     write_card(folder)
-    return DemoResult(concept, str(folder / "model"), str(write_report(folder)), tuple(rows), rates)
+    return DemoResult(found.name, str(folder / "model"), str(write_report(folder)), tuple(rows), rates)
 
 
 def _row(name: str, one: Measured) -> DemoRow:

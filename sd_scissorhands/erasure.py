@@ -25,7 +25,7 @@ from .models.licence import read_licence
 from .models.load import restore_weights, round_weights, save_pipeline, stored_weights
 from .models.locate import find_pipeline
 from .models.tensor_files import DTYPES, hash_tensors
-from .preparation import Prepared, inputs_of, prepare
+from .preparation import Prepared, copy_presets, inputs_of, prepare
 from .proof import held_out, prove
 from .results.erase import EraseResult
 from .results.manifest import Stage
@@ -73,6 +73,8 @@ def erase(
             output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=inputs_of(prepared),
             processes=processes, began=began,
         )  # fmt: skip
+        if processes.main:
+            copy_presets(prepared.settings.concepts, run.path)
         if not run.done("model"):
             _work(run, prepared, progress)
         return _exported(run, output_format, progress)

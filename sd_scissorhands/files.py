@@ -84,7 +84,7 @@ def read_toml(path: Path, flag: str = "") -> dict[str, Any]:
     try:
         return parse_toml(read_text(path, flag))
     except ValueError as error:
-        raise UserError(f"{flag} {printable(path)} is not TOML: {reason(error)}".lstrip()) from None
+        raise UserError(f"{flag} {printable(path)} is not TOML: {reason(error)}: mend it".lstrip()) from None
 
 
 def check_regular(folder: Path) -> None:

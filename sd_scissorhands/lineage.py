@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .naming import Name, is_path
+from .preset_check import PRESET_FILE, name_of
 from .results.manifest import MANIFEST, Manifest
 
 MOST_RUNS = 100  # runs behind a model, so that a manifest that names itself comes to an end
@@ -23,9 +24,14 @@ def run_of(model: Path) -> Manifest | None:
 
 def runs_behind(model: str) -> list[Manifest]:
     """The manifests of the runs that led to a model, the last first."""
-    found: list[Manifest] = []
+    return [run for _, run in _behind(model)]
+
+
+def _behind(model: str) -> list[tuple[Path, Manifest]]:
+    """The same, each with its directory."""
+    found: list[tuple[Path, Manifest]] = []
     while len(found) < MOST_RUNS and (run := run_of(Path(model))):
-        found.append(run)
+        found.append((Path(model).parent, run))
         model = str(started_from(run))
     return found
 
@@ -57,5 +63,32 @@ def started_from(run: Manifest) -> str | None:
 
 
 def erased_from(model: str) -> tuple[str, ...]:
-    """Every concept that the runs behind a model erased."""
-    return tuple(name for run in runs_behind(model) if run.erased for name in run.erased.concepts)
+    """Every concept that the runs behind a model erased, as --concept takes it: one of a user's own file by the run's copy of that.
+
+    Raises:
+        UserError: such a copy is no longer there.
+    """
+    runs = ((folder, run, run.erased) for folder, run in _behind(model))
+    return tuple(_as_erased(name, folder, run) for folder, run, erased in runs if erased for name in erased.concepts)
+
+
+def _as_erased(name: str, folder: Path, run: Manifest) -> str:
+    """One of them."""
+    given = run.settings.get("concepts")
+    texts = map(str, given if isinstance(given, list) else ())
+    files = {name_of(text): text for text in texts if text.endswith(PRESET_FILE)}
+    if name not in files:
+        return name
+    copy = folder / f"{Path(name).name}{PRESET_FILE}"
+    if not copy.exists():
+        raise UserError(f"{copy}, the file by which {name!r} was erased, is gone: put it back, a copy of {files[name]}")
+    return str(copy)
+
+
+def meant(text: str, model: str) -> str:
+    """What a user gives with --concept, or the run's copy where a run behind the model erased a file of that name.
+
+    Raises:
+        UserError: see `erased_from`.
+    """
+    return next((one for one in erased_from(model) if one.endswith(PRESET_FILE) and name_of(one) == text.strip()), text)

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from .lineage import run_of
+from .preset_check import name_of
 from .settings import EraseSettings, ForgetSettings
 
 RUNS = Path("runs")
@@ -13,7 +14,7 @@ RUNS = Path("runs")
 
 def erasure_directory(settings: EraseSettings) -> Path:
     """runs/MODEL-CONCEPTS-seedN."""
-    return RUNS / f"{file_name(Path(settings.model).name, *settings.concepts)}-seed{settings.seed}"
+    return RUNS / f"{file_name(Path(settings.model).name, *map(name_of, settings.concepts))}-seed{settings.seed}"
 
 
 def forgetting_directory(settings: ForgetSettings) -> Path:

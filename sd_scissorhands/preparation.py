@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from .concepts import Concept, read_prompts, shuffled, without_conflicts
+from .concepts import Concept, check_distinct, findings, read_prompts, shuffled, without_conflicts
 from .diffusion.dataset import check_pictures
 from .diffusion.denoiser import Denoiser
-from .disk import hash_files, hash_text
+from .disk import atomic, hash_files, hash_text
 from .domains.base import Domain
 from .errors import UserError
 from .lineage import erased_from
@@ -29,6 +29,7 @@ from .methods.selection import count_for
 from .models.load import LoadedPipeline, open_pipeline
 from .models.locate import domain_of_model, profile_of_model
 from .picture_folders import list_pictures
+from .preset_check import PRESET_FILE, name_of, names_file
 from .recipes import ON_CPU
 from .settings import EraseSettings, flag
 
@@ -46,6 +47,7 @@ class Prepared:
     parameters: Parameters  # the scope
     retain_prompts: list[str]  # those that leave a concept open come last
     open_prompts: list[str]
+    erased: list[str]  # names, or files of a user's own presets, of what is or was erased
     remarks: tuple[str, ...] = ()  # what was left out of the user's files
 
     @property
@@ -90,12 +92,14 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     # without the download of a hub id, which comes after every other check
     domain = domain_of_model(settings.model, settings.model_config)
     names = dict.fromkeys(domain.spell(text) for text in settings.concepts)
-    before = [name for name in erased_from(settings.model) if name not in names]
+    before = [name for name in erased_from(settings.model) if name_of(name) not in map(name_of, names)]
     others = frozenset([*names, *before])
-    found = without_conflicts([domain.resolve(text, settings.anchor, others) for text in names], before)
-    erased = [*before, *(concept.name for concept in found)]
+    found = [domain.resolve(text, settings.anchor, others) for text in names]
+    check_distinct(found)
+    found = without_conflicts(found, before)
+    erased = [*before, *(text if names_file(text) else one.name for text, one in zip(names, found, strict=True))]
     own = own_captions(settings.retain_prompts, erased, domain)
-    remarks = _check_folders(settings, len(found))
+    remarks = _check_folders(settings, len(found)) + _warnings(names)
     processes = processes or Processes()
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
@@ -111,7 +115,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     retain = retain_set(found, erased, rest, own, domain) + open_
     scope = denoiser.scope(settings.scope)
     settings = dataclasses.replace(settings, lr=settings.lr or relative_rate(settings.relative_lr, scope))
-    prepared = Prepared(settings, opened, denoiser, found, scope, retain, open_)
+    prepared = Prepared(settings, opened, denoiser, found, scope, retain, open_, erased)
     prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
     return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
 
@@ -126,6 +130,19 @@ def relative_rate(share: float, scope: Parameters) -> float:
     squares = sum(float(weight.float().square().sum()) for weight in scope.values())
     rms = math.sqrt(squares / sum(weight.numel() for weight in scope.values()))
     return float(f"{share * rms:.1e}")
+
+
+def _warnings(names: Iterable[str]) -> list[str]:
+    """That a preset of the user's own could be better."""
+    files = [text for text in names if names_file(text) and findings(text)]
+    return [f"{text} can be used, with warnings: see sdscissor concepts --check {text}" for text in files]
+
+
+def copy_presets(concepts: Iterable[str], folder: Path) -> None:
+    """Put copies of a user's own presets into a run's directory, by which the run's model is measured later."""
+    for text in filter(names_file, map(str.strip, concepts)):
+        with atomic(folder / f"{name_of(text)}{PRESET_FILE}") as new:
+            new.write_bytes(Path(text).read_bytes())
 
 
 def _check_folders(settings: EraseSettings, concepts: int) -> list[str]:
@@ -201,7 +218,9 @@ def own_captions(file: str | None, erased: Sequence[str], domain: Domain) -> lis
         return None
     own = [text for text in read_prompts(Path(file), "--retain-prompts") if domain.spares(text, erased)]
     if not own:
-        raise UserError(f"--retain-prompts {file} holds no caption that spares {', '.join(erased)}: add some to keep")
+        raise UserError(
+            f"--retain-prompts {file} holds no caption that spares {', '.join(map(name_of, erased))}: add some to keep"
+        )
     return own
 
 

@@ -69,7 +69,7 @@ def _prompts(prepared: Prepared) -> tuple[HeldOutPrompts, list[ConceptSlot]]:
             named.append(_asked(concept, template, forget, forget, anchor))
             slots.append(ConceptSlot(template, word, concept.generic))
         paraphrased += _paraphrased(concept, count, seed)
-    erased, half = [concept.name for concept in concepts], min(RETAINED, settings.retain_count) // 2
+    erased, half = prepared.erased, min(RETAINED, settings.retain_count) // 2
     captions = domain.captions(10 * half, seed, erased)
     open_ = [
         text for concept in concepts for text in domain.open_prompts(concept, seed=seed, count=half, erased=erased)

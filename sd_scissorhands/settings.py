@@ -113,7 +113,7 @@ class EraseSettings(MethodSettings):
     """Settings of one erasure from a diffusion model."""
 
     # fmt: off
-    concepts: tuple[str, ...] = setting((), "A preset, a word of the embedded world, or any text with --anchor. Repeatable.", panel=WHAT, level="basic", flag="--concept")
+    concepts: tuple[str, ...] = setting((), "A preset, the path of your own (my.toml), a word of the embedded world, or any text with --anchor. Repeatable.", panel=WHAT, level="basic", flag="--concept")
     model: str = setting(DEFAULT_MODEL, "Hub id (owner/name, owner/name@revision:variant), diffusers directory, single .safetensors file, or tiny, the embedded model.", panel=WHAT, level="basic", default_text=DEFAULT_MODEL)
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)  # becomes a part of `model`, as does the next
     variant: str | None = setting(None, "Which of several sets of weights: fp16, non_ema.", panel=WHAT)

@@ -67,7 +67,7 @@ def _attack(
         found.concept, domain=found.domain, judge=settings.judge, threshold=settings.threshold, clip=settings.clip,
         device=settings.device,
     )  # fmt: skip
-    contents = contents_of(settings)
+    contents = contents_of(settings) | ({"concept_sha256": hash_files([found.file])} if found.file else {})
     context = AttackContext(settings, found.concept, judges.judges, folder, found.domain, contents, progress, processes)
     identity = {name: value for name, value in settings.to_json().items() if name not in NOT_IDENTITY}
     claim(folder, identity | contents | {"judges": [judge.facts for judge in judges.judges]}, processes)

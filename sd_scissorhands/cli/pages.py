@@ -10,12 +10,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..errors import UsageError, printable
 from ..terminal import Terminal
 from .options import Json, NoBlur, Quiet, in_one_process
 
 
-def concepts(as_json: Json = False) -> None:
-    """List the presets and the words of the embedded world."""
+def concepts(
+    check: Annotated[str | None, typer.Option(metavar="FILE", help="Instead, list what is wrong with a preset: the path of a .toml, or a name. Exit 2 if no run can use it.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """List the presets and the words of the embedded world; or check a preset of your own.
+
+    A preset is a TOML file of words, each with what takes its place, and templates: docs/guides/own-presets.md has its format.
+    """
+    if check is not None:
+        return _check(check, as_json)
     from ..concepts import presets
     from ..tiny import world
 
@@ -32,7 +41,29 @@ def concepts(as_json: Json = False) -> None:
     stdout = Terminal()
     stdout.print(table)
     stdout.print("With --model tiny: " + "; ".join(f"{domain} {', '.join(names)}" for domain, names in words.items()))
-    stdout.print("Anything else: --concept TEXT --anchor TEXT")
+    stdout.print("Your own: --concept FILE.toml. Anything else: --concept TEXT --anchor TEXT")
+
+
+def _check(text: str, as_json: bool) -> None:
+    """Print what is wrong with a preset.
+
+    Raises:
+        UsageError: no run can use it.
+    """
+    from ..concepts import findings
+
+    found = findings(text)
+    errors, warnings = ([one for one in found if one.unusable is unusable] for unusable in (True, False))
+    if as_json:
+        kinds = {"errors": errors, "warnings": warnings}
+        listed = {kind: [{"key": one.key, "text": one.text} for one in some] for kind, some in kinds.items()}
+        print(json.dumps({"file": text, **listed}))
+    else:
+        for one in found:
+            print(printable(f"{text}: {'error' if one.unusable else 'warning'}: {one}"))
+        print(f"{printable(text)}: errors {len(errors)}, warnings {len(warnings)}")
+    if errors:
+        raise UsageError(f"--check {printable(text)}: no run can use it: mend what is listed as errors")
 
 
 def recipes(as_json: Json = False) -> None:

@@ -13,6 +13,7 @@ from ..attacks import ATTACKS
 from ..attacks.attack import hash_attack_files
 from ..attacks.attack_settings import AttackSettings, NamedAttack
 from ..attacks.base import ASR, Column
+from ..concepts import check_distinct
 from ..disk import hash_text
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet, open_judges
@@ -21,6 +22,7 @@ from ..evaluation.sample import check_models
 from ..lineage import erased_from
 from ..models.locate import domain_of_model, locate, profile_of_model
 from ..preparation import hash_named_files
+from ..preset_check import name_of, names_file
 from ..report import write_card, write_report
 from ..report.comparison_page import ORIGINAL
 from ..results.attack import AttackResult
@@ -47,7 +49,9 @@ class Erasures:
         self.profile = profile_of_model(self.model, settings.model_config)
         named = [text for target in comparison.targets for text in target["concepts"]]
         found = [self.domain.resolve(text, self.anchor) for text in named]
+        check_distinct(found)
         self.concepts = {concept.name: concept for concept in found}
+        self.files = {one.name: text for text, one in zip(named, found, strict=True) if names_file(text)}
         self._opened: tuple[str, JudgeSet] | None = None
 
     @property
@@ -60,7 +64,7 @@ class Erasures:
 
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
-        targets = [(one, {"concepts": (one,)}) for one in self.concepts]
+        targets = [(one, {"concepts": (self.files.get(one, one),)}) for one in self.concepts]
         return jobs_of(self.comparison, self.profile, root, targets, self._depends_on)
 
     def contents(self, job: Job) -> dict[str, str]:
@@ -84,7 +88,7 @@ class Erasures:
         """Erase, evaluate and attack: "model" -> its row, "original" -> the original's."""
         seed, measures = job.settings.seed, self.measures
         request = concept_evaluation.ConceptRequest(
-            seed=seed, count=measures.count, erased=tuple(one for one in erased_from(self.model) if one != job.target),
+            seed=seed, count=measures.count, erased=tuple(one for one in erased_from(self.model) if name_of(one) != job.target),
             steps=measures.sampling_steps, guidance=measures.guidance, device=job.settings.device, progress=progress,
         )  # fmt: skip
         what = Measurements(

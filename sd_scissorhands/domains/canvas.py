@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
 from string import ascii_lowercase
 
 import numpy as np
 
-from ..concepts import SLOT, Concept, shuffled, unlisted_words
+from ..concepts import SLOT, Concept, names_of, preset, shuffled, unlisted_words
 from ..errors import UserError
+from ..preset_check import bare, names_file
 from ..tiny import world
 from . import DOMAINS
 
@@ -30,26 +32,28 @@ class Canvas:
         return "canvas"
 
     def spell(self, text: str) -> str:
-        """In lower case, as the world's words are."""
-        return text.strip().lower()
+        """In lower case, as the world's words are; a path is left as it is."""
+        return text.strip() if names_file(text) else text.strip().lower()
 
     def resolve(self, text: str, anchor: str | None, beside: frozenset[str] = frozenset()) -> Concept:
-        """A word of the world, see `world_concept`."""
+        """A word of the world, see `world_concept`, or a file of such words, see `of_file`."""
         if not text.strip():
             raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
-        return world_concept(self.spell(text), anchor, beside=beside)
+        if names_file(text):
+            return of_file(text.strip(), anchor)
+        return world_concept(self.spell(text), anchor, beside=frozenset(map(in_world, beside)))
 
     def spares(self, text: str, erased: Sequence[str]) -> bool:
         """Whether a prompt names something else in every category of what is erased: what is left open may be filled with it."""
         named = world.read(text)
-        return all(named.get(str(world.category_of(name)), name) != name for name in erased)
+        return all(named.get(str(world.category_of(name)), name) != name for name in map(in_world, erased))
 
     def captions(self, count: int, seed: int, without: Sequence[str] = ()) -> list[str]:
         """Captions of the world, synonyms and generic words included, that name none of `without`."""
-        rng, found = np.random.default_rng(seed), list[str]()
+        rng, found, lost = np.random.default_rng(seed), list[str](), set(map(in_world, without))
         while len(found) < count:
             text = world.caption(world.sample(rng), rng)
-            if not set(without) & set(world.read(text).values()):
+            if not lost & set(world.read(text).values()):
                 found.append(text)
         return found
 
@@ -61,7 +65,8 @@ class Canvas:
         the concept's category open, every sixth is empty. Unlisted prompts have a word in the concept's place that is
         not of the world.
         """
-        name, lost = concept.name, {concept.name, *erased}
+        name = in_world(concept.words[0])
+        lost = {name, *map(in_world, erased)}
         category, rng = str(world.category_of(name)), np.random.default_rng([seed, 2_000_003])
         seen = {forget for forget, _ in concept.pairs}
         others = [c for c in world.CATEGORIES[category] if c not in lost]
@@ -89,8 +94,8 @@ class Canvas:
 
     def open_prompts(self, concept: Concept, *, seed: int, count: int, erased: Sequence[str] = ()) -> list[str]:
         """A third is empty, a third leaves the concept's category open, a third has a made-up word in the concept's place."""
-        rng, lost = np.random.default_rng([seed, 3_000_017]), {concept.name, *erased}
-        category = str(world.category_of(concept.name))
+        rng, name = np.random.default_rng([seed, 3_000_017]), in_world(concept.words[0])
+        category, lost = str(world.category_of(name)), {name, *map(in_world, erased)}
 
         def made_up() -> str:
             word = "".join(rng.choice(list(ascii_lowercase), rng.integers(3, 9)))
@@ -103,19 +108,20 @@ class Canvas:
     def naming(self, text: str, concept: Concept) -> str:
         """In place of a generic or made-up word where the concept is a shape, else before all others."""
         words, known = text.split(), {*world.words(), ","} - set(world.GENERIC_NOUNS)
-        free = [at for at, word in enumerate(words) if word not in known]
+        free, name = [at for at, word in enumerate(words) if word not in known], in_world(concept.words[0])
         if not free or concept.kind != "shape":
-            return f"a {concept.name} {text or 'shape'}"
-        return " ".join([*words[: free[0]], concept.name, *words[free[0] + 1 :]])
+            return f"a {name} {text or 'shape'}"
+        return " ".join([*words[: free[0]], name, *words[free[0] + 1 :]])
 
     def benign_prompts(self, concept: Concept, *, seed: int, count: int) -> list[str]:
         """Captions that do not name the concept."""
-        return self.captions(count, seed + 11, (concept.name,))
+        return self.captions(count, seed + 11, concept.words[:1])
 
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """Prompts that no erasure learns from."""
         plain = self.evaluation_prompts(concept, seed=seed + 50, count=count)["forget"]
-        return [(" ".join(SLOT if word == concept.name else word for word in text.split()), text) for text in plain]
+        name = in_world(concept.words[0])
+        return [(" ".join(SLOT if word == name else word for word in text.split()), text) for text in plain]
 
 
 def open_caption(category: str, lost: set[str], rng: np.random.Generator) -> str:
@@ -124,6 +130,43 @@ def open_caption(category: str, lost: set[str], rng: np.random.Generator) -> str
         text = world.caption(world.sample(rng), rng, synonyms=0, generic=float(category == "shape"))
         if category not in (named := world.read(text)) and not lost & set(named.values()):
             return text
+
+
+def in_world(name: str) -> str:
+    """The world's concept that a name means, or the words of the file that it is a path of; any other name is left as it is."""
+    words = names_of(name) if names_file(name) else (name,)
+    return next((concept for word in words if (concept := world.concept_of(bare(word)))), name)
+
+
+def of_file(path: str, anchor: str | None = None) -> Concept:
+    """A preset of one's own as the world has it: its words, which must name one concept, without their articles.
+
+    Raises:
+        UserError: words that do not, replacements of another category, or a prompt with a word that the model cannot read;
+            and see `concepts.preset`.
+    """
+    found = preset(path, anchor)
+    assert found is not None  # of a path
+    name = in_world(found.words[0])
+    category = str(world.category_of(name))
+    instead = {world.read(neutral).get(category) for _, neutral in found.pairs}
+    if world.category_of(name) is None or {*map(in_world, found.words)} != {name} or instead & {None, name}:
+        raise UserError(
+            f"--concept {path}: words: on the embedded model all must name the same word of its world, and their replacements "
+            'others of its kind, such as "a heart" = "a triangle"'
+        )
+    for key in ("templates", "generic", "neighbours"):
+        spoken = " ".join(getattr(found, key)).replace(SLOT, " ").replace(",", " ").split()
+        if strange := sorted({*spoken} - {*world.words()}):
+            raise UserError(
+                f"--concept {path}: {key}: {strange[0]!r} is not of the embedded model's world: use words of its captions"
+            )
+    articles = dict.fromkeys(word.removesuffix(bare(word)) for word in found.words)
+    return dataclasses.replace(
+        found, kind=category, anchor=in_world(found.anchor), words=tuple(dict.fromkeys(map(bare, found.words))),
+        templates=tuple(text.replace(SLOT, article + SLOT) for text in found.templates for article in articles),
+        paraphrases=tuple(map(bare, found.paraphrases)), generic=tuple(map(bare, found.generic)),
+    )  # fmt: skip
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Any model but the embedded one: presets out of prompts/, and free text with an anchor."""
+"""Any model but the embedded one: presets, out of prompts/ or a user's own, and free text with an anchor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..concepts import (
     SLOT,
     Concept,
+    called,
     filled,
     free_text,
     general_captions,
@@ -41,10 +42,10 @@ class Photographs:
         return text.strip()
 
     def resolve(self, text: str, anchor: str | None, beside: frozenset[str] = frozenset()) -> Concept:
-        """A preset, or free text with an anchor.
+        """A preset, by its name or its path, or free text with an anchor.
 
         Raises:
-            UserError: free text without an anchor.
+            UserError: free text without an anchor, or a file that cannot be used.
         """
         text = text.strip()
         if not text:
@@ -53,7 +54,7 @@ class Photographs:
             return found
         if anchor is None:
             raise UserError(
-                f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place"
+                f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place; a preset of your own is named by its path, NAME.toml"
             )
         return free_text(text, anchor)
 
@@ -92,7 +93,7 @@ class Photographs:
         ]
         vague = shuffled(concept.vague, count, seed)
         found = [text for three in zip([""] * count, vague, others, strict=False) for text in three]
-        return [text for text in found if self.spares(text, (concept.name, *erased))][:count]
+        return [text for text in found if self.spares(text, (*called(concept), *erased))][:count]
 
     def naming(self, text: str, concept: Concept) -> str:
         """At the end."""

@@ -12,6 +12,7 @@ from ..concepts import Concept
 from ..disk import write_json
 from ..domains.base import Domain
 from ..models.load import LoadedPipeline
+from ..preset_check import name_of
 from ..results.evaluation import Collapse, ConceptEvaluation, JudgedSample, SamplingFacts, SecondJudge
 from ..settings import UserError
 from .chance import wilson
@@ -55,7 +56,7 @@ def evaluate(
     recorder = Recorder(
         [row for own in rows.values() for row in own], judges.judges, folder, request,
         frozenset(row.number for _, row in sampled(rows)), judges.features,
-        {"concept": concept.name, "seed": request.seed, "gone": sorted(request.erased)},
+        {"concept": concept.name, "seed": request.seed, "gone": sorted(map(name_of, request.erased))},
     )  # fmt: skip
     ours = record_side("model", model, recorder, judges.domain, request)
     theirs = record_side(

@@ -10,10 +10,11 @@ from ..concepts import Concept
 from ..disk import locked
 from ..domains.base import Domain
 from ..errors import UserError
-from ..lineage import baseline_of, erased_from
+from ..lineage import baseline_of, erased_from, meant
 from ..machine import Processes
 from ..models.locate import domain_of_model, locate_here
 from ..places import measurement_directory
+from ..preset_check import name_of, names_file
 from ..results.evaluation import Evaluation
 from ..run import Progress, silent
 from . import concept, nudity
@@ -88,6 +89,7 @@ class About:
     concept: Concept
     baseline: str
     domain: Domain  # what the model draws
+    file: Path | None = None  # that the concept was read from, a user's own
 
 
 def about(text: str, model: str, *, baseline: str | None = None, anchor: str | None = None) -> About:
@@ -104,7 +106,8 @@ def about(text: str, model: str, *, baseline: str | None = None, anchor: str | N
     baseline = baseline or baseline_of(model) or domain.original
     if baseline is None:
         raise UserError(f"--baseline is missing: {model} is not a run's model, so name what it was made from")
-    return About(domain.resolve(text, anchor), baseline, domain)
+    text = meant(text, model)
+    return About(domain.resolve(text, anchor), baseline, domain, Path(text) if names_file(text) else None)
 
 
 def _about(settings: EvaluateSettings) -> About:
@@ -118,7 +121,7 @@ def _of_concept(settings: EvaluateSettings, folder: Path, drawing: dict[str, Any
         features=_path(settings.features), reference=_path(settings.reference), recursive=settings.recursive,
         device=settings.device,
     )  # fmt: skip
-    erased = tuple(name for name in erased_from(settings.source) if name != known.concept.name)
+    erased = tuple(name for name in erased_from(settings.source) if name_of(name) != known.concept.name)
     request = concept.ConceptRequest(
         seed=settings.seed, count=settings.limit or PICTURES_EACH, erased=erased, **drawing
     )

@@ -26,7 +26,7 @@ class WorldJudge(Judge):
 
     @classmethod
     def open(cls, request: JudgeRequest) -> WorldJudge:
-        return cls(request.concept.name)
+        return cls(str(world.concept_of(request.concept.words[0])))
 
     def sees(self, record: Record) -> bool:
         return record[self.category] == self.concept
