@@ -266,3 +266,10 @@ def test_pairs_that_have_nothing_in_common_are_remarked_on():
     assert _remarks_on(alike, "paired") == [] and _remarks_on(apart, "retain") == []
     assert "have little in common" in _remarks_on(apart, "paired")[0]
     assert pair_correlation(others | {"forget_deviation": forget}) is None  # a user's pictures have no pairs
+
+
+@pytest.mark.parametrize("anchor", ["a heart", "Heart", "the heart"])
+def test_an_anchor_that_is_the_concept_is_refused(foreign: Path, tmp_path: Path, anchor: str):
+    with pytest.raises(UserError, match="is the concept itself"):
+        erase(EraseSettings(model=str(foreign), concepts=("a heart",), anchor=anchor), tmp_path / "run")
+    assert not (tmp_path / "run/run.json").exists()

@@ -19,6 +19,7 @@ from ..concepts import (
     unlisted_words,
 )
 from ..errors import UserError
+from ..preset_check import bare
 from . import DOMAINS
 
 
@@ -45,17 +46,19 @@ class Photographs:
         """A preset, by its name or its path, or free text with an anchor.
 
         Raises:
-            UserError: free text without an anchor, or a file that cannot be used.
+            UserError: free text without an anchor, an anchor that is the concept, or a file that cannot be used.
         """
         text = text.strip()
         if not text:
             raise UserError("--concept is empty: name a preset (sdscissor concepts) or the text to erase")
         if (found := preset(text, anchor)) is not None:
+            _check_anchor(anchor, found.words)
             return found
         if anchor is None:
             raise UserError(
                 f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place; a preset of your own is named by its path, NAME.toml"
             )
+        _check_anchor(anchor, (text,))
         return free_text(text, anchor)
 
     def spares(self, text: str, erased: Sequence[str]) -> bool:
@@ -106,6 +109,12 @@ class Photographs:
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """The concept's own templates: it has no others."""
         return shuffled(filled(concept), count, seed)
+
+
+def _check_anchor(anchor: str | None, words: Sequence[str]) -> None:
+    """Refuse an anchor that is the concept itself."""
+    if anchor and bare(anchor).lower() in {bare(word).lower() for word in words}:
+        raise UserError(f"--anchor {anchor!r} is the concept itself: name what takes its place")
 
 
 def unlisted(concept: Concept) -> list[str]:
