@@ -106,8 +106,8 @@ def _own(text: str) -> dict[str, Any]:
     """
     if not (text.endswith(PRESET_FILE) and Path(text).exists()):
         raise UserError(
-            f"--concept {printable(text)} is a path, by its slash or its .toml, and no .toml file lies there: name one that does, "
-            "a preset (sdscissor concepts), or a text without a slash"
+            f"--concept {printable(text)} is a path, by its beginning or its .toml, and no .toml file lies there: name one that does, "
+            "or a preset (sdscissor concepts)"
         )
     data = read_toml(Path(text), "--concept")
     if unusable := [one for one in check(data) if one.unusable]:

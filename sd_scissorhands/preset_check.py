@@ -56,7 +56,7 @@ class Finding:
 
 def names_file(text: str) -> bool:
     """Whether what is given with --concept is a path, of a preset of one's own."""
-    return text.endswith(PRESET_FILE) or "/" in text
+    return text.endswith(PRESET_FILE) or text.startswith(("./", "../", "/", "~"))
 
 
 def name_of(text: str) -> str:

@@ -213,8 +213,8 @@ def test_a_file_is_a_concept_of_its_name(kite):
 @pytest.mark.parametrize(
     ("named", "text"),
     [
-        ("none.toml", "--concept none.toml is a path, by its slash or its .toml, and no .toml file lies there"),
-        ("AC/DC", "or a text without a slash"),
+        ("none.toml", "--concept none.toml is a path, by its beginning or its .toml, and no .toml file lies there"),
+        ("AC/DC", "is no preset (see sdscissor concepts): for free text add --anchor TEXT"),
         ("folder", "is no preset (see sdscissor concepts): for free text add --anchor TEXT"),
         ("broken.toml", "--concept broken.toml is not TOML: "),
         ("bad.toml", "--concept bad.toml: templates: 'a photo' holds no {}: write it once, where the concept goes (sdscissor concepts --check bad.toml; and 1 more)"),
