@@ -392,7 +392,7 @@ def test_settings_that_no_attack_can_use():
             AttackSettings(**(dict(concept="heart", model="tiny", baseline="tiny") | changes))
     for name in ATTACKS.names():
         own = {"prompts": "x"} if name == "list" else {}
-        assert AttackSettings(name, "heart", "tiny", "tiny", **own).resolved("large").count == 60
+        assert AttackSettings(name, "heart", "tiny", "tiny", **own).resolved("large").count == 80
 
 
 def test_settings_may_be_written_behind_the_name():
