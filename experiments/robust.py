@@ -88,7 +88,7 @@ STAGES: dict[str, Settings] = {  # over scissorhands-open
 FRONTIER: dict[str, Settings] = {
     "scissorhands-robust": ROBUST,
     "scissorhands-open": OPEN,
-    **{f"forget weight {weight}": {**OPEN, "forget_weight": weight} for weight in (0.07, 0.5)},
+    "scissorhands-open, forget weight .5": {**OPEN, "forget_weight": 0.5},
     "substitution": SUBSTITUTION,
     "esd": {"recipe": "esd"},
 }
@@ -363,15 +363,13 @@ TABLES = {
     ),
     "several": Table(
         [
-            Run(name, settings, concepts, 0, JUDGED | once(ONE) | once(THREE), chain)
-            for name, settings in {**MAIN, "scissorhands-open": OPEN}.items()
+            Run("scissorhands-open", OPEN, concepts, 0, JUDGED | once(THREE), chain)
             for concepts, chain in ((("heart", "star", "blue", "striped"), False), (("ring", "yellow"), True))
         ],
-        ("variant", "run", "concept"),
+        ("run", "concept"),
         judged("canvas")
         | whole("canvas")
         | {
-            "embedding ASR": success("embedding-once"),
             "three embeddings ASR": success("embedding-three-once"),
             "seconds of the run": seconds,
         },
