@@ -17,6 +17,9 @@ from typing import Any
 from runner import Cell, Options, Rows, Run, Table, beside, main, mean, seconds, share, success
 from tables import machine, markdown
 
+import sd_scissorhands
+
+EMBEDDED = Path(sd_scissorhands.__file__).parent / "tiny" / "weights"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "defaults.md"
 JUDGED = {"canvas": {"limit": 120}}
 ATTACKED = {"embedding-once": {"attack": "embedding", "count": 24, "restarts": 1}}
@@ -103,13 +106,11 @@ def made_random(base: Path, folder: Path) -> None:
 
 def failures(options: Options) -> str:
     """What is printed by runs that cannot succeed."""
-    from sd_scissorhands.tiny import MODEL_DIR
-
     root = options.root / "failures"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     base, config = root / "base", root / "few.toml"
-    shutil.copytree(MODEL_DIR, base)
+    shutil.copytree(EMBEDDED, base)
     for mark in ("world.json", "judge.safetensors"):
         (base / mark).unlink()
     made_random(base, root / "random")

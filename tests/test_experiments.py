@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
+import calibration  # noqa: E402
 import families  # noqa: E402
 import methods  # noqa: E402
 import robust  # noqa: E402
@@ -40,10 +41,13 @@ def test_every_table_has_its_marks_in_the_document():
     text = runner.DOCUMENT.read_text()
     for name in (*robust.TABLES, *methods.TABLES, "families", "unseen"):
         assert f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text, name
+    text = calibration.DOCUMENT.read_text()
+    assert all(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for name in calibration.TABLES)
 
 
 def test_every_setting_of_a_run_is_known():
-    declared = [table for table in robust.TABLES.values() if isinstance(table, runner.Table)] + [unseen.TABLE]
+    tables = (*robust.TABLES.values(), *calibration.TABLES.values())
+    declared = [table for table in tables if isinstance(table, runner.Table)] + [unseen.TABLE]
     for run in [run for table in declared for one in table.runs for run in (one, one.reduced())]:
         sd_scissorhands.EraseSettings(concepts=run.concepts, model="tiny", **run.settings)
         for settings in run.measures.values():
