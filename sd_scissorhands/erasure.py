@@ -26,7 +26,7 @@ from .models.load import restore_weights, round_weights, save_pipeline, stored_w
 from .models.locate import find_pipeline
 from .models.tensor_files import DTYPES, hash_tensors
 from .preparation import Prepared, copy_presets, inputs_of, prepare
-from .proof import held_out, prove
+from .proof import can_tell, held_out, prove
 from .results.erase import EraseResult
 from .results.manifest import Stage
 from .results.proof import Proof
@@ -91,7 +91,7 @@ def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
     stages = Stages(run, task, prepared.parameters, settings, progress)
     selection = stages.select(prepared.scored)
     trimmed = stages.edit(selection)
-    look = held.look if held and settings.calibrate else None
+    look = held.look if held and settings.calibrate and can_tell(held) else None
     repair = stages.repair(selection, slices=slices_of(settings, run.processes.count), look=look)
     proof = prove(held, progress) if held else None
     if proof and repair.calibration and not proof.whole:

@@ -101,6 +101,16 @@ def _paraphrased(concept: Concept, count: int, seed: int) -> list[Asked]:
 # ---------------------------------------------------------------- what is found
 
 
+def unknown_of(original: Mapping[str, int], pictures: Mapping[str, int]) -> list[str]:
+    """The concepts that the original's own pictures do not show."""
+    return [name for name, count in original.items() if not count >= KNOWN * pictures[name]]
+
+
+def can_tell(held: HeldOut) -> bool:
+    """Whether anything can be found out: the original draws, and it draws the concepts."""
+    return held.explained() >= EXPLAINED and not unknown_of(held.original, held.pictures)
+
+
 def prove(held: HeldOut, progress: Progress) -> Proof:
     """Look at the erased model, draw with it, and say what is so."""
     with progress("proof", 1) as tick:
@@ -120,7 +130,7 @@ def proof_of(
     """
     names = tuple(KINDS)
     stays = [kind for kind in names if not look.left.get(kind, 0.0) <= LIMITS[kind]]
-    unknown = [name for name, count in original.items() if not count >= KNOWN * pictures[name]]
+    unknown = unknown_of(original, pictures)
     drawn_still = [name for name, count in drawn.shown.items() if count > DRAWN_LEFT * original[name]]
     known = explained >= EXPLAINED and not unknown
     gone = known and not stays and not drawn_still

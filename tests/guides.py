@@ -207,9 +207,19 @@ class Outcome:
 def environment(home: Path, checkout: Path | None) -> dict[str, str]:
     """What a reader's shell has: this environment's commands, the small models, nothing of ours."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON", "ACCELERATE"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{unproven(home)}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     return others | own | ({"PYTHONPATH": str(checkout)} if checkout else {})
+
+
+def unproven(home: Path) -> Path:
+    """A folder with an `sdscissor` that ends with 0 where ours ends with 4: of random weights nothing can be proven gone."""
+    command = home / "bin" / "sdscissor"
+    command.parent.mkdir(exist_ok=True)
+    ours = Path(sys.executable).parent / "sdscissor"
+    command.write_text(f'#!/usr/bin/env bash\n"{ours}" "$@" || {{ code=$?; test $code -eq 4 || exit $code; }}\n')
+    command.chmod(0o755)
+    return command.parent
 
 
 def prepare(guide: Path, folder: Path, place: Path, home: Path) -> None:
