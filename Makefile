@@ -49,6 +49,7 @@ experiments: .venv/ready
 	$(BIN)/python experiments/unseen.py
 	$(BIN)/python experiments/methods.py
 	$(BIN)/python experiments/families.py
+	$(BIN)/python experiments/models.py table
 
 # The picture of docs/architecture.md, out of the package's imports.
 architecture: .venv/ready

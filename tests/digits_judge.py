@@ -87,15 +87,15 @@ def figures(concept: str, anchor: str, asked: Any, shown: Any, before: Any) -> d
 
     gone = {
         name: share(kind, lambda own, *_: [own["digit"] != concept])
-        for name, kind in (("UA", "named"), ("UA synonyms", "synonyms"), ("UA generic", "open"))
+        for name, kind in (("UA", "named"), ("UA_synonyms", "synonyms"), ("UA_generic", "open"))
     }
     return gone | {
-        "anchor instead": share("named", lambda own, *_: [own["digit"] == anchor]),
+        "anchor": share("named", lambda own, *_: [own["digit"] == anchor]),
         "IRA": share("siblings", lambda own, named, _: [own["digit"] == named["digit"]]),
         "CRA": share("siblings", others),
-        "CRA forget": share("named", others),
-        "open unchanged": share("open", unchanged),
-        "unlisted unchanged": share("unlisted", unchanged),
+        "CRA_forget": share("named", others),
+        "open_unchanged": share("open", unchanged),
+        "unlisted_unchanged": share("unlisted", unchanged),
     }
 
 
