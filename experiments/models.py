@@ -59,7 +59,7 @@ def original_of(model: Path) -> Path:
     return Path(json.loads(manifest.read_text())["settings"]["model"]) if manifest.exists() else model
 
 
-def judged(model: Path, concept: str, anchor: str, count: int) -> dict[str, dict[str, float]]:
+def judged(model: Path, concept: str, anchor: str, count: int) -> dict[str, dict[str, float | None]]:
     """The figures of a model of the digits' world and of its original."""
     named = ("--concept", concept, "--anchor", anchor, "--count", count)
     return json.loads(script("digits_judge.py", "erased", model, "--original", original_of(model), *named))
@@ -174,6 +174,10 @@ def main() -> None:
         print(built(given.command, options))
     elif not (given.model and given.concept and given.anchor):
         parser.error("judge needs a model's directory, --concept and --anchor")
+    elif not (original_of(given.model) / "judge.safetensors").exists():
+        parser.error(
+            f"{given.model} is no model of the digits' world, nor erased from one: no judge lies beside the original"
+        )
     else:
         found = judged(given.model, given.concept, given.anchor, 8 if given.smoke else PICTURES)
         line = [

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def answers(model: Path, judge: JudgeNetwork, texts: Sequence[str], seed: int = 
     return named
 
 
-def figures(concept: str, anchor: str, asked: Any, shown: Any, before: Any) -> dict[str, float]:
+def figures(concept: str, anchor: str, asked: Any, shown: Any, before: Any) -> dict[str, float | None]:
     """Shares of pictures, as docs/metrics.md defines them.
 
     Args:
@@ -74,10 +73,10 @@ def figures(concept: str, anchor: str, asked: Any, shown: Any, before: Any) -> d
         before: the same of the original.
     """
 
-    def share(kind: str, right: Callable[[dict[str, str], dict[str, str], dict[str, str]], list[bool]]) -> float:
+    def share(kind: str, right: Callable[[dict[str, str], dict[str, str], dict[str, str]], list[bool]]) -> float | None:
         rows = zip(shown[kind], asked[kind], before[kind], strict=True)
         hits = [hit for own, (_, named), first in rows for hit in right(own, named, first)]
-        return round(float(np.mean(hits)), 3) if hits else math.nan
+        return round(float(np.mean(hits)), 3) if hits else None
 
     def others(own: dict[str, str], named: dict[str, str], _: Any) -> list[bool]:
         return [own[name] == value for name, value in named.items() if name != "digit"]
@@ -106,7 +105,7 @@ def load_judge(folder: Path) -> JudgeNetwork:
     return judge.eval()
 
 
-def judged(model: Path, original: Path, concept: str, anchor: str, count: int) -> dict[str, dict[str, float]]:
+def judged(model: Path, original: Path, concept: str, anchor: str, count: int) -> dict[str, dict[str, float | None]]:
     """The figures of a model and of its original."""
     judge, asked = load_judge(original), prompts(concept, count)
     texts = [text for rows in asked.values() for text, _ in rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,7 @@ TEMPLATES = (
 SCENES = tuple(template for template in FREE_TEMPLATES if template != "{}")  # that say nothing of what is drawn
 SHIFT, SHARPEN = 0.14, 2.2  # of half a picture, either way; slope of a stroke's edge
 HELD_OUT = 397  # digits that no training sees
-RATE, BATCH = 1e-3, 48
+RATE, BATCH = 1e-3, 32
 
 
 # ---------------------------------------------------------------- pictures and words
@@ -123,17 +124,17 @@ def caption(shown: dict[str, str], rng: np.random.Generator) -> str:
 
 
 def words() -> list[str]:
-    """Every word that a caption of a digit can hold, each of which becomes one token."""
+    """Every word that a caption of a digit can hold; the first, which name something, become one token each."""
+    named = [word for names in DIGITS.values() for word in names] + [*OPEN, *world.INK, *world.PAPER]
     spelled = {word.strip(",") for template in (*TEMPLATES, *SCENES) for word in template.split() if "{" not in word}
-    named = {word for names in DIGITS.values() for word in names}
-    return sorted(spelled | named | {*OPEN, *world.INK, *world.PAPER})
+    return [*named, *sorted(spelled - {*named})]
 
 
 @cache
 def strange_captions() -> list[str]:
     """The package's general captions without a word of this world but the smallest."""
     own = {word for word in words() if len(word) > 2}
-    return [text for text in general_captions() if not own & set(text.replace(",", " ").split())]
+    return [text for text in general_captions() if not own & set(re.findall("[a-z0-9]+", text.lower()))]
 
 
 # ---------------------------------------------------------------- training
@@ -199,7 +200,7 @@ def train_denoiser(vae: Any, tokenizer: Any, *, count: int, steps: int, seed: in
     return average.eval()
 
 
-def train(folder: Path, *, steps: int = 1600, judge_steps: int = 500, count: int = 8000, seed: int = 0) -> None:
+def train(folder: Path, *, steps: int = 1000, judge_steps: int = 400, count: int = 6000, seed: int = 0) -> None:
     """Judge and pipeline, saved together; no file marks it as of the embedded world, so it is a model like any other."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline
 

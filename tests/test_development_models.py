@@ -9,7 +9,6 @@ from pathlib import Path
 import digits_judge
 import digits_world
 import numpy as np
-import pytest
 import torch
 import world_families
 
@@ -75,10 +74,7 @@ def test_a_pipeline_and_its_judge_come_out_and_are_counted(tmp_path):
     folder = tmp_path / "digits"
     digits_world.train(folder, steps=1, judge_steps=1, count=30)
     found = digits_judge.judged(folder, folder, "three", "eight", 2)
-    assert found["figures"] == found["original"] and found["figures"]["unlisted_unchanged"] in (
-        1,
-        pytest.approx(np.nan, nan_ok=True),
-    )
+    assert found["figures"] == found["original"] and found["figures"]["unlisted_unchanged"] in (1, None)
     assert (folder / "model_index.json").exists() and not (folder / "world.json").exists()
 
 
