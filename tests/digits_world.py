@@ -200,7 +200,7 @@ def train_denoiser(vae: Any, tokenizer: Any, *, count: int, steps: int, seed: in
     return average.eval()
 
 
-def train(folder: Path, *, steps: int = 1000, judge_steps: int = 400, count: int = 6000, seed: int = 0) -> None:
+def train(folder: Path, *, steps: int = 6000, judge_steps: int = 800, count: int = 6000, seed: int = 0) -> None:
     """Judge and pipeline, saved together; no file marks it as of the embedded world, so it is a model like any other."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline
 
