@@ -50,6 +50,7 @@ experiments: .venv/ready
 	$(BIN)/python experiments/methods.py
 	$(BIN)/python experiments/families.py
 	$(BIN)/python experiments/calibration.py
+	$(BIN)/python experiments/models.py table
 
 # The picture of docs/architecture.md, out of the package's imports.
 architecture: .venv/ready

@@ -39,7 +39,7 @@ def test_the_experiments_import_nothing_from_inside_the_package():
 
 def test_every_table_has_its_marks_in_the_document():
     text = runner.DOCUMENT.read_text()
-    for name in (*robust.TABLES, *methods.TABLES, "families", "unseen"):
+    for name in (*robust.TABLES, *methods.TABLES, "families", "unseen", "models"):
         assert f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text, name
     text = calibration.DOCUMENT.read_text()
     assert all(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for name in calibration.TABLES)

@@ -1,7 +1,7 @@
-"""Small pipelines of other families' real classes that are trained to draw the embedded world: `python tests/world_families.py sd2 FOLDER`.
+"""Small pipelines of other families' real classes and of other widths that draw the embedded world: `python tests/world_families.py sd2 FOLDER`.
 
 Each takes over what fits of the embedded model's weights and is trained with its family's own objective until the judge finds
-what captions name. Seeded, one thread of the CPU, minutes.
+what captions name; the UNet of half the width alone is trained from nothing. Seeded, one thread of the CPU, minutes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.models.load import open_pipeline
-from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, world
+from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR, networks, world
 from sd_scissorhands.tiny import train as tiny
 from sd_scissorhands.tiny.judge import load_judge
 from sd_scissorhands.tiny.networks import SAMPLING
 
 SIDE, WIDTH = 8, 64  # of latents; of the embedded text encoder
+NOISE = 0.1  # relative, on widened weights: copies of a channel would stay copies without
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,44 @@ def sdxl() -> Any:
     )  # fmt: skip
 
 
-LESSONS = {"sd2": Lesson(sd2, 500), "sdxl": Lesson(sdxl, 900)}
+def wide() -> Any:
+    """The embedded pipeline with a UNet of twice the width that computes the very same, but for a little noise."""
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    old, new = part(UNet2DConditionModel, "unet").state_dict(), networks.build_unet(64)
+    random = torch.Generator().manual_seed(1)
+    for name, value in new.state_dict().items():
+        wider = widened(name, old[name], value.shape)
+        value.copy_(wider * (1 + NOISE * torch.randn(wider.shape, generator=random)))
+    return StableDiffusionPipeline.from_pretrained(MODEL_DIR, torch_dtype=torch.float32, unet=new)
+
+
+def widened(name: str, old: Tensor, shape: torch.Size) -> Tensor:
+    """A weight of a network in which every channel stands twice, side by side (Net2WiderNet, Chen et al. 2016)."""
+    if name == "time_embedding.linear_1.weight":  # in: cosines, then sines, of half as many frequencies each
+        new = torch.zeros(*shape)
+        new[:, ::2] = old.repeat_interleave(2, 0)
+        return new
+    new = old.repeat_interleave(shape[0] // old.shape[0], 0)
+    if old.dim() > 1 and shape[1] > old.shape[1]:
+        new = new.repeat_interleave(2, 1) / 2
+    return new / math.sqrt(2) if ".to_q." in name else new  # a head's scale is one over the root of its width
+
+
+LESSONS = {"sd2": Lesson(sd2, 500), "sdxl": Lesson(sdxl, 900), "wide": Lesson(wide, 150, rate=5e-4, batch=24)}
+HALF_STEPS = 4000  # of 64, from nothing
 
 
 # ---------------------------------------------------------------- training
+
+
+def half(folder: Path, steps: int, *, drawings: int = 12_000) -> None:
+    """A UNet of half the width from nothing, beside the other embedded parts."""
+    pictures, shown = tiny.make_drawings(drawings, 0)
+    work = folder.with_name(f"{folder.name}-work")
+    work.mkdir(parents=True, exist_ok=True)
+    tiny.train_unet(pictures, shown, work, folder, steps=steps, seed=3, width=16)
+    shutil.rmtree(work)
 
 
 def teach(lesson: Lesson, folder: Path, *, seed: int = 0) -> None:
@@ -184,13 +220,16 @@ def quality(folder: Path, *, prompts: int = 400, seed: int = 11) -> dict[str, fl
 def main() -> None:
     """Train a family, and write beside it what is drawn right."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("family", choices=LESSONS)
+    parser.add_argument("family", choices=[*LESSONS, "half"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, help="for trying")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lesson = LESSONS[given.family]
-    teach(replace(lesson, steps=given.steps or lesson.steps), given.folder)
+    if given.family == "half":
+        half(given.folder, given.steps or HALF_STEPS)
+    else:
+        lesson = LESSONS[given.family]
+        teach(replace(lesson, steps=given.steps or lesson.steps), given.folder)
     (given.folder / "quality.json").write_text(json.dumps({"right": quality(given.folder)}, indent=2) + "\n")
 
 

@@ -6,6 +6,7 @@ their round trips through the embedded autoencoder, never on anything that the d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,8 +21,9 @@ CLASSES = {category: (*concepts, world.OTHER) for category, concepts in world.CA
 class JudgeNetwork(nn.Module):
     """Pictures (B, 3, 32, 32) in [-1, 1] -> category -> logits (B, classes of the category)."""
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 32, classes: Mapping[str, tuple[str, ...]] = CLASSES):
         super().__init__()
+        self.classes = classes
 
         def stage(inward: int, outward: int) -> list[nn.Module]:
             return [nn.Conv2d(inward, outward, 3, padding=1), nn.BatchNorm2d(outward), nn.ReLU()]
@@ -32,7 +34,7 @@ class JudgeNetwork(nn.Module):
             *stage(2 * width, 3 * width), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2),
             nn.Linear(3 * width * 16, 128), nn.ReLU(),
         )  # fmt: skip
-        self.heads = nn.ModuleDict({category: nn.Linear(128, len(names)) for category, names in CLASSES.items()})
+        self.heads = nn.ModuleDict({category: nn.Linear(128, len(names)) for category, names in classes.items()})
 
     def features(self, pictures: Tensor) -> Tensor:
         """The 128 numbers that the heads see: (B, 128)."""
@@ -47,7 +49,8 @@ class JudgeNetwork(nn.Module):
         """What each picture shows: category -> concept or "other"."""
         chosen = {category: logits.argmax(1).tolist() for category, logits in self(pictures).items()}
         return [
-            {category: CLASSES[category][rows[i]] for category, rows in chosen.items()} for i in range(len(pictures))
+            {category: self.classes[category][rows[i]] for category, rows in chosen.items()}
+            for i in range(len(pictures))
         ]
 
 

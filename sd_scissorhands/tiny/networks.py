@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def as_input(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def build_tokenizer():
-    """A CLIP tokenizer whose byte-pair merges were made from the world's words.
+def build_tokenizer(words: Sequence[str] | None = None):
+    """A CLIP tokenizer whose byte-pair merges were made from some words, the world's by default.
 
     Most words are one token; a word that shares a pair of letters with an earlier one is several, as in any CLIP.
     """
@@ -41,7 +42,7 @@ def build_tokenizer():
     alphabet = sorted(ByteLevel.alphabet())
     tokens = alphabet + [symbol + "</w>" for symbol in alphabet]
     merges: list[tuple[str, str]] = []
-    for word in world.words():
+    for word in world.words() if words is None else words:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
             pair = (pieces[0], pieces[1])
@@ -52,7 +53,8 @@ def build_tokenizer():
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     # File names are silently ignored by transformers 5 here (the result knows two tokens): pass the objects.
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=POSITIONS)
+    parts: Any = dict(vocab=vocabulary, merges=merges)  # as pairs, which transformers takes and does not declare
+    return CLIPTokenizer(**parts, model_max_length=POSITIONS)
 
 
 def build_text_encoder(tokenizer):
@@ -79,12 +81,12 @@ def build_vae():
     )  # fmt: skip
 
 
-def build_unet():
-    """Stable Diffusion 1's block types at width 32-64."""
+def build_unet(width: int = 32):
+    """Stable Diffusion 1's block types at a width and twice that."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64, attention_head_dim=4,
+        sample_size=8, block_out_channels=(width, 2 * width), layers_per_block=1, cross_attention_dim=64, attention_head_dim=4,
         norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip

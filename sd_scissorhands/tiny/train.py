@@ -117,6 +117,7 @@ def train_denoiser(
     seed: int,
     log,
     text: nn.Module | None = None,
+    width: int = 32,
 ) -> tuple[nn.Module, nn.Module]:
     """Text encoder and UNet together on noise prediction (min-SNR weights, gamma 5); returns their moving averages.
 
@@ -127,7 +128,7 @@ def train_denoiser(
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     torch.manual_seed(seed)
     words_of = build_text_encoder(tokenizer) if text is None else text.requires_grad_(False)
-    model: Any = nn.ModuleDict({"text": words_of, "unet": build_unet()})
+    model: Any = nn.ModuleDict({"text": words_of, "unet": build_unet(width)})
     average: Any = copy.deepcopy(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3, betas=(0.9, 0.99))
     start, state, parts = 0, work / "denoiser.pt", {"model": model, "average": average, "optimizer": optimizer}
@@ -211,8 +212,7 @@ class Log:
             print(f"{stage} {step + 1}/{steps} loss {float(loss):.4f} left {left / 60:.1f} min", flush=True)
 
 
-def train_without(
-    concepts: set[str],
+def train_unet(
     pictures: Tensor,
     drawings: list[world.Drawing],
     work: Path,
@@ -220,16 +220,20 @@ def train_without(
     *,
     steps: int,
     seed: int,
+    without: frozenset[str] = frozenset(),
+    width: int = 32,
 ) -> None:
-    """A UNet from nothing on the drawings that show none of some concepts, beside the other shipped parts: it never knew them."""
+    """A UNet from nothing beside the other shipped parts, on the drawings that show none of some concepts: it never knew them."""
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
     vae: Any = AutoencoderKL.from_pretrained(MODEL_DIR / "vae", torch_dtype=torch.float32).eval()
     text = CLIPTextModel.from_pretrained(MODEL_DIR / "text_encoder", torch_dtype=torch.float32).eval()
-    rows = [row for row, drawing in enumerate(drawings) if not concepts & set(vars(drawing).values())]
+    rows = [row for row, drawing in enumerate(drawings) if not without & set(vars(drawing).values())]
     pictures, drawings = pictures[rows], [drawings[row] for row in rows]
-    text, unet = train_denoiser(vae, pictures, drawings, work, steps=steps, seed=seed, log=Log(), text=text)
+    text, unet = train_denoiser(
+        vae, pictures, drawings, work, steps=steps, seed=seed, log=Log(), text=text, width=width
+    )
     save_pipeline(vae, text, unet, load_judge(JUDGE_FILE), output)
 
 
@@ -245,16 +249,20 @@ def main(
     without: list[str] | None = typer.Option(
         None, help="A concept that no drawing shows; trains the UNet alone. Repeatable."
     ),
+    width: int = typer.Option(32, help="Of the UNet; another than the shipped one's trains the UNet alone."),
 ) -> None:
     """Train the embedded model and its judge from nothing, and write them with their measured card."""
-    if without and output == MODEL_DIR:
-        raise typer.BadParameter("needs an --output of its own", param_hint="--without")
+    alone = bool(without) or width != 32
+    if alone and output == MODEL_DIR:
+        raise typer.BadParameter("needs an --output of its own", param_hint="--without" if without else "--width")
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     log = Log()
     pictures, shown = make_drawings(drawings, seed)
-    if without:
-        return train_without(set(without), pictures, shown, work, output, steps=steps, seed=seed + 3)
+    if alone:
+        return train_unet(
+            pictures, shown, work, output, steps=steps, seed=seed + 3, without=frozenset(without or ()), width=width
+        )
     vae, vae_file = build_vae(), work / "vae"
     if vae_file.exists():
         vae = vae.from_pretrained(vae_file).eval()
