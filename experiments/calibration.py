@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import Cell, Options, Rows, Run, Table, beside, main, mean, seconds, share, success
+from runner import Cell, Options, Rows, Run, Table, beside, main, mean, seconds, share
 from tables import machine, markdown
 
 import sd_scissorhands
@@ -22,7 +22,6 @@ import sd_scissorhands
 EMBEDDED = Path(sd_scissorhands.__file__).parent / "tiny" / "weights"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "defaults.md"
 JUDGED = {"canvas": {"limit": 120}}
-ATTACKED = {"embedding-once": {"attack": "embedding", "count": 24, "restarts": 1}}
 RATES = (1e-5, 1e-4, None, 2e-3, 1e-2)  # None: by the weights' own size
 EXIT = {0: "says erased", 1: "no model", 2: "refused", 4: "saved, not converged"}
 FEW = ("forget_count = 16", "retain_count = 64")
@@ -56,7 +55,6 @@ QUALITY: dict[str, Cell] = {
     "CRA / original": beside("canvas", "CRA"),
     "open unchanged": share("canvas", "open_unchanged"),
     "unlisted unchanged": share("canvas", "unlisted_unchanged"),
-    "embedding ASR / original": success("embedding-once"),
 }
 
 
@@ -68,7 +66,7 @@ def rate_named(rate: float | None) -> str:
 def started(concept: str) -> list[Run]:
     """A run from every starting rate."""
     return [
-        Run(f"rate {rate_named(rate)}", {"calibrate": True, **({"lr": rate} if rate else {})}, (concept,), 0, JUDGED | ATTACKED)
+        Run(f"rate {rate_named(rate)}", {"calibrate": True, **({"lr": rate} if rate else {})}, (concept,), 0, JUDGED)
         for rate in RATES
     ]  # fmt: skip
 

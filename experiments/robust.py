@@ -88,7 +88,6 @@ STAGES: dict[str, Settings] = {  # over scissorhands-open
 FRONTIER: dict[str, Settings] = {
     "scissorhands-robust": ROBUST,
     "scissorhands-open": OPEN,
-    "scissorhands-open, forget weight .5": {**OPEN, "forget_weight": 0.5},
     "substitution": SUBSTITUTION,
     "esd": {"recipe": "esd"},
 }

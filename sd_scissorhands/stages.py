@@ -144,16 +144,18 @@ class Stages:
         with self.progress("repair", s.steps) as tick:
             at = 0
 
-            def after_step(repair: Repair) -> None:
-                """Show the steps that are left, whatever the calibration makes of them, and save."""
+            def show_step() -> None:
+                """The steps that are left, whatever the calibration makes of them."""
                 nonlocal at
                 now = s.steps - (repair.plan.steps - repair.step)
                 tick(now - at)
                 at = now
+
+            def after_step(repair: Repair) -> None:
+                show_step()
                 self._checkpoint(repair)
 
-            if before:
-                after_step(repair)
+            show_step()
             repair.run(after_step)
         if (stage := run.manifest.stage("repair")) and repair.step > before:
             run.finish("repair", replace(stage, peak_bytes=peak.total()))

@@ -518,7 +518,7 @@ def test_a_comparison_may_not_lie_in_something_else(whole, tmp_path):
 
 def test_recipes_default_to_all_that_fit():
     jobs = erasures.Erasures(hearts(recipes=())).jobs(Path("out"))
-    assert tuple(job.settings.recipe for job in jobs) == recipes_for("tiny")
+    assert tuple(job.settings.recipe for job in jobs) == recipes_for("small")
     jobs = forgettings.Forgettings(digits(recipes=(), seeds=1)).jobs(Path("out"))
     assert tuple(job.settings.recipe for job in jobs) == 2 * recipes_for("classifier")
     with pytest.raises(UserError, match="not for this kind of model"):

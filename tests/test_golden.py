@@ -160,7 +160,7 @@ def judged(folder: Path, model: str) -> Values:
 def test_every_recipe_has_its_golden_weights() -> None:
     from sd_scissorhands.recipes import recipes_for
 
-    assert set(ERASURES) == set(recipes_for("tiny")) and set(FORGETTINGS) == set(recipes_for("classifier"))
+    assert set(ERASURES) == set(recipes_for("small")) and set(FORGETTINGS) == set(recipes_for("classifier"))
     if not WRITE:
         golden = json.loads(FILE.read_text())
         assert {kind: list(golden[kind]) for kind in NAMES} == NAMES

@@ -308,7 +308,7 @@ def test_recipes_of_another_kind_are_refused():
     assert EraseSettings(recipe="esd").resolved("small").repair == "negative-guidance"
 
 
-@pytest.mark.parametrize("recipe", recipes_for("sd"))
+@pytest.mark.parametrize("recipe", recipes_for("large"))
 def test_every_recipe_runs_on_a_pipeline_of_ones_own(recipe, short, foreign, tmp_path):
     few = {"forget_count": 4, "retain_count": 8, "sampling_steps": 2, "score_draws": 2, "batch_size": 2, "steps": 2}
     asked = EraseSettings(

@@ -499,9 +499,14 @@ def test_the_default_is_what_the_published_figures_were_made_with():
     settings = EraseSettings(concepts=("disc", "red"), model="tiny", device="cpu")
     for asked in (settings, dataclasses.replace(settings, concepts=("Disc",))):
         found = prepare(asked).settings
-        assert (found.conditions, found.forget_weight, EPISODE) == ("mixture", 0.7, 5)
-        assert (found.retain_loss, found.retain_count, found.retain_sampling_steps) == ("guided", 480, 6)
-        steps = 260 + 130 * (len(asked.concepts) - 1)  # half as many again for every further concept
+        assert (found.conditions, found.forget_weight, EPISODE) == ("mixture", 0.15, 5)
+        assert (found.retain_loss, found.retain_count, found.retain_sampling_steps) == ("weighted", 480, 6)
+        assert (found.recipe, found.open_share, found.optimiser) == (
+            "scissorhands-open",
+            0.5,
+            "soap",
+        ) and found.calibrate
+        steps = 280 + 140 * (len(asked.concepts) - 1)  # half as many again for every further concept
         assert (found.scope, found.steps, found.lr) == ("full", steps, 4e-4)
         assert (
             found.other_words == 0 and prepare(dataclasses.replace(asked, other_words=0.5)).settings.other_words == 0.5
@@ -534,8 +539,10 @@ def test_concepts_erased_together_do_not_keep_each_other_alive(short):
 
 
 def test_an_anchor_that_is_erased_too_is_refused(short, foreign):
-    asked = dataclasses.replace(short, model=str(foreign), concepts=("a red fox", "a cat"), anchor="a cat")
-    with pytest.raises(UserError, match=r"--concept a red fox: all that takes its place \(a cat\) is erased too"):
+    asked = dataclasses.replace(short, model=str(foreign), concepts=("a red fox", "a cat"), anchor="a cat in the rain")
+    with pytest.raises(
+        UserError, match=r"--concept a red fox: all that takes its place \(a cat in the rain\) is erased too"
+    ):
         prepare(asked)
 
 

@@ -97,7 +97,7 @@ RECIPES["toy-recipe"] = Recipe(
     fits=DENOISERS,
 )
 """
-SETTINGS = "steps = 2\nforget_count = 4\nretain_count = 8\nsampling_steps = 2\nbatch_size = 2\n"
+SETTINGS = "steps = 2\nforget_count = 4\nretain_count = 8\nsampling_steps = 2\nbatch_size = 2\nverify = false\n"
 
 
 @pytest.fixture(scope="module")

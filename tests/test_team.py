@@ -219,7 +219,7 @@ def asked(tmp_path_factory) -> list[str]:
     config.write_text(
         "forget_count = 6\nretain_count = 40\nsampling_steps = 2\nscore_draws = 3\nsteps = 6\nmemory_every = 3\n"
         'relearn_every = 2\nbatch_size = 5\ntop_k = 0.01\nconditions = "mixture"\n'
-        'projection = "both"\n'
+        'projection = "both"\nverify = false\n'
     )
     return ["erase", "--model", "tiny", "--concept", "heart", "--recipe", "scissorhands-anchored", "--config", str(config), "--keep-scores", "--json"]  # fmt: skip
 
