@@ -56,6 +56,7 @@ class Finding:
 
 def names_file(text: str) -> bool:
     """Whether what is given with --concept is a path, of a preset of one's own."""
+    text = text.strip()
     return text.endswith(PRESET_FILE) or text.startswith(("./", "../", "/", "~"))
 
 
