@@ -182,7 +182,12 @@ def test_the_command_prints_every_finding_and_its_exit_code_says_whether_a_run_c
     assert done.stdout.splitlines()[0].startswith("kite.toml: warning: paraphrases: is empty: ")
     assert done.stdout.splitlines()[-1] == "kite.toml: errors 0, warnings 2"
     assert json.loads(checked("nudity", "--json").stdout) == {"file": "nudity", "errors": [], "warnings": []}
-    for named, text in (("nudty", "is no preset"), ("none.toml", "cannot be read"), ("a/b", "is no preset"), ("./a/b", "cannot be read")):
+    for named, text in (
+        ("nudty", "is no preset"),
+        ("none.toml", "cannot be read"),
+        ("a/b", "is no preset"),
+        ("./a/b", "cannot be read"),
+    ):
         assert isinstance(error := checked(named).exception, UsageError) and text in str(error)
 
 
