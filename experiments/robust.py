@@ -234,7 +234,10 @@ def plot_frontier(rows: Rows) -> None:
     """Open prompts unchanged against the steps of fine-tuning that bring the concept back, a point for every variant."""
     x = "steps of fine-tuning until the concept is back (more is better)"
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    with plotted(FRONTIER_PLOT, xscale="log", xlabel=x, ylabel="open prompts unchanged, % (more is better)") as axes:
+    y, ticks = "open prompts unchanged, % (more is better)", (10, 20, 40, 80, 160)
+    with plotted(FRONTIER_PLOT, xscale="log", xlabel=x, ylabel=y, xlim=(8, 200)) as axes:
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
         for row in rows:
             found = row["relearn-briefly"]["steps_back"]
             steps = found["concept"] or 2 * found["most"]  # never within: drawn beyond
