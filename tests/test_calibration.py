@@ -268,7 +268,7 @@ def test_pairs_that_have_nothing_in_common_are_remarked_on():
     assert pair_correlation(others | {"forget_deviation": forget}) is None  # a user's pictures have no pairs
 
 
-@pytest.mark.parametrize("anchor", ["a heart", "Heart", "the heart"])
+@pytest.mark.parametrize("anchor", ["a heart", "Heart", "the heart", "a red heart"])
 def test_an_anchor_that_is_the_concept_is_refused(foreign: Path, tmp_path: Path, anchor: str):
     with pytest.raises(UserError, match="is the concept itself"):
         erase(EraseSettings(model=str(foreign), concepts=("a heart",), anchor=anchor), tmp_path / "run")

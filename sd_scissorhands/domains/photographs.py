@@ -112,8 +112,8 @@ class Photographs:
 
 
 def _check_anchor(anchor: str | None, words: Sequence[str]) -> None:
-    """Refuse an anchor that is the concept itself."""
-    if anchor and bare(anchor).lower() in {bare(word).lower() for word in words}:
+    """Refuse an anchor that names the concept itself."""
+    if anchor and any(names(anchor, bare(word)) for word in words):
         raise UserError(f"--anchor {anchor!r} is the concept itself: name what takes its place")
 
 
