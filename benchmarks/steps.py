@@ -89,7 +89,7 @@ class Steps:
 
     def end(self) -> None:
         """Let the thread end."""
-        self.repair.settings = replace(self.repair.settings, steps=self.repair.step)
+        self.repair.plan = replace(self.repair.plan, steps=self.repair.step)
         self._go.release()
 
     @property
