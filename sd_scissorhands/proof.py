@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from .concepts import SLOT, Concept, shuffled
 from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import at_once
-from .diffusion.held_out import Asked, Drawn, HeldOut, HeldOutPrompts, Sampling, draw_held_out
-from .methods.calibration import LIMITS, Look
+from .diffusion.held_out import Asked, Drawn, HeldOut, HeldOutPrompts, HeldOutSampling, draw_held_out
+from .methods.calibration import Look
 from .methods.interface import Weights
 from .results.proof import Proof
 from .run import Progress, Run
@@ -24,7 +24,12 @@ DRAWN = 8 * PAIRS  # pictures of a proof, of both models
 VAGUE = 2  # vaguer words beside nothing that a picture is compared with
 DRAWN_LEFT, CHANGED, MOVED = 0.25, 0.5, 1.0  # of the original's pictures, that may be left; limits of what has changed
 EXPLAINED, KNOWN = 0.3, 0.5  # of the noise that a trained model finds; of its pictures, that show a concept it can draw
-KINDS = {"name": "its name", "near": "words near its name", "arbitrary": "arbitrary vectors", "generic": "vaguer words"}
+KIND_WORDS = {
+    "name": "its name",
+    "near": "words near its name",
+    "arbitrary": "arbitrary vectors",
+    "generic": "vaguer words",
+}
 
 
 # ---------------------------------------------------------------- what is held out
@@ -38,7 +43,7 @@ def held_out(run: Run, prepared: Prepared, teacher: Weights, progress: Progress)
     """
     settings, denoiser = prepared.settings, prepared.denoiser
     prompts, slots = _prompts(prepared)
-    how = Sampling(
+    how = HeldOutSampling(
         steps_of(settings), settings.guidance, at_once(denoiser, settings.memory),
         settings.seed, run.processes,
     )  # fmt: skip
@@ -52,7 +57,7 @@ def held_out(run: Run, prepared: Prepared, teacher: Weights, progress: Progress)
 
 
 def steps_of(settings: EraseSettings) -> int:
-    """Sampling steps of what is held out: half of those that are learned from, for both models."""
+    """HeldOutSampling steps of what is held out: half of those that are learned from, for both models."""
     return max(1, settings.sampling_steps // 2)
 
 
@@ -108,13 +113,13 @@ def unknown_of(original: Mapping[str, int], pictures: Mapping[str, int]) -> list
 
 def can_tell(held: HeldOut) -> bool:
     """Whether anything can be found out: the original draws, and it draws the concepts."""
-    return held.explained() >= EXPLAINED and not unknown_of(held.original, held.pictures)
+    return held.explained >= EXPLAINED and not unknown_of(held.original, held.pictures)
 
 
 def prove(held: HeldOut, progress: Progress) -> Proof:
     """Look at the erased model, draw with it, and say what is so."""
     with progress("proof", 1) as tick:
-        look, drawn, explained = held.look(), held.draw(), held.explained()
+        look, drawn, explained = held.look(), held.draw(), held.explained
         tick(1)
     return proof_of(look, drawn, original=held.original, pictures=held.pictures, explained=explained)
 
@@ -124,16 +129,14 @@ def proof_of(
 ) -> Proof:
     """The verdict on what was found.
 
-    Gone: under no kind of words more than `LIMITS` is left in noised latents, and of the pictures in which the original shows
+    Gone: under no kind of words more than `MOST_LEFT` is left in noised latents, and of the pictures in which the original shows
     the concept at most a quarter do. The diffusion classifier errs on the side of the concept: where an erased model draws
     neither concept nor anchor it may still find the name the best of the words that it knows.
     """
-    names = tuple(KINDS)
-    stays = [kind for kind in names if not look.left.get(kind, 0.0) <= LIMITS[kind]]
     unknown = unknown_of(original, pictures)
     drawn_still = [name for name, count in drawn.shown.items() if count > DRAWN_LEFT * original[name]]
     known = explained >= EXPLAINED and not unknown
-    gone = known and not stays and not drawn_still
+    gone = known and not look.stays and not drawn_still
     whole = drawn.changed <= CHANGED and max(look.moved.values()) <= MOVED
     if explained < EXPLAINED:
         sentence = f"cannot tell: the original finds {max(explained, 0):.0%} of the noise in its own pictures"
@@ -144,7 +147,7 @@ def proof_of(
         remedy = "name the concept as the model knows it, or take an anchor that is something else"
     else:
         sentence = _found(look, drawn, sum(original.values()), gone=gone, whole=whole)
-        remedy = _remedy(look, stays, drawn_still, whole=whole)
+        remedy = _remedy(look, drawn_still, whole=whole)
     return Proof(
         converged=gone and whole, gone=gone, whole=whole, sentence=sentence, remedy=remedy, left=look.left, moved=look.moved,
         pictures=sum(pictures.values()), original=sum(original.values()), shown=sum(drawn.shown.values()), changed=drawn.changed, explained=explained,
@@ -154,17 +157,18 @@ def proof_of(
 def _found(look: Look, drawn: Drawn, original: int, *, gone: bool, whole: bool) -> str:
     """Gone or not, whole or not, by how much, and how that was found out."""
     drew = f"{sum(drawn.shown.values())} of the {original} pictures in which the original shows it"
-    words = ", ".join(f"{share:.0%} under {KINDS[kind]}" for kind, share in look.left.items())
+    words = ", ".join(f"{share:.0%} under {KIND_WORDS[kind]}" for kind, share in look.left.items())
     rest = f"the rest {'whole' if whole else 'damaged'} (changed by {drawn.changed:.0%} of what another seed changes)"
     return f"{'gone' if gone else 'not gone'} (left in {drew}; in noised latents {words}), {rest}"
 
 
-def _remedy(look: Look, stays: list[str], drawn_still: list[str], *, whole: bool) -> str:
+def _remedy(look: Look, drawn_still: list[str], *, whole: bool) -> str:
     """Which kind of prompt stayed, and the knob to turn; nothing where all is well."""
     if not whole:
         return "lower --lr or --forget-weight, or choose a smaller --scope"
+    stays = look.stays
     if not stays and not drawn_still:
         return ""
     kind = max(stays, key=lambda one: look.left[one]) if stays else ""
-    worst = f"it stays most under {KINDS[kind]}" if kind else f"{drawn_still[0]} stays in the pictures"
+    worst = f"it stays most under {KIND_WORDS[kind]}" if kind else f"{drawn_still[0]} stays in the pictures"
     return f"{worst}: raise --steps or --forget-weight, or choose --scope full"

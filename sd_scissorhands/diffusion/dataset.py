@@ -65,7 +65,7 @@ def gather(
     data = latents("forget", forget, settings.forget_images, 0) | latents("anchor", anchors, None, 0)
     data |= latents("retain", retain, settings.retain_images, 1)
     for name, prompts in (("forget", forget), ("anchor", anchors), ("retain", retain)):
-        data[f"{name}_condition"] = _encode(denoiser, prompts)
+        data[f"{name}_condition"] = encode_prompts(denoiser, prompts)
     data["empty_condition"] = denoiser.unconditional(1)[0]
     if named:
         data |= _without_concepts(denoiser, data, named, settings.seed)
@@ -96,12 +96,15 @@ def _without_concepts(
     """The retain side without pictures that show a concept, among the last ones; see `named` of `gather`."""
     names, last = ("retain_latents", "retain_condition"), len(named[0])
     latents, own = (data[name][-last:] for name in names)
-    shown = torch.stack([shows(denoiser, latents, own, _encode(denoiser, texts), seed=seed) for texts in named]).any(0)
+    shown = torch.stack(
+        [shows(denoiser, latents, own, encode_prompts(denoiser, texts), seed=seed) for texts in named]
+    ).any(0)
     stays = torch.cat([torch.ones(len(data[names[0]]) - last, dtype=torch.bool), ~shown])
     return {name: data[name][stays.to(data[name].device)] for name in names}
 
 
-def _encode(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
+def encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
+    """Conditions of any number of prompts: (N, tokens, width)."""
     return torch.cat([denoiser.encode(prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ..methods.calibration import Look
 from ..methods.distributed import SINGLE_PROCESS, ProcessGroup
 from ..methods.interface import Weights
 from .conditions import SHARES, Mixture
+from .dataset import encode_prompts
 from .denoiser import Denoiser
 
 LEFT_AT = (0.05, 0.2, 0.7, 2.0)  # signal-to-noise ratios at which the concept is looked for
@@ -20,7 +22,7 @@ MOVED_AT = (0.02, 0.1, 0.5, 2.0)  # and at which the rest is compared
 TOLD_AT = (0.05, 0.2, 0.7, 2.0)  # and at which it is found out what a picture shows
 CLEAR = 0.01  # by how much the concept's name explains a picture better than other words, at least, for it to show the concept
 LEAST = 0.2  # of the way to the concept that the original goes under other words, at least, for what is left of it
-SEEDS = 1 << 40  # begin here, beyond those of all that is learned from
+FIRST_SEED = 1 << 40  # begin here, beyond those of all that is learned from
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class HeldOutPrompts:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class HeldOutSampling:
     """How what is held out is drawn."""
 
     steps: int
@@ -67,7 +69,7 @@ class Drawn:
 
 
 def draw_held_out(
-    denoiser: Denoiser, prompts: HeldOutPrompts, how: Sampling, tick: Callable[[int], None]
+    denoiser: Denoiser, prompts: HeldOutPrompts, how: HeldOutSampling, tick: Callable[[int], None]
 ) -> dict[str, Tensor]:
     """What the original draws: latents (N, c, h, w) of `asked`, `pair` (the same seeds), `retained` and `reseeded` (others)."""
     asked, pairs = [one.prompt for one in prompts.asked], [one.others[0] for one in prompts.named]
@@ -83,12 +85,12 @@ def draw_held_out(
 def drawn(
     denoiser: Denoiser,
     texts: Sequence[str],
-    how: Sampling,
+    how: HeldOutSampling,
     seeds: int,
     tick: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """Latents of prompts as the denoiser draws them now; `seeds`: which set of seeds, a number."""
-    own = [SEEDS + (how.seed * 4 + seeds) * 1_000_000 + row for row in range(len(texts))]
+    own = [FIRST_SEED + (how.seed * 4 + seeds) * 1_000_000 + row for row in range(len(texts))]
     return denoiser.generate(
         texts, own, steps=how.steps, guidance=how.guidance, batch_size=how.batch_size, group=how.group, tick=tick
     )
@@ -112,25 +114,26 @@ class HeldOut:
     """
 
     def __init__(
-        self, denoiser: Denoiser, prompts: HeldOutPrompts, latents: Mapping[str, Tensor], how: Sampling,
-        teacher: Weights, mixture: Mixture | None,
+        self, denoiser: Denoiser, prompts: HeldOutPrompts, latents: Mapping[str, Tensor], how: HeldOutSampling,
+        teacher: Weights, mixture: Mixture,
     ):  # fmt: skip
-        """`latents`: see `draw_held_out`; `mixture`: the conditions of the pairs' rows, None for their own prompts alone."""
+        """`latents`: see `draw_held_out`; `mixture`: the conditions of the pairs' rows."""
         self.denoiser, self.prompts, self.how, self.teacher = denoiser, prompts, how, teacher
         self.latents = {name: tensor.to(denoiser.device) for name, tensor in latents.items()}
         asked, count = prompts.asked, len(prompts.named)
         self.concepts = {name: self._rows_of(name) for name in dict.fromkeys(one.concept for one in asked)}
-        self.named = self._encode([one.named for one in asked])
-        self.others = [self._encode([one.others[at] for one in asked]) for at in range(len(asked[0].others))]
+        self.named = encode_prompts(denoiser, [one.named for one in asked])
+        self.others = [
+            encode_prompts(denoiser, [one.others[at] for one in asked]) for at in range(len(asked[0].others))
+        ]
         generator = torch.Generator().manual_seed(how.seed)
         self.concept = self._noised(self.latents["asked"][:count], LEFT_AT, generator)
         self.pair = self._noised(self.latents["pair"], LEFT_AT, generator.manual_seed(how.seed))
         self.rest = self._noised(self.latents["retained"], MOVED_AT, generator)
         rows = torch.arange(count, device=denoiser.device).repeat(len(LEFT_AT))
-        self.words = {"name": self.named[rows]}
-        if mixture:
-            self.words |= {kind: mixture.draw(rows, generator, kind) for kind in tuple(SHARES)[1:]}
-        self.retained = self._encode(prompts.retained).repeat(len(MOVED_AT), 1, 1)
+        others = {kind: mixture.draw(rows, generator, kind) for kind in tuple(SHARES)[1:]}
+        self.words = {"name": self.named[rows], **others}
+        self.retained = encode_prompts(denoiser, prompts.retained).repeat(len(MOVED_AT), 1, 1)
         with torch.no_grad():
             self.near = self._clean(*self.pair[:2], self.others[0][rows])
             self.way = self._clean(*self.concept[:2], self.words["name"]) - self.near
@@ -153,11 +156,12 @@ class HeldOut:
         rows = [row for row, one in enumerate(self.prompts.asked) if one.concept == concept]
         return torch.tensor(rows, device=self.denoiser.device)
 
-    @torch.no_grad()
+    @cached_property
     def explained(self) -> float:
         """Share of the noise in its own pictures that the original finds, 0 of a network that was never trained."""
-        errors = self._errors(self.latents["asked"], self.named)
-        return 1 - float(errors.mean() / self._errors(self.latents["asked"], None).mean())
+        with torch.no_grad():
+            errors = self._errors(self.latents["asked"], self.named)
+            return 1 - float(errors.mean() / self._errors(self.latents["asked"], None).mean())
 
     # ------------------------------------------------------------ looking
 
@@ -193,10 +197,6 @@ class HeldOut:
         return held.tolist()
 
     # ------------------------------------------------------------ predicting
-
-    def _encode(self, texts: Sequence[str]) -> Tensor:
-        size = self.how.batch_size
-        return torch.cat([self.denoiser.encode(texts[at : at + size]) for at in range(0, len(texts), size)])
 
     def _noised(
         self, latents: Tensor, ratios: tuple[float, ...], generator: torch.Generator

@@ -23,7 +23,7 @@ STEEPEST = (2.0, 8.0)  # by what a rate is raised, at least and at most
 TOLERATED, GAIN = 0.5, 0.5  # change of the prediction from which on forgetting weighs less; how fast
 HALFWAY, EXTENSIONS = 0.6, 2  # share of the concept that may be left at half; so often the repair grows by a half
 MORE = 2.0  # by what the forget weight is raised where a repair has ended and the concept is not gone
-LIMITS = {
+MOST_LEFT = {
     "name": 0.5,
     "near": 0.55,
     "arbitrary": 0.8,
@@ -41,7 +41,7 @@ class Look:
     @property
     def stays(self) -> list[str]:
         """Kinds of words under which too much of the concept is left."""
-        return [kind for kind, share in self.left.items() if not share <= LIMITS[kind]]
+        return [kind for kind, share in self.left.items() if not share <= MOST_LEFT[kind]]
 
 
 @dataclass(frozen=True)
