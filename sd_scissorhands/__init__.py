@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import attack as attack
+    from .api import attack_suite as attack_suite
     from .api import compare as compare
     from .api import erase as erase
     from .api import evaluate as evaluate
     from .api import forget as forget
     from .attacks.attack_settings import AttackSettings as AttackSettings
+    from .attacks.suite_settings import Suite as Suite
     from .comparison.jobs import Comparison as Comparison
     from .errors import UserError as UserError
     from .evaluation.evaluate_settings import EvaluateSettings as EvaluateSettings
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "api": ("attack", "compare", "erase", "evaluate", "forget"),
+    "api": ("attack", "attack_suite", "compare", "erase", "evaluate", "forget"),
     "attacks.attack_settings": ("AttackSettings",),
+    "attacks.suite_settings": ("Suite",),
     "errors": ("UserError",),
     "models.export": ("export",),
     "models.verify": ("verify",),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .attacks.attack_settings import AttackSettings
+from .attacks.suite_settings import Suite
 from .disk import write_json
 from .evaluation.evaluate_settings import EvaluateSettings
 from .machine import Processes
@@ -26,6 +27,7 @@ from .results.comparison import ComparisonResult
 from .results.erase import EraseResult
 from .results.evaluation import Evaluation
 from .results.forget import ForgetResult
+from .results.suite import SuiteResult
 from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
 
@@ -106,6 +108,23 @@ def attack(
         settings = composed(settings)
         folder = Path(output_dir or place_of(settings))
         return _with_page(run_attack(settings, folder, progress=shown), folder, blur, command, processes)
+
+
+def attack_suite(
+    suite: Suite,
+    output_dir: Folder | None = None,
+    *,
+    blur: bool = True,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> SuiteResult:
+    """Try to bring an erased concept back in every way of a suite, the worst case first; see `attacks.suite` and `attack`."""
+    from .attacks.suite import place_of, run_suite
+
+    with _at_work(suite.first.model, progress) as (processes, shown):
+        suite = dataclasses.replace(suite, attacks={name: composed(one) for name, one in suite.attacks.items()})
+        folder = Path(output_dir or place_of(suite))
+        return _with_page(run_suite(suite, folder, progress=shown), folder, blur, command, processes)
 
 
 def forget(

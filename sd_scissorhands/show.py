@@ -18,7 +18,7 @@ from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, bars, is_small, silenced
 from .report.comparison_page import ORIGINAL, PLAIN, figures, grouped, remarks
 from .report.declared import figure
-from .report.phrases import known, percent, worded
+from .report.phrases import between, known, percent, worded
 from .results.attack import AttackResult
 from .results.base import Record
 from .results.comparison import ComparisonResult, RecipeLine
@@ -27,6 +27,7 @@ from .results.erase import EraseResult
 from .results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
 from .results.forecast import Forecast
 from .results.forget import ForgetResult
+from .results.suite import SuiteResult
 from .run import Progress, silent
 from .terminal import Terminal, console
 
@@ -216,6 +217,29 @@ def _attacked(result: AttackResult) -> None:
         "the rest": ", ".join(rest) or "not measured",
         "seconds": result.seconds,
         "report": result.report,
+    })  # fmt: skip
+
+
+@_view.register
+def _suite(result: SuiteResult) -> None:
+    table = Table(box=SIMPLE, title=f"{result.suite} suite on {result.concept}: pictures that show it, the worst first")
+    table.add_column("attack", overflow="fold")
+    for column in ("model", "95 %", "original", "n", "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    for row in result.attacks:
+        cells = [
+            percent(row.asr_after),
+            between(row.interval_after),
+            percent(row.original_asr_after),
+            str(row.n),
+            f"{row.seconds or 0:.0f}",
+        ]
+        table.add_row(row.title, *cells, row.verdict)
+    console.print(table)
+    lines({
+        "worst": percent(result.asr_after), "attacks that succeed on the original": percent(result.working),
+        "seconds": result.seconds, "report": result.report,
     })  # fmt: skip
 
 

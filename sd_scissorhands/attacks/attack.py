@@ -36,29 +36,32 @@ RETAIN_COUNT = 120  # pictures for IRA and for CRA where no evaluation of this v
 
 
 def attack(
-    settings: AttackSettings, folder: Path, *, evaluation: ConceptEvaluation | None = None, progress: Progress = silent
-) -> AttackResult:
+    settings: AttackSettings, folder: Path, *, evaluation: ConceptEvaluation | None = None, measure_rest: bool = True,
+    progress: Progress = silent,
+) -> AttackResult:  # fmt: skip
     """Attack a model and its original alike, and write `folder`/summary.json. Repeated, a killed attack continues.
 
     Args:
-        evaluation: of the model, for its IRA and CRA; looked up or made when None.
+        evaluation: of the model, for its IRA and CRA; None: the one beside the run is taken.
+        measure_rest: whether one is made where there is none.
 
     Raises:
         UserError: bad input, before any work; or a folder that holds another attack.
     """
     processes = Processes.here()
     with locked(folder, processes.main):
-        return _attack(settings, folder, evaluation, progress, processes)
+        return _attack(settings, folder, evaluation, measure_rest, progress, processes)
 
 
 def _attack(
     settings: AttackSettings,
     folder: Path,
     evaluation: ConceptEvaluation | None,
+    measure_rest: bool,
     progress: Progress,
     processes: Processes,
 ) -> AttackResult:
-    began, found = time.monotonic(), _about(settings)
+    began, found = time.monotonic(), about_of(settings)
     settings = dataclasses.replace(settings, concept=found.concept.name, baseline=found.baseline)
     settings = settings.resolved(profile_of_model(settings.model))
     remarks = check_files(settings)
@@ -70,9 +73,9 @@ def _attack(
     contents = contents_of(settings) | ({"concept_sha256": hash_files([found.file])} if found.file else {})
     context = AttackContext(settings, found.concept, judges.judges, folder, found.domain, contents, progress, processes)
     identity = {name: value for name, value in settings.to_json().items() if name not in NOT_IDENTITY}
-    claim(folder, identity | contents | {"judges": [judge.facts for judge in judges.judges]}, processes)
+    claim(folder / STATE, identity | contents | {"judges": [judge.facts for judge in judges.judges]}, processes)
     weights = {name: run_on(context, name) for name in ("original", "model")}
-    evaluation = evaluation or evaluation_beside(context) or evaluated(context, judges)
+    evaluation = evaluation or evaluation_beside(context) or (evaluated(context, judges) if measure_rest else None)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
         seconds=round(time.monotonic() - began, 2), remarks=(*remarks, *context.remarks),
@@ -88,10 +91,10 @@ def place_of(settings: AttackSettings) -> Path:
     Raises:
         UserError: see `evaluation.evaluate.about`.
     """
-    return measurement_directory("attack", settings.model, settings.attack, _about(settings).concept.name)
+    return measurement_directory("attack", settings.model, settings.attack, about_of(settings).concept.name)
 
 
-def _about(settings: AttackSettings) -> About:
+def about_of(settings: AttackSettings) -> About:
     s = settings
     return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor)
 
@@ -124,13 +127,13 @@ def hash_attack_files(settings: AttackSettings) -> dict[str, str]:
     return found
 
 
-def claim(folder: Path, ours: dict[str, Any], processes: Processes) -> None:
-    """Write into the folder what is done there, or find the same written.
+def claim(file: Path, ours: dict[str, Any], processes: Processes) -> None:
+    """Write into a file what is done in its folder, or find the same written.
 
     Raises:
         UserError: the folder holds another attack.
     """
-    file = folder / STATE
+    folder = file.parent
     if file.exists():
         theirs = read_object(file, f"delete {folder} or choose another --output-dir")
         if other := [name for name in ours if theirs.get(name) != ours[name]]:
@@ -159,7 +162,7 @@ def run_on(context: AttackContext, name: str) -> str:
 # ---------------------------------------------------------------- the result
 
 
-def result_of(context: AttackContext, evaluation: ConceptEvaluation) -> AttackResult:
+def result_of(context: AttackContext, evaluation: ConceptEvaluation | None) -> AttackResult:
     """Success before and after of both sides, the verdict, and what the attack found beside."""
     s, before, model, original = (
         context.settings,
@@ -168,14 +171,14 @@ def result_of(context: AttackContext, evaluation: ConceptEvaluation) -> AttackRe
         context.outcomes["original"],
     )
     ours, originals = model.counted(model.hits), original.counted(original.hits)
-    retained = evaluation.figures
+    retained, originally = (evaluation.figures, evaluation.original) if evaluation else ({}, {})
     result = AttackResult(
         attack=s.attack, concept=context.concept.name, model=s.model, baseline=str(s.baseline),
         judge=context.judges[0].facts, second=second_rates(context), n=len(ours), asr_before=share(before["model"]),
         asr_after=share(ours), interval_before=interval(before["model"]), interval_after=interval(ours),
         original=OriginalRates(share(before["original"]), share(originals), interval_after=interval(originals)),
         n_before=len(before["model"]), IRA=retained.get("IRA"),
-        CRA=retained.get("CRA"), original_IRA=evaluation.original.get("IRA"), original_CRA=evaluation.original.get("CRA"),
+        CRA=retained.get("CRA"), original_IRA=originally.get("IRA"), original_CRA=originally.get("CRA"),
         restarts=model.restarts, kinds=model.kinds, steps_back=model.steps_back, curve=model.curve, figures=model.figures, settings=s.to_json(), seed=s.seed,
         samples=samples(context),
     )  # fmt: skip
@@ -223,14 +226,14 @@ def samples(context: AttackContext) -> list[AttackSample]:
 
 def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
     """The evaluation beside a run's attack, if this judge measured this concept on this model as it is on disk."""
-    run, model = context.folder.parent.parent, Path(context.settings.model)
-    manifest = run_of(run / "model")
+    model = Path(context.settings.model)
+    run, manifest = model.resolve().parent, run_of(model)
     try:
         values = read_json(run / "eval" / context.domain.evaluation / "summary.json")
         found = ConceptEvaluation.from_json(values, strict=False)
     except (OSError, ValueError):
         return None
-    if not (manifest and manifest.erased and model.parent == run and "IRA" in found.figures):
+    if not (manifest and manifest.erased and run in context.folder.resolve().parents and "IRA" in found.figures):
         return None
     this = (manifest.erased.weights_sha256, context.concept.name, context.judges[0].facts)
     return found if (found.weights_sha256, found.concept, found.judge) == this else None

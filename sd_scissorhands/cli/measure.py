@@ -10,7 +10,8 @@ import typer
 
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
-from ..errors import UserError
+from ..attacks.suite_settings import SUITES, Suite
+from ..errors import UsageError, UserError
 from ..evaluation.evaluate_settings import EvaluateSettings
 from ..evaluation.gone import proves_nothing
 from ..evaluation.metrics import METRICS, gate_values, gates_of
@@ -20,6 +21,7 @@ from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse
 
 which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
 ATTACK_PANEL = "Attacks' own settings"  # a panel of --help
+SUITE_GATES = ("asr_after", "working")
 ATTACK_GATES = ("asr_before", "asr_after", "IRA", "CRA", "broken")  # broken: 1 if it fails on the original, too
 
 
@@ -109,6 +111,7 @@ def _default(attack: str, field: Field) -> str:
 @with_flags_of(AttackSettings, attack_options())
 def attack(
     given: dict[str, Any],
+    suite: Annotated[str | None, which(f"Several attacks as one: {', '.join(SUITES)}.", "none", "--suite")] = None,
     no_blur: NoBlur = False,
     output_dir: Annotated[Path | None, out("Where results go.", "RUN/attack/ATTACK of a run's model, else runs/attack-MODEL-ATTACK")] = None,
     fail_above: Annotated[list[str] | None, out("NAME=VALUE, e.g. asr_after=.1, broken=0: exit 3 if the figure is above.")] = None,
@@ -125,7 +128,11 @@ def attack(
         sdscissor attack --model runs/nudity/model --concept nudity --attack token --json
 
         sdscissor attack --model runs/nudity/model --concept nudity --attack list --prompts attacks.txt
+
+        sdscissor attack --model runs/heart/model --concept heart --suite quick
     """
+    if suite is not None:
+        return _attack_suite(suite, given, no_blur, output_dir, (fail_above, fail_below), as_json, quiet)
     settings = AttackSettings(**({"attack": "embedding"} | given))
     columns = {one.name.format(settings.attack): one for one in ATTACKS[settings.attack].columns}
     gates = parse_gates((*ATTACK_GATES, *columns), fail_above, fail_below)
@@ -141,3 +148,22 @@ def attack(
         found = result.to_json() | {name: column.value(result) for name, column in columns.items()}
         plain = ["asr_before"] * result.nothing_to_erase  # a rate without the attack, which may be a broken one
         check_gates(gates, found, {"asr_after", *columns, *plain}, proves_nothing(result))
+
+
+def _attack_suite(
+    name: str, given: dict[str, Any], no_blur: bool, output_dir: Path | None,
+    bounds: tuple[list[str] | None, list[str] | None], as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """`sdscissor attack --suite`."""
+    if "attack" in given:
+        raise UsageError("--suite brings its own attacks: leave out --attack, or --suite")
+    suite, gates = Suite.of(name, **given), parse_gates(SUITE_GATES, *bounds)
+    from .. import api, show
+    from ..machine import Processes
+
+    show.still_libraries()
+    result = api.attack_suite(suite, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
+    if Processes.here().main:
+        show.origin(result.model)
+        show.result(result, as_json)
+        check_gates(gates, {"asr_after": result.asr_after, "working": result.working})

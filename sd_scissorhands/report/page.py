@@ -22,7 +22,7 @@ from .commands import attack_command, changed, evaluation_command, repeat_comman
 from .declared import evaluation_titles, figure, graded
 from .phrases import known
 from .pictures import attack_grid, open_grid, picture_grids
-from .plots import layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
+from .plots import attacks_plot, layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
 from .table import columns, returned, rows
 
@@ -109,8 +109,15 @@ def _sections(run: RunRecord, blur: bool) -> dict[str, Any]:
     attacked = {name: attack_grid(run, attack, blur) for name, attack in run.attacks.items()}
     return _findings(run) | {
         "grids": grids, "open_grid": open_grid(run, blur), "attacked": attacked, "blurred": any(g.blurred for g in [*grids, *attacked.values()] if g),
+        "attacks_plot": attacks_plot({_called(run, name, one): one for name, one in run.attacks.items()}),
         "sweep_plot": sweep_plot, "relearn_plot": relearn_plot, "titles": evaluation_titles(), "settings_of": _settings, "attack_command": attack_command(run),
     }  # fmt: skip
+
+
+def _called(run: RunRecord, name: str, attack: AttackResult) -> str:
+    """What an attack is called in a plot: its label, and its folder where several have that label."""
+    label = run.label(attack)
+    return label if [run.label(one) for one in run.attacks.values()].count(label) == 1 else f"{label} ({name})"
 
 
 def _settings(summary: Evaluation | AttackResult) -> dict[str, Any]:

@@ -140,6 +140,46 @@ def sweep_plot(evaluation: NudityEvaluation, title: str) -> Any:
     return draw(_paint, f"Exposed boxes by NudeNet's threshold, {title}", height=3.0)
 
 
+def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
+    """Success of every attack on the model and on the original, the worst case on top, as inline SVG; None for less than two.
+
+    Args:
+        attacks: by what each is called.
+    """
+    shown = {label: one for label, one in attacks.items() if known(one.asr_after)}
+    if len(shown) < 2:
+        return None
+    order = sorted(shown, key=lambda label: (shown[label].asr_after or 0.0, label))
+
+    def _paint(figure: Any) -> None:
+        axes, places = figure.subplots(), range(len(order))
+        originals = [(shown[label].original.asr_after, shown[label].original.interval_after) for label in order]
+        models = [(shown[label].asr_after, shown[label].interval_after) for label in order]
+        for found, down, name, colour, marker in (
+            (originals, -0.13, "original", BLUE, "s"), (models, 0.13, "model", ORANGE, "o"),
+        ):  # fmt: skip
+            rows = [(at + down, share, ends) for at, (share, ends) in zip(places, found, strict=True) if known(share)]
+            for y, _, interval in rows:
+                if interval:
+                    axes.plot([100 * end for end in interval], [y, y], color=colour, linewidth=1.2)
+            axes.plot(
+                [100 * share for _, share, _ in rows],
+                [y for y, *_ in rows],
+                marker,
+                color=colour,
+                markersize=5,
+                label=name,
+            )
+        axes.set_yticks(places, order)
+        axes.set(xlabel="attacked pictures that show the concept, % (lines: 95 % intervals)", xlim=(-3, 103))
+        axes.set_ylim(-0.6, len(order) - 0.4)
+        _legend(axes)
+
+    worst = order[-1]
+    alt = f"Success of every attack, on the model and the original; worst: {worst}, {shown[worst].asr_after:.1%}"
+    return draw(_paint, alt, height=1.1 + 0.28 * len(order))
+
+
 def relearn_plot(attack: AttackResult) -> Any:
     """Share of pictures with the concept over steps of fine-tuning, as inline SVG; None without a curve."""
     steps = sorted({point.step for point in attack.curve if known(point.step)})

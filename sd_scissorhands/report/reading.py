@@ -23,11 +23,13 @@ from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation, read_evaluation
 from ..results.forget import ForgetResult
 from ..results.manifest import MANIFEST, BaseModel
+from ..results.suite import SuiteResult
 from ..run import Run
 from .declared import attack_title, evaluation_titles
 from .phrases import plain
 
 T = TypeVar("T")
+SUITE = "suite-"  # begins the name of the folder of a suite of attacks
 
 
 @dataclass
@@ -134,6 +136,9 @@ def read_measurement(path: Path) -> RunRecord:
     if (path / MANIFEST).exists():
         raise UserError(f"{path} is a run directory, not the folder of one evaluation")
     run = RunRecord(path, alone=True)
+    if parsed := _suite(run):
+        run.attacks = parsed
+        return run
     summary = _summary(run, path, "attack")
     if isinstance(summary, AttackResult):
         run.attacks[summary.attack] = summary
@@ -170,19 +175,31 @@ def read_comparison(file: Path) -> ComparisonResult:
 
 
 def _measured(run: RunRecord, parent: str, order: Sequence[str]) -> dict[str, Any]:
-    """What lies in the folders of a run's eval/ or attack/, in the order of the names of what was done there, then others.
+    """What lies in the folders of a run's eval/ or attack/, and in those of its suites, in the order of the names of what was
+    done there, then others.
 
     A folder is called as what was done in it: "canvas-star" is "canvas" of another concept. Beside attacks lies what measured
     the rest for them; that is left out, as is a kind of evaluation that nothing declares.
     """
     found: list[tuple[str, Evaluation | AttackResult]] = []
-    for folder in sorted(file.parent for file in (run.path / parent).glob("*/summary.json")):
+    own, suites = ((run.path / parent).glob(files) for files in ("*/summary.json", f"{SUITE}*/*/summary.json"))
+    for folder in sorted(file.parent for file in (*own, *suites) if not file.parent.name.startswith(SUITE)):
         name = next((name for name in order if f"{folder.name}-".startswith(f"{name}-")), folder.name)
         summary = _summary(run, folder, name)
         if summary and (parent == "attack" if isinstance(summary, AttackResult) else summary.kind in order):
-            found.append((folder.name, summary))
+            found.append((folder.relative_to(run.path / parent).as_posix(), summary))
     place = {name: at for at, name in enumerate(order)}
     return dict(sorted(found, key=lambda one: place.get(getattr(one[1], "attack", one[1].kind), len(order))))
+
+
+def _suite(run: RunRecord) -> dict[str, AttackResult]:
+    """The attacks of a suite that belongs to no run, the worst first; none where `run` holds something else."""
+    values = _json(run, run.path / "summary.json", dict)
+    if values.get("kind") != "suite":
+        return {}
+    rows = SuiteResult.from_json(values, strict=False).attacks
+    found = {row.name: _summary(run, run.path / row.name, row.name) for row in rows if Path(row.name).name == row.name}
+    return {name: one for name, one in found.items() if isinstance(one, AttackResult)}
 
 
 def _summary(run: RunRecord, folder: Path, name: str) -> Evaluation | AttackResult | None:

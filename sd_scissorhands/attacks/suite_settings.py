@@ -1,0 +1,49 @@
+"""Which attacks a suite is made of, and the settings that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError
+from ..settings import flag
+from .attack_settings import AttackSettings, parse_attacks
+
+SUITES: Mapping[str, tuple[str, ...]] = {  # name -> attacks, each as `--attack` names it
+    "quick": ("paraphrase", "completion", "embedding:restarts=1", "relearn"),
+    "full": ("paraphrase", "completion", "embedding", "embedding:tokens=3", "token", "relearn"),
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The attacks of a suite on one model, by the names of their folders."""
+
+    name: str
+    attacks: Mapping[str, AttackSettings]
+
+    @classmethod
+    def of(cls, name: str, concept: str, model: str, baseline: str | None = None, **shared: Any) -> Suite:
+        """A suite, with settings that all its attacks share, such as count or seed.
+
+        Raises:
+            UserError: see `AttackSettings`; an unknown suite, or a setting of some attacks alone.
+        """
+        if name not in SUITES:
+            raise UsageError(f"--suite {name!r} is unknown: choose {', '.join(SUITES)}")
+        fields = {field.name for field in dataclasses.fields(AttackSettings)}
+        if own := [setting for setting in shared if setting not in fields - {"attack", "options"}]:
+            raise UsageError(
+                f"{flag(own[0])} has no effect on --suite {name}, which brings its attacks' own settings: leave it out"
+            )
+        named = parse_attacks(",".join(SUITES[name]))
+        return cls(name, {
+            one.name: AttackSettings(one.attack, concept, model, baseline, **(dict(one.options) | shared)) for one in named
+        })  # fmt: skip
+
+    @property
+    def first(self) -> AttackSettings:
+        """One of its attacks, for the settings that all share."""
+        return next(iter(self.attacks.values()))
