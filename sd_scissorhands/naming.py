@@ -53,6 +53,16 @@ def model_named(model: str, revision: str | None, variant: str | None = None) ->
     return str(Name(name.location, revision or name.revision, variant or name.variant))
 
 
+def model_of(text: str) -> str:
+    """A model's name; of a run directory the model in it."""
+    folder = Path(text)
+    try:
+        held = (folder / "run.json").is_file() and (folder / "model").is_dir()
+    except (OSError, ValueError):  # longer than any path, or with a NUL
+        return text
+    return str(folder / "model") if held else text
+
+
 def without_folder(text: str) -> str:
     """A model's name for others to read: of an absolute path its last part alone."""
     return Path(text).name if Path(text).is_absolute() else text

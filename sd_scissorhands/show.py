@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import shlex
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
@@ -13,6 +16,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from .drawing import Drawing
 from .evaluation.gone import proves_nothing
 from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, bars, is_small, silenced
@@ -34,8 +38,8 @@ from .terminal import Terminal, console
 EMA_WORDS = {
     "used": "used, the others lie beside them",
     "beside, not used": "not used: they stand beside those that are",
-    "unknown": "the files do not say whether these are",
 }
+INLINE = ("iTerm.app", "WezTerm", "mintty", "vscode")  # terminals that show pictures
 UNREADABLE_LISTED = 20  # files that could not be read; summary.json names all
 WIDE = 160  # characters of a large table where there is no terminal to fit
 
@@ -137,7 +141,22 @@ def _erased(result: EraseResult) -> None:
         "note": result.export_note,
         "hub": result.hub,
         "report": result.report,
+        "next": result.folder and f"sdscissor eval --model {shlex.quote(str(result.folder))} --concept {shlex.quote(result.concepts[0])}",
     })  # fmt: skip
+
+
+@_view.register
+def _drawn(result: Drawing) -> None:
+    inline(Path(result.picture))
+    blurred = "blurred (--no-blur shows them as they are)" if result.blurred else None
+    lines({"rows": ", ".join(result.models), "pictures": blurred, "drawn": result.picture})
+
+
+def inline(picture: Path) -> None:
+    """Show a PNG in a terminal that can (iTerm2's protocol, which WezTerm, Konsole and others speak too); else nothing."""
+    if console.is_terminal and os.environ.get("TERM_PROGRAM") in INLINE:
+        data = base64.b64encode(picture.read_bytes()).decode()
+        sys.stderr.write(f"\033]1337;File=inline=1;preserveAspectRatio=1:{data}\a\n")
 
 
 @_view.register
@@ -302,7 +321,7 @@ def _expected(result: Forecast) -> None:
     lines({
         "would erase": _replaced(result.concepts, result.anchors),
         "from": f"{result.model} ({result.weights_sha256[:12]})",
-        "EMA weights": EMA_WORDS[result.ema],
+        "EMA weights": EMA_WORDS.get(result.ema),
         "scope": f"{result.scope}: {result.scope_size:,} weights in {result.tensors} tensors",
         "would trim": f"{result.trimmed:,} weights",
         "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in result.peak_bytes.items()),

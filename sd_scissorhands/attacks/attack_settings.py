@@ -11,6 +11,7 @@ from typing import Any
 from ..declaration import SEED, check_declared, setting
 from ..errors import UsageError
 from ..evaluation.judges import JUDGES
+from ..naming import model_of
 from ..places import file_name
 from ..settings import flag
 from . import ATTACKS
@@ -34,7 +35,7 @@ class AttackSettings:
     # fmt: off
     attack: str = setting("embedding", "How to bring it back{choices}; or NAME:SETTING=VALUE,... for more of its settings.", panel=WHAT, level="basic", examples=ATTACKS.names, default_text="embedding")
     concept: str = setting(dataclasses.MISSING, "What was erased.", panel=WHAT, level="basic")
-    model: str = setting(dataclasses.MISSING, "The model under attack: pipeline directory, single .safetensors file or hub id.", panel=WHAT, level="basic")
+    model: str = setting(dataclasses.MISSING, "The model under attack: run, pipeline directory, single .safetensors file or hub id.", panel=WHAT, level="basic")
     unet: str | None = setting(None, "The UNet's weights, of another method say, from this .safetensors; the rest is --model's.", panel=WHAT)
     baseline: str | None = setting(None, "The original, which is attacked as well.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
@@ -60,7 +61,12 @@ class AttackSettings:
         if others:
             raise UsageError(f"--attack {attack} names several: choose one")
         own, attack = dict(values.pop("options", {})), named.attack
-        given = dict(attack=attack, concept=concept, model=model, baseline=baseline) | values | dict(named.options)
+        baseline = None if baseline is None else model_of(baseline)
+        given = (
+            dict(attack=attack, concept=concept, model=model_of(model), baseline=baseline)
+            | values
+            | dict(named.options)
+        )
         for one in dataclasses.fields(self)[:-1]:
             object.__setattr__(self, one.name, given.pop(one.name, one.default))
         own |= given

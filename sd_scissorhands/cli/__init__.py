@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -16,6 +19,7 @@ from ..parsing import shortened
 from ..terminal import console
 from . import apply as applying
 from . import compare as comparing
+from . import draw as drawing
 from . import erase as erasing
 from . import export as exporting
 from . import forget as forgetting
@@ -42,6 +46,7 @@ app.command()(exporting.verify)
 app.command(cls=CommandWithOwnFlags)(forgetting.forget)
 app.command(name="eval")(proof.evaluate)
 app.command()(proof.attack)
+app.command()(drawing.draw)
 app.command()(comparing.compare)
 app.command()(reports.concepts)
 app.command()(reports.recipes)
@@ -54,11 +59,30 @@ OUT_OF_MEMORY = (
 )
 
 
+RESUMED = ("erase", "forget")  # commands that continue with --resume; the others where they are repeated
+
+
+class Terminated(BaseException):
+    """The process was asked to end, by SIGTERM."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _to_continue(words: Sequence[str]) -> str:
+    """The line that continues a command."""
+    resume = words and words[0] in RESUMED and "--resume" not in words
+    return shlex.join(["sdscissor", *words, *(["--resume"] if resume else [])])
+
+
 def main() -> None:
     """Run the command line with errors as one line each: exit 0 done, 1 failed, 2 usage, 3 a gate missed, 4 not converged."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale: what it cannot write is escaped
             stream.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
             _check_words(sys.argv[1:])
@@ -72,8 +96,8 @@ def main() -> None:
         _fail(str(found), code=4)
     except UserError as error:
         _fail(str(error), code=2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; repeat the command, erase with --resume, to continue", code=130)
+    except (KeyboardInterrupt, Terminated) as stopped:
+        _fail(f"stopped; continue: {_to_continue(sys.argv[1:])}", code=143 if isinstance(stopped, Terminated) else 130)
     except BrokenPipeError:  # whoever read stdout has seen enough
         _fail("", code=1)
     except Exception as error:

@@ -22,6 +22,7 @@ MOVED_AT = (0.02, 0.1, 0.5, 2.0)  # and at which the rest is compared
 TOLD_AT = (0.05, 0.2, 0.7, 2.0)  # and at which it is found out what a picture shows
 CLEAR = 0.01  # by how much the concept's name explains a picture better than other words, at least, for it to show the concept
 LEAST = 0.2  # of the way to the concept that the original goes under other words, at least, for what is left of it
+NAMED = 0.5  # of what the concept's name changes in the prediction: what other words are taken to change, at least
 FIRST_SEED = 1 << 40  # begin here, beyond those of all that is learned from
 
 
@@ -109,8 +110,9 @@ class HeldOut:
     projection it does not take a blur for gone. Of several concepts the one that most is left of counts.
 
     What has moved: sum |g - g_0|^2 / sum |g_0 - u_0|^2 with g the estimate of x_0 under guidance and u that without words, on
-    what the original drew for prompts to be retained. Estimates of x_0 mean the same whatever the module outputs, and differ
-    most where noise is high and a picture's content is decided.
+    what the original drew for prompts to be retained. Where the model hardly knows their words, as one of a narrow subject the
+    general captions, half of what the concept's name changes takes the place of what they change (`NAMED`). Estimates of x_0 mean the same whatever
+    the module outputs, and differ most where noise is high and a picture's content is decided.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class HeldOut:
         self.concept = self._noised(self.latents["asked"][:count], LEFT_AT, generator)
         self.pair = self._noised(self.latents["pair"], LEFT_AT, generator.manual_seed(how.seed))
         self.rest = self._noised(self.latents["retained"], MOVED_AT, generator)
+        self.named_rest = self._noised(self.latents["asked"][:count], MOVED_AT, torch.Generator().manual_seed(how.seed))
         rows = torch.arange(count, device=denoiser.device).repeat(len(LEFT_AT))
         others = {kind: mixture.draw(rows, generator, kind) for kind in tuple(SHARES)[1:]}
         self.words = {"name": self.named[rows], **others}
@@ -138,7 +141,12 @@ class HeldOut:
             self.near = self._clean(*self.pair[:2], self.others[0][rows])
             self.way = self._clean(*self.concept[:2], self.words["name"]) - self.near
             self.before = {kind: self._shares(words) for kind, words in self.words.items()}
-            self.guided, self.empty = self._guided()
+            self.guided, empty = self._guided(self.rest, self.retained)
+            by_name = self._apart(*self._guided(self.named_rest, self.named[:count].repeat(len(MOVED_AT), 1, 1)))
+            self.by_words = [
+                max(float(own.sum()), NAMED * float(by_name.mean()) * own.numel())
+                for own in self._apart(self.guided, empty).chunk(2, 1)
+            ]
             self.clear = self._clarity(self.latents["asked"])
 
     @property
@@ -172,9 +180,8 @@ class HeldOut:
             float((self._shares(words) / self.before[kind].clamp_min(LEAST)).max())
             for kind, words in self.words.items()
         ]
-        now, _ = self._guided()
-        off, whole = ((x - self.guided).square().flatten(1).sum(1).view(len(MOVED_AT), -1) for x in (now, self.empty))
-        moved = [float(a.sum() / b.sum()) for a, b in zip(off.chunk(2, 1), whole.chunk(2, 1), strict=True)]
+        off = self._apart(self._guided(self.rest, self.retained)[0], self.guided)
+        moved = [float(a.sum()) / b for a, b in zip(off.chunk(2, 1), self.by_words, strict=True)]
         found = self._agreed([*left, *moved])
         return Look(
             dict(zip(self.words, found, strict=False)), dict(zip(("captions", "open"), found[-2:], strict=True))
@@ -226,13 +233,17 @@ class HeldOut:
             [went[r].sum() / whole[r].sum() for r in (rows[rows < count] for rows in self.concepts.values())]
         )
 
-    def _guided(self) -> tuple[Tensor, Tensor]:
-        """Estimates of x_0 of what is retained, under guidance and without words."""
-        noisy, t, _ = self.rest
-        empty = self._predict(noisy, t, self.denoiser.unconditional(1).expand_as(self.retained))
-        guided = empty + max(self.how.guidance, 1.0) * (self._predict(noisy, t, self.retained) - empty)
+    def _guided(self, noised: tuple[Tensor, Tensor, Tensor], words: Tensor) -> tuple[Tensor, Tensor]:
+        """Estimates of x_0 under words with guidance, and without words."""
+        noisy, t, _ = noised
+        empty = self._predict(noisy, t, self.denoiser.unconditional(1).expand_as(words))
+        guided = empty + max(self.how.guidance, 1.0) * (self._predict(noisy, t, words) - empty)
         clean = self.denoiser.process.clean
         return clean(noisy, guided, t), clean(noisy, empty, t)
+
+    def _apart(self, one: Tensor, other: Tensor) -> Tensor:
+        """Squared distances of estimates: (`MOVED_AT`, N)."""
+        return (one - other).square().flatten(1).sum(1).view(len(MOVED_AT), -1)
 
     # ------------------------------------------------------------ telling
 

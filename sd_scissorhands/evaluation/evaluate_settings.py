@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..declaration import SEED, check_declared, setting
 from ..errors import UsageError
+from ..naming import model_of
 from ..settings import flag
 from .judges import JUDGES
 
@@ -21,7 +22,7 @@ class EvaluateSettings:
     """Settings of one evaluation; exactly one of `concept`, `i2p` (or `i2p_file`), `prompts` and `images` is set."""
 
     # fmt: off
-    model: str | None = setting(None, "Pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT, level="basic")
+    model: str | None = setting(None, "Run, pipeline directory, single .safetensors file, hub id or tiny.", panel=WHAT, level="basic")
     unet: str | None = setting(None, "The UNet's weights, of another method say, from this .safetensors; the rest is --model's.", panel=WHAT)
     baseline: str | None = setting(None, "The model to compare with.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
@@ -60,6 +61,9 @@ class EvaluateSettings:
             UsageError: naming the flag, the value and what is allowed.
         """
         kind = self.kind
+        for name in ("model", "baseline"):
+            if given := getattr(self, name):
+                object.__setattr__(self, name, model_of(given))
         if kind != "images" and self.model is None:
             raise UsageError("--model is missing: name a pipeline directory, a hub id or tiny")
         if self.unet and self.model is None:
