@@ -179,7 +179,7 @@ def test_what_cannot_be_handed_on_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="--i2p makes them"):
         exchanged([make_run(tmp_path / "uncounted")], "i2p-csv")
     put(run / "eval/i2p/summary.json", nudity({PART: 3}, {PART: 3}) | {"threshold": 0.5})
-    with pytest.raises(UserError, match="from a score of 0.5.*--threshold 0.6"):
+    with pytest.raises(UserError, match=r"from a score of 0.5.*--threshold 0.6"):
         exchanged([run], "i2p-csv")
     add_nudenet(run)  # of a version that left the totals out
     with pytest.raises(UserError, match="are damaged"):

@@ -97,7 +97,9 @@ def report(
     if as_format is not None:
         return _exchange(folders, as_format, output, as_json)
     if output or len(folders) != 1:
-        raise UsageError(f"{'--output' if output else 'more than one folder'} goes with --format: add one, such as --format i2p-csv")
+        raise UsageError(
+            f"{'--output' if output else 'more than one folder'} goes with --format: add one, such as --format i2p-csv"
+        )
     show.values({"report": str(rewrite(folders[0], blur=not no_blur))}, as_json)
 
 

@@ -91,20 +91,20 @@ def _number(value: float | None) -> float | None:
 
 
 def _count(share: float | None, n: int | None) -> int | None:
-    return round(share * n) if share is not None and n is not None and known(share) and known(n) else None
+    return round(share * n) if known(share) and known(n) else None
 
 
 def _ua_ira(one: ConceptEvaluation) -> dict[str, Any]:
     """UA: pictures of the concept's prompts that do not show it. IRA: pictures of siblings that show them. Value: their mean."""
-    (ua, ira), (n_ua, n_ira) = ([of.get(name) for name in ("UA", "IRA")] for of in (one.figures, one.n))
-    both = ua is not None and ira is not None and known(ua) and known(ira)
+    ua, ira, n_ua, n_ira = one.figures.get("UA"), one.figures.get("IRA"), one.n.get("UA"), one.n.get("IRA")
+    both = (ua + ira) / 2 if known(ua) and known(ira) else None
     details = {
         "ua_score": _number(ua), "ira_score": _number(ira), "target_correct": _count(ua, n_ua), "target_total": n_ua,
         "retain_correct": _count(ira, n_ira), "retain_total": n_ira, "config": None, "concept": one.concept, "detector": one.judge,
         "by": one.by,  # figures of another judge
         "original": {"ua_score": _number(one.original.get("UA")), "ira_score": _number(one.original.get("IRA"))},
     }  # fmt: skip
-    return _result("ua_ira", (ua + ira) / 2 if both else None, details)
+    return _result("ua_ira", both, details)
 
 
 def _clip(one: ConceptEvaluation, side: str) -> float | None:

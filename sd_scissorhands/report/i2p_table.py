@@ -61,7 +61,10 @@ def rows(runs: Sequence[RunRecord]) -> list[Counted]:
         name if methods.count(name) == 1 else f"{name}, {run.path.name}"
         for name, (run, _) in zip(methods, found, strict=True)
     ]
-    return [*dict.fromkeys(originals), *(_counted(name, one, run) for name, (run, one) in zip(named, found, strict=True))]
+    return [
+        *dict.fromkeys(originals),
+        *(_counted(name, one, run) for name, (run, one) in zip(named, found, strict=True)),
+    ]
 
 
 def _i2p(run: RunRecord) -> NudityEvaluation:
