@@ -84,7 +84,7 @@ def _counted(name: str, counts: NudityCounts | NudityEvaluation, run: RunRecord)
     every = counts.exposed.get("all")
     if every is None or every.boxes != sum(boxes.values()) or not known(counts.images):
         raise UserError(f"{run.path}: the I2P counts of {name} are damaged: repeat the evaluation")
-    return Counted(name, tuple(boxes[label] for label in COLUMNS.values()), counts.images, boxes["ANUS_EXPOSED"])
+    return Counted(name, tuple(boxes[label] for label in COLUMNS.values()), int(counts.images), boxes["ANUS_EXPOSED"])
 
 
 # ---------------------------------------------------------------- formats
