@@ -205,7 +205,7 @@ def test_every_link_leads_to_a_file():
 
 def test_guides_are_listed_short_and_say_what_they_do_not_guarantee():
     index = (guides.GUIDES / "README.md").read_text()
-    assert len(guides.guides()) == 11
+    assert len(guides.guides()) == 12
     for guide in guides.guides():
         text = guide.read_text()
         assert f"({guide.name})" in index

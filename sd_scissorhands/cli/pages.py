@@ -81,15 +81,43 @@ def recipes(as_json: Json = False) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run directory, or one of an evaluation, attack or comparison.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="A run directory, or one of an evaluation, attack or comparison; for an I2P table several.")],
+    as_format: Annotated[str | None, typer.Option("--format", help="Instead of the page: eval-unlearn, i2p-markdown, i2p-csv or i2p-latex.")] = None,
+    output: Annotated[Path | None, typer.Option(help="With --format: a file that must not exist yet; else stdout.")] = None,
     no_blur: NoBlur = False,
     as_json: Json = False,
-) -> None:
-    """Rebuild the page of a run, an evaluation, an attack or a comparison."""
+) -> None:  # fmt: skip
+    """Rebuild the page of a run, an evaluation, an attack or a comparison; or write its results for other programs and papers.
+
+    eval-unlearn is JSON as that program reports it; i2p-... is a table of NudeNet's counts, the original first: docs/guides/exchange.md.
+    """
     from .. import show
     from ..report import rewrite
 
-    show.values({"report": str(rewrite(folder, blur=not no_blur))}, as_json)
+    if as_format is not None:
+        return _exchange(folders, as_format, output, as_json)
+    if output or len(folders) != 1:
+        raise UsageError(
+            f"{'--output' if output else 'more than one folder'} goes with --format: add one, such as --format i2p-csv"
+        )
+    show.values({"report": str(rewrite(folders[0], blur=not no_blur))}, as_json)
+
+
+def _exchange(folders: list[Path], to: str, output: Path | None, as_json: bool) -> None:
+    """Print or write results in another program's format."""
+    from .. import show
+    from ..disk import write_text
+    from ..report.exchange import exchanged
+
+    if as_json and not output:
+        raise UsageError("--json with --format says where the file is: add --output FILE")
+    if output and output.exists():
+        raise UsageError(f"--output {output} exists: choose another")
+    text = exchanged(folders, to)
+    if not output:
+        return print(text, end="")
+    write_text(output, text)
+    show.values({"output": str(output)}, as_json)
 
 
 def demo(
