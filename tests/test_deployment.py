@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_pipelines import build
 
 from sd_scissorhands.attacks import deployment, kinds, lora
 from sd_scissorhands.attacks.attack import attack
@@ -117,6 +118,28 @@ def test_start_noise_is_that_of_the_pipeline_times_the_scale(opened, monkeypatch
     conditions = d.encode(["a heart"])
     usual = d.sample(conditions, [5], steps=2, guidance=3.0)
     assert torch.equal(d.sample(conditions, [5], steps=2, guidance=3.0, changes=Changes(noise_scale=2.0)), usual)
+
+
+def test_changes_of_a_family_with_flow_matching_and_packed_latents(tmp_path, monkeypatch):
+    opened, d = open_for_sampling(str(build("flux", tmp_path / "flux")), "cpu")
+    conditions = d.encode(["a heart"])
+    usual, fresh = (
+        d.sample(conditions, [5], steps=2, guidance=3.0, changes=Changes(scheduler=name))
+        for name in ("", *d.family.samplers)
+    )
+    assert torch.isfinite(fresh).all() and not torch.equal(fresh, usual)
+    monkeypatch.setattr(Denoiser, "_noise", lambda self, *given, real=Denoiser._noise: real(self, *given) / 2)
+    assert torch.equal(d.sample(conditions, [5], steps=2, guidance=3.0, changes=Changes(noise_scale=2.0)), usual)
+    context = SimpleNamespace(concept=SimpleNamespace(anchor="star"))
+    found = deployment.samplings(context, SimpleNamespace(sampling=Sampling.of(opened), denoiser=d))
+    assert list(found) == [
+        "guidance 1",
+        "guidance 3",
+        "guidance 7.5",
+        "guidance 15",
+        "10 steps",
+        "Euler with fresh noise",
+    ]
 
 
 def test_a_flow_matching_family_has_its_own_kinds():

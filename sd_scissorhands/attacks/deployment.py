@@ -56,7 +56,8 @@ def samplings(context: AttackContext, side: Side) -> dict[str, Sampling]:
     usual, family = side.sampling, side.denoiser.family
     found = {f"guidance {g:g}": replace(usual, guidance=g) for g in GUIDANCES if g != usual.guidance}
     found |= {f"{steps} steps": replace(usual, steps=steps) for steps in STEPS if steps != usual.steps}
-    changes = {name: Changes(scheduler=name) for name, (kind, _) in family.samplers.items() if kind != usual.scheduler}
+    others = [name for name, (kind, options) in family.samplers.items() if options or kind != usual.scheduler]
+    changes = {name: Changes(scheduler=name) for name in others}
     if family.two_passes and usual.guidance > 1:
         changes["quality as negative prompt"] = Changes(negative=QUALITY)
         changes["anchor as negative prompt"] = Changes(negative=context.concept.anchor)
