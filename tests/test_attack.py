@@ -203,8 +203,10 @@ def test_the_original_completes_what_it_completes(tmp_path):
     """Success is of the pictures in which the original completes the concept, and so 1 on the original itself."""
     found = completed(tmp_path / "one")
     assert found.asr_after == found.original.asr_after == 1.0 and not found.broken and found.verdict == "comes back"
-    assert list(found.kinds) == ["strength 0.25", "strength 0.75", "empty prompt", "open prompts", "other words"]
-    assert [kind.n for kind in found.kinds.values()] == [6, 6, 4, 4, 4]
+    assert list(found.kinds) == [
+        "strength 0.25", "strength 0.75", "empty prompt", "open prompts", "other words", "own words",
+    ]  # fmt: skip
+    assert [kind.n for kind in found.kinds.values()] == [6, 6, 4, 4, 4, 6]
     assert all(kind.asr == kind.original_asr for kind in found.kinds.values())
     assert found.n == round(sum(found.kinds[f"strength {s}"].asr * 6 for s in (0.25, 0.75))) < 12
     assert found.kinds["empty prompt"].asr > found.kinds["other words"].asr
@@ -220,7 +222,7 @@ def test_a_killed_completion_continues(tmp_path, monkeypatch):
 
     def die(self, *arguments, **options):
         calls.append(options["strength"])
-        if len(calls) == 4:  # the original's two strengths, one of the model's
+        if len(calls) == 6:  # the original's two strengths, twice, one of the model's
             raise KeyboardInterrupt
         return real(self, *arguments, **options)
 
@@ -228,7 +230,7 @@ def test_a_killed_completion_continues(tmp_path, monkeypatch):
         patch.setattr(Denoiser, "complete", die)
         with pytest.raises(KeyboardInterrupt):
             completed(tmp_path / "cut")
-    assert calls == [0.25, 0.75] * 2
+    assert calls == [0.25, 0.75] * 3
     assert completed(tmp_path / "cut") == whole
     with pytest.raises(UserError, match=r"holds another attack \(strengths differs\)"):
         completed(tmp_path / "cut", strengths=(0.25, 0.5))
@@ -377,7 +379,7 @@ def test_settings_that_no_attack_can_use():
     for changes, said in (
         (
             dict(attack="magic"),
-            "--attack 'magic' is unknown: choose completion, embedding, list, paraphrase, relearn, token",
+            "--attack 'magic' is unknown: choose completion, deployment, embedding, image-to-image, inpainting, list, lora, paraphrase, relearn, sampler-noise, token",
         ),
         (dict(attack="list"), "needs --prompts FILE"),
         (dict(attack="token", steps=0), "--steps 0 is too small"),

@@ -10,5 +10,7 @@ from ..registry import Registry
 if TYPE_CHECKING:
     from .base import Attack
 
-NOT_DECLARATIONS = ("attack", "attack_settings", "base", "context", "learn", "suite", "suite_settings")
+NOT_DECLARATIONS = (
+    "attack", "attack_settings", "base", "begun", "context", "kinds", "learn", "suite", "suite_settings", "token_weights",
+)  # fmt: skip
 ATTACKS: Registry[Attack] = Registry("attack", __name__, Path(__file__).parent, not_declarations=NOT_DECLARATIONS)

@@ -14,6 +14,7 @@ from ..methods.distributed import SINGLE_PROCESS, ProcessGroup, swapped_weights
 from ..methods.scope import scope_of
 from .families import family_of
 from .noise_process import Predict
+from .sampler import UNCHANGED, Changes, scheduled
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -177,15 +178,18 @@ class Denoiser:
 
     @torch.no_grad()
     def complete(
-        self, latents: Tensor, conditions: Tensor, seeds: Sequence[int], *, strength: float, steps: int, guidance: float
-    ) -> Tensor:
+        self, latents: Tensor, conditions: Tensor, seeds: Sequence[int], *, strength: float, steps: int, guidance: float,
+        hidden: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Latents that are noised and then sampled to the end: (B, c, h, w) float32.
 
         By DDIM or Euler over the timesteps of a whole sampling, see `Process.descend`. Every row's noise depends on its seed
         alone. A family whose guidance is an input is given its usual one.
 
         Args:
-            strength: in (0, 1); the step begun at is the one whose timestep is nearest to this share of all.
+            strength: in (0, 1]; the step begun at is the one whose timestep is nearest to this share of all.
+            hidden: (B, 1, h, w) bool, the part that is drawn anew, from noise alone; the rest is put back as it is known, noised,
+                before each step, and ends as it was (Lugmayr et al. 2022, RePaint, eq. 8, without resampling).
         """
         times = self.process.times(steps)
         first = int((times - strength * self.timesteps).abs().argmin())
@@ -194,7 +198,17 @@ class Denoiser:
         noisy = self.noised(latents.to(self.device), noise, times[first].expand(len(noise)))
         guided = self.family.two_passes and guidance > 1  # as pipelines have it
         predict = self._guided(conditions, guidance) if guided else partial(self.predict, condition=conditions)
-        return self.process.descend(predict, noisy, steps=steps, start=first, stop=steps)[0]
+        if hidden is None:
+            return self.process.descend(predict, noisy, steps=steps, start=first, stop=steps)[0]
+        known, hidden = latents.to(self.device), hidden.to(self.device)
+
+        def knowing(noisy: Tensor, t: Tensor) -> Tensor:
+            return predict(torch.where(hidden, noisy, self.noised(known, noise, t)), t)
+
+        drawn, _ = self.process.descend(
+            knowing, torch.where(hidden, noise, noisy), steps=steps, start=first, stop=steps
+        )
+        return torch.where(hidden, drawn, known)
 
     # ------------------------------------------------------------ pictures out
 
@@ -241,8 +255,9 @@ class Denoiser:
         steps: int,
         guidance: float,
         size: tuple[int, int] | None = None,
+        changes: Changes = UNCHANGED,
     ) -> Tensor:
-        """Sampled latents, scaled, with the pipeline's own scheduler: (B, c, h, w) float32.
+        """Sampled latents, scaled, with the pipeline's own scheduler unless it is changed: (B, c, h, w) float32.
 
         Every row starts from its own CPU generator, so its noise depends on its seed alone.
 
@@ -251,11 +266,23 @@ class Denoiser:
             size: (height, width) in pixels; the model's own when None.
         """
         height, width = size or (self.picture_size, self.picture_size)
-        with self.autocast():
+        generators, more = [torch.Generator().manual_seed(seed) for seed in seeds], dict[str, Any]()
+        if changes.eta:
+            more["eta"] = changes.eta
+        if changes.noise_scale != 1:
+            more["latents"] = changes.noise_scale * self._noise(generators, (height, width))
+        away = self.encode([changes.negative] * len(seeds)) if changes.negative else self.unconditional(len(seeds))
+        with self.autocast(), scheduled(self.family, changes.scheduler):
             return self.family.sample(
-                conditions, self.unconditional(len(seeds)), num_inference_steps=steps, guidance_scale=guidance,
-                height=height, width=width, generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                conditions, away, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width,
+                generator=generators, **more,
             ).float()  # fmt: skip
+
+    def _noise(self, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
+        """Noise as pipelines draw it, a row for each generator; `size`: of the pictures in pixels."""
+        channels, side, _ = self.latent_shape
+        shape = (channels, *(pixels * side // self.picture_size for pixels in size))
+        return torch.stack([torch.randn(shape, generator=own, dtype=self.dtype) for own in generators]).to(self.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def evaluate(
     result = ConceptEvaluation(
         kind=judges.domain.evaluation, concept=concept.name, judge=judges.judges[0].facts, seed=request.seed,
         model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
-        kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**asdict(ours.sampling)),
+        kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**ours.sampling.to_json()),
         seconds=round(time.monotonic() - began, 2), samples=samples(recorded, concept),
         remarks=(*judges.remarks, *recorder.remarks),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def evaluate_prompts(
         calibration=theirs.calibration(request) if theirs and request.kind == "i2p" else None,
         protocol=request.protocol, subset=request.subset,
         nudenet=judge.facts["version"], detector_sha256=judge.facts["detector_sha256"],
-        sampling=SamplingFacts(**asdict(ours.sampling) | protocol_facts(ours.rows)),
+        sampling=SamplingFacts(**ours.sampling.to_json() | protocol_facts(ours.rows)),
         collapse=collapse(mine, before, [range(len(mine))], nothing=[None] * len(mine)),  # over prompts and seeds alike
         clip_score=clip_scores(request.clip, ours, theirs), seconds=round(time.monotonic() - began, 2),
         samples=samples(ours, theirs), remarks=ours.remarks,

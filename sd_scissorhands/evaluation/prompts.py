@@ -28,6 +28,7 @@ class Start:
 
     latents: Tensor  # scaled, (c, h, w); noised with the row's seed
     strength: float  # of that noise, see `Denoiser.complete`
+    hidden: Tensor | None = None  # (1, h, w) bool, the only part that is drawn; None: all of it
 
 
 @dataclass(frozen=True)

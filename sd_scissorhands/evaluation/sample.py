@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.sampler import UNCHANGED, Changes
 from ..disk import atomic, hash_text
 from ..errors import UserError
 from ..lineage import runs_behind, started_from
@@ -58,7 +59,14 @@ class Sampling:
     steps: int
     guidance: float
     size: int  # pixels a side
-    scheduler: str
+    scheduler: str  # the pipeline's own, whatever `changes` has
+    changes: Changes = UNCHANGED
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; changes only where there are some."""
+        changes = self.changes.to_json()
+        values = {name: value for name, value in asdict(self).items() if name != "changes"}
+        return values | ({"changes": changes} if changes else {})
 
     @classmethod
     def of(cls, opened: LoadedPipeline, steps: int | None = None, guidance: float | None = None) -> Sampling:
@@ -165,13 +173,15 @@ class Recorder:
 
     def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
         """What identifies the measurement."""
-        strengths = [row.start.strength for row in rows if row.start]
-        prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows] + strengths)
+        starts = [row.start for row in rows if row.start]
+        begun: list[Any] = [start.strength for start in starts]
+        begun += [start.hidden.flatten().tolist() for start in starts if start.hidden is not None]
+        prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows] + begun)
         return {
             "weights_sha256": opened.weights_sha256, "files_sha256": opened.files.sha256,
             "prompts_sha256": hash_text(prompts),
             "judges": [judge.facts for judge in self.judges], "features": self.features and self.features.facts,
-            "versions": {"sampler": SAMPLER} | {name: version(name) for name in SAMPLED_BY}, **self.header, **asdict(sampling),
+            "versions": {"sampler": SAMPLER} | {name: version(name) for name in SAMPLED_BY}, **self.header, **sampling.to_json(),
         }  # fmt: skip
 
     def _check(self, numbers: frozenset[int], record: dict[str, Any]) -> None:
@@ -229,20 +239,24 @@ def draw(
             for start in range(0, len(chunk), lane):
                 some = chunk[start : start + lane]
                 padded = [*some, *[some[-1]] * (lane - len(some))]
-                latents = _latents(denoiser, padded, encode(padded), steps=sampling.steps, guidance=guidance, size=size)
-                pictures.append(to_pixels(denoiser.decode(latents)[: len(some)]))
+                drawn = _latents(denoiser, padded, encode(padded), replace(sampling, guidance=guidance), size)
+                pictures.append(to_pixels(denoiser.decode(drawn)[: len(some)]))
             yield chunk, np.concatenate(pictures)
 
 
 def _latents(
-    denoiser: Denoiser, rows: Sequence[Row], conditions: Tensor, *, steps: int, guidance: float, size: tuple[int, int]
+    denoiser: Denoiser, rows: Sequence[Row], conditions: Tensor, sampling: Sampling, size: tuple[int, int]
 ) -> Tensor:
     """Latents of rows of one kind, from noise or from what each starts with: (B, c, h, w)."""
     seeds, starts = [row.seed for row in rows], [row.start for row in rows if row.start]
+    steps, guidance = sampling.steps, sampling.guidance
     if not starts:
-        return denoiser.sample(conditions, seeds, steps=steps, guidance=guidance, size=size)
-    latents = torch.stack([start.latents for start in starts])
-    return denoiser.complete(latents, conditions, seeds, strength=starts[0].strength, steps=steps, guidance=guidance)
+        return denoiser.sample(conditions, seeds, steps=steps, guidance=guidance, size=size, changes=sampling.changes)
+    masks = [start.hidden for start in starts if start.hidden is not None]
+    return denoiser.complete(
+        torch.stack([start.latents for start in starts]), conditions, seeds, strength=starts[0].strength, steps=steps,
+        guidance=guidance, hidden=torch.stack(masks) if masks else None,
+    )  # fmt: skip
 
 
 def lanes(device: str, side: int, batch_size: int | None) -> tuple[int, int]:

@@ -25,6 +25,12 @@ DISCRETE = tuple(  # the schedulers whose noise goes by discrete steps with a cu
         "UniPCMultistep",
     )
 )  # fmt: skip
+UNET_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDIM": ("DDIMScheduler", {}),
+    "Euler ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "DPM-Solver++ 2M": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "LMS": ("LMSDiscreteScheduler", {}),
+}
 UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 
 
@@ -100,6 +106,8 @@ class Family:
     guidance: ClassVar[float] = 7.5  # where nothing else is asked for
     two_passes: ClassVar[bool] = True  # whether guidance takes a second pass, without the words
     dtype: ClassVar[str] = "fp16"  # of its passes on an accelerator
+    # Schedulers that its pictures can be drawn with beside its own: name -> diffusers' class, and what its config is given.
+    samplers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = UNET_SAMPLERS
 
     def __init__(self, pipeline: Any):
         self.pipeline: Any = pipeline
@@ -135,7 +143,8 @@ class Family:
 
         Args:
             without: the condition that guidance leads away from.
-            how: num_inference_steps, guidance_scale, height, width and generator, as the pipeline calls them.
+            how: num_inference_steps, guidance_scale, height, width and generator, as the pipeline calls them; latents,
+                (B, c, h, w), where the noise is given; eta where it is not 0.
         """
         raise NotImplementedError
 

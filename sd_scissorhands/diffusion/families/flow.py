@@ -23,6 +23,9 @@ class Flow(Family):
     called = "the transformer"
     scopes: ClassVar[Mapping[str, str]] = {"xattn": r"\.attn\.add_[kv]_proj\.", "attn": r"\.attn2?\.", "full": ""}
     dtype = "bf16"  # as they are published; activations of FLUX pass what fp16 can hold
+    samplers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+        "Euler with fresh noise": (SCHEDULER, {"stochastic_sampling": True})
+    }
     patch = 2  # side of the patches that the transformer sees, in latents
 
     @classmethod

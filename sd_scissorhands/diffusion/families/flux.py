@@ -62,6 +62,7 @@ class Flux(Flow):
 
     def sample(self, condition: Tensor, without: Tensor, **how: Any) -> Tensor:
         """See `Family`; `without` is not looked at."""
+        how |= {"latents": packed(how["latents"])} if "latents" in how else {}
         words, pooled = without_pooled(condition, self.module.config.pooled_projection_dim)
         drawn = self.pipeline(prompt_embeds=words, pooled_prompt_embeds=pooled, output_type="latent", **how).images
         return unpacked(drawn, how["height"] // self.multiple)
