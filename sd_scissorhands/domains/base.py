@@ -75,6 +75,10 @@ class Domain(Protocol):
         """Prompts of anything else, for a fine-tuning that has nothing to do with the concept."""
         ...
 
+    def compositions(self, concept: Concept, *, seed: int, count: int) -> tuple[list[str], list[str]]:
+        """Prompts that bind the concept to other attributes, and prompts that bind a sibling to them; none where no judge can tell."""
+        ...
+
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """(with a slot in the concept's place, as it is) prompts that name a concept."""
         ...

@@ -106,6 +106,10 @@ class Photographs:
         """General captions in a seeded order."""
         return shuffled(general_captions(), count, seed)
 
+    def compositions(self, concept: Concept, *, seed: int, count: int) -> tuple[list[str], list[str]]:
+        """None: no judge knows every attribute that a prompt names."""
+        return [], []
+
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """The concept's own templates: it has no others."""
         return shuffled(filled(concept), count, seed)
