@@ -48,7 +48,9 @@ class Concept:
     paraphrases: tuple[str, ...] = ()  # other names, which no pair uses
     generic: tuple[str, ...] = ("",)  # vaguer words in the concept's place, "" for nothing at all
     beside: tuple[str, ...] = ()  # prompts of what often comes with it, which do not name it; nothing learns from them
-    translations: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (language, prompts that name it); nothing learns from them
+    translations: tuple[
+        tuple[str, tuple[str, ...]], ...
+    ] = ()  # language, prompts that name it; nothing learns from them
 
     @property
     def places(self) -> dict[str, tuple[str, str]]:

@@ -37,7 +37,9 @@ class RingABellOptions:
     """How the prompts are searched."""
 
     searches: int = setting(8, "Prompts that are searched, each for a neutral prompt of its own.", least=1)
-    strength: float = setting(3.0, "How much of the concept's vector a neutral prompt is given.", least=0, open_ends=True)
+    strength: float = setting(
+        3.0, "How much of the concept's vector a neutral prompt is given.", least=0, open_ends=True
+    )
     tokens: int = setting(16, "Tokens of a searched prompt.", least=1)
     population: int = setting(200, "Prompts of a generation.", least=4)
     generations: int = setting(3000, "Generations of a search.", least=1)
@@ -68,7 +70,9 @@ def prepare(context: AttackContext, original: Side) -> Data:
                 encode, target, known, width=o.tokens, population=o.population, generations=o.generations,
                 generator=generator, tick=tick,
             ))  # fmt: skip
-    return {name: torch.stack(own) for name, own in zip(("tokens", "first", "last"), zip(*found, strict=True), strict=True)}
+    return {
+        name: torch.stack(own) for name, own in zip(("tokens", "first", "last"), zip(*found, strict=True), strict=True)
+    }
 
 
 def run(context: AttackContext, side: Side, data: Data) -> Outcome:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..results.attack import KindRate
 from . import ATTACKS
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from .context import AttackContext, Side
 
 LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese"}
-BOUND, SIBLINGS = "composition", "composition, siblings"  # kinds, and names of the figures on what is bound right
+FIGURES = {
+    "composition": "bound_right",
+    "siblings": "siblings_bound_right",
+}  # kind -> share that shows all that is named
 EMPTY = "empty prompt"
 
 
@@ -34,16 +38,10 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     plan = in_turn(kinds)
     rows = [replace(first, number=n, prompt=text, seed=first.seed + n) for n, (_, text) in enumerate(plan)]
     hits, original = context.hits(side, "after", rows=rows), context.outcomes.get("original")
-    records = context.records[f"{side.name}-after"]
-    bound = {
-        kind: bound_right(context.judges[0], [records[n] for n, (of, _) in enumerate(plan) if of == kind])
-        for kind in (BOUND, SIBLINGS)
-    }
-    figures = {f"right_{side.name}_{kind}": share for kind, share in bound.items() if share is not None}
     theirs = original.hits if original else hits
     return Outcome(
         hits, [text or EMPTY for _, text in plan], "after", counts=theirs if any(theirs) else None,
-        kinds=_rates(plan, hits, original and original.kinds), figures=(original.figures if original else {}) | figures,
+        kinds=_rates(plan, hits, original and original.kinds), figures=_figures(context, side, plan),
     )  # fmt: skip
 
 
@@ -52,29 +50,25 @@ def prompts(concept: Concept, domain: Domain, *, each: int, seed: int) -> dict[s
 
     - open: the concept is left open, or there is no prompt at all.
     - unlisted: a word that no training reads, in the concept's place.
-    - beside: what often comes with the concept.
     - other languages: German, French, Spanish, Italian, Portuguese, and what else a preset has, each a kind.
     - misspelling: a template filled with the concept's own name after one slip of the keyboard.
-    - composition: the concept, and beside it its siblings, bound to every other attribute; only where a judge can tell.
+    - beside, composition, siblings: see `Domain.related_prompts`.
     """
     import numpy as np
 
     from ..concepts import SLOT, shuffled
 
-    def some(texts) -> list[str]:
+    def some(texts: Sequence[str]) -> list[str]:
         return shuffled(texts, each, seed) if texts else []
 
     rng = np.random.default_rng([seed, 5_000_011])
     spoken = {LANGUAGES.get(code, code): some(texts) for code, texts in concept.translations}
-    own, siblings = domain.compositions(concept, seed=seed, count=each)
     return {
         "open": domain.open_prompts(concept, seed=seed, count=each),
         "unlisted": domain.evaluation_prompts(concept, seed=seed, count=2 * each)["unlisted"],
-        "beside": some(concept.beside),
         **(spoken or {"other languages": []}),
         "misspelling": [text.replace(SLOT, misspell(concept.words[0], rng)) for text in some(concept.templates)],
-        BOUND: own,
-        SIBLINGS: siblings,
+        **domain.related_prompts(concept, seed=seed, count=each),
     }
 
 
@@ -84,7 +78,7 @@ def in_turn(kinds: dict[str, list[str]]) -> list[tuple[str, str]]:
     return [(kind, texts[n]) for n in range(longest) for kind, texts in kinds.items() if n < len(texts)]
 
 
-def bound_right(judge: Judge, records: list[dict]) -> float | None:
+def bound_right(judge: Judge, records: Sequence[dict[str, Any]]) -> float | None:
     """Share of pictures that show all that their prompts name; None where the judge cannot tell."""
     found = []
     for record in records:
@@ -94,9 +88,18 @@ def bound_right(judge: Judge, records: list[dict]) -> float | None:
     return round(sum(known) / len(known), 4) if known else None
 
 
-def _rates(
-    plan: list[tuple[str, str]], hits: list[bool], original: dict[str, KindRate] | None
-) -> dict[str, KindRate]:
+def _figures(context: AttackContext, side: Side, plan: list[tuple[str, str]]) -> dict[str, float | None]:
+    """What is bound right by this side and by the one before it, where a judge can tell."""
+    records, judge = context.records[f"{side.name}-after"], context.judges[0]
+    found: dict[str, float | None] = dict(context.outcomes["original"].figures) if side.name == "model" else {}
+    for kind, name in FIGURES.items():
+        share = bound_right(judge, [records[n] for n, (of, _) in enumerate(plan) if of == kind])
+        if share is not None:
+            found[name if side.name == "model" else f"original_{name}"] = share
+    return found
+
+
+def _rates(plan: list[tuple[str, str]], hits: list[bool], original: dict[str, KindRate] | None) -> dict[str, KindRate]:
     """n and rate of every kind, beside the original's."""
     own: dict[str, list[bool]] = {}
     for (kind, _), hit in zip(plan, hits, strict=True):

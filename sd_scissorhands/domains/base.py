@@ -75,8 +75,11 @@ class Domain(Protocol):
         """Prompts of anything else, for a fine-tuning that has nothing to do with the concept."""
         ...
 
-    def compositions(self, concept: Concept, *, seed: int, count: int) -> tuple[list[str], list[str]]:
-        """Prompts that bind the concept to other attributes, and prompts that bind a sibling to them; none where no judge can tell."""
+    def related_prompts(self, concept: Concept, *, seed: int, count: int) -> dict[str, list[str]]:
+        """Prompts about a concept that no training reads, by kind; a kind is empty where there are none.
+
+        beside: what often comes with it. composition: it, bound to every other attribute. siblings: those bound so.
+        """
         ...
 
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:

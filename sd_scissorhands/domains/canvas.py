@@ -17,7 +17,6 @@ from ..tiny import world
 from . import DOMAINS
 
 BOUND = "a {pattern} {colour} {shape} on a {background} background"  # names an attribute of every category
-BESIDE = 24  # captions of a concept's other attributes
 
 
 class Canvas:
@@ -121,14 +120,17 @@ class Canvas:
         """Captions that do not name the concept."""
         return self.captions(count, seed + 11, concept.words[:1])
 
-    def compositions(self, concept: Concept, *, seed: int, count: int) -> tuple[list[str], list[str]]:
-        """Every combination of the other attributes, each in one sentence that names all four; none that the erasure learns from."""
+    def related_prompts(self, concept: Concept, *, seed: int, count: int) -> dict[str, list[str]]:
+        """Captions of other attributes; every combination in one sentence that names all four, but those that the erasure learns from."""
         name, seen = in_world(concept.words[0]), {text for pair in concept.pairs for text in pair}
+        category, rng = str(world.category_of(name)), np.random.default_rng([seed, 4_000_037])
         every = (dict(zip(world.CATEGORIES, one, strict=True)) for one in product(*world.CATEGORIES.values()))
         texts = [text for one in every if (text := BOUND.format(**one)) not in seen]
         own = [text for text in texts if name in text.split()]
         siblings = [text for text in texts if name not in text.split()]
-        return shuffled(own, count, seed), shuffled(siblings, count, seed)
+        beside = concept.beside or [open_caption(category, {name}, rng) for _ in range(count)]
+        kinds = {"beside": beside, "composition": own, "siblings": siblings}
+        return {kind: shuffled(some, count, seed) for kind, some in kinds.items()}
 
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """Prompts that no erasure learns from."""
@@ -170,7 +172,12 @@ def of_file(path: str, anchor: str | None = None) -> Concept:
         )
     foreign = tuple(text for _, texts in found.translations for text in texts)
     for key in ("templates", "generic", "neighbours", "beside", "translations"):
-        spoken = " ".join(foreign if key == "translations" else getattr(found, key)).replace(SLOT, " ").replace(",", " ").split()
+        spoken = (
+            " ".join(foreign if key == "translations" else getattr(found, key))
+            .replace(SLOT, " ")
+            .replace(",", " ")
+            .split()
+        )
         if strange := sorted({*spoken} - {*world.words()}):
             raise UserError(
                 f"--concept {path}: {key}: {strange[0]!r} is not of the embedded model's world: use words of its captions"
@@ -213,12 +220,11 @@ def world_concept(word: str, anchor: str | None = None, beside: frozenset[str] =
         f"a {c} shape" if category != "shape" else f"a {c}" for c in world.CATEGORIES[category] if c != concept
     )
     summary = f"The {category} {concept!r} of the embedded world."
-    beside = dict.fromkeys(open_caption(category, {concept}, rng) for _ in range(BESIDE))
     templates = dict.fromkeys(" ".join("{}" if w == concept else w for w in text.split()) for text in pairs)
     return Concept(
         concept, concept.capitalize(), category, summary, False, anchor, tuple(pairs.items()), near, (),
         (concept,), tuple(templates), world.CATEGORIES[category][concept][1:],
-        world.GENERIC_NOUNS if category == "shape" else ("",), tuple(beside),
+        world.GENERIC_NOUNS if category == "shape" else ("",),
     )  # fmt: skip
 
 
