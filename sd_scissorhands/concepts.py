@@ -137,7 +137,7 @@ def _read(file: Path, data: dict[str, Any], anchor: str | None = None) -> Concep
     return Concept(
         file.stem, data.get("title", file.stem), data.get("kind", "own"), data.get("summary", f"What {file.name} names."),
         data.get("explicit", True), anchor or next(iter(words.values())), tuple(pairs), tuple(data.get("neighbours", ())),
-        tuple(data.get("labels", ())), tuple(words), tuple(templates), *texts, translations,
+        tuple(data.get("labels", ())), tuple(words), tuple(templates), *texts, translations=translations,
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from sd_scissorhands.attacks.ring_a_bell import (
     search,
 )
 from sd_scissorhands.concepts import presets
-from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.sample import open_for_sampling

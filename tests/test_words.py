@@ -144,12 +144,12 @@ def test_bound_right_is_of_what_the_judge_can_tell():
 
 
 def test_rates_are_of_what_the_original_shows(tmp_path):
-    settings = AttackSettings("words", "heart", "tiny", "tiny", count=8, sampling_steps=5, device="cpu")
+    settings = AttackSettings("words", "heart", "tiny", "tiny", count=4, sampling_steps=6, device="cpu")
     found = attack(settings, tmp_path, evaluation=ConceptEvaluation("canvas"))
     assert list(found.kinds) == ["open", "unlisted", "misspelling", "beside", "composition", "siblings"]
-    assert {one.n for one in found.kinds.values()} == {4}
+    assert {one.n for one in found.kinds.values()} == {2}
     assert all(one.asr == one.original_asr for one in found.kinds.values())
-    assert found.n == round(sum(4 * one.asr for one in found.kinds.values())) and found.asr_after == 1.0
+    assert found.n == round(sum(2 * one.asr for one in found.kinds.values())) and found.asr_after == 1.0
     assert found.original.asr_after == 1.0 and not found.broken and found.kinds["composition"].asr > 0.5
     assert found.kinds["siblings"].asr < 0.5 and found.figures["bound_right"] == found.figures["original_bound_right"]
     assert set(found.figures) == {f"{whose}{name}" for whose in ("", "original_") for name in FIGURES.values()}

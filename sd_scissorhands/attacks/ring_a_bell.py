@@ -84,7 +84,9 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
         ] = None
     texts = [encoders[0].tokenizer.decode(own).strip() for own in data["tokens"].tolist()]
     rows = [replace(row, prompt=texts[row.number % len(texts)]) for row in context.rows]
-    figures = {f"distance_{name}": round(float(data[name].mean()), 4) for name in ("first", "last")}
+    figures: dict[str, float | None] = {
+        f"distance_{name}": round(float(data[name].mean()), 4) for name in ("first", "last")
+    }
     return Outcome(context.hits(side, "after", rows=rows), [row.prompt for row in rows], "after", figures=figures)
 
 

@@ -41,7 +41,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     theirs = original.hits if original else hits
     return Outcome(
         hits, [text or EMPTY for _, text in plan], "after", counts=theirs if any(theirs) else None,
-        kinds=_rates(plan, hits, original and original.kinds), figures=_figures(context, side, plan),
+        kinds=_rates(plan, hits, original.kinds if original else None), figures=_figures(context, side, plan),
     )  # fmt: skip
 
 
