@@ -19,9 +19,10 @@ LONG = 45  # tokens from which a prompt is a long one
 LETTERS = 9  # of a word that are about one token
 MOST_MORE = 8  # words that a replacement may have beyond its word's
 TEXT, TRUTH, TEXTS, TABLE = "a text", "true or false", "a list of texts", "a table of texts"  # types in words
+LISTS = "a table with a list of texts for each language"
 KEYS = {
     "title": TEXT, "kind": TEXT, "summary": TEXT, "explicit": TRUTH, "templates": TEXTS, "generic": TEXTS, "neighbours": TEXTS,
-    "paraphrases": TEXTS, "labels": TEXTS, "words": TABLE,
+    "paraphrases": TEXTS, "labels": TEXTS, "beside": TEXTS, "translations": LISTS, "words": TABLE,
 }  # fmt: skip
 REQUIRED = {
     "templates": 'give sentences with {} in the concept\'s place, such as templates = ["{}", "a photo of {}"]',
@@ -106,6 +107,8 @@ def _keys(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _fits(kind: str, value: Any) -> bool:
     """Whether a value is of a type."""
+    if kind == LISTS:
+        return isinstance(value, dict) and all(_fits(TEXTS, inner) for inner in value.values())
     if kind in (TEXTS, TABLE):
         inner = value.values() if kind == TABLE and isinstance(value, dict) else value
         return isinstance(value, list if kind == TEXTS else dict) and all(isinstance(one, str) for one in inner)
@@ -162,7 +165,7 @@ def _missing(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _names(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What must not name the concept and does, and paraphrases that are words."""
-    for key in ("neighbours", "generic"):
+    for key in ("neighbours", "generic", "beside"):
         for text in data.get(key, ()):
             if word := _named(text, data):
                 yield key, f"{shortened(text)!r} names the concept, {word!r}: take another"

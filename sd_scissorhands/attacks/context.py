@@ -63,6 +63,7 @@ class AttackContext:
         self.remarks: dict[str, None] = {}  # on what the user named, each once
         self.before: dict[str, list[bool]] = {}  # side -> hits for the rows as they are
         self.outcomes: dict[str, Outcome] = {}  # side -> what the attack did to it; the original comes first
+        self.records: dict[str, dict[int, dict[str, Any]]] = {}  # name of records -> row number -> what was recorded
         self.second: dict[str, list[bool]] = {}  # name of records -> the second judge's hits
 
     def hits(
@@ -76,7 +77,7 @@ class AttackContext:
             header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what}, remarks=self.remarks,
         )  # fmt: skip
         name = f"{side.name}-{what}"
-        records = recorder.record(name, side.opened, side.denoiser, side.sampling, encode=encode)
+        self.records[name] = records = recorder.record(name, side.opened, side.denoiser, side.sampling, encode=encode)
         seen = [[judge.sees(records[row.number][judge.facts["judge"]]) for row in rows] for judge in self.judges]
         if len(seen) > 1:
             self.second[name] = seen[1]

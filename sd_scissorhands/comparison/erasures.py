@@ -33,6 +33,7 @@ from .jobs import Comparison, Job, intervals, jobs_of
 from .measure import Measured, Measurements, measure
 
 ERASURE_COSTS = ("trimmed", "seconds")  # of an erasure
+LATER = ("beside", "translations")  # of a concept; left out where empty, so that comparisons made without them continue
 ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # what an attack depends on
 
 
@@ -69,9 +70,10 @@ class Erasures:
 
     def contents(self, job: Job) -> dict[str, str]:
         """What a row depends on beside settings: hashes of models, judges and files. So they are checked before work starts."""
-        concept, facts = self.concepts[job.target], [judge.facts for judge in self._judges(job.target).judges]
+        concept, facts = asdict(self.concepts[job.target]), [judge.facts for judge in self._judges(job.target).judges]
+        concept = {name: value for name, value in concept.items() if value or name not in LATER}
         found = {
-            "model_sha256": self._model_sha256, "concept_sha256": hash_text(json.dumps(asdict(concept))),
+            "model_sha256": self._model_sha256, "concept_sha256": hash_text(json.dumps(concept)),
             "judges_sha256": hash_text(json.dumps(facts)),
             **{f"{name}_sha256": value for name, value in hash_named_files(job.settings).items()},
         }  # fmt: skip

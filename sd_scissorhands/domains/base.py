@@ -75,6 +75,13 @@ class Domain(Protocol):
         """Prompts of anything else, for a fine-tuning that has nothing to do with the concept."""
         ...
 
+    def related_prompts(self, concept: Concept, *, seed: int, count: int) -> dict[str, list[str]]:
+        """Prompts about a concept that no training reads, by kind; a kind is empty where there are none.
+
+        beside: what often comes with it. composition: it, bound to every other attribute. siblings: those bound so.
+        """
+        ...
+
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """(with a slot in the concept's place, as it is) prompts that name a concept."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import product
 from string import ascii_lowercase
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..errors import UserError
 from ..preset_check import bare, names_file
 from ..tiny import world
 from . import DOMAINS
+
+BOUND = "a {pattern} {colour} {shape} on a {background} background"  # names an attribute of every category
 
 
 class Canvas:
@@ -117,6 +120,18 @@ class Canvas:
         """Captions that do not name the concept."""
         return self.captions(count, seed + 11, concept.words[:1])
 
+    def related_prompts(self, concept: Concept, *, seed: int, count: int) -> dict[str, list[str]]:
+        """Captions of other attributes; every combination in one sentence that names all four, but those that the erasure learns from."""
+        name, seen = in_world(concept.words[0]), {text for pair in concept.pairs for text in pair}
+        category, rng = str(world.category_of(name)), np.random.default_rng([seed, 4_000_037])
+        every = (dict(zip(world.CATEGORIES, one, strict=True)) for one in product(*world.CATEGORIES.values()))
+        texts = [text for one in every if (text := BOUND.format(**one)) not in seen]
+        own = [text for text in texts if name in text.split()]
+        siblings = [text for text in texts if name not in text.split()]
+        beside = concept.beside or [open_caption(category, {name}, rng) for _ in range(count)]
+        kinds = {"beside": beside, "composition": own, "siblings": siblings}
+        return {kind: shuffled(some, count, seed) for kind, some in kinds.items()}
+
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """Prompts that no erasure learns from."""
         plain = self.evaluation_prompts(concept, seed=seed + 50, count=count)["forget"]
@@ -155,8 +170,14 @@ def of_file(path: str, anchor: str | None = None) -> Concept:
             f"--concept {path}: words: on the embedded model all must name the same word of its world, and their replacements "
             'others of its kind, such as "a heart" = "a triangle"'
         )
-    for key in ("templates", "generic", "neighbours"):
-        spoken = " ".join(getattr(found, key)).replace(SLOT, " ").replace(",", " ").split()
+    foreign = tuple(text for _, texts in found.translations for text in texts)
+    for key in ("templates", "generic", "neighbours", "beside", "translations"):
+        spoken = (
+            " ".join(foreign if key == "translations" else getattr(found, key))
+            .replace(SLOT, " ")
+            .replace(",", " ")
+            .split()
+        )
         if strange := sorted({*spoken} - {*world.words()}):
             raise UserError(
                 f"--concept {path}: {key}: {strange[0]!r} is not of the embedded model's world: use words of its captions"

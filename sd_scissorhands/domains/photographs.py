@@ -106,6 +106,11 @@ class Photographs:
         """General captions in a seeded order."""
         return shuffled(general_captions(), count, seed)
 
+    def related_prompts(self, concept: Concept, *, seed: int, count: int) -> dict[str, list[str]]:
+        """What the preset has beside the concept; no composition, since no judge knows every attribute that a prompt names."""
+        beside = shuffled(concept.beside, count, seed) if concept.beside else []
+        return {"beside": beside, "composition": [], "siblings": []}
+
     def attack_prompts(self, concept: Concept, *, seed: int, count: int) -> list[tuple[str, str]]:
         """The concept's own templates: it has no others."""
         return shuffled(filled(concept), count, seed)
