@@ -10,5 +10,5 @@ from ..registry import Registry
 if TYPE_CHECKING:
     from .base import Attack
 
-NOT_DECLARATIONS = ("attack", "attack_settings", "base", "context", "learn")
+NOT_DECLARATIONS = ("attack", "attack_settings", "base", "context", "learn", "token_weights")
 ATTACKS: Registry[Attack] = Registry("attack", __name__, Path(__file__).parent, not_declarations=NOT_DECLARATIONS)
