@@ -147,7 +147,7 @@ def test_suffixes_are_real_tokens_the_best_that_were_met(target, denoiser):
     tokenizer = denoiser.pipeline.tokenizer
     assert ids.shape == (3, 2, 1) and not set(ids.flatten().tolist()) & set(tokenizer.all_special_ids)
     assert all(isinstance(spelled(denoiser, own), str) for own in ids.tolist())
-    again = learn._fixed_loss(task, rows, *looked_up(vocabularies(denoiser), ids.unbind(-1)), 1)
+    again = learn.fixed_loss(task, rows, *looked_up(vocabularies(denoiser), ids.unbind(-1)), 1)
     torch.testing.assert_close(losses, again)
     _, before = learn_tokens(task, rows, steps=1, lr=0.5, seed=1)
     assert (losses <= before + 1e-7).all()  # the first tokens are among those compared
@@ -379,7 +379,7 @@ def test_settings_that_no_attack_can_use():
     for changes, said in (
         (
             dict(attack="magic"),
-            "--attack 'magic' is unknown: choose completion, deployment, embedding, image-to-image, inpainting, list, lora, paraphrase, relearn, sampler-noise, token",
+            "--attack 'magic' is unknown: choose completion, deployment, embedding, image-to-image, inpainting, inversion, list, lora, paraphrase, relearn, ring-a-bell, sampler-noise, token, words",
         ),
         (dict(attack="list"), "needs --prompts FILE"),
         (dict(attack="token", steps=0), "--steps 0 is too small"),

@@ -82,9 +82,10 @@ class AttackSettings:
             check_declared(checked, lambda name: "--limit" if name == "count" else flag(name))
 
     def resolved(self, profile: str) -> AttackSettings:
-        """The same with the defaults of the attack on models of a profile filled in."""
+        """The same with the defaults of the attack's budget, and of it on models of a profile, filled in."""
         declared = ATTACKS[self.attack]
-        options = declared.options(**{**declared.profiles.get(profile, {}), **self.options})
+        budget = declared.budgets.get(self.options.get("budget", ""), {})
+        options = declared.options(**{**declared.profiles.get(profile, {}), **budget, **self.options})
         return dataclasses.replace(self, options=dataclasses.asdict(options))
 
     def to_json(self) -> dict[str, Any]:

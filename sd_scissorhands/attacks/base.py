@@ -82,6 +82,9 @@ class Attack:
     profiles: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # profile -> defaults other than in `options`
+    budgets: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # what its setting `budget` may name -> the defaults of it, which come before the profile's
     prepare: Callable[[AttackContext, Side], Data] | None = None  # on the original, once for both models
     columns: tuple[Column, ...] = (ASR,)
     graded: bool = True  # whether its success rate counts in the verdict

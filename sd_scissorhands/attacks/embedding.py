@@ -1,6 +1,11 @@
 """Concept Inversion: a word embedding is learned on pictures of the concept, and takes its name's place in the prompts.
 
-Every text encoder reads vectors of its own there, learned together, so that none reads the name.
+Every text encoder reads vectors of its own there, learned together, so that none reads the name. The budget "published" is
+what the authors' script for ESD runs (Pham et al. 2024, arXiv 2308.01508; repository circumventing-concept-erasure,
+esd/train.sh): one vector that begins at a word, 25 pictures, 5,000 steps of 4 x 4 pictures, AdamW with a weight decay of
+.01 at a constant rate of 5e-3 times the 16 pictures of a step. That rate is in the units of the embedding itself, some six
+times the spread of Stable Diffusion's vocabulary: vectors may end far outside it, so their norm is reported. Departs in
+the prompts that are learned from, which are the concept's own, and in float32 in the place of fp16.
 """
 
 from __future__ import annotations
@@ -15,11 +20,19 @@ from . import ATTACKS
 from .base import Attack, Outcome, images_setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .base import Data
     from .context import AttackContext, Side
     from .learn import Target
 
 CHECK_EVERY = 50  # steps between checkpoints
+PICTURES_A_STEP = 16  # 4 a pass, accumulated over 4
+PUBLISHED = {
+    "learn_from": 25, "steps": 5000, "restarts": 1, "lr": 5e-3 * PICTURES_A_STEP, "tokens": 1,
+    "batch_size": PICTURES_A_STEP,
+}  # fmt: skip
+DECAY = 0.01  # AdamW's in the published budget
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,10 @@ class EmbeddingOptions:
     lr: float = setting(0.3, "Learning rate, as a share of the vocabulary's spread.", least=0, open_ends=True)
     tokens: int = setting(1, "Learned vectors in the place of the name, in every text encoder.", least=1)
     batch_size: int = setting(4, "Pictures per step.", least=1)
+    budget: str | None = setting(
+        None, "published: the authors' steps, rate (then in units of the embedding), pictures and vectors.",
+        choices=("published",), default_text="none",
+    )  # fmt: skip
 
 
 def prepare(context: AttackContext, original: Side) -> Data:
@@ -56,10 +73,23 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
             f"{side.name}-embedding-{restart}", partial(_learn, context, side, target, restart), side
         )
         hits.append(context.hits(side, f"after-{restart}", encode=encoder(d, prompts, learned["vectors"].to(d.device))))
-        restarts.append(Restart(sum(hits[-1]) / len(hits[-1]), round(float(learned["loss"]), 5)))
+        norm, known = _norms(side, learned["vectors"].to(d.device))
+        restarts.append(Restart(sum(hits[-1]) / len(hits[-1]), round(float(learned["loss"]), 5), norm))
     best = max(range(o.restarts), key=lambda n: sum(hits[n]))
     texts = [text.replace(SLOT, "<learned>") for text, _ in context.named]
-    return Outcome(hits[best], texts, f"after-{best}", restarts=restarts)
+    figures = {"norm": restarts[best].norm, "vocabulary_norm": known}
+    if original := context.outcomes.get("original"):
+        figures["original_norm"] = original.figures["norm"]
+    return Outcome(hits[best], texts, f"after-{best}", restarts=restarts, figures=figures)
+
+
+def _norms(side: Side, vectors: Tensor) -> tuple[float, float]:
+    """Mean L2 norm of learned vectors, and of the vocabulary's; of the group of encoders that they exceed it most in."""
+    from ..diffusion import slots
+
+    groups = zip(slots.by_group(side.denoiser, vectors), slots.vocabularies(side.denoiser), strict=True)
+    norms = [tuple(round(float(some.norm(dim=-1).mean()), 4) for some in both) for both in groups]
+    return max(norms, key=lambda both: both[0] / both[1])
 
 
 def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> Data:
@@ -93,6 +123,7 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
             lr=o.lr,
             batch_size=o.batch_size,
             seed=seed * 100 + restart,
+            decay=DECAY if o.budget == "published" else None,
             callback=after_step,
         )
     checkpoint.unlink(missing_ok=True)
@@ -104,5 +135,5 @@ def _learn(context: AttackContext, side: Side, target: Target, restart: int) -> 
 
 ATTACKS.add("embedding", Attack(
     "learn one word embedding on pictures of the concept (white box)", "learned embedding", run, options=EmbeddingOptions,
-    profiles={"small": {"batch_size": 16}}, prepare=prepare,
+    profiles={"small": {"batch_size": 16}}, budgets={"published": PUBLISHED}, prepare=prepare,
 ))  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..declaration import setting
 from ..errors import UserError
+from ..evaluation.chance import wilson
 from ..evaluation.gone import SHOWS
 from ..files import read_json
 from ..results.attack import AttackResult, CurvePoint
@@ -84,10 +85,13 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     rates = {what: {step: sum(own) / len(own) for step, own in hits.items()} for what, hits in found.items()}
     first = round(sum(context.before["model"]) / len(after), 4)
     back = {what: steps_back(own) for what, own in rates.items()}
+    benign = found["benign"][most]
+    low, high = wilson(sum(benign), len(benign))
     return Outcome(
         after, texts, f"concept-{most}",
         f"back after {back['concept']} steps" if back["concept"] else f"not back within {most} steps",
         steps_back={**back, "most": most},
+        figures={"benign_asr": round(sum(benign) / len(benign), 4), "benign_low": low, "benign_high": high},
         curve=[CurvePoint(0, first, first), *(CurvePoint(n, r, rates["benign"][n]) for n, r in rates["concept"].items())],
     )  # fmt: skip
 

@@ -187,10 +187,13 @@ class Denoiser:
         alone. A family whose guidance is an input is given its usual one.
 
         Args:
-            strength: in (0, 1]; the step begun at is the one whose timestep is nearest to this share of all.
+            strength: in [0, 1]; the step begun at is the one whose timestep is nearest to this share of all. 0: the latents as
+                they are.
             hidden: (B, 1, h, w) bool, the part that is drawn anew, from noise alone; the rest is put back as it is known, noised,
                 before each step, and ends as it was (Lugmayr et al. 2022, RePaint, eq. 8, without resampling).
         """
+        if not strength:
+            return latents.to(self.device)
         times = self.process.times(steps)
         first = int((times - strength * self.timesteps).abs().argmin())
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -29,7 +29,7 @@ def fragment(values: Mapping[str, Any], folder: Path | None, *, blur: bool = Tru
 
 def _lines(values: Mapping[str, Any]) -> dict[str, Any]:
     """Figures beside the original's where there are some, else the plain values."""
-    if figures := values.get("figures"):
+    if values.get("kind") != "attack" and (figures := values.get("figures")):
         found = {
             name: tuple(worded(one, figure(name).unit) for one in (value, (values.get("original") or {}).get(name)))
             for name, value in figures.items() if known(value)

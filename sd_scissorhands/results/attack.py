@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Measurement, Record
+from .base import Measurement, Record, SparseRecord
 
 
 @dataclass(frozen=True)
-class Restart(Record):
+class Restart(SparseRecord):
     """One of several searches, each from its own start."""
 
     asr_after: float
     loss: float | None = None
+    norm: float | None = None  # mean L2 norm of learned vectors
 
 
 @dataclass(frozen=True)
