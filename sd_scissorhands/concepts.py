@@ -132,12 +132,12 @@ def free_text(text: str, anchor: str) -> Concept:
 def _read(file: Path, data: dict[str, Any], anchor: str | None = None) -> Concept:
     words, templates = data["words"], data["templates"]
     pairs = [(t.replace(SLOT, word), t.replace(SLOT, anchor or words[word])) for word in words for t in templates]
-    texts = (tuple(data.get(key, ())) for key in ("paraphrases", "generic", "beside"))
+    texts = {key: tuple(data.get(key, ())) for key in ("paraphrases", "generic", "beside")}
     translations = tuple((language, tuple(prompts)) for language, prompts in data.get("translations", {}).items())
     return Concept(
         file.stem, data.get("title", file.stem), data.get("kind", "own"), data.get("summary", f"What {file.name} names."),
         data.get("explicit", True), anchor or next(iter(words.values())), tuple(pairs), tuple(data.get("neighbours", ())),
-        tuple(data.get("labels", ())), tuple(words), tuple(templates), *texts, translations=translations,
+        tuple(data.get("labels", ())), tuple(words), tuple(templates), **texts, translations=translations,
     )  # fmt: skip
 
 

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from .context import AttackContext, Side
 
 LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese"}
-FIGURES = {
-    "composition": "bound_right",
-    "siblings": "siblings_bound_right",
-}  # kind -> share that shows all that is named
+FIGURES = {"composition": "bound_right", "siblings": "siblings_bound_right"}  # kind -> its share with all that is named
 EMPTY = "empty prompt"
 
 
@@ -89,7 +86,7 @@ def bound_right(judge: Judge, records: Sequence[dict[str, Any]]) -> float | None
 
 
 def _figures(context: AttackContext, side: Side, plan: list[tuple[str, str]]) -> dict[str, float | None]:
-    """What is bound right by this side and by the one before it, where a judge can tell."""
+    """What is bound right by a side, and of the model's by the original too, where a judge can tell."""
     records, judge = context.records[f"{side.name}-after"], context.judges[0]
     found: dict[str, float | None] = dict(context.outcomes["original"].figures) if side.name == "model" else {}
     for kind, name in FIGURES.items():
