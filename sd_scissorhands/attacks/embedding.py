@@ -88,7 +88,10 @@ def _norms(side: Side, vectors: Tensor) -> tuple[float, float]:
     from ..diffusion import slots
 
     groups = zip(slots.by_group(side.denoiser, vectors), slots.vocabularies(side.denoiser), strict=True)
-    norms = [tuple(round(float(some.norm(dim=-1).mean()), 4) for some in both) for both in groups]
+    norms = [
+        (round(float(learned.norm(dim=-1).mean()), 4), round(float(known.norm(dim=-1).mean()), 4))
+        for learned, known in groups
+    ]
     return max(norms, key=lambda both: both[0] / both[1])
 
 

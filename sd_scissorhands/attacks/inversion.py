@@ -107,8 +107,8 @@ def _verdict(ours: Mapping[str, KindRate], theirs: Mapping[str, KindRate]) -> st
 
 def separated(kinds: Mapping[str, KindRate]) -> bool:
     """Whether pictures of the concept come back more often than junk, by the 95 % interval of the difference."""
-    n, *hits = kinds[CONCEPT].n, *(round(kinds[kind].asr * kinds[kind].n) for kind in (CONCEPT, JUNK))
-    return difference(*hits, n)[0] > 0
+    concept, junk = (round(kinds[kind].asr * kinds[kind].n) for kind in (CONCEPT, JUNK))
+    return difference(concept, junk, kinds[CONCEPT].n)[0] > 0
 
 
 # ---------------------------------------------------------------- inverting
