@@ -78,7 +78,7 @@ def _attack(
     evaluation = evaluation or evaluation_beside(context) or (evaluated(context, judges) if measure_rest else None)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
-        seconds=round(time.monotonic() - began, 2), remarks=(*remarks, *context.remarks),
+        seconds=round(time.monotonic() - began, 2), remarks=(*remarks, *judges.remarks, *context.remarks),
     )  # fmt: skip
     if processes.main:
         write_json(folder / "summary.json", result.to_json())

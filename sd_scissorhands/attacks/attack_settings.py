@@ -10,7 +10,7 @@ from typing import Any
 
 from ..declaration import SEED, check_declared, setting
 from ..errors import UsageError
-from ..evaluation.judges import JUDGES
+from ..evaluation.judges import JUDGES, judges_named
 from ..naming import model_of
 from ..places import file_name
 from ..settings import flag
@@ -40,7 +40,7 @@ class AttackSettings:
     baseline: str | None = setting(None, "The original, which is attacked as well.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
     count: int = setting(80, "Prompts that name the concept, and pictures of every rate.", panel=SAMPLE, least=1, flag="--limit", default_text="80")
-    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES.names, default_text="what fits")
+    judge: str | None = setting(None, "Who decides{choices}; or your own image classifier: DIRECTORY, HUB_ID or FILE.onnx, with :LABEL,... that mean the concept. A+B: two, the first decides.", panel=JUDGE, examples=JUDGES.names, default_text="what fits")
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, default_text="0.6; clip 0.5")
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14")
     anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
@@ -71,8 +71,8 @@ class AttackSettings:
             object.__setattr__(self, one.name, given.pop(one.name, one.default))
         own |= given
         object.__setattr__(self, "options", {name: value for name, value in own.items() if value is not None})
-        if self.judge not in (None, *JUDGES.names()):
-            raise UsageError(f"--judge {self.judge!r} is unknown: choose {', '.join(JUDGES.names())}")
+        if self.judge:
+            judges_named(self.judge)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold {self.threshold} is outside [0, 1]")
         taken = ATTACKS[attack].takes

@@ -83,7 +83,7 @@ def result_of(suite: Suite, results: Mapping[str, AttackResult]) -> SuiteResult:
     rows = []
     for name, result in results.items():
         declared = ATTACKS[result.attack]
-        rows.append(SuiteRow.of(name, declared.title + notes[name], declared.graded, result))
+        rows.append(SuiteRow.of(name, declared.title + notes.get(name, ""), declared.graded, result))
     graded = [row for row in rows if row.graded]
     rates = [row.asr_after for row in graded if row.proves and row.asr_after is not None]
     any_one, remarks = (

@@ -11,10 +11,16 @@ from ..errors import UsageError
 from ..settings import flag
 from .attack_settings import AttackSettings, parse_attacks
 
-SUITES: Mapping[str, tuple[str, ...]] = {  # name -> attacks, each as `--attack` names it
-    "quick": ("paraphrase", "completion", "embedding:restarts=1", "relearn"),
-    "full": ("paraphrase", "completion", "embedding", "embedding:tokens=3", "token", "relearn"),
-}
+SUITES: dict[str, tuple[str, ...]] = {  # name -> attacks, each as `--attack` names it
+    "quick": (
+        "paraphrase:count=24", "words:count=32", "completion:count=24", "deployment:count=32", "ring-a-bell:count=24",
+        "embedding:restarts=1,count=48", "relearn:count=16",
+    ),
+    "full": (
+        "paraphrase", "words", "completion", "image-to-image", "inpainting", "sampler-noise", "deployment", "lora", "ring-a-bell",
+        "embedding", "embedding:tokens=3", "token", "inversion", "relearn",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

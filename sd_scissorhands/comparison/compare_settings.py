@@ -11,7 +11,7 @@ from ..attacks import ATTACKS
 from ..attacks.attack_settings import parse_attacks
 from ..declaration import check_declared, setting
 from ..errors import UsageError
-from ..evaluation.judges import JUDGES
+from ..evaluation.judges import JUDGES, judges_named
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
 from ..settings import DIGITS, EraseSettings, ForgetSettings, flag, load_settings
 
@@ -45,7 +45,7 @@ class CompareSettings:
     limit: int | None = setting(None, "Pictures for UA and for IRA, each, per run; at most 60 of them under attack.", panel=DIFFUSION, least=1, default_text="200")
     sampling_steps: int | None = setting(None, "Sampling steps of the pictures that are judged.", panel=DIFFUSION, least=1, default_text="50; tiny 20")
     guidance: float | None = setting(None, "Guidance scale of the pictures that are judged.", panel=DIFFUSION, default_text="7.5; tiny 3")
-    judge: str | None = setting(None, "Who decides{choices}.", panel=DIFFUSION, choices=JUDGES.names, default_text="what fits")
+    judge: str | None = setting(None, "Who decides{choices}; or your own image classifier, as of eval.", panel=DIFFUSION, examples=JUDGES.names, default_text="what fits")
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=DIFFUSION, least=0, most=1, default_text="0.6; clip 0.5")
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=DIFFUSION, default_text="openai/clip-vit-large-patch14")
     anchor: str | None = setting(None, "What takes the concepts' place.", panel=DIFFUSION, default_text="each one's own")
@@ -68,6 +68,8 @@ class CompareSettings:
             raise UsageError(f"choose one of --concept (diffusion) and {OF_CLASSIFIERS} (classifier)")
         if self.concepts:
             self._refuse(OF_CLASSIFIERS, ("data",))
+            if self.judge:
+                judges_named(self.judge)
             if self.attacks:
                 parse_attacks(self.attacks)
             else:

@@ -8,7 +8,7 @@ from ..declaration import SEED, check_declared, setting
 from ..errors import UsageError
 from ..naming import model_of
 from ..settings import flag
-from .judges import JUDGES
+from .judges import JUDGES, judges_named
 
 WHAT, ROWS, SAMPLE, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help
 OWN_SETTINGS = {  # kind of evaluation -> the settings that it alone has
@@ -45,7 +45,7 @@ class EvaluateSettings:
     seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=SAMPLE, default_text="0", **SEED)
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, least=0, most=1, default_text="0.6; clip 0.5")
     # judges
-    judge: str | None = setting(None, "Who decides{choices}.", panel=JUDGE, choices=JUDGES.names, default_text="what fits")
+    judge: str | None = setting(None, "Who decides{choices}; or your own image classifier: DIRECTORY, HUB_ID or FILE.onnx, with :LABEL,... that mean the concept. A+B: two, the first decides.", panel=JUDGE, examples=JUDGES.names, default_text="what fits")
     anchor: str | None = setting(None, "What takes the place of a concept in free text.", panel=JUDGE)
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14 with --concept")
     features: str | None = setting(None, "TorchScript file (Inception, say) whose features the distances use. It is a program and runs: name none that you do not trust.", panel=JUDGE, default_text="CLIP's")
@@ -69,6 +69,8 @@ class EvaluateSettings:
         if self.unet and self.model is None:
             raise UsageError("--unet has no effect without --model")
         check_declared(self, flag, UsageError)
+        if self.judge:
+            judges_named(self.judge)
         least = 2 if kind == "concept" else 1
         if self.limit is not None and self.limit < least:
             raise UsageError(f"--limit {self.limit} is too small: it must be at least {least}")

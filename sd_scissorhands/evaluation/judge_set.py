@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files import hash_file
 from ..picture_folders import list_pictures
 from .features import open_features, reference_features
-from .judges import JUDGES
+from .judges import JUDGES, judges_named
 from .judges.base import Features, Judge, JudgeRequest
 
 
@@ -38,7 +38,8 @@ def open_judges(
     """The judges and the features of an evaluation; everything is opened, and so checked, before a picture is drawn.
 
     Args:
-        judge: one of `JUDGES`; None chooses what fits.
+        judge: one of `JUDGES`, or an image classifier, see `judges.classifier`; NAME+NAME for two of them, of which the first
+            decides; None chooses what fits.
         threshold: from which on the concept counts as seen; None: the judge's own.
         clip: where CLIP comes from, local or hub; "none" leaves it out.
         features: a TorchScript file for the distances, in place of the judges' own.
@@ -48,30 +49,56 @@ def open_judges(
     Raises:
         UserError: a judge that cannot judge this, or files that cannot be opened.
     """
-    name = judge or domain.default_judge(concept)
-    declared = JUDGES[name]
-    if declared.domain not in (None, domain.name):
-        raise UserError(
-            f"--judge {name} judges the domain {declared.domain} alone, and this model is not made from it: use --i2p or --judge clip"
-        )
-    request = JudgeRequest(concept, domain, threshold or declared.threshold, clip, device)
-    if why := declared.missing(request):
-        raise UserError(f"--judge {name} {why}")
-    judges = [declared.open(request)]
-    if declared.second:
-        second = JUDGES[declared.second]
-        request = replace(request, threshold=second.threshold)
-        judges += [] if second.missing(request) else [second.open(request)]
+    judges, remarks = _open_named(judge, threshold, JudgeRequest(concept, domain, 0.0, clip=clip, device=device))
     own = next((one.features for one in judges if one.features), None)
     chosen = own
     if features:
         chosen = Features(open_features(features), features.name, hash_file(features), own.size if own else None)
     if reference is None:
-        return JudgeSet(judges, domain, chosen)
+        return JudgeSet(judges, domain, chosen, remarks=tuple(remarks))
     if chosen is None:
         raise UserError(
             "--reference needs features: name a CLIP model with --clip or a TorchScript file with --features"
         )
     real = reference_features(reference, chosen.extract, size=chosen.size, recursive=recursive)
-    remarks = list_pictures(reference, recursive).remarks("--reference")
+    remarks += list_pictures(reference, recursive).remarks("--reference")
     return JudgeSet(judges, domain, chosen, real, str(reference), tuple(remarks))
+
+
+def _open_named(text: str | None, threshold: float | None, request: JudgeRequest) -> tuple[list[Judge], list[str]]:
+    """The judges of --judge, or the one that fits, with its second beside it; and what is missing, in a sentence."""
+    first, *others = judges_named(text) if text else (request.domain.default_judge(request.concept),)
+    judges = [_open(first, request, threshold)]
+    if others:
+        judges.append(_open(others[0], request, None))
+        if judges[0].facts["judge"] == judges[1].facts["judge"]:
+            raise UserError(
+                f"--judge {text} names two of one kind, whose answers would share a name: name judges of two kinds"
+            )
+        return judges, []
+    if not judges[0].second:
+        return judges, []
+    second = JUDGES[judges[0].second]
+    request = replace(request, threshold=second.threshold)
+    if second.missing(request):
+        return judges, []
+    try:
+        return [*judges, second.open(request)], []
+    except UserError as error:
+        if request.clip:  # which was asked for
+            raise
+        return judges, [
+            f"{judges[0].second} does not judge beside it, and what it alone measures is left empty: {error}; {second.download}"
+        ]
+
+
+def _open(name: str, request: JudgeRequest, threshold: float | None) -> Judge:
+    declared = JUDGES[name] if name in JUDGES else JUDGES["classifier"]
+    if declared.domain not in (None, request.domain.name):
+        raise UserError(
+            f"--judge {name} judges the domain {declared.domain} alone, and this model is not made from it: use --i2p or --judge clip"
+        )
+    request = replace(request, threshold=threshold or declared.threshold, source=None if name in JUDGES else name)
+    if why := declared.missing(request):
+        raise UserError(f"--judge {name} {why}")
+    return declared.open(request)

@@ -2,7 +2,30 @@
 
 from pathlib import Path
 
+from ...errors import UsageError
+from ...naming import is_path
 from ...registry import Registry
 from .base import Judge
 
 JUDGES: Registry[type[Judge]] = Registry("judge", __name__, Path(__file__).parent, not_declarations=("base",))
+
+
+def judges_named(text: str) -> tuple[str, ...]:
+    """The judges of --judge: a name of `JUDGES`, or what names an image classifier; one, or two with a + between.
+
+    Raises:
+        UsageError: neither, or more.
+    """
+    named = tuple(part.strip() for part in text.split("+")) if not is_path(text) else (text,)
+    unknown = [one for one in named if one not in JUDGES and not looks_like_a_model(one)]
+    if unknown or len(named) > 2:
+        wrong = f"{unknown[0]!r} is unknown" if unknown else f"{text!r} names {len(named)} judges, of at most two"
+        raise UsageError(
+            f"--judge {wrong}: choose {', '.join(JUDGES.names())}, or name an image classifier's directory, hub id or .onnx file"
+        )
+    return named
+
+
+def looks_like_a_model(text: str) -> bool:
+    """Whether a text may name an image classifier, with labels or without."""
+    return is_path(text.rpartition(":")[0] or text) or is_path(text) or "/" in text

@@ -41,6 +41,7 @@ class JudgeRequest:
     concept: Concept
     domain: Domain
     threshold: float  # from which on the concept counts as seen
+    source: str | None = None  # where the judge comes from, if a user brings it
     clip: str | None = None  # CLIP model, local or hub; None: the default where the domain wants one; "none" for none
     device: str = "auto"
 
@@ -51,6 +52,7 @@ class Judge:
     summary: str  # of what it is, in a sentence
     threshold: float = 0.5  # from which on the concept counts as seen, unless another is given
     domain: str | None = None  # the only one whose pictures it knows
+    download: str = ""  # what it takes to have it, in a few words
     second: str | None = None  # judge whose figures are shown beside its own, where that one can judge the same
     facts: dict[str, Any]  # "judge": its name, and whatever its answers depend on; goes into every result
     features: Features | None = None

@@ -39,6 +39,9 @@ class ConceptJudge(Judge):
     """
 
     summary = "CLIP: any concept in words, among its neighbours"
+    download = (
+        f"{DEFAULT_CLIP} is a download of 1.7 GB (its model.safetensors), once; --clip DIRECTORY names one that is here"
+    )
 
     @classmethod
     def missing(cls, request: JudgeRequest) -> str:

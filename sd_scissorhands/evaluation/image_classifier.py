@@ -1,0 +1,194 @@
+"""Image classifiers of users, as judges: a transformers model in safetensors, or an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..disk import hash_files
+from ..errors import UserError, reason
+from ..files import check_regular, hash_file, read_object
+from ..machine import resolve_device
+from ..models.hub import fetch
+from ..naming import may_be_on_hub
+
+BATCH = 32  # pictures at once
+WEIGHTS = "model.safetensors"
+FILES = ("config.json", WEIGHTS, "preprocessor_config.json")
+ONNX = ".onnx"
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """Pictures in, a probability for each label out."""
+
+    name: str  # as the user wrote it
+    sha256: str  # of its files
+    labels: tuple[str, ...]
+    logits: Callable[[np.ndarray], np.ndarray]  # (B, h, w, 3) uint8 RGB -> (B, labels) float
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Probabilities of the labels, (B, labels) float64, each row sums to 1."""
+        found = [self.logits(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)]
+        every = np.concatenate(found).astype(np.float64) if found else np.zeros((0, len(self.labels)))
+        every = np.exp(every - every.max(1, keepdims=True)) if len(every) else every
+        return every / every.sum(1, keepdims=True)
+
+
+def open_classifier(source: str, device: str = "auto") -> ImageClassifier:
+    """Load a classifier from a directory, the hub or an .onnx file, and try it once.
+
+    Args:
+        source: what `AutoModelForImageClassification.save_pretrained` wrote, with its image processor; or a file NAME.onnx, see
+            `_onnx`.
+
+    Raises:
+        UserError: it cannot be had, is no image classifier, is pickled or damaged, or answers nonsense.
+    """
+    path = Path(source).expanduser()
+    found = _onnx(source, path) if path.suffix == ONNX else _transformers(source, path, resolve_device(device))
+    try:
+        answer = found(np.stack([np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)]))
+    except Exception as error:  # whatever its parts raise
+        raise UserError(
+            f"--judge {source}: its parts do not fit together ({reason(error)}): save model and image processor of one model"
+        ) from None
+    if answer.shape != (2, len(found.labels)) or not np.isfinite(answer).all():
+        raise UserError(
+            f"--judge {source} answers {answer.shape} numbers, or NaN: it must give a finite number for each of its {len(found.labels)} labels"
+        )
+    return found
+
+
+def _transformers(source: str, path: Path, device: str) -> ImageClassifier:
+    directory = _locate(source, path)
+    check_regular(directory)
+    config = (
+        read_object(directory / "config.json", f"name a directory that save_pretrained wrote with --judge {source}")
+        if (directory / "config.json").exists()
+        else {}
+    )
+    if not any("ForImageClassification" in str(one) for one in config.get("architectures") or ()):
+        raise UserError(
+            f"--judge {source} is no image classifier (its config.json names {config.get('architectures')}): name one that AutoModelForImageClassification loads"
+        )
+    if not (directory / WEIGHTS).exists():
+        raise UserError(
+            f"--judge {source} has no {WEIGHTS} (pickled .bin weights are never loaded): save it with safe_serialization=True, or name another"
+        )
+    model, processor = _load(source, directory)
+    model.to(device)
+    labels = tuple(str(model.config.id2label[n]) for n in range(model.config.num_labels))
+
+    def logits(pictures: np.ndarray) -> np.ndarray:
+        """Through its own processor."""
+        import torch
+
+        with torch.no_grad():
+            ready = processor(images=list(pictures), input_data_format="channels_last", return_tensors="pt")
+            return model(ready["pixel_values"].to(device)).logits.float().cpu().numpy()
+
+    return ImageClassifier(
+        source,
+        hash_files([file for name in FILES if (file := directory / name).exists()]),
+        _distinct(source, labels),
+        logits,
+    )
+
+
+def _locate(source: str, path: Path) -> Path:
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(
+            f"--judge {source} is a file of another kind: name a directory of an image classifier, a hub id, or a file NAME{ONNX}"
+        )
+    if not may_be_on_hub(source):
+        raise UserError(
+            f"--judge {source} is neither a judge (see --help) nor a directory: name one of the judges, a directory of an image classifier, or a hub id (owner/name)"
+        )
+    return fetch(source, None, list(FILES), flag="--judge")
+
+
+def _load(source: str, directory: Path) -> tuple[Any, Any]:
+    import transformers
+
+    try:
+        model, report = transformers.AutoModelForImageClassification.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # whatever the two raise; the first line names the file
+        raise UserError(
+            f"--judge {source} cannot be loaded ({reason(error)}): download or save it again, with its image processor"
+        ) from None
+    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
+        raise UserError(
+            f"--judge {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json has it ({len(lacking)} tensors in all); download it again"
+        )
+    return model.float().eval().requires_grad_(False), processor
+
+
+def _onnx(source: str, path: Path) -> ImageClassifier:
+    """An ONNX file of one input (B, 3, size, size) float32 and one output (B, labels), beside it NAME.onnx.json with
+
+    labels: a list of names; size: pixels a side, 224 by default; mean and std: of the three channels in [0, 1], .5 by default.
+    """
+    if not path.is_file():
+        raise UserError(f"--judge {source} does not exist: name an ONNX file")
+    beside = path.with_name(path.name + ".json")
+    if not beside.exists():
+        raise UserError(
+            f'--judge {source}: write {beside} with its labels, such as {{"labels": ["cat", "dog"], "size": 224}}'
+        )
+    facts = read_object(beside, 'write {"labels": [...], "size": 224, "mean": [...], "std": [...]}')
+    labels: Any = facts.get("labels")
+    size = facts.get("size", 224)
+    mean, std = (np.array(facts.get(name, [0.5] * 3), dtype=object) for name in ("mean", "std"))
+    sound = (
+        isinstance(labels, list)
+        and labels
+        and all(isinstance(one, str) for one in labels)
+        and type(size) is int
+        and 0 < size <= 4096
+    )
+    if not sound or any(
+        side.shape != (3,) or not all(isinstance(v, int | float) for v in side) for side in (mean, std)
+    ):
+        raise UserError(
+            f"--judge {source}: {beside} must hold labels (texts), size (pixels), mean and std (three numbers each)"
+        )
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(str(path), options)
+    except Exception as error:  # onnxruntime has a dozen kinds of its own
+        raise UserError(
+            f"--judge {source} is no ONNX file that onnxruntime reads ({reason(error)}): export it again"
+        ) from None
+    name = session.get_inputs()[0].name
+
+    def logits(pictures: np.ndarray) -> np.ndarray:
+        """Resized, scaled and normalised as the file beside it says."""
+        from PIL import Image
+
+        small = [np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in pictures]
+        ready = (np.stack(small) / 255 - mean.astype(float)) / std.astype(float)
+        return np.asarray(session.run(None, {name: ready.transpose(0, 3, 1, 2).astype(np.float32)})[0])
+
+    return ImageClassifier(source, hash_file(path) + hash_file(beside)[:8], _distinct(source, tuple(labels)), logits)
+
+
+def _distinct(source: str, labels: Sequence[str]) -> tuple[str, ...]:
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise UserError(
+            f"--judge {source} has the labels {json.dumps(list(labels)[:8])}: it needs two or more, each once"
+        )
+    return tuple(labels)

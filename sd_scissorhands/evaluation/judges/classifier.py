@@ -1,0 +1,103 @@
+"""A judge that users bring: any image classifier whose labels tell the concept from the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...concepts import Concept, called
+from ...errors import UserError
+from ...preset_check import bare, names
+from ..image_classifier import ImageClassifier, open_classifier
+from . import JUDGES
+from .base import Judge, JudgeRequest, Record
+
+
+class ClassifierJudge(Judge):
+    """The concept is there where its labels have, together, a probability of at least the threshold.
+
+    A prompt names a label by the label's own words. Where it names exactly one, the picture is right if that label comes first.
+    """
+
+    summary = "an image classifier of your own: --judge DIRECTORY_OR_HUB_ID[:LABEL,...] or FILE.onnx[:LABEL,...]"
+
+    def __init__(self, classifier: ImageClassifier, seen: Sequence[str], threshold: float = 0.5):
+        """`seen`: the labels that mean the concept."""
+        self.classifier, self.threshold, self.seen = classifier, threshold, tuple(seen)
+        self._of_concept = [classifier.labels.index(label) for label in seen]
+        self.facts = {
+            "judge": "classifier", "classifier": classifier.name, "sha256": classifier.sha256, "labels": list(self.seen),
+            "threshold": threshold,
+        }  # fmt: skip
+
+    @classmethod
+    def missing(cls, request: JudgeRequest) -> str:
+        return "" if request.source else "names no classifier: --judge DIRECTORY_OR_HUB_ID[:LABEL,...]"
+
+    @classmethod
+    def open(cls, request: JudgeRequest) -> ClassifierJudge:
+        """By `request.source`.
+
+        Raises:
+            UserError: it cannot be loaded, or has none of the labels.
+        """
+        source, labels = parse_source(str(request.source))
+        classifier = open_classifier(source, request.device)
+        return cls(classifier, _labels_of(classifier, labels, request.concept), request.threshold)
+
+    def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:
+        """probability of the concept's labels together, and the best label."""
+        chances = self.classifier(pixels)
+        best = chances.argmax(1)
+        together = chances[:, self._of_concept].sum(1)
+        return [
+            {"probability": round(float(chance), 6), "best": self.classifier.labels[at]}
+            for chance, at in zip(together, best, strict=True)
+        ]
+
+    def sees(self, record: Record) -> bool:
+        return record["probability"] >= self.threshold
+
+    def shown(self, record: Record) -> str:
+        return record["best"]
+
+    def right(self, record: Record, prompt: str) -> bool | None:
+        named = [label for label in self.classifier.labels if names(prompt, bare(label))]
+        return record["best"] == named[0] if len(named) == 1 else None
+
+    def answer(self, record: Record) -> str:
+        return record["best"]
+
+
+def parse_source(text: str) -> tuple[str, tuple[str, ...]]:
+    """(classifier, labels) of DIRECTORY_OR_HUB_ID[:LABEL,...]; a path that exists is meant whole."""
+    from ...naming import is_path
+
+    source, colon, labels = text.rpartition(":")
+    if is_path(text) or not colon:
+        return text, ()
+    return source, tuple(label.strip() for label in labels.split(",") if label.strip())
+
+
+def _labels_of(classifier: ImageClassifier, given: Sequence[str], concept: Concept) -> list[str]:
+    """The labels that mean the concept: those that are given, by name or number; else those that are called as it is."""
+    known = classifier.labels
+    shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    found = []
+    for one in given:
+        label = known[int(one)] if one.isdecimal() and one not in known and int(one) < len(known) else one
+        if label not in known:
+            raise UserError(f"--judge {classifier.name} has no label {one!r}: choose of {shown}")
+        found.append(label)
+    if not found:
+        words = {bare(word).lower() for word in called(concept)}
+        found = [label for label in known if bare(label).lower() in words]
+    if not found or len(set(found)) == len(known):
+        raise UserError(
+            f"--judge {classifier.name}: say which of its labels mean {concept.name!r}, as {classifier.name}:LABEL,...: {shown}"
+        )
+    return list(dict.fromkeys(found))
+
+
+JUDGES.add("classifier", ClassifierJudge)
