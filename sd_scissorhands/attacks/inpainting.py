@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import ATTACKS
 from .base import ASR, Attack, Outcome
-from .begun import EMPTY, OPEN, OWN, begun, outcome, prepare, worded
+from .begun import EMPTY, OPEN, OWN, Begun, begun, outcome, prepare, worded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     """Draw the middle of every picture anew, and then a half of every picture: left, right, upper, lower in turn."""
     from ..evaluation.prompts import Start
 
-    drawings, words = [], worded(context, WORDS)
+    words, drawings = worded(context, WORDS), list[Begun]()
     for part in PARTS:
         for n, ((kind, prompt), latents) in enumerate(zip(words, data["latents"], strict=True)):
             start = Start(latents, 1.0, hidden(part, n, (latents.shape[-2], latents.shape[-1])))
