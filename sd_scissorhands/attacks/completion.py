@@ -41,10 +41,9 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     named = [(OWN, row.prompt) for row in context.rows]
     own = [_begun(context, at, *one, named, latents) for at, one in enumerate(plan[: len(named)])]
     hits, original = context.hits(side, "own-words", rows=[one.row for one in own]), context.outcomes.get("original")
-    kind = rates([replace(one, kinds=(OWN,)) for one in own], hits, None)[OWN]
-    return replace(
-        found, kinds=found.kinds | {OWN: replace(kind, original_asr=original.kinds[OWN].asr if original else None)}
-    )
+    theirs = original.kinds[OWN].asr if original else None
+    kind = replace(rates([replace(one, kinds=(OWN,)) for one in own], hits, None)[OWN], original_asr=theirs)
+    return replace(found, kinds=found.kinds | {OWN: kind})
 
 
 def _begun(

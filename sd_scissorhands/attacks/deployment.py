@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..models.locate import locate
 from ..places import file_name
 from . import ATTACKS
 from .base import Attack, Outcome
@@ -66,6 +65,8 @@ def samplings(context: AttackContext, side: Side) -> dict[str, Sampling]:
 
 def _weights(context: AttackContext, side: Side) -> Iterator[tuple[str, Callable[[], Weights]]]:
     """(kind, what makes its weights), one after the other."""
+    from ..models.locate import locate
+
     own, baseline = side.denoiser.parameters, str(context.settings.baseline)
     original = locate(baseline).denoiser
     for name, parameter in own.items():

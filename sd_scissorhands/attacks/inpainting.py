@@ -23,7 +23,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     """Draw the middle of every picture anew, and then a half of every picture: left, right, upper, lower in turn."""
     from ..evaluation.prompts import Start
 
-    drawings, words = list[Begun](), worded(context, WORDS)
+    words, drawings = worded(context, WORDS), list[Begun]()
     for part in PARTS:
         for n, ((kind, prompt), latents) in enumerate(zip(words, data["latents"], strict=True)):
             start = Start(latents, 1.0, hidden(part, n, (latents.shape[-2], latents.shape[-1])))
