@@ -1,13 +1,14 @@
-"""Pictures of one prompt by a model and, beside them, by another: `sdscissor draw`."""
+"""Pictures of prompts by a model and, above them, by another: `sdscissor draw`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .disk import atomic, hash_text
-from .errors import UserError
+from .errors import UserError, printable
 from .lineage import baseline_of, run_of
 from .machine import Processes
 from .models.locate import domain_of_model
@@ -27,10 +28,10 @@ GAP, LINE = 6, 22  # pixels between pictures, and for a line of text
 
 @dataclass(frozen=True)
 class Drawing(Reported):
-    """Pictures as one PNG: a row a model, a column a seed."""
+    """Pictures as one PNG: for each prompt a row a model, a column a seed."""
 
     picture: str
-    prompt: str
+    prompts: list[str]
     models: list[str]  # from the top
     seeds: list[int]
     blurred: bool = False
@@ -43,10 +44,11 @@ class Drawing(Reported):
 
 
 def draw(
-    model: str, prompt: str, seeds: tuple[int, ...] = (0, 1, 2, 3), *, against: str | None = None, output: Path | None = None,
-    blur: bool = True, steps: int | None = None, guidance: float | None = None, device: str = "auto", progress: Progress = silent,
+    model: str, prompts: Sequence[str], seeds: Sequence[int] = (0, 1, 2, 3), *, against: str | None = None,
+    output: Path | None = None, blur: bool = True, steps: int | None = None, guidance: float | None = None, device: str = "auto",
+    progress: Progress = silent,
 ) -> Drawing:  # fmt: skip
-    """Draw a prompt with a model and with another under the same seeds, and write both as one PNG.
+    """Draw prompts with a model and with another under the same seeds, and write all as one PNG.
 
     Args:
         model: a run, or what else names a model.
@@ -61,59 +63,54 @@ def draw(
         raise UserError(f"--seeds names {len(seeds)} seeds: name 1 to {MOST}, such as 0-3 or 5,7")
     model = model_of(model)
     against = model_of(against) if against else baseline_of(model)
-    models = [*([against] if against else []), model]
-    run = run_of(Path(model))
+    models, run = [*([against] if against else []), model], run_of(Path(model))
     explicit = run.erased.explicit is not False if run and run.erased else not domain_of_model(model).harmless
-    rows = [_pictures(one, prompt, seeds, steps, guidance, device, progress) for one in models]
-    file = output or (Path(model).parent if run else RUNS) / "drawings" / _file_of(
-        prompt, models, seeds, steps, guidance
-    )
+    drawn = [_pictures(one, prompts, seeds, steps, guidance, device, progress) for one in models]
+    rows = [
+        (f"{prompt or '(no words)'} - {name}", pictures[at])
+        for at, prompt in enumerate(prompts)
+        for name, pictures in zip(models, drawn, strict=True)
+    ]
+    which = hash_text(repr((list(prompts), models, list(seeds), steps, guidance)))[:8]
+    named = f"{file_name(prompts[0] or 'no-words')[:40]}-{which}.png"
+    file = output or (Path(model).parent if run else RUNS) / "drawings" / named
     blurred = blur and explicit
     with atomic(file) as new:
-        _grid(rows, models, seeds, blurred).save(new, "png")
-    return Drawing(str(file), prompt, models, list(seeds), blurred, folder=file.parent)
-
-
-def _file_of(prompt: str, *drawn: object) -> str:
-    return f"{file_name(prompt or 'no-words')[:40]}-{hash_text(repr(drawn))[:8]}.png"
+        _sheet(rows, blurred).save(new, "png")
+    return Drawing(str(file), list(prompts), models, list(seeds), blurred, folder=file.parent)
 
 
 def _pictures(
-    model: str,
-    prompt: str,
-    seeds: tuple[int, ...],
-    steps: int | None,
-    guidance: float | None,
-    device: str,
+    model: str, prompts: Sequence[str], seeds: Sequence[int], steps: int | None, guidance: float | None, device: str,
     progress: Progress,
-) -> list[np.ndarray]:
-    """A picture a seed: (h, w, 3) uint8 RGB."""
+) -> list[list[np.ndarray]]:  # fmt: skip
+    """Prompt by prompt a picture a seed: (h, w, 3) uint8 RGB."""
     from .evaluation.prompts import Row
     from .evaluation.sample import Sampling, draw, open_for_sampling
 
     opened, denoiser = open_for_sampling(model, device, Processes())
-    rows = [Row(at, prompt, seed) for at, seed in enumerate(seeds)]
+    each = [(prompt, seed) for prompt in prompts for seed in seeds]
+    rows = [Row(at, prompt, seed) for at, (prompt, seed) in enumerate(each)]
     found: list[np.ndarray] = []
     with progress(f"drawing, {Path(model).name}", len(rows)) as tick:
-        sampling = Sampling.of(opened, steps, guidance)
         encode = lambda some: denoiser.encode([row.prompt for row in some])  # noqa: E731
-        for chunk, pixels in draw(denoiser, rows, sampling, batch_size=None, encode=encode):
+        for chunk, pixels in draw(denoiser, rows, Sampling.of(opened, steps, guidance), batch_size=None, encode=encode):
             found += list(pixels)
             tick(len(chunk))
-    return found
+    return [found[at : at + len(seeds)] for at in range(0, len(found), len(seeds))]
 
 
-def _grid(rows: list[list[np.ndarray]], models: list[str], seeds: tuple[int, ...], blur: bool) -> Image.Image:
-    """All pictures with a line of text over each row."""
+def _sheet(rows: Sequence[tuple[str, list[np.ndarray]]], blur: bool) -> Image.Image:
+    """All pictures, with a line of text over each row."""
     from PIL import Image, ImageDraw, ImageFilter
 
-    side = max(SIDE, *(max(picture.shape) for row in rows for picture in row))
-    width, height = len(seeds) * (side + GAP) + GAP, len(rows) * (LINE + side + GAP) + GAP
-    sheet = Image.new("RGB", (width, height), "white")
+    side = max(SIDE, *(max(picture.shape) for _, row in rows for picture in row))
+    size = (len(rows[0][1]) * (side + GAP) + GAP, len(rows) * (LINE + side + GAP) + GAP)
+    sheet = Image.new("RGB", size, "white")
     text = ImageDraw.Draw(sheet)
-    for y, (name, row) in enumerate(zip(models, rows, strict=True)):
+    for y, (title, row) in enumerate(rows):
         top = GAP + y * (LINE + side + GAP)
-        text.text((GAP, top + 4), f"{name}, seeds {', '.join(map(str, seeds))}", fill="black")
+        text.text((GAP, top + 4), printable(title).encode("ascii", "replace").decode(), fill="black")
         for x, pixels in enumerate(row):
             picture = Image.fromarray(pixels)
             if blur:

@@ -254,7 +254,8 @@ def _suite(result: SuiteResult) -> None:
             str(row.n),
             f"{row.seconds or 0:.0f}",
         ]
-        table.add_row(row.title, *cells, row.verdict)
+        kind = f": {row.strongest}" if row.strongest and row.asr_after else ""
+        table.add_row(row.title + kind, *cells, row.verdict)
     console.print(table)
     lines({
         "worst": percent(result.asr_after), "attacks that succeed on the original": percent(result.working),

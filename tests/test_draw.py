@@ -29,21 +29,21 @@ def test_other_seeds_are_refused(text):
 
 
 def test_a_model_against_another_has_equal_pictures_for_equal_weights(tmp_path):
-    drawn = draw("tiny", "a red heart", (3, 4), against="tiny", output=tmp_path / "both.png", steps=2)
+    drawn = draw("tiny", ["a red heart"], (3, 4), against="tiny", output=tmp_path / "both.png", steps=2)
     sheet = np.asarray(Image.open(drawn.picture))
     assert sheet.shape == (2 * (LINE + SIDE + GAP) + GAP, 2 * (SIDE + GAP) + GAP, 3) and not drawn.blurred
     row = LINE + SIDE + GAP
     first, second = (sheet[GAP + LINE + at : GAP + LINE + at + SIDE, GAP:-GAP] for at in (0, row))
     assert (first == second).all() and (first[:, :SIDE] != first[:, SIDE + GAP :]).any()
-    alone = draw("tiny", "a red heart", (3, 4), output=tmp_path / "alone.png", steps=2)
+    alone = draw("tiny", ["a red heart"], (3, 4), output=tmp_path / "alone.png", steps=2)
     assert (np.asarray(Image.open(alone.picture))[GAP + LINE : GAP + LINE + SIDE, GAP:-GAP] == first).all()
 
 
 def test_no_seed_and_no_model_are_errors(tmp_path):
     with pytest.raises(UserError, match="--seeds"):
-        draw("tiny", "", ())
+        draw("tiny", [""], ())
     with pytest.raises(UserError, match="nowhere"):
-        draw(str(tmp_path / "nowhere"), "", (0,))
+        draw(str(tmp_path / "nowhere"), [""], (0,))
 
 
 def test_the_command_prints_one_object(tmp_path):
@@ -51,7 +51,8 @@ def test_the_command_prints_one_object(tmp_path):
     result = CliRunner().invoke(app, words)
     assert json.loads(result.stdout)["seeds"] == [1] and (tmp_path / "a.png").exists()
     two = CliRunner().invoke(app, [*words, "--prompt", "a heart", "--prompt", "a ring"])
-    assert "--output names one file" in str(two.exception)
+    assert json.loads(two.stdout)["prompts"] == ["a heart", "a ring"]
+    assert Image.open(tmp_path / "a.png").height == 2 * (LINE + SIDE + GAP) + GAP
 
 
 def test_a_run_stands_for_the_model_in_it(tmp_path):

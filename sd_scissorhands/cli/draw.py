@@ -26,7 +26,7 @@ def draw(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Draw a prompt with a model and with its original, under the same seeds, as one PNG.
+    """Draw prompts with a model and with its original, under the same seeds, as one PNG.
 
     Examples:
 
@@ -34,21 +34,17 @@ def draw(
 
         sdscissor draw CompVis/stable-diffusion-v1-4 --prompt "a harbour at dawn" --output dawn.png
     """
-    prompts = prompt or [""]
-    if output and len(prompts) > 1:
-        raise UsageError("--output names one file: give one --prompt, or leave it out")
     chosen = seeds_of(seeds)
     from .. import show
     from ..drawing import draw as run_drawing
 
     show.still_libraries()
     show.one_thread_if_small(model)
-    for text in prompts:
-        result = run_drawing(
-            model, text, chosen, against=against, output=output, blur=not no_blur, steps=steps, guidance=guidance,
-            device=device, progress=show.progress(quiet),
-        )  # fmt: skip
-        show.result(result, as_json)
+    result = run_drawing(
+        model, prompt or [""], chosen, against=against, output=output, blur=not no_blur, steps=steps, guidance=guidance,
+        device=device, progress=show.progress(quiet),
+    )  # fmt: skip
+    show.result(result, as_json)
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
