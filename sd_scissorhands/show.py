@@ -22,7 +22,7 @@ from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, bars, is_small, silenced
 from .report.comparison_page import ORIGINAL, PLAIN, figures, grouped, remarks
 from .report.declared import figure
-from .report.phrases import between, known, percent, worded
+from .report.phrases import between, judge_errs, known, percent, worded
 from .results.attack import AttackResult
 from .results.base import Record
 from .results.comparison import ComparisonResult, RecipeLine
@@ -182,7 +182,7 @@ def _judged(result: ConceptEvaluation) -> None:
         elif isinstance(value, Mapping):
             table.add_row(name, f"{value['original']:.3g}", "", f"{value['model']:.3g}", "", str(retained["n"]))
     console.print(table)
-    lines({"verdict": result.verdict})
+    lines({"verdict": result.verdict, "judge": judge_errs(result.judge_error)})
     _conclude(result, result.collapse.says)
 
 

@@ -279,7 +279,12 @@ def test_the_guide_lists_every_attack_with_its_settings():
 
 def test_the_readme_stays_one_page():
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 230
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert len(text.splitlines()) <= 120 and len(text.split()) <= 900
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose)
+    paragraphs = [one for one in re.split(r"\n\s*\n|\n(?=[-|#])", plain) if not one.startswith(("|", "#"))]
+    sentences = [one for text in paragraphs for one in re.split(r"(?<=[.!?:])\s+", " ".join(text.split()))]
+    assert max(len(one.split()) for one in sentences) <= 25
     for extra in ("[memory]", "[notebook]", "[dev]"):
         assert extra in text
     for document in ("docs/guides/README.md", "docs/families.md", "docs/limits.md", "docs/experiments.md"):

@@ -13,9 +13,9 @@ from ..disk import write_json
 from ..domains.base import Domain
 from ..models.load import LoadedPipeline
 from ..preset_check import name_of
-from ..results.evaluation import Collapse, ConceptEvaluation, JudgedSample, SamplingFacts, SecondJudge
+from ..results.evaluation import Collapse, ConceptEvaluation, JudgedSample, JudgeError, SamplingFacts, SecondJudge
 from ..settings import UserError
-from .chance import wilson
+from .chance import corrected, wilson
 from .gone import gone
 from .judge_set import JudgeSet
 from .judges.base import Judge
@@ -68,7 +68,7 @@ def evaluate(
     result = ConceptEvaluation(
         kind=judges.domain.evaluation, concept=concept.name, judge=judges.judges[0].facts, seed=request.seed,
         model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
-        kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**ours.sampling.to_json()),
+        judge_error=judge_error(recorded), kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**ours.sampling.to_json()),
         seconds=round(time.monotonic() - began, 2), samples=samples(recorded, concept),
         remarks=(*judges.remarks, *recorder.remarks),
     )  # fmt: skip
@@ -166,6 +166,21 @@ def figures(recorded: Recorded) -> dict[str, Any]:
         "by": {name: judges[n].facts["judge"] for name, n in decides.items() if n},
         "second": second,
     }
+
+
+def judge_error(recorded: Recorded) -> JudgeError | None:
+    """How the first judge errs on the original, and what that makes of what it sees in the model's pictures."""
+    judge, rows = recorded.judges.judges[0], recorded.rows
+    if not (rows["forget"] and rows["twin"]):
+        return None
+
+    def seen(side: str, kind: str) -> tuple[int, int]:
+        """(pictures in which the judge sees the concept, all)."""
+        records = (recorded.records[side][row.number][judge.facts["judge"]] for row in rows[kind])
+        return sum(map(judge.sees, records)), len(rows[kind])
+
+    concept, anchor = seen("original", "forget"), seen("original", "twin")
+    return JudgeError(*concept, *anchor, corrected(*seen("model", "forget"), concept, anchor))
 
 
 def by_seed(recorded: Recorded, decides: Mapping[str, int]) -> dict[str, float | None]:

@@ -27,7 +27,7 @@ from .reading import RunRecord, read_controls, read_measurement, read_run
 from .table import columns, returned, rows
 
 FILTERS = (
-    "between", "brief", "command", "described", "facts", "markdown", "number", "percent", "plain", "points", "prompt", "shareable", "total", "worded",
+    "between", "brief", "command", "described", "facts", "judge_errs", "markdown", "number", "percent", "plain", "points", "prompt", "shareable", "total", "worded",
 )  # fmt: skip
 SETTINGS = ("model", "baseline", "seed", "threshold", "protocol", "subset", "sampling", "judge")  # that results repeat
 

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from ..naming import without_folder
 from ..results.base import Record
+from ..results.evaluation import JudgeError
 
 TONES = ("good", "fair", "poor")
 
@@ -119,3 +120,14 @@ def markdown(value: Any) -> Any:
     from markupsafe import escape
 
     return escape(re.sub(r"([\\`*_\[\]()#|~!])", r"\\\1", " ".join(plain(value).split())))
+
+
+def judge_errs(error: JudgeError | None) -> str | None:
+    """How often a judge is right about the original, and the share of pictures with the concept that this leaves."""
+    if error is None:
+        return None
+    found = f"sees the concept in {error.seen:,} of the original's {error.pictures:,} pictures of it and in {error.wrong:,} of {error.anchors:,} of the anchor's"
+    if not error.shown or len(error.shown) != 3:
+        return found
+    share, *ends = error.shown
+    return f"{found}; corrected for that, {percent(share)} of the model's pictures show it ({between(ends)})"

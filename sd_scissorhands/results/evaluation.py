@@ -47,6 +47,20 @@ class SecondJudge(Record):
 
 
 @dataclass(frozen=True)
+class JudgeError(Record):
+    """How the deciding judge errs, by the original's pictures: for the concept's prompts, and for the same with the anchor.
+
+    A picture in which the original failed to draw the concept counts as the judge's error, too.
+    """
+
+    seen: int  # of `pictures` for the concept
+    pictures: int
+    wrong: int  # of `anchors`, pictures for the anchor, those in which it sees the concept
+    anchors: int
+    shown: list[float] | None = None  # share of the model's pictures with the concept, corrected, and its 95 % interval
+
+
+@dataclass(frozen=True)
 class JudgedSample(Record):
     """A prompt's two pictures, for the page; files are named from the summary's folder."""
 
@@ -94,6 +108,7 @@ class ConceptEvaluation(Measurement):
     verdict: str = ""  # whether the concept is gone, see `evaluation.gone`
     nothing_to_erase: bool = False  # the original does not show the concept, so that nothing can be gone
     second: SecondJudge | None = None
+    judge_error: JudgeError | None = None  # None: nothing was drawn that tells
     kept: dict[str, Any] | None = (
         None  # what is retained: n, features, distances by metric, floor, clip_score, reference
     )
