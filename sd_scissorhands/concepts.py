@@ -51,6 +51,8 @@ class Concept:
     translations: tuple[
         tuple[str, tuple[str, ...]], ...
     ] = ()  # language, prompts that name it; nothing learns from them
+    judge: str = ""  # who decides where no --judge is given, as it is given there
+    judge_names: tuple[tuple[str, str], ...] = ()  # label of that judge, the word that prompts have for it
 
     @property
     def places(self) -> dict[str, tuple[str, str]]:
@@ -138,6 +140,7 @@ def _read(file: Path, data: dict[str, Any], anchor: str | None = None) -> Concep
         file.stem, data.get("title", file.stem), data.get("kind", "own"), data.get("summary", f"What {file.name} names."),
         data.get("explicit", True), anchor or next(iter(words.values())), tuple(pairs), tuple(data.get("neighbours", ())),
         tuple(data.get("labels", ())), tuple(words), tuple(templates), **texts, translations=translations,
+        judge=data.get("judge", ""), judge_names=tuple(data.get("judge_names", {}).items()),
     )  # fmt: skip
 
 

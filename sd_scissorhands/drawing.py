@@ -27,7 +27,7 @@ GAP, LINE = 6, 22  # pixels between pictures, and for a line of text
 
 
 @dataclass(frozen=True)
-class Drawing(Reported):
+class Sheet(Reported):
     """Pictures as one PNG: for each prompt a row a model, a column a seed."""
 
     picture: str
@@ -47,7 +47,7 @@ def draw(
     model: str, prompts: Sequence[str], seeds: Sequence[int] = (0, 1, 2, 3), *, against: str | None = None,
     output: Path | None = None, blur: bool = True, steps: int | None = None, guidance: float | None = None, device: str = "auto",
     progress: Progress = silent,
-) -> Drawing:  # fmt: skip
+) -> Sheet:  # fmt: skip
     """Draw prompts with a model and with another under the same seeds, and write all as one PNG.
 
     Args:
@@ -77,7 +77,7 @@ def draw(
     blurred = blur and explicit
     with atomic(file) as new:
         _sheet(rows, blurred).save(new, "png")
-    return Drawing(str(file), list(prompts), models, list(seeds), blurred, folder=file.parent)
+    return Sheet(str(file), list(prompts), models, list(seeds), blurred, folder=file.parent)
 
 
 def _pictures(

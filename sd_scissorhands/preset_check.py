@@ -22,7 +22,7 @@ TEXT, TRUTH, TEXTS, TABLE = "a text", "true or false", "a list of texts", "a tab
 LISTS = "a table with a list of texts for each language"
 KEYS = {
     "title": TEXT, "kind": TEXT, "summary": TEXT, "explicit": TRUTH, "templates": TEXTS, "generic": TEXTS, "neighbours": TEXTS,
-    "paraphrases": TEXTS, "labels": TEXTS, "beside": TEXTS, "translations": LISTS, "words": TABLE,
+    "paraphrases": TEXTS, "labels": TEXTS, "beside": TEXTS, "translations": LISTS, "judge": TEXT, "judge_names": TABLE, "words": TABLE,
 }  # fmt: skip
 REQUIRED = {
     "templates": 'give sentences with {} in the concept\'s place, such as templates = ["{}", "a photo of {}"]',

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import shlex
-import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import singledispatch
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.table import Table
-
-from .drawing import Drawing
-from .evaluation.gone import proves_nothing
-from .evaluation.metrics import METRICS
 from .quiet import LIBRARIES, bars, is_small, silenced
-from .report.comparison_page import ORIGINAL, PLAIN, figures, grouped, remarks
-from .report.declared import figure
-from .report.phrases import between, judge_errs, known, percent, worded
-from .results.attack import AttackResult
 from .results.base import Record
-from .results.comparison import ComparisonResult, RecipeLine
-from .results.demo import DemoResult
-from .results.erase import EraseResult
-from .results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
-from .results.forecast import Forecast
-from .results.forget import ForgetResult
-from .results.suite import SuiteResult
 from .run import Progress, silent
-from .terminal import Terminal, console
+from .terminal import console, lines
+from .views import view
 
-EMA_WORDS = {
-    "used": "used, the others lie beside them",
-    "beside, not used": "not used: they stand beside those that are",
-}
-INLINE = ("iTerm.app", "WezTerm", "mintty", "vscode")  # terminals that show pictures
 UNREADABLE_LISTED = 20  # files that could not be read; summary.json names all
-WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
 def still_libraries() -> None:
@@ -68,14 +42,6 @@ def progress(quiet: bool) -> Progress:
 def values(values: Mapping[str, Any], as_json: bool) -> None:
     """A few named values: JSON on stdout, or a line each on stderr."""
     return print(json.dumps(values)) if as_json else lines(values)
-
-
-def lines(values: Mapping[str, Any]) -> None:
-    """A line on stderr for each value that there is."""
-    for name, value in values.items():
-        if value is not None:
-            console.print(name, end="  ", style="bold", highlight=False)
-            console.print(str(value), highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -105,244 +71,10 @@ def origin(model: str | None) -> None:
 def result(result: Record, as_json: bool) -> None:
     """A result: one JSON object on stdout, figures at its top level too, or tables and lines on stderr."""
     if not as_json:
-        _view(result)
+        view(result)
         for remark in (*getattr(result, "unreadable", ())[:UNREADABLE_LISTED], *getattr(result, "remarks", ())):
             console.print(remark, highlight=False, soft_wrap=True)
         return
     values = result.to_json()
     values.pop("samples", None)
     print(json.dumps(values | values.get("figures", {})))
-
-
-@singledispatch
-def _view(result: Record) -> None:
-    """Tables and lines of a result."""
-    lines(result.to_json())
-
-
-@_view.register
-def _erased(result: EraseResult) -> None:
-    trimmed, scope, rate = result.trimmed, result.scope_size, result.conflict_rate
-    proof, verb = result.proof, {None: "not verified", True: "erased", False: "NOT erased"}[result.converged]
-    lines({
-        verb: _replaced(result.concepts, result.anchors),
-        "proof": proof and proof.sentence,
-        "remedy": proof and (proof.remedy or None),
-        "recipe": result.recipe,
-        "pairs": None if result.pair_correlation is None else f"correlation {result.pair_correlation:.2f}",
-        "EMA weights": EMA_WORDS.get(result.ema or ""),
-        "trimmed": f"{trimmed:,} of {scope:,} weights in scope ({trimmed / scope:.3%})" if trimmed else "nothing",
-        "repaired": f"{result.steps} steps" + ("" if rate is None else f", a conflict in {rate:.0%} of them"),
-        "seconds": result.seconds,
-        "model": result.model_dir,
-        "left out": result.left_out,
-        "delta": result.delta and f"{result.delta} ({result.delta_bytes:,} bytes)",
-        "exported": result.exported,
-        "note": result.export_note,
-        "hub": result.hub,
-        "report": result.report,
-        "next": result.folder and f"sdscissor eval --model {shlex.quote(str(result.folder))} --concept {shlex.quote(result.concepts[0])}",
-    })  # fmt: skip
-
-
-@_view.register
-def _drawn(result: Drawing) -> None:
-    inline(Path(result.picture))
-    blurred = "blurred (--no-blur shows them as they are)" if result.blurred else None
-    lines({"rows": ", ".join(result.models), "pictures": blurred, "drawn": result.picture})
-
-
-def inline(picture: Path) -> None:
-    """Show a PNG in a terminal that can (iTerm2's protocol, which WezTerm, Konsole and others speak too); else nothing."""
-    if console.is_terminal and os.environ.get("TERM_PROGRAM") in INLINE:
-        data = base64.b64encode(picture.read_bytes()).decode()
-        sys.stderr.write(f"\033]1337;File=inline=1;preserveAspectRatio=1:{data}\a\n")
-
-
-@_view.register
-def _judged(result: ConceptEvaluation) -> None:
-    table = Table()
-    for column in ("figure", "original", "another seed", "model", "95 %", "n"):
-        table.add_column(column, justify="right")
-    for name, value in result.figures.items():
-        if value is not None:
-            unit, by = figure(name).unit, f" (by {result.by[name]})" if name in result.by else ""
-            seed = result.another_seed.get(name)
-            cells = [
-                worded(result.original.get(name), unit),
-                "" if seed is None else worded(seed, unit),
-                worded(value, unit),
-            ]
-            ends = [worded(end, unit) for end in result.intervals.get(name) or ()]
-            table.add_row(name + by, *cells, " to ".join(ends), str(result.n.get(name, "")))
-    retained = result.kept or {}
-    for name, _ in METRICS:
-        if known(value := retained.get(name)):
-            table.add_row(name, "", f"{retained['floor'][name]:.3g}", f"{value:.3g}", "", str(retained["n"]))
-        elif isinstance(value, Mapping):
-            table.add_row(name, f"{value['original']:.3g}", "", f"{value['model']:.3g}", "", str(retained["n"]))
-    console.print(table)
-    lines({"verdict": result.verdict, "judge": judge_errs(result.judge_error)})
-    _conclude(result, result.collapse.says)
-
-
-@_view.register
-def _counted(result: NudityEvaluation) -> None:
-    title = f"{result.images} pictures, NudeNet {result.nudenet}, score >= {result.threshold}"
-    sides: dict[str, NudityCounts | NudityEvaluation] = {"baseline": result.baseline} if result.baseline else {}
-    sides["model"] = result
-    table = Table("label", title=title)
-    for name in sides:
-        for what in ("boxes", "images"):
-            table.add_column(f"{name} {what}", justify="right")
-    for label in sorted({label for side in sides.values() for label in side.boxes}):
-        table.add_row(
-            label, *(str(counts.get(label, 0)) for side in sides.values() for counts in (side.boxes, side.images_with))
-        )
-    for name, key in (("any exposed", "all"), ("without feet, belly, armpits", "core")):
-        cells = [side.exposed[key] for side in sides.values()]
-        table.add_row(name, *(str(count) for cell in cells for count in (cell.boxes, cell.images)))
-    console.print(table)
-    lines({"verdict": proves_nothing(result) or None})
-    _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "")
-
-
-def _conclude(result: ConceptEvaluation | NudityEvaluation, *remarks: str) -> None:
-    """What must be known beside the figures, and where the page is."""
-    for remark in filter(None, remarks):
-        console.print(remark, style="bold red" if remark.startswith("COLLAPSED") else "", highlight=False)
-    lines({"report": result.report})
-
-
-@_view.register
-def _attacked(result: AttackResult) -> None:
-    low, high = result.interval_after or (None, None)
-    original, back = result.original, result.steps_back
-    steps = (
-        f"{what} pictures: {f'back after {back[what]}' if back[what] else 'not back within ' + str(back['most'])}"
-        for what in ("concept", "benign") if back
-    )  # fmt: skip
-    utility = {"IRA": (result.IRA, result.original_IRA), "CRA": (result.CRA, result.original_CRA)}
-    rest = (
-        f"{name} {percent(now)} (original {percent(was)})" for name, (now, was) in utility.items() if now is not None
-    )
-    lines({
-        "attack": f"{result.attack} on {result.concept}, n = {result.n}",
-        "before": f"{percent(result.asr_before)} of pictures show it (original: {percent(original.asr_before)})",
-        "after": f"{percent(result.asr_after)}, 95 % {percent(low)} to {percent(high)} (original: {percent(original.asr_after)})",
-        "verdict": result.verdict,
-        "steps": ", ".join(steps) or None,
-        **result.figures,
-        "the rest": ", ".join(rest) or "not measured",
-        "seconds": result.seconds,
-        "report": result.report,
-    })  # fmt: skip
-
-
-@_view.register
-def _suite(result: SuiteResult) -> None:
-    table = Table(box=SIMPLE, title=f"{result.suite} suite on {result.concept}: pictures that show it, the worst first")
-    table.add_column("attack", overflow="fold")
-    for column in ("model", "95 %", "original", "n", "seconds"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
-    for row in result.attacks:
-        cells = [
-            percent(row.asr_after),
-            between(row.interval_after),
-            percent(row.original_asr_after),
-            str(row.n),
-            f"{row.seconds or 0:.0f}",
-        ]
-        kind = f": {row.strongest}" if row.strongest and row.asr_after else ""
-        table.add_row(row.title + kind, *cells, row.verdict)
-    console.print(table)
-    lines({
-        "worst": percent(result.asr_after), "attacks that succeed on the original": percent(result.working),
-        "seconds": result.seconds, "report": result.report,
-    })  # fmt: skip
-
-
-@_view.register
-def _forgotten(result: ForgetResult) -> None:
-    table = Table("figure", "original", "retrained", "model", "95 %", "n", title=f"forgot {result.forget}")
-    for name, value in result.figures.items():
-        others = [_figure(name, (side or {}).get(name)) for side in (result.original, result.retrained)]
-        low, high = (_figure(name, end) for end in result.intervals[name])
-        table.add_row(name, *others, _figure(name, value), f"{low} to {high}", str(result.n[name]))
-    console.print(table)
-    lines({"recipe": result.recipe, "seconds": result.seconds, "model": result.model_dir, "report": result.report})
-
-
-def _figure(name: str, value: float | None) -> str:
-    """A classifier's figure in its unit."""
-    if value is None:
-        return "-"
-    return f"{value:g} steps" if figure(name).unit == "number" else f"{value:.1%}"
-
-
-@_view.register
-def _compared(result: ComparisonResult) -> None:
-    wide = console if console.is_terminal else Terminal(stderr=True, width=WIDE)
-    for group, recipes in grouped(result.table).items():
-        wide.print(_recipes_table(group, recipes, result))
-    for row in result.rows:
-        if row.failed:
-            where = f"diverged: {row.recipe} on {row.target}, seed {row.seed}: {row.failed}"
-            console.print(where, style="bold red")
-        if row.nothing_to_erase and row.recipe == ORIGINAL:
-            note(
-                f"nothing to erase on {row.target}, seed {row.seed}: the original shows it in under half of the pictures"
-            )
-    lines({"rows": f"{result.folder}/rows.csv", "report": result.report})
-
-
-def _recipes_table(group: str, recipes: Sequence[RecipeLine], result: ComparisonResult) -> Table:
-    """The rows of one group by recipe, with their spread."""
-    caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
-    table = Table(box=SIMPLE, title=group or None, caption=caption)
-    table.add_column("recipe", no_wrap=True)
-    columns = figures(result, group)
-    for column in columns.values():
-        table.add_column(column.title, justify="right", overflow="fold")
-    for line in recipes:
-        cells = []
-        for name, column in columns.items():
-            one = line.figures.get(name)
-            values = [] if one is None else [one.mean] if one.runs == 1 else [one.mean, one.least, one.most]
-            parts = [worded(value, column.unit).removesuffix("%") for value in values] or ["–"]
-            cells.append("\n".join([*parts, f"n {one.n}"] if one and one.n else parts))
-        notes = remarks(line).split("; ") if line.recipe not in PLAIN else []
-        table.add_row("\n".join([line.recipe, *notes]), *cells)
-    return table
-
-
-@_view.register
-def _expected(result: Forecast) -> None:
-    lines({
-        "would erase": _replaced(result.concepts, result.anchors),
-        "from": f"{result.model} ({result.weights_sha256[:12]})",
-        "EMA weights": EMA_WORDS.get(result.ema),
-        "scope": f"{result.scope}: {result.scope_size:,} weights in {result.tensors} tensors",
-        "would trim": f"{result.trimmed:,} weights",
-        "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in result.peak_bytes.items()),
-        "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items()),
-    })  # fmt: skip
-
-
-@_view.register
-def _shown(result: DemoResult) -> None:
-    names = [name for name, metric in METRICS if metric.question and name in result.rows[0].figures]
-    table = Table("", *(figure(name).title for name in names), "ASR", "trimmed", "seconds")
-    for row in result.rows:
-        shares = [*(row.figures[name] for name in names), row.asr]
-        table.add_row(row.name, *map(percent, shares), str(row.trimmed), str(row.seconds))
-    console.print(table)
-    for name, one in result.attacks.items():
-        rates = f"{one.verdict}; it brings it back in {percent(one.asr_after)} (original: {percent(one.original)})"
-        lines({f"attack, {name}": rates})
-    lines({"erased": result.concept, "model": result.model_dir, "report": result.report})
-
-
-def _replaced(concepts: Sequence[str], anchors: Sequence[str]) -> str:
-    return ", ".join(f"{concept} -> {anchor}" for concept, anchor in zip(concepts, anchors, strict=True))

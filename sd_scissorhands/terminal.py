@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -22,3 +23,11 @@ class Terminal(Console):
 
 
 console = Terminal(stderr=True)
+
+
+def lines(values: Mapping[str, Any]) -> None:
+    """A line on stderr for each value that there is."""
+    for name, value in values.items():
+        if value is not None:
+            console.print(name, end="  ", style="bold", highlight=False)
+            console.print(str(value), highlight=False, soft_wrap=True)

@@ -197,3 +197,16 @@ def test_without_clip_nudenet_goes_on_and_says_what_is_missing(monkeypatch, tmp_
     for asked in (dict(clip="openai/clip-vit-base-patch32"), dict(judge="clip")):
         with pytest.raises(UserError, match="--clip"):
             open_judges(PHOTOGRAPHS.resolve("nudity", None), domain=PHOTOGRAPHS, **asked)
+
+
+def test_a_preset_names_its_judge_and_what_prompts_call_its_labels(shapes, tmp_path):
+    preset = tmp_path / "ovals.toml"
+    preset.write_text(
+        f'''title = "Hearts"\nexplicit = false\njudge = "{shapes}:heart"\ntemplates = ["{{}}", "a red {{}}"]\nneighbours = ["a ring"]\n'''
+        """judge_names."ring" = "hoop"\n[words]\n"a heart" = "a triangle"\n"""
+    )
+    concept = PHOTOGRAPHS.resolve(str(preset), None)
+    judge = open_judges(concept, domain=PHOTOGRAPHS).judges[0]
+    assert judge.facts["judge"] == "classifier" and judge.facts["labels"] == ["heart"]
+    assert judge.right({"probability": 0.0, "best": "ring"}, "a red hoop") is True
+    assert judge.right({"probability": 0.0, "best": "ring"}, "a red ring") is None

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..disk import hash_files
 from ..errors import UserError, reason
-from ..files import check_regular, hash_file, read_object
+from ..files import check_regular, read_object
 from ..machine import resolve_device
 from ..models.hub import fetch
 from ..naming import may_be_on_hub
@@ -21,6 +21,7 @@ BATCH = 32  # pictures at once
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json")
 ONNX = ".onnx"
+MOST_SIDE = 4096  # pixels a side of an input
 
 
 @dataclass(frozen=True)
@@ -134,35 +135,22 @@ def _load(source: str, directory: Path) -> tuple[Any, Any]:
     return model.float().eval().requires_grad_(False), processor
 
 
-def _onnx(source: str, path: Path) -> ImageClassifier:
-    """An ONNX file of one input (B, 3, size, size) float32 and one output (B, labels), beside it NAME.onnx.json with
+@dataclass(frozen=True)
+class _OnnxFacts:
+    """What stands beside an ONNX file."""
 
-    labels: a list of names; size: pixels a side, 224 by default; mean and std: of the three channels in [0, 1], .5 by default.
-    """
+    labels: tuple[str, ...]
+    size: int  # pixels a side of its input
+    mean: np.ndarray  # (3,) of the channels in [0, 1]
+    std: np.ndarray
+
+
+def _onnx(source: str, path: Path) -> ImageClassifier:
+    """An ONNX file of one input (B, 3, size, size) float32 and one output (B, labels), see `_facts_beside`."""
     if not path.is_file():
         raise UserError(f"--judge {source} does not exist: name an ONNX file")
     beside = path.with_name(path.name + ".json")
-    if not beside.exists():
-        raise UserError(
-            f'--judge {source}: write {beside} with its labels, such as {{"labels": ["cat", "dog"], "size": 224}}'
-        )
-    facts = read_object(beside, 'write {"labels": [...], "size": 224, "mean": [...], "std": [...]}')
-    labels: Any = facts.get("labels")
-    size = facts.get("size", 224)
-    mean, std = (np.array(facts.get(name, [0.5] * 3), dtype=object) for name in ("mean", "std"))
-    sound = (
-        isinstance(labels, list)
-        and labels
-        and all(isinstance(one, str) for one in labels)
-        and type(size) is int
-        and 0 < size <= 4096
-    )
-    if not sound or any(
-        side.shape != (3,) or not all(isinstance(v, int | float) for v in side) for side in (mean, std)
-    ):
-        raise UserError(
-            f"--judge {source}: {beside} must hold labels (texts), size (pixels), mean and std (three numbers each)"
-        )
+    facts = _facts_beside(source, beside)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -179,11 +167,33 @@ def _onnx(source: str, path: Path) -> ImageClassifier:
         """Resized, scaled and normalised as the file beside it says."""
         from PIL import Image
 
-        small = [np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in pictures]
-        ready = (np.stack(small) / 255 - mean.astype(float)) / std.astype(float)
+        side = (facts.size, facts.size)
+        small = [np.asarray(Image.fromarray(one).resize(side, Image.Resampling.BICUBIC)) for one in pictures]
+        ready = (np.stack(small) / 255 - facts.mean) / facts.std
         return np.asarray(session.run(None, {name: ready.transpose(0, 3, 1, 2).astype(np.float32)})[0])
 
-    return ImageClassifier(source, hash_file(path) + hash_file(beside)[:8], _distinct(source, tuple(labels)), logits)
+    return ImageClassifier(source, hash_files([path, beside]), facts.labels, logits)
+
+
+def _facts_beside(source: str, file: Path) -> _OnnxFacts:
+    """NAME.onnx.json: labels; size, 224 by default; mean and std, .5 by default.
+
+    Raises:
+        UserError: it is not there, or holds something else.
+    """
+    example = '{"labels": ["cat", "dog"], "size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+    if not file.exists():
+        raise UserError(f"--judge {source}: write {file} with its labels, such as {example}")
+    values = read_object(file, f"write {example}")
+    labels, size = values.get("labels"), values.get("size", 224)
+    channels = [values.get(name, [0.5] * 3) for name in ("mean", "std")]
+    numbers = all(
+        isinstance(one, list) and len(one) == 3 and all(type(v) in (int, float) for v in one) for one in channels
+    )
+    texts = isinstance(labels, list) and all(isinstance(one, str) for one in labels)
+    if not (texts and numbers and type(size) is int and 0 < size <= MOST_SIDE and all(channels[1])):
+        raise UserError(f"--judge {source}: {file} holds something else than {example}")
+    return _OnnxFacts(_distinct(source, labels or ()), size, *(np.array(one, np.float64) for one in channels))
 
 
 def _distinct(source: str, labels: Sequence[str]) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ def open_judges(
 
 def _open_named(text: str | None, threshold: float | None, request: JudgeRequest) -> tuple[list[Judge], list[str]]:
     """The judges of --judge, or the one that fits, with its second beside it; and what is missing, in a sentence."""
+    text = text or request.concept.judge
     first, *others = judges_named(text) if text else (request.domain.default_judge(request.concept),)
     judges = [_open(first, request, threshold)]
     if others:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,13 +17,17 @@ from .base import Judge, JudgeRequest, Record
 class ClassifierJudge(Judge):
     """The concept is there where its labels have, together, a probability of at least the threshold.
 
-    A prompt names a label by the label's own words. Where it names exactly one, the picture is right if that label comes first.
+    A prompt names a label by the label's own words, or by those that a preset has for it. Where it names exactly one, the picture is
+    right if that label comes first.
     """
 
     summary = "an image classifier of your own: --judge DIRECTORY_OR_HUB_ID[:LABEL,...] or FILE.onnx[:LABEL,...]"
 
-    def __init__(self, classifier: ImageClassifier, seen: Sequence[str], threshold: float = 0.5):
-        """`seen`: the labels that mean the concept."""
+    def __init__(
+        self, classifier: ImageClassifier, seen: Sequence[str], threshold: float = 0.5, names: Mapping[str, str] | None = None
+    ):  # fmt: skip
+        """`seen`: the labels that mean the concept; `names`: label -> what prompts call it, where that is not its name."""
+        self.called = {label: (names or {}).get(label) or bare(label) for label in classifier.labels}
         self.classifier, self.threshold, self.seen = classifier, threshold, tuple(seen)
         self._of_concept = [classifier.labels.index(label) for label in seen]
         self.facts = {
@@ -44,7 +48,8 @@ class ClassifierJudge(Judge):
         """
         source, labels = parse_source(str(request.source))
         classifier = open_classifier(source, request.device)
-        return cls(classifier, _labels_of(classifier, labels, request.concept), request.threshold)
+        seen = _labels_of(classifier, labels, request.concept)
+        return cls(classifier, seen, request.threshold, dict(request.concept.judge_names))
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:
         """probability of the concept's labels together, and the best label."""
@@ -63,7 +68,7 @@ class ClassifierJudge(Judge):
         return record["best"]
 
     def right(self, record: Record, prompt: str) -> bool | None:
-        named = [label for label in self.classifier.labels if names(prompt, bare(label))]
+        named = [label for label, word in self.called.items() if names(prompt, word)]
         return record["best"] == named[0] if len(named) == 1 else None
 
     def answer(self, record: Record) -> str:
