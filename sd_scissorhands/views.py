@@ -178,7 +178,7 @@ def _suite(result: SuiteResult) -> None:
             str(row.n),
             f"{row.seconds or 0:.0f}",
         ]
-        kind = f": {row.strongest}" if row.strongest and row.asr_after else ""
+        kind = f": {row.kind}" if row.kind and row.asr_after else ""
         table.add_row(row.title + kind, *cells, row.verdict)
     console.print(table)
     lines({

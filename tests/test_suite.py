@@ -81,14 +81,14 @@ def attacked(asr, original=1.0, **more):
 
 
 def test_the_worst_that_proves_something_comes_first():
-    kinds = {"a": KindRate(40, 0.1, 1.0), "b": KindRate(40, 0.3, 1.0)}
+    kinds = {"a": KindRate(40, 0.1, 1.0), "b": KindRate(40, 0.2, 1.0)}
     found = result_of(suite_of("quick"), {
         "paraphrase": attacked(0.2, attack="paraphrase", kinds=kinds), "embedding": attacked(0.9, 0.1, attack="embedding", broken=True),
         "relearn": attacked(1.0, attack="relearn"), "completion": attacked(0.4, attack="completion"),
     })  # fmt: skip
     assert [row.name for row in found.attacks] == ["completion", "paraphrase", "relearn", "embedding"]
     assert (found.asr_after, found.working) == (0.4, pytest.approx(2 / 3, abs=1e-4))
-    assert found.attacks[1].strongest == "b"
+    assert found.attacks[1].kind == "b"
     assert SuiteResult.from_json(found.to_json()) == found
 
 

@@ -31,7 +31,10 @@ Weights = dict[str, "Tensor"]
 
 
 def run(context: AttackContext, side: Side, data: Data) -> Outcome:
-    """Draw under each setting by itself; weights end as they were. Merged into itself the original stays what it is."""
+    """Draw under each setting by itself; weights end as they were. Merged into itself the original stays what it is.
+
+    Whoever merges the original in has it: what that brings back is a kind beside, and does not decide.
+    """
     from ..methods.distributed import swapped_weights
 
     parameters, rows = side.denoiser.parameters, rows_of_a_kind(context)
@@ -39,13 +42,14 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
         kind: context.hits(replace(side, sampling=sampling), file_name(kind), rows=rows)
         for kind, sampling in samplings(context, side).items()
     }
-    idle = {merged(share) for share in SHARES} if side.name == "original" else set[str]()
-    hits |= {kind: context.before[side.name][: len(rows)] for kind in map(merged, SHARES) if kind in idle}
+    beside = {merged(share) for share in SHARES}
+    if side.name == "original":
+        hits |= {kind: context.before[side.name][: len(rows)] for kind in map(merged, SHARES)}
     for kind, weights in _weights(context, side):
-        if kind not in idle:
+        if kind not in hits:
             with swapped_weights(parameters, weights()):
                 hits[kind] = context.hits(side, file_name(kind), rows=rows)
-    return strongest(context, side, hits, idle)
+    return strongest(context, side, hits, beside)
 
 
 def samplings(context: AttackContext, side: Side) -> dict[str, Sampling]:

@@ -23,7 +23,7 @@ def rows_of_a_kind(context: AttackContext) -> list[Row]:
 
 
 def strongest(
-    context: AttackContext, side: Side, hits: Mapping[str, list[bool]], idle: Collection[str] = ()
+    context: AttackContext, side: Side, hits: Mapping[str, list[bool]], beside: Collection[str] = ()
 ) -> Outcome:
     """The kind that shows the concept in most pictures, with the rate of each.
 
@@ -32,13 +32,13 @@ def strongest(
 
     Args:
         hits: kind -> per picture whether the concept is there; the records have the name `file_name(kind)`.
-        idle: kinds that change nothing on this side, and were not drawn.
+        beside: kinds that do not decide.
     """
     original = context.outcomes.get("original")
     theirs = {kind: rate.asr for kind, rate in original.kinds.items()} if original else {}
     rates = {kind: round(sum(own) / len(own), 4) for kind, own in hits.items()}
-    drawn = [kind for kind in hits if kind not in idle]
-    best = max([kind for kind in drawn if theirs.get(kind, 1.0) >= SHOWS] or drawn, key=lambda kind: rates[kind])
+    deciding = [kind for kind in hits if kind not in beside]
+    best = max([kind for kind in deciding if theirs.get(kind, 1.0) >= SHOWS] or deciding, key=lambda kind: rates[kind])
     return Outcome(
         hits[best], [f"{row.prompt}, {best}" for row in rows_of_a_kind(context)], file_name(best),
         kinds={kind: KindRate(len(own), rates[kind], theirs.get(kind)) for kind, own in hits.items()},

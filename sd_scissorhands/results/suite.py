@@ -18,7 +18,7 @@ class SuiteRow(Record):
     asr_after: float | None
     interval_after: list[float] | None
     original_asr_after: float | None
-    strongest: str | None  # of its kinds, the one that brings the concept back most often
+    kind: str | None  # of its kinds, the one whose rate this is; None where they are counted together
     verdict: str
     graded: bool  # whether its rate counts in `SuiteResult.asr_after`
     broken: bool | None
@@ -31,7 +31,7 @@ class SuiteRow(Record):
         kinds = [(kind.asr, label) for label, kind in result.kinds.items()]
         return cls(
             name, title, result.n, result.asr_after, result.interval_after, result.original.asr_after,
-            max(kinds)[1] if kinds else None, result.verdict, graded, result.broken, result.nothing_to_erase, result.seconds,
+            next((label for rate, label in kinds if rate == result.asr_after), None), result.verdict, graded, result.broken, result.nothing_to_erase, result.seconds,
         )  # fmt: skip
 
     @property
