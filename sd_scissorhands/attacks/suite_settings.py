@@ -18,7 +18,7 @@ SUITES: dict[str, tuple[str, ...]] = {  # name -> attacks, each as `--attack` na
     ),
     "full": (
         "paraphrase", "words", "completion", "image-to-image", "inpainting", "sampler-noise", "deployment", "lora", "ring-a-bell",
-        "embedding", "embedding:tokens=3", "token", "inversion", "relearn",
+        "embedding", "embedding:tokens=3", "embedding:budget=published,restarts=1", "token", "inversion", "relearn",
     ),
 }  # fmt: skip
 
