@@ -17,7 +17,7 @@ from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.image_classifier import open_classifier
 from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.judges import judges_named
-from sd_scissorhands.evaluation.judges.classifier import parse_source
+from sd_scissorhands.evaluation.judges.classifier import ClassifierJudge, parse_source
 from sd_scissorhands.tiny import world
 from sd_scissorhands.tiny.train import make_drawings
 
@@ -182,6 +182,8 @@ def test_an_onnx_file_with_its_labels_beside_it_judges(tmp_path):
     judge = judges_of(f"{file}:light")[0]
     pictures = np.stack([np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)])
     assert [judge.sees(one) for one in judge.look(pictures, ["", ""])] == [False, True]
+    file.write_bytes(onnx_of(brightness / 96))  # answers that are no distribution, whatever their size
+    assert judges_of(f"{file}:light")[0].look(pictures[1:], [""])[0]["probability"] > 0.5
     file.write_bytes(b"nothing")
     with pytest.raises(UserError, match="is no ONNX file"):
         open_classifier(str(file))
@@ -210,3 +212,39 @@ def test_a_preset_names_its_judge_and_what_prompts_call_its_labels(shapes, tmp_p
     assert judge.facts["judge"] == "classifier" and judge.facts["labels"] == ["heart"]
     assert judge.right({"probability": 0.0, "best": "ring"}, "a red hoop") is True
     assert judge.right({"probability": 0.0, "best": "ring"}, "a red ring") is None
+
+
+def classifier_of(labels, numbers, **more):
+    from sd_scissorhands.evaluation.image_classifier import ImageClassifier, _distinct
+
+    rows = np.array([numbers], float)
+    return ImageClassifier("own", "0", _distinct("own", labels), lambda pictures: rows.repeat(len(pictures), 0), **more)
+
+
+def test_labels_that_do_not_exclude_each_other_do_not_compete():
+    picture = np.zeros((1, 4, 4, 3), np.uint8)
+    assert classifier_of(["a", "b"], [4.0, 4.0])(picture)[0].tolist() == [0.5, 0.5]
+    both = classifier_of(["a", "b"], [4.0, 4.0], exclusive=False)
+    judge = ClassifierJudge(both, ["a", "b"])
+    assert judge.look(picture, [""])[0]["probability"] == pytest.approx(0.982, abs=1e-3)
+
+
+def test_labels_of_imagenet_are_called_as_people_call_them():
+    names = ["crane", "tench, Tinca tinca", "golden_retriever", "crane"]
+    judge = ClassifierJudge(classifier_of(names, [0, 0, 3.0, 0]), ["golden_retriever"])
+    assert judge.classifier.labels == ("crane #0", "tench, Tinca tinca", "golden_retriever", "crane #3")
+    record = judge.look(np.zeros((1, 4, 4, 3), np.uint8), [""])[0]
+    assert judge.shown(record) == "golden retriever" and judge.right(record, "a golden retriever on grass") is True
+    assert judge.right(record, "a tench in a river") is False
+
+
+def test_a_config_of_other_types_is_one_line(shapes, tmp_path):
+    import shutil
+
+    folder = tmp_path / "odd"
+    shutil.copytree(shapes, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for changes in ({"architectures": 5}, {"architectures": None}):
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(UserError, match="is no image classifier"):
+            open_classifier(str(folder))

@@ -14,6 +14,7 @@ from ..disk import hash_files
 from ..errors import UserError, reason
 from ..files import check_regular, read_object
 from ..machine import resolve_device
+from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
 from ..naming import may_be_on_hub
 
@@ -31,13 +32,21 @@ class ImageClassifier:
     name: str  # as the user wrote it
     sha256: str  # of its files
     labels: tuple[str, ...]
-    logits: Callable[[np.ndarray], np.ndarray]  # (B, h, w, 3) uint8 RGB -> (B, labels) float
+    answers: Callable[[np.ndarray], np.ndarray]  # (B, h, w, 3) uint8 RGB -> (B, labels) float
+    exclusive: bool = True  # whether one label alone is true of a picture, so that their probabilities sum to 1
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """Probabilities of the labels, (B, labels) float64, each row sums to 1."""
-        found = [self.logits(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)]
+        """Probabilities of the labels, (B, labels) float64.
+
+        By softmax, or by a sigmoid each where labels do not exclude each other.
+        """
+        found = [self.answers(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)]
         every = np.concatenate(found).astype(np.float64) if found else np.zeros((0, len(self.labels)))
-        every = np.exp(every - every.max(1, keepdims=True)) if len(every) else every
+        if not len(every):
+            return every
+        if not self.exclusive:
+            return 1 / (1 + np.exp(-every.clip(-60, 60)))
+        every = np.exp(every - every.max(1, keepdims=True))
         return every / every.sum(1, keepdims=True)
 
 
@@ -69,14 +78,15 @@ def open_classifier(source: str, device: str = "auto") -> ImageClassifier:
 def _transformers(source: str, path: Path, device: str) -> ImageClassifier:
     directory = _locate(source, path)
     check_regular(directory)
+    file = directory / "config.json"
     config = (
-        read_object(directory / "config.json", f"name a directory that save_pretrained wrote with --judge {source}")
-        if (directory / "config.json").exists()
-        else {}
+        read_object(file, f"name a directory that save_pretrained wrote with --judge {source}") if file.exists() else {}
     )
-    if not any("ForImageClassification" in str(one) for one in config.get("architectures") or ()):
+    check_bounds(file, config)
+    kinds = config.get("architectures")
+    if not any("ForImageClassification" in str(one) for one in (kinds if isinstance(kinds, list) else [])):
         raise UserError(
-            f"--judge {source} is no image classifier (its config.json names {config.get('architectures')}): name one that AutoModelForImageClassification loads"
+            f"--judge {source} is no image classifier (its config.json names {kinds}): name one that AutoModelForImageClassification loads"
         )
     if not (directory / WEIGHTS).exists():
         raise UserError(
@@ -84,9 +94,10 @@ def _transformers(source: str, path: Path, device: str) -> ImageClassifier:
         )
     model, processor = _load(source, directory)
     model.to(device)
-    labels = tuple(str(model.config.id2label[n]) for n in range(model.config.num_labels))
+    named = model.config.id2label
+    labels = tuple(str(named.get(n, n)) for n in range(model.config.num_labels))
 
-    def logits(pictures: np.ndarray) -> np.ndarray:
+    def answers(pictures: np.ndarray) -> np.ndarray:
         """Through its own processor."""
         import torch
 
@@ -98,7 +109,8 @@ def _transformers(source: str, path: Path, device: str) -> ImageClassifier:
         source,
         hash_files([file for name in FILES if (file := directory / name).exists()]),
         _distinct(source, labels),
-        logits,
+        answers,
+        exclusive=model.config.problem_type != "multi_label_classification",
     )
 
 
@@ -121,9 +133,15 @@ def _load(source: str, directory: Path) -> tuple[Any, Any]:
 
     try:
         model, report = transformers.AutoModelForImageClassification.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, output_loading_info=True
+            directory,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-        processor = transformers.AutoImageProcessor.from_pretrained(directory, local_files_only=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # whatever the two raise; the first line names the file
         raise UserError(
             f"--judge {source} cannot be loaded ({reason(error)}): download or save it again, with its image processor"
@@ -163,16 +181,25 @@ def _onnx(source: str, path: Path) -> ImageClassifier:
         ) from None
     name = session.get_inputs()[0].name
 
-    def logits(pictures: np.ndarray) -> np.ndarray:
+    def answers(pictures: np.ndarray) -> np.ndarray:
         """Resized, scaled and normalised as the file beside it says."""
         from PIL import Image
 
         side = (facts.size, facts.size)
         small = [np.asarray(Image.fromarray(one).resize(side, Image.Resampling.BICUBIC)) for one in pictures]
         ready = (np.stack(small) / 255 - facts.mean) / facts.std
-        return np.asarray(session.run(None, {name: ready.transpose(0, 3, 1, 2).astype(np.float32)})[0])
+        rows = ready.transpose(0, 3, 1, 2).astype(np.float32)
+        batches = np.split(rows, len(rows)) if session.get_inputs()[0].shape[0] == 1 else [rows]
+        found = np.concatenate([np.asarray(session.run(None, {name: batch})[0]) for batch in batches]).astype(
+            np.float64
+        )
+        if found.min() >= 0 and np.allclose(
+            found.sum(-1), 1, atol=1e-3
+        ):  # probabilities already, whose logarithms are logits
+            return np.log(found.clip(1e-12))
+        return found
 
-    return ImageClassifier(source, hash_files([path, beside]), facts.labels, logits)
+    return ImageClassifier(source, hash_files([path, beside]), facts.labels, answers)
 
 
 def _facts_beside(source: str, file: Path) -> _OnnxFacts:
@@ -197,8 +224,7 @@ def _facts_beside(source: str, file: Path) -> _OnnxFacts:
 
 
 def _distinct(source: str, labels: Sequence[str]) -> tuple[str, ...]:
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise UserError(
-            f"--judge {source} has the labels {json.dumps(list(labels)[:8])}: it needs two or more, each once"
-        )
-    return tuple(labels)
+    """Labels of which each stands once: of several that are called alike, as ImageNet's two cranes, with their numbers."""
+    if len(labels) < 2:
+        raise UserError(f"--judge {source} has the labels {json.dumps(list(labels))}: it needs two or more")
+    return tuple(f"{one} #{at}" if labels.count(one) > 1 else one for at, one in enumerate(labels))

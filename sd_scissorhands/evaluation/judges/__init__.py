@@ -16,7 +16,8 @@ def judges_named(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: neither, or more.
     """
-    named = tuple(part.strip() for part in text.split("+")) if not is_path(text) else (text,)
+    whole = is_path(text) or is_path(text.rpartition(":")[0])
+    named = (text,) if whole else tuple(part.strip() for part in text.split("+"))
     unknown = [one for one in named if one not in JUDGES and not looks_like_a_model(one)]
     if unknown or len(named) > 2:
         wrong = f"{unknown[0]!r} is unknown" if unknown else f"{text!r} names {len(named)} judges, of at most two"

@@ -27,12 +27,16 @@ class ClassifierJudge(Judge):
         self, classifier: ImageClassifier, seen: Sequence[str], threshold: float = 0.5, names: Mapping[str, str] | None = None
     ):  # fmt: skip
         """`seen`: the labels that mean the concept; `names`: label -> what prompts call it, where that is not its name."""
-        self.called = {label: (names or {}).get(label) or bare(label) for label in classifier.labels}
+        if unknown := [label for label in names or {} if label not in classifier.labels]:
+            raise UserError(
+                f"--judge {classifier.name} has no label {unknown[0]!r}, which the preset's judge_names names"
+            )
+        self.called = {label: (names or {}).get(label) or _word(label) for label in classifier.labels}
         self.classifier, self.threshold, self.seen = classifier, threshold, tuple(seen)
         self._of_concept = [classifier.labels.index(label) for label in seen]
         self.facts = {
             "judge": "classifier", "classifier": classifier.name, "sha256": classifier.sha256, "labels": list(self.seen),
-            "threshold": threshold,
+            "threshold": threshold, **({"names": dict(names)} if names else {}),
         }  # fmt: skip
 
     @classmethod
@@ -52,10 +56,11 @@ class ClassifierJudge(Judge):
         return cls(classifier, seen, request.threshold, dict(request.concept.judge_names))
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:
-        """probability of the concept's labels together, and the best label."""
+        """probability of the concept's labels (together; of labels that do not exclude each other the largest), and the best label."""
         chances = self.classifier(pixels)
         best = chances.argmax(1)
-        together = chances[:, self._of_concept].sum(1)
+        own = chances[:, self._of_concept]
+        together = own.sum(1) if self.classifier.exclusive else own.max(1)
         return [
             {"probability": round(float(chance), 6), "best": self.classifier.labels[at]}
             for chance, at in zip(together, best, strict=True)
@@ -65,7 +70,8 @@ class ClassifierJudge(Judge):
         return record["probability"] >= self.threshold
 
     def shown(self, record: Record) -> str:
-        return record["best"]
+        """What prompts call the best label."""
+        return self.called.get(record["best"], record["best"])
 
     def right(self, record: Record, prompt: str) -> bool | None:
         named = [label for label, word in self.called.items() if names(prompt, word)]
@@ -85,6 +91,11 @@ def parse_source(text: str) -> tuple[str, tuple[str, ...]]:
     return source, tuple(label.strip() for label in labels.split(",") if label.strip())
 
 
+def _word(label: str) -> str:
+    """What a label is called, of "tench, Tinca tinca" the first name, of "golden_retriever" two words."""
+    return bare(label.partition(",")[0].replace("_", " ").strip())
+
+
 def _labels_of(classifier: ImageClassifier, given: Sequence[str], concept: Concept) -> list[str]:
     """The labels that mean the concept: those that are given, by name or number; else those that are called as it is."""
     known = classifier.labels
@@ -97,7 +108,7 @@ def _labels_of(classifier: ImageClassifier, given: Sequence[str], concept: Conce
         found.append(label)
     if not found:
         words = {bare(word).lower() for word in called(concept)}
-        found = [label for label in known if bare(label).lower() in words]
+        found = [label for label in known if {_word(label).lower(), bare(label).lower()} & words]
     if not found or len(set(found)) == len(known):
         raise UserError(
             f"--judge {classifier.name}: say which of its labels mean {concept.name!r}, as {classifier.name}:LABEL,...: {shown}"
