@@ -31,7 +31,7 @@ class ClassifierJudge(Judge):
             raise UserError(
                 f"--judge {classifier.name} has no label {unknown[0]!r}, which the preset's judge_names names"
             )
-        self.called = {label: (names or {}).get(label) or _word(label) for label in classifier.labels}
+        self.called: dict[str, str] = {label: (names or {}).get(label) or _word(label) for label in classifier.labels}
         self.classifier, self.threshold, self.seen = classifier, threshold, tuple(seen)
         self._of_concept = [classifier.labels.index(label) for label in seen]
         self.facts = {
