@@ -71,7 +71,7 @@ class ClassifierJudge(Judge):
 
     def shown(self, record: Record) -> str:
         """What prompts call the best label."""
-        return self.called.get(record["best"], record["best"])
+        return self.called[record["best"]]
 
     def right(self, record: Record, prompt: str) -> bool | None:
         named = [label for label, word in self.called.items() if names(prompt, word)]
