@@ -109,7 +109,7 @@ def test_bars_are_shown_in_a_notebook_alone(monkeypatch, capfd):
     (dict(model="tiny", concept="heart", i2p=True), "exactly one of"),
     (dict(model="tiny", concept="heart", protocol="published"), "no effect without --i2p"),
     (dict(model="tiny", i2p=True, judge="clip"), "no effect without --concept"),
-    (dict(model="tiny", concept="heart", judge="me"), "choose canvas, clip, geometry, nudenet"),
+    (dict(model="tiny", concept="heart", judge="me"), "choose canvas, classifier, clip, geometry, nudenet"),
     (dict(model="tiny", concept="heart", limit=1), "at least 2"),
 ])  # fmt: skip
 def test_evaluations_that_mean_nothing_are_refused_at_once(wrong, says):

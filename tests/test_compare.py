@@ -255,7 +255,7 @@ def test_several_attacks_each_have_columns_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(("listed", "words"), [
-    ("magic", "'magic' is unknown: choose completion, embedding, list"),
+    ("magic", "'magic' is unknown: choose completion, deployment, embedding"),
     ("embedding,embedding", "names embedding twice"),
     ("token:restarts=2", "'restarts' is none of its settings: choose count, images, steps, lr, tokens"),
     ("relearn:lr=fast", "lr=fast is no number"),
