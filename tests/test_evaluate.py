@@ -812,7 +812,7 @@ class ToyJudge(Judge):
 
 
 def test_a_metric_and_a_judge_are_one_declaration_each(toys, scripted, tmp_path):
-    assert "toy" in EvaluateSettings.__dataclass_fields__["judge"].metadata["declared"].allowed
+    assert "toy" in EvaluateSettings.__dataclass_fields__["judge"].metadata["declared"].examples()
     settings = EvaluateSettings(
         model="tiny", concept="heart", judge="toy", features=str(scripted), limit=4, steps=1, device="cpu"
     )
