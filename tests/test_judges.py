@@ -18,6 +18,9 @@ from sd_scissorhands.evaluation.image_classifier import open_classifier
 from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.judges import judges_named
 from sd_scissorhands.evaluation.judges.classifier import ClassifierJudge, parse_source
+from sd_scissorhands.evaluation.metrics.base import Recorded
+from sd_scissorhands.evaluation.metrics.unchanged import anchor_share
+from sd_scissorhands.evaluation.prompts import Row
 from sd_scissorhands.tiny import world
 from sd_scissorhands.tiny.train import make_drawings
 
@@ -212,6 +215,34 @@ def test_a_preset_names_its_judge_and_what_prompts_call_its_labels(shapes, tmp_p
     assert judge.facts["judge"] == "classifier" and judge.facts["labels"] == ["heart"]
     assert judge.right({"probability": 0.0, "best": "ring"}, "a red hoop") is True
     assert judge.right({"probability": 0.0, "best": "ring"}, "a red ring") is None
+
+    other = open_judges(concept, domain=PHOTOGRAPHS, judge=f"{shapes}:ring").judges[
+        0
+    ]  # the names are of the preset's alone
+    assert other.called["ring"] == "ring" and "names" not in other.facts
+
+
+def test_the_anchor_counts_as_drawn_only_where_a_label_can_say_so(shapes):
+    found = PHOTOGRAPHS.resolve("a heart", "a triangle")
+    judge = open_judges(found, domain=PHOTOGRAPHS, judge=f"{shapes}:heart").judges[0]
+    record = {"probability": 0.0, "best": "triangle"}
+    assert judge.shown(record) == "a triangle" and judge.right(record, "two pictures, one triangle") is True
+
+    def share(anchor):
+        concept = PHOTOGRAPHS.resolve("a heart", anchor)
+        judges = open_judges(concept, domain=PHOTOGRAPHS, judge=f"{shapes}:heart")
+        recorded = Recorded(
+            {"generic": [Row(0, "something", 1)]}, {"model": {0: {"classifier": record}}}, judges, concept
+        )
+        return anchor_share(recorded, "model", "generic")
+
+    assert share("a triangle") == 1.0 and share("a star") == 0.0 and share("a teapot") is None
+
+
+def test_clip_beside_a_judge_that_does_not_use_it_is_refused(shapes):
+    for judge in (str(shapes), "canvas", f"{shapes}+canvas"):
+        with pytest.raises(UserError, match="--clip some/clip has no effect with --judge"):
+            open_judges(CANVAS.resolve("heart", None), domain=CANVAS, judge=judge, clip="some/clip")
 
 
 def classifier_of(labels, numbers, **more):

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..domains.base import Domain
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from ..files import hash_file
 from ..picture_folders import list_pictures
 from .features import open_features, reference_features
 from .judges import JUDGES, judges_named
 from .judges.base import Features, Judge, JudgeRequest
+from .judges.clip import WITHOUT
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def _open_named(text: str | None, threshold: float | None, request: JudgeRequest
     """The judges of --judge, or the one that fits, with its second beside it; and what is missing, in a sentence."""
     text = text or request.concept.judge
     first, *others = judges_named(text) if text else (request.domain.default_judge(request.concept),)
+    _check_clip(request.clip, [first, *others])
     judges = [_open(first, request, threshold)]
     if others:
         judges.append(_open(others[0], request, None))
@@ -91,6 +93,16 @@ def _open_named(text: str | None, threshold: float | None, request: JudgeRequest
         return judges, [
             f"{judges[0].second} does not judge beside it, and what it alone measures is left empty: {error}; {second.download}"
         ]
+
+
+def _check_clip(clip: str | None, named: Sequence[str]) -> None:
+    """Refuse a CLIP model that none of the judges, nor the second of a single one, would look at pictures with."""
+    second = JUDGES[named[0]].second if len(named) == 1 and named[0] in JUDGES else None
+    if clip not in (None, WITHOUT) and "clip" not in (*named, second):
+        judges = "+".join(named)
+        raise UsageError(
+            f"--clip {clip} has no effect with --judge {judges}: leave it out, or name CLIP as a judge, e.g. --judge {named[0]}+clip"
+        )
 
 
 def _open(name: str, request: JudgeRequest, threshold: float | None) -> Judge:

@@ -83,6 +83,10 @@ class Judge:
         """What the picture shows, of the concept's kind; the same name for the same thing."""
         return None
 
+    def can_show(self, name: str) -> bool:
+        """Whether `shown` has this name at all, so that it is no finding if it never gives it."""
+        return True
+
     def right(self, record: Record, prompt: str) -> bool | None:
         """Whether the picture shows what its prompt names, of the concept's kind."""
         return None

@@ -24,15 +24,17 @@ class ClassifierJudge(Judge):
     summary = "an image classifier of your own: --judge DIRECTORY_OR_HUB_ID[:LABEL,...] or FILE.onnx[:LABEL,...]"
 
     def __init__(
-        self, classifier: ImageClassifier, seen: Sequence[str], threshold: float = 0.5, names: Mapping[str, str] | None = None
+        self, classifier: ImageClassifier, seen: Sequence[str], threshold: float = 0.5, names: Mapping[str, str] | None = None,
+        anchor: str = "",
     ):  # fmt: skip
-        """`seen`: the labels that mean the concept; `names`: label -> what prompts call it, where that is not its name."""
+        """`seen`: the labels that mean the concept; `names`: label -> what prompts call it, where that is not its name; `anchor`: what
+        takes the concept's place, as the label of that name is then called."""
         if unknown := [label for label in names or {} if label not in classifier.labels]:
             raise UserError(
                 f"--judge {classifier.name} has no label {unknown[0]!r}, which the preset's judge_names names"
             )
         self.called: dict[str, str] = {label: (names or {}).get(label) or _word(label) for label in classifier.labels}
-        self.classifier, self.threshold, self.seen = classifier, threshold, tuple(seen)
+        self.classifier, self.threshold, self.seen, self.anchor = classifier, threshold, tuple(seen), anchor
         self._of_concept = [classifier.labels.index(label) for label in seen]
         self.facts = {
             "judge": "classifier", "classifier": classifier.name, "sha256": classifier.sha256, "labels": list(self.seen),
@@ -52,8 +54,13 @@ class ClassifierJudge(Judge):
         """
         source, labels = parse_source(str(request.source))
         classifier = open_classifier(source, request.device)
-        seen = _labels_of(classifier, labels, request.concept)
-        return cls(classifier, seen, request.threshold, dict(request.concept.judge_names))
+        concept = request.concept
+        of_preset = request.source in (
+            concept.judge,
+            *map(str.strip, concept.judge.split("+")),
+        )  # else --judge named another
+        called_so = dict(concept.judge_names) if of_preset else {}
+        return cls(classifier, _labels_of(classifier, labels, concept), request.threshold, called_so, concept.anchor)
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:
         """probability of the concept's labels (together; of labels that do not exclude each other the largest), and the best label."""
@@ -71,7 +78,16 @@ class ClassifierJudge(Judge):
 
     def shown(self, record: Record) -> str:
         """What prompts call the best label."""
-        return self.called[record["best"]]
+        return self._named(record["best"])
+
+    def can_show(self, name: str) -> bool:
+        """Whether a label is called so."""
+        return name in map(self._named, self.classifier.labels)
+
+    def _named(self, label: str) -> str:
+        """What prompts call a label; of the anchor's as the concept has it, "a cat" for "cat"."""
+        word = self.called[label]
+        return self.anchor if bare(word).lower() == bare(self.anchor).lower() else word
 
     def right(self, record: Record, prompt: str) -> bool | None:
         named = [label for label, word in self.called.items() if names(prompt, word)]

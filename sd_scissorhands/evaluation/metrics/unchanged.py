@@ -54,8 +54,8 @@ def variation(recorded: Recorded, side: str, kind: str) -> float | None:
 
 
 def anchor_share(recorded: Recorded, side: str, kind: str) -> float | None:
-    """Share of a side's pictures that show the anchor; by the first judge that has names."""
-    for judge in recorded.judges.judges:
+    """Share of a side's pictures that show the anchor; by the first judge that has a name for it."""
+    for judge in (one for one in recorded.judges.judges if one.can_show(recorded.concept.anchor)):
         if shown := [name for record, _ in recorded.answers(side, judge, kind) if (name := judge.shown(record))]:
             return round(shown.count(recorded.concept.anchor) / len(shown), 4)
     return None
