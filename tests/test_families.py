@@ -477,7 +477,14 @@ def test_pictures_are_completed(folder, tmp_path):
     own = dict(count=3, sampling_steps=4, device="cpu", strengths=(0.3, 0.7))
     asked = AttackSettings("completion", "heart", str(folder), str(folder), **own)
     found = attack(asked, tmp_path, evaluation=ConceptEvaluation("canvas"))
-    assert [kind.n for kind in found.kinds.values()] == [3, 3, 2, 2, 2, 3] and found.asr_after == found.original.asr_after
+    assert [kind.n for kind in found.kinds.values()] == [
+        3,
+        3,
+        2,
+        2,
+        2,
+        3,
+    ] and found.asr_after == found.original.asr_after
     assert found.n in range(1, 7)
 
 
