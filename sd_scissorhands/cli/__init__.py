@@ -97,7 +97,11 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), code=2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, Terminated) as stopped:
-        _fail(f"stopped; continue: {_to_continue(sys.argv[1:])}", code=143 if isinstance(stopped, Terminated) else 130)
+        _fail(
+            f"stopped; continue: {_to_continue(sys.argv[1:])}",
+            code=143 if isinstance(stopped, Terminated) else 130,
+            kind="",
+        )
     except BrokenPipeError:  # whoever read stdout has seen enough
         _fail("", code=1)
     except Exception as error:
@@ -125,10 +129,10 @@ def _check_words(words: Sequence[str]) -> None:
             raise UsageError(f"{shortened(word)} is no UTF-8: rename the file or directory")
 
 
-def _fail(message: str, code: int = 1) -> None:
+def _fail(message: str, code: int = 1, kind: str = "error: ") -> None:
     """Say what is wrong in one line, and end; without a message stdout is closed, which nobody reads."""
     if message:
-        console.print(f"sdscissor: error: {' '.join(message.split())}", soft_wrap=True, highlight=False)
+        console.print(f"sdscissor: {kind}{' '.join(message.split())}", soft_wrap=True, highlight=False)
     else:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
