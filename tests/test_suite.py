@@ -97,7 +97,7 @@ def suite_of(name):
 
 
 def test_the_command_prints_one_object_and_keeps_gates(tmp_path, two):
-    words = ["attack", "--suite", "quick", "--model", "tiny", "--baseline", "tiny", "--concept", "heart", "--limit", "4",
+    words = ["attack", "--suite", "quick", "--model", "tiny", "--baseline", "tiny", "--concept", "heart", "--limit", "4", "--sampling-steps", "2",
              "--output-dir", str(tmp_path / "suite"), "--device", "cpu", "--json", "--quiet"]  # fmt: skip
     result = CliRunner().invoke(app, [*words, "--fail-above", "asr_after=0"])
     found = json.loads(result.stdout)
