@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from pathlib import Path
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.table import Table
 
 from .drawing import Sheet
@@ -256,13 +256,13 @@ def _expected(result: Forecast) -> None:
 @view.register
 def _shown(result: DemoResult) -> None:
     names = [name for name, metric in METRICS if metric.question and name in result.rows[0].figures]
-    table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
     for column in (*(figure(name).title for name in names), "ASR", "seconds"):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for row in result.rows:
         shares = [*(row.figures[name] for name in names), row.asr]
-        table.add_row(row.name, *map(percent, shares), f"{row.seconds:.0f}")
+        table.add_row(row.name, *(percent(one).replace("100.0", "100") for one in shares), f"{row.seconds:.0f}")
     console.print(table)
     for name, one in result.attacks.items():
         rates = f"{one.verdict}; it brings it back in {percent(one.asr_after)} (original: {percent(one.original)})"
