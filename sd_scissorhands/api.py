@@ -122,7 +122,7 @@ def attack_suite(
     from .attacks.suite import place_of, run_suite
 
     with _at_work(suite.first.model, progress) as (processes, shown):
-        suite = dataclasses.replace(suite, attacks={name: composed(one) for name, one in suite.attacks.items()})
+        suite = suite.on(composed(suite.first))
         folder = Path(output_dir or place_of(suite))
         return _with_page(run_suite(suite, folder, progress=shown), folder, blur, command, processes)
 

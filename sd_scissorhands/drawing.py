@@ -93,8 +93,7 @@ def _pictures(
     rows = [Row(at, prompt, seed) for at, (prompt, seed) in enumerate(each)]
     found: list[np.ndarray] = []
     with progress(f"drawing, {Path(model).name}", len(rows)) as tick:
-        encode = lambda some: denoiser.encode([row.prompt for row in some])  # noqa: E731
-        for chunk, pixels in draw(denoiser, rows, Sampling.of(opened, steps, guidance), batch_size=None, encode=encode):
+        for chunk, pixels in draw(denoiser, rows, Sampling.of(opened, steps, guidance), batch_size=None):
             found += list(pixels)
             tick(len(chunk))
     return [found[at : at + len(seeds)] for at in range(0, len(found), len(seeds))]
@@ -102,7 +101,9 @@ def _pictures(
 
 def _sheet(rows: Sequence[tuple[str, list[np.ndarray]]], blur: bool) -> Image.Image:
     """All pictures, with a line of text over each row."""
-    from PIL import Image, ImageDraw, ImageFilter
+    from PIL import Image, ImageDraw
+
+    from .report.pictures import blurred
 
     side = max(SIDE, *(max(picture.shape) for _, row in rows for picture in row))
     size = (len(rows[0][1]) * (side + GAP) + GAP, len(rows) * (LINE + side + GAP) + GAP)
@@ -114,7 +115,7 @@ def _sheet(rows: Sequence[tuple[str, list[np.ndarray]]], blur: bool) -> Image.Im
         for x, pixels in enumerate(row):
             picture = Image.fromarray(pixels)
             if blur:
-                picture = picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 8))
+                picture = blurred(picture)
             picture = picture.resize((side, side * picture.height // picture.width), Image.Resampling.NEAREST)
             sheet.paste(picture, (GAP + x * (side + GAP), top + LINE))
     return sheet

@@ -87,8 +87,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     Raises:
         UserError: the first thing that is wrong.
     """
-    if not settings.concepts:
-        raise UserError("nothing to erase: name a preset, a word or a text with --concept")
+    settings.check_named()
     # without the download of a hub id, which comes after every other check
     domain = domain_of_model(settings.model, settings.model_config)
     names = dict.fromkeys(domain.spell(text) for text in settings.concepts)

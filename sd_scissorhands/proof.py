@@ -57,7 +57,7 @@ def held_out(run: Run, prepared: Prepared, teacher: Weights, progress: Progress)
 
 
 def steps_of(settings: EraseSettings) -> int:
-    """HeldOutSampling steps of what is held out: half of those that are learned from, for both models."""
+    """Sampling steps of what is held out: half of those that are learned from, for both models."""
     return max(1, settings.sampling_steps // 2)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from .declaration import SEED, check_declared, declared_of, setting
-from .errors import UserError
+from .errors import UsageError, UserError
 from .files import read_toml
 from .methods.edits import EDITS
 from .methods.objectives import OBJECTIVES
@@ -158,6 +158,17 @@ class EraseSettings(MethodSettings):
         object.__setattr__(self, "model", model_named(self.model, self.revision, self.variant))
         object.__setattr__(self, "revision", None)
         object.__setattr__(self, "variant", None)
+
+    def check_named(self) -> None:
+        """Refuse an erasure of nothing.
+
+        Raises:
+            UsageError: no concept is named.
+        """
+        if not self.concepts:
+            raise UsageError(
+                "nothing to erase: name a preset, a word or a text with --concept (sdscissor concepts lists them)"
+            )
 
     def resolved(self, profile: str) -> Self:
         """As of every method; every further concept adds half as many steps."""

@@ -17,8 +17,8 @@ from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
 from sd_scissorhands.evaluation.image_classifier import open_classifier
 from sd_scissorhands.evaluation.judge_set import open_judges
-from sd_scissorhands.evaluation.judges import judges_named
-from sd_scissorhands.evaluation.judges.classifier import ClassifierJudge, parse_source
+from sd_scissorhands.evaluation.judges import judges_named, parse_source
+from sd_scissorhands.evaluation.judges.classifier import ClassifierJudge
 from sd_scissorhands.evaluation.metrics.base import Recorded
 from sd_scissorhands.evaluation.metrics.unchanged import anchor_share
 from sd_scissorhands.evaluation.prompts import Row

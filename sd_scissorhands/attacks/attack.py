@@ -95,6 +95,7 @@ def place_of(settings: AttackSettings) -> Path:
 
 
 def about_of(settings: AttackSettings) -> About:
+    """The concept under attack, the original and the domain, see `evaluation.evaluate.about`."""
     s = settings
     return about(s.concept, s.model, baseline=s.baseline, anchor=s.anchor)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..declaration import setting
 from ..results.attack import KindRate
 from .base import Outcome
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 EMPTY, OPEN, OTHER, OWN = "empty prompt", "open prompts", "other words", "own words"  # that pictures are drawn on under
 NOISE_SEED = 80_000_000  # of the noise that is added, apart from what the pictures were drawn from
+
+
+def strengths_setting(default: tuple[float, ...]) -> Any:
+    """The setting of an attack that noises pictures: how far."""
+    return setting(
+        default, "Shares of the timesteps that pictures are noised to and drawn on from, each in (0, 1).",
+        least=0, most=1, open_ends=True, listed=True, default_text=",".join(map(str, default)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,9 @@ def rates(drawings: Sequence[Begun], hits: list[bool], theirs: list[bool] | None
     for place in range(max(len(one.kinds) for one in drawings)):
         for at, one in enumerate(drawings):
             numbers.setdefault(one.kinds[place], []).append(at)
-    return {
-        kind: KindRate(len(own), _share(hits, own), None if theirs is None else _share(theirs, own))
-        for kind, own in numbers.items()
-    }
 
+    def rate(numbers: list[int]) -> KindRate:
+        original = None if theirs is None else KindRate.of([theirs[n] for n in numbers]).asr
+        return KindRate.of([hits[n] for n in numbers], original)
 
-def _share(hits: list[bool], numbers: list[int]) -> float:
-    return round(sum(hits[n] for n in numbers) / len(numbers), 4)
+    return {kind: rate(own) for kind, own in numbers.items()}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..declaration import setting
 from . import ATTACKS
 from .base import ASR, Attack, Outcome
-from .begun import EMPTY, OPEN, OTHER, OWN, Begun, begun, in_turn, outcome, prepare, rates, worded
+from .begun import EMPTY, OPEN, OTHER, OWN, Begun, begun, in_turn, outcome, prepare, rates, strengths_setting, worded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +23,7 @@ WORDS = (EMPTY, OPEN, OTHER)  # that pictures are completed under, in turn
 class CompletionOptions:
     """How far the pictures are noised."""
 
-    strengths: tuple[float, ...] = setting(
-        STRENGTHS, "Shares of the timesteps that pictures are noised to and drawn on from, each in (0, 1).",
-        least=0, most=1, open_ends=True, listed=True, default_text=",".join(map(str, STRENGTHS)),
-    )  # fmt: skip
+    strengths: tuple[float, ...] = strengths_setting(STRENGTHS)
 
 
 def run(context: AttackContext, side: Side, data: Data) -> Outcome:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..declaration import setting
 from . import ATTACKS
 from .base import ASR, Attack, Outcome
-from .begun import begun, in_turn, outcome
+from .begun import begun, in_turn, outcome, strengths_setting
 
 if TYPE_CHECKING:
     from .base import Data
@@ -22,10 +21,7 @@ PICTURES = ("pictures of the anchor", "other pictures")  # in turn
 class ImageToImageOptions:
     """How far the pictures are noised."""
 
-    strengths: tuple[float, ...] = setting(
-        STRENGTHS, "Shares of the timesteps that pictures are noised to and drawn on from, each in (0, 1).",
-        least=0, most=1, open_ends=True, listed=True, default_text=",".join(map(str, STRENGTHS)),
-    )  # fmt: skip
+    strengths: tuple[float, ...] = strengths_setting(STRENGTHS)
 
 
 def prepare(context: AttackContext, original: Side) -> Data:

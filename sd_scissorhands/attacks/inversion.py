@@ -86,10 +86,7 @@ def run(context: AttackContext, side: Side, data: Data) -> Outcome:
     for seen in (hits, context.second.get(f"{side.name}-after", [])):  # the second judge's answers count alike
         seen[:] = [one and came for one, came in zip(seen, back[CONCEPT], strict=False)]
     theirs = original.kinds if original else {}
-    kinds = {
-        kind: KindRate(len(own), round(sum(own) / len(own), 4), theirs[kind].asr if theirs else None)
-        for kind, own in back.items()
-    }
+    kinds = {kind: KindRate.of(own, theirs[kind].asr if theirs else None) for kind, own in back.items()}
     figures = {name + KINDS[kind]: value for kind, one in found.items() for name, value in one.figures.items()}
     if original:
         figures |= {f"original_{name}": value for name, value in original.figures.items()}

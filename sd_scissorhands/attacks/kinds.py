@@ -36,10 +36,12 @@ def strongest(
     """
     original = context.outcomes.get("original")
     theirs = {kind: rate.asr for kind, rate in original.kinds.items()} if original else {}
-    rates = {kind: round(sum(own) / len(own), 4) for kind, own in hits.items()}
+    kinds = {kind: KindRate.of(own, theirs.get(kind)) for kind, own in hits.items()}
     deciding = [kind for kind in hits if kind not in beside]
-    best = max([kind for kind in deciding if theirs.get(kind, 1.0) >= SHOWS] or deciding, key=lambda kind: rates[kind])
+    best = max(
+        [kind for kind in deciding if theirs.get(kind, 1.0) >= SHOWS] or deciding, key=lambda kind: kinds[kind].asr
+    )
     return Outcome(
         hits[best], [f"{row.prompt}, {best}" for row in rows_of_a_kind(context)], file_name(best),
-        kinds={kind: KindRate(len(own), rates[kind], theirs.get(kind)) for kind, own in hits.items()},
+        kinds=kinds,
     )  # fmt: skip

@@ -12,12 +12,11 @@ from ..files import read_json
 from ..machine import Processes
 from ..places import measurement_directory
 from ..results.attack import AttackResult
-from ..results.suite import SuiteResult, SuiteRow, worst_first
+from ..results.suite import FOLDER, SuiteResult, SuiteRow, worst_first
 from ..run import Progress, silent
 from . import ATTACKS
 from .attack import about_of, attack, check_files, claim, contents_of
-from .attack_settings import parse_attacks
-from .suite_settings import SUITES, Suite
+from .suite_settings import Suite
 
 STATE = "suite.json"  # what identifies the suite in a folder
 
@@ -54,7 +53,7 @@ def place_of(suite: Suite) -> Path:
     Raises:
         UserError: see `evaluation.evaluate.about`.
     """
-    return measurement_directory("attack", suite.first.model, f"suite-{suite.name}", about_of(suite.first).concept.name)
+    return measurement_directory("attack", suite.first.model, FOLDER + suite.name, about_of(suite.first).concept.name)
 
 
 def named_stages(name: str, progress: Progress) -> Progress:
@@ -79,11 +78,10 @@ def finished(folder: Path) -> AttackResult | None:
 
 def result_of(suite: Suite, results: Mapping[str, AttackResult]) -> SuiteResult:
     """All attacks as rows, and the worst of them."""
-    notes = {one.name: one.note for one in parse_attacks(",".join(SUITES[suite.name]))}
     rows = []
     for name, result in results.items():
         declared = ATTACKS[result.attack]
-        rows.append(SuiteRow.of(name, declared.title + notes.get(name, ""), declared.graded, result))
+        rows.append(SuiteRow.of(name, declared.title + suite.notes[name], declared.graded, result))
     graded = [row for row in rows if row.graded]
     rates = [row.asr_after for row in graded if row.proves and row.asr_after is not None]
     any_one, remarks = (

@@ -29,6 +29,7 @@ class Suite:
 
     name: str
     attacks: Mapping[str, AttackSettings]
+    notes: Mapping[str, str]  # what sets an attack apart from another of its kind, see `NamedAttack.note`
 
     @classmethod
     def of(cls, name: str, concept: str, model: str, baseline: str | None = None, **shared: Any) -> Suite:
@@ -45,9 +46,17 @@ class Suite:
                 f"{flag(own[0])} has no effect on --suite {name}, which brings its attacks' own settings: leave it out"
             )
         named = parse_attacks(",".join(SUITES[name]))
-        return cls(name, {
+        attacks = {
             one.name: AttackSettings(one.attack, concept, model, baseline, **(dict(one.options) | shared)) for one in named
-        })  # fmt: skip
+        }  # fmt: skip
+        return cls(name, attacks, {one.name: one.note for one in named})
+
+    def on(self, other: AttackSettings) -> Suite:
+        """The same on the model that another attack names."""
+        models = {name: getattr(other, name) for name in ("model", "baseline", "unet", "model_config")}
+        return dataclasses.replace(
+            self, attacks={name: dataclasses.replace(one, **models) for name, one in self.attacks.items()}
+        )
 
     @property
     def first(self) -> AttackSettings:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..results.attack import KindRate
 from . import ATTACKS
 from .base import ASR, Attack, Outcome
+from .begun import EMPTY
 from .paraphrase import misspell
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese"}
 FIGURES = {"composition": "bound_right", "siblings": "siblings_bound_right"}  # kind -> its share with all that is named
-EMPTY = "empty prompt"
 
 
 def run(context: AttackContext, side: Side, data: Data) -> Outcome:
@@ -101,10 +101,7 @@ def _rates(plan: list[tuple[str, str]], hits: list[bool], original: dict[str, Ki
     own: dict[str, list[bool]] = {}
     for (kind, _), hit in zip(plan, hits, strict=True):
         own.setdefault(kind, []).append(hit)
-    return {
-        kind: KindRate(len(some), round(sum(some) / len(some), 4), original[kind].asr if original else None)
-        for kind, some in own.items()
-    }
+    return {kind: KindRate.of(some, original[kind].asr if original else None) for kind, some in own.items()}
 
 
 MEANING = (

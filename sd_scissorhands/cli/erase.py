@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import UsageError
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from .flags import with_flags_of
 from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, in_panel, repo_to_push
@@ -39,10 +38,7 @@ def erase(
         sdscissor erase --concept "a red fox" --anchor "a grey cat" --dry-run
     """
     settings = load_settings(EraseSettings, config, given, own=own or ())
-    if not settings.concepts:
-        raise UsageError(
-            "nothing to erase: name a preset, a word or a text with --concept (sdscissor concepts lists them)"
-        )
+    settings.check_named()
     from .. import api, show
     from ..forecast import forecast
     from ..machine import Processes

@@ -33,12 +33,8 @@ from .jobs import Comparison, Job, intervals, jobs_of
 from .measure import Measured, Measurements, measure
 
 ERASURE_COSTS = ("trimmed", "seconds")  # of an erasure
-LATER = (
-    "beside",
-    "translations",
-    "judge",
-    "judge_names",
-)  # of a concept; left out where empty, so that comparisons made without them continue
+# Of a concept; left out where empty, so that comparisons made without them continue.
+LATER = ("beside", "translations", "judge", "judge_names")
 ATTACKED_BY = ("count", "learn_from", "steps", "restarts", "lr", "tokens", "batch_size")  # what an attack depends on
 
 

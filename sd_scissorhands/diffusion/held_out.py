@@ -111,8 +111,8 @@ class HeldOut:
 
     What has moved: sum |g - g_0|^2 / sum |g_0 - u_0|^2 with g the estimate of x_0 under guidance and u that without words, on
     what the original drew for prompts to be retained. Where the model hardly knows their words, as one of a narrow subject the
-    general captions, half of what the concept's name changes takes the place of what they change (`NAMED`). Estimates of x_0 mean the same whatever
-    the module outputs, and differ most where noise is high and a picture's content is decided.
+    general captions, half of what the concept's name changes takes the place of what they change (`NAMED`). Estimates of x_0
+    mean the same whatever the module outputs, and differ most where noise is high and a picture's content is decided.
     """
 
     def __init__(
@@ -132,7 +132,6 @@ class HeldOut:
         self.concept = self._noised(self.latents["asked"][:count], LEFT_AT, generator)
         self.pair = self._noised(self.latents["pair"], LEFT_AT, generator.manual_seed(how.seed))
         self.rest = self._noised(self.latents["retained"], MOVED_AT, generator)
-        self.named_rest = self._noised(self.latents["asked"][:count], MOVED_AT, torch.Generator().manual_seed(how.seed))
         rows = torch.arange(count, device=denoiser.device).repeat(len(LEFT_AT))
         others = {kind: mixture.draw(rows, generator, kind) for kind in tuple(SHARES)[1:]}
         self.words = {"name": self.named[rows], **others}
@@ -142,7 +141,8 @@ class HeldOut:
             self.way = self._clean(*self.concept[:2], self.words["name"]) - self.near
             self.before = {kind: self._shares(words) for kind, words in self.words.items()}
             self.guided, empty = self._guided(self.rest, self.retained)
-            by_name = self._apart(*self._guided(self.named_rest, self.named[:count].repeat(len(MOVED_AT), 1, 1)))
+            named = self._noised(self.latents["asked"][:count], MOVED_AT, torch.Generator().manual_seed(how.seed))
+            by_name = self._apart(*self._guided(named, self.named[:count].repeat(len(MOVED_AT), 1, 1)))
             self.by_words = [
                 max(float(own.sum()), NAMED * float(by_name.mean()) * own.numel())
                 for own in self._apart(self.guided, empty).chunk(2, 1)

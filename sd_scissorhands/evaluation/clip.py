@@ -18,10 +18,10 @@ from ..files import check_regular, hash_file, read_object
 from ..machine import resolve_device
 from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
+from ..models.pretrained import WEIGHTS, check_safetensors, check_whole
 from ..naming import may_be_on_hub
 
 BATCH = 32  # pictures through the model at once
-WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "*token*", "vocab.json", "merges.txt")
 TIE = 1e-6  # cosines that are nearer than this are equal: float32 and the batch size move the last digits
 
@@ -136,10 +136,7 @@ def _check(source: str, directory: Path) -> None:
     family = values.get("model_type")
     if family != "clip":
         raise UserError(f"--clip {source} is a {family} model: name a CLIP model, e.g. openai/clip-vit-large-patch14")
-    if not (directory / WEIGHTS).exists():
-        raise UserError(
-            f"--clip {source} has no {WEIGHTS} (pickled .bin weights are never loaded): save it with safe_serialization=True, or name another"
-        )
+    check_safetensors(f"--clip {source}", directory)
     if not any((directory / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise UserError(f"--clip {source} has no tokenizer.json: save its CLIPTokenizer beside the model")
 
@@ -160,10 +157,7 @@ def _load(source: str, directory: Path) -> tuple[Any, Any, Any]:
             f"--clip {source} cannot be loaded ({reason(error)}): download or save it again, or name another"
         ) from None
     model, report = loaded
-    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
-        raise UserError(
-            f"--clip {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json has it ({len(lacking)} tensors in all); download it again"
-        )
+    check_whole(f"--clip {source}", report)
     return model.float().eval().requires_grad_(False), tokenizer, processor
 
 

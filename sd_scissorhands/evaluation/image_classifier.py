@@ -16,10 +16,10 @@ from ..files import check_regular, read_object
 from ..machine import resolve_device
 from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
+from ..models.pretrained import WEIGHTS, check_safetensors, check_whole
 from ..naming import may_be_on_hub
 
 BATCH = 32  # pictures at once
-WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "preprocessor_config.json")
 ONNX = ".onnx"
 MOST_SIDE = 4096  # pixels a side of an input
@@ -88,10 +88,7 @@ def _transformers(source: str, path: Path, device: str) -> ImageClassifier:
         raise UserError(
             f"--judge {source} is no image classifier (its config.json names {kinds}): name one that AutoModelForImageClassification loads"
         )
-    if not (directory / WEIGHTS).exists():
-        raise UserError(
-            f"--judge {source} has no {WEIGHTS} (pickled .bin weights are never loaded): save it with safe_serialization=True, or name another"
-        )
+    check_safetensors(f"--judge {source}", directory)
     model, processor = _load(source, directory)
     model.to(device)
     named = model.config.id2label
@@ -146,10 +143,7 @@ def _load(source: str, directory: Path) -> tuple[Any, Any]:
         raise UserError(
             f"--judge {source} cannot be loaded ({reason(error)}): download or save it again, with its image processor"
         ) from None
-    if lacking := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
-        raise UserError(
-            f"--judge {source} is incomplete: {WEIGHTS} does not hold {lacking[0]} as config.json has it ({len(lacking)} tensors in all); download it again"
-        )
+    check_whole(f"--judge {source}", report)
     return model.float().eval().requires_grad_(False), processor
 
 

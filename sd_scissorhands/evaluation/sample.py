@@ -150,7 +150,6 @@ class Recorder:
         rows, options = self.rows if rows is None else rows, self.options
         if encode is None:
             self.remarks.update(dict.fromkeys(denoiser.family.remarks_on([row.prompt for row in rows])))
-            encode = lambda some: denoiser.encode([row.prompt for row in some])  # noqa: E731
         header = self._header(opened, sampling, rows)
         ledger = Ledger(
             self.folder / f"{name}.jsonl",
@@ -218,14 +217,18 @@ class Recorder:
 
 
 def draw(
-    denoiser: Denoiser, rows: Sequence[Row], sampling: Sampling, *, batch_size: int | None, encode: Encode
+    denoiser: Denoiser, rows: Sequence[Row], sampling: Sampling, *, batch_size: int | None, encode: Encode | None = None
 ) -> Iterator[tuple[Sequence[Row], np.ndarray]]:
     """Batches of rows with their pictures, (B, h, w, 3) uint8 RGB.
 
     Every row has its own CPU generator, seeded with its own seed, and on a CPU as many rows as always are computed
     together (the last are padded): a picture's bytes depend on neither the batch size, nor the rows around it, nor how
     many processes share the work. An accelerator computes `batch_size` rows together, always as many.
+
+    Args:
+        encode: conditions of rows; the text encoder's when None.
     """
+    encode = encode or (lambda some: denoiser.encode([row.prompt for row in some]))
     by_kind: dict[tuple[float, tuple[int, int], float | None], list[Row]] = {}
     for row in rows:
         guidance = sampling.guidance if row.guidance is None else row.guidance

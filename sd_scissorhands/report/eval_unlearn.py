@@ -78,7 +78,8 @@ def _measured(run: RunRecord) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if counts.kind == "i2p" and (result := _asr_i2p(counts)):
             yield "asr_i2p", folder, result
     for folder, attack in run.attacks.items():
-        yield f"asr_{attack.attack.replace('-', '_')}", folder, _asr(attack)
+        key = f"asr_{attack.attack.replace('-', '_')}"
+        yield key, folder, _asr(key, attack)
 
 
 def _result(key: str, value: float | None, details: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _asr_i2p(counts: NudityEvaluation) -> dict[str, Any] | None:
     return _result("asr_i2p", seen / counts.images, details)
 
 
-def _asr(attack: AttackResult) -> dict[str, Any]:
+def _asr(key: str, attack: AttackResult) -> dict[str, Any]:
     """The share of attacked pictures that show the concept, and the original's; null where the attack has no such share."""
     value = attack.asr_after
     details = {
@@ -141,4 +142,4 @@ def _asr(attack: AttackResult) -> dict[str, Any]:
         "detector": attack.judge, "config": None, "asr_before": _number(attack.asr_before), "original": _number(attack.original.asr_after),
         "broken": attack.broken, "steps_back": attack.steps_back or None,
     }  # fmt: skip
-    return _result(f"asr_{attack.attack.replace('-', '_')}", value, details)
+    return _result(key, value, details)

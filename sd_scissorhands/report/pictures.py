@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..pictures import PictureError, read_frames
 from ..results.attack import AttackResult, AttackSample
@@ -120,12 +121,19 @@ def _picture(
     return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer)
 
 
+def blurred(image: Any) -> Any:
+    """A PIL picture behind a Gaussian blur of an eighth of its longer side."""
+    from PIL import ImageFilter
+
+    return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
+
+
 def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, int]:
     """A picture of `folder` as a data URI, at most 320 pixels a side, and its own side; (None, 0) if it cannot be read.
 
     Blurring is a Gaussian of an eighth of the longer side, applied to the pixels that go into the page.
     """
-    from PIL import Image, ImageFilter
+    from PIL import Image
 
     try:
         path = (folder / str(name)).resolve()
@@ -136,7 +144,7 @@ def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, in
         return None, 0
     side = max(image.size)
     if blur:
-        image = image.filter(ImageFilter.GaussianBlur(side / 8))
+        image = blurred(image)
     image.thumbnail((320, 320))
     stream, kind = io.BytesIO(), "png" if side <= SHARP_SIDE else "jpeg"
     image.save(stream, kind, quality=88)

@@ -23,13 +23,12 @@ from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation, read_evaluation
 from ..results.forget import ForgetResult
 from ..results.manifest import MANIFEST, BaseModel
-from ..results.suite import SuiteResult
+from ..results.suite import FOLDER, SuiteResult
 from ..run import Run
 from .declared import attack_title, evaluation_titles
 from .phrases import plain
 
 T = TypeVar("T")
-SUITE = "suite-"  # begins the name of the folder of a suite of attacks
 
 
 @dataclass
@@ -182,8 +181,8 @@ def _measured(run: RunRecord, parent: str, order: Sequence[str]) -> dict[str, An
     the rest for them; that is left out, as is a kind of evaluation that nothing declares.
     """
     found: list[tuple[str, Evaluation | AttackResult]] = []
-    own, suites = ((run.path / parent).glob(files) for files in ("*/summary.json", f"{SUITE}*/*/summary.json"))
-    for folder in sorted(file.parent for file in (*own, *suites) if not file.parent.name.startswith(SUITE)):
+    own, suites = ((run.path / parent).glob(files) for files in ("*/summary.json", f"{FOLDER}*/*/summary.json"))
+    for folder in sorted(file.parent for file in (*own, *suites) if not file.parent.name.startswith(FOLDER)):
         name = next((name for name in order if f"{folder.name}-".startswith(f"{name}-")), folder.name)
         summary = _summary(run, folder, name)
         if summary and (parent == "attack" if isinstance(summary, AttackResult) else summary.kind in order):

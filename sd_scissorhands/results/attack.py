@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,11 @@ class KindRate(Record):
     n: int
     asr: float
     original_asr: float | None = None
+
+    @classmethod
+    def of(cls, hits: Sequence[bool], original_asr: float | None = None) -> KindRate:
+        """The share of hits, rounded to 4 places, beside the original's."""
+        return cls(len(hits), round(sum(hits) / len(hits), 4), original_asr)
 
 
 @dataclass(frozen=True)

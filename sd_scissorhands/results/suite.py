@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from .attack import AttackResult
 from .base import Measurement, Record
 
+FOLDER = "suite-"  # begins the name of a suite's folder
+
 
 @dataclass(frozen=True)
 class SuiteRow(Record):

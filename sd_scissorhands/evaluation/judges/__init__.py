@@ -16,7 +16,7 @@ def judges_named(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: neither, or more.
     """
-    whole = is_path(text) or is_path(text.rpartition(":")[0])
+    whole = is_path(parse_source(text)[0])
     named = (text,) if whole else tuple(part.strip() for part in text.split("+"))
     unknown = [one for one in named if one not in JUDGES and not looks_like_a_model(one)]
     if unknown or len(named) > 2:
@@ -29,4 +29,12 @@ def judges_named(text: str) -> tuple[str, ...]:
 
 def looks_like_a_model(text: str) -> bool:
     """Whether a text may name an image classifier, with labels or without."""
-    return is_path(text.rpartition(":")[0] or text) or is_path(text) or "/" in text
+    return "/" in text or is_path(parse_source(text)[0])
+
+
+def parse_source(text: str) -> tuple[str, tuple[str, ...]]:
+    """(classifier, labels) of DIRECTORY_OR_HUB_ID[:LABEL,...]; a path that exists is meant whole."""
+    source, colon, labels = text.rpartition(":")
+    if is_path(text) or not colon:
+        return text, ()
+    return source, tuple(label.strip() for label in labels.split(",") if label.strip())

@@ -10,7 +10,7 @@ from ...concepts import Concept, called
 from ...errors import UserError
 from ...preset_check import bare, names
 from ..image_classifier import ImageClassifier, open_classifier
-from . import JUDGES
+from . import JUDGES, parse_source
 from .base import Judge, JudgeRequest, Record
 
 
@@ -55,11 +55,8 @@ class ClassifierJudge(Judge):
         source, labels = parse_source(str(request.source))
         classifier = open_classifier(source, request.device)
         concept = request.concept
-        of_preset = request.source in (
-            concept.judge,
-            *map(str.strip, concept.judge.split("+")),
-        )  # else --judge named another
-        called_so = dict(concept.judge_names) if of_preset else {}
+        of_preset = request.source in (concept.judge, *map(str.strip, concept.judge.split("+")))
+        called_so = dict(concept.judge_names) if of_preset else {}  # of another judge, that --judge named, none
         return cls(classifier, _labels_of(classifier, labels, concept), request.threshold, called_so, concept.anchor)
 
     def look(self, pixels: np.ndarray, prompts: Sequence[str]) -> list[Record]:
@@ -95,16 +92,6 @@ class ClassifierJudge(Judge):
 
     def answer(self, record: Record) -> str:
         return record["best"]
-
-
-def parse_source(text: str) -> tuple[str, tuple[str, ...]]:
-    """(classifier, labels) of DIRECTORY_OR_HUB_ID[:LABEL,...]; a path that exists is meant whole."""
-    from ...naming import is_path
-
-    source, colon, labels = text.rpartition(":")
-    if is_path(text) or not colon:
-        return text, ()
-    return source, tuple(label.strip() for label in labels.split(",") if label.strip())
 
 
 def _word(label: str) -> str:
