@@ -43,12 +43,10 @@ dist: .venv/ready
 tiny: .venv/ready
 	$(BIN)/python -m sd_scissorhands.tiny.train
 
-# Every table of docs/experiments.md: a day on two cores. `python experiments/robust.py --smoke` tries one in minutes.
+# Every table of docs/experiments.md: a day on two cores. `python experiments/default.py --smoke` tries one in minutes.
 experiments: .venv/ready
-	$(BIN)/python experiments/robust.py
-	$(BIN)/python experiments/unseen.py
+	$(BIN)/python experiments/default.py
 	$(BIN)/python experiments/methods.py
-	$(BIN)/python experiments/families.py
 	$(BIN)/python experiments/calibration.py
 	$(BIN)/python experiments/models.py table
 

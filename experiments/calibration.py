@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import Cell, Options, Rows, Run, Table, beside, main, mean, seconds, share
+from columns import Cell, Rows, beside, mean, seconds, share
+from runner import Options, Run, Table, main
 from tables import machine, markdown
 
 import sd_scissorhands

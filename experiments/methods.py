@@ -1,24 +1,23 @@
-"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|denoisers|edits ...]`.
+"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes|edits ...]`.
 
-Every row is of a run of `sdscissor compare`.
+Rows on classifiers are of runs of `sdscissor compare`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from multiprocessing.pool import ThreadPool
+from collections.abc import Callable, Iterable, Mapping
 
-from runner import SMOKE_ERASURE, WORKERS, Options, Row, Rows, command, main, mean
+from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
+from runner import Options, Run, Settings, Table, command, main
 from tables import machine, markdown
 
-from sd_scissorhands import ForgetSettings, forget
+from sd_scissorhands import ForgetSettings, Suite, forget
 
 CONCEPTS = ("heart", "ring", "blue", "yellow")
 CLASS, SHARE = "3", 0.1
 EDITED = ("scissorhands", "lra-npp", "l-codec", "random-k")  # recipes with an edit
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "gap")
-FIGURES = ("UA", "UA_synonyms", "UA_generic", "IRA", "CRA", "CRA_forget")
 
 
 def compared(options: Options, folder: str, *words: object, seeds: int) -> Rows:
@@ -90,35 +89,61 @@ def digits_table(rows: Rows) -> str:
 # ---------------------------------------------------------------- the embedded model
 
 
-def denoisers(options: Options) -> str:
-    """Every recipe on four concepts, a part of them in each of two processes."""
-    concepts = options.concepts or CONCEPTS
-    measures = ["--limit", 8, "--attack-steps", 3] if options.smoke else ["--limit", 60]
-    few = [*options.overlay(**SMOKE_ERASURE), "--recipes", "scissorhands-robust,substitution"] if options.smoke else []
-
-    def one(own: tuple[str, ...]) -> Rows:
-        return compared(options, "-".join(own), *named(own), *measures, "--restarts", 1, *few, seeds=3)
-
-    with ThreadPool(WORKERS) as pool:
-        parts = pool.map(one, [own for own in (concepts[::WORKERS], concepts[1::WORKERS]) if own])
-    return table([row for rows in parts for row in rows], (*FIGURES, "asr"), {"trimmed": 0, "seconds": 0})
+ERASED: dict[str, Settings] = {
+    "scissorhands-open": {},  # the default, as a user gives it
+    **{name: {"verify": False} for name in ("scissorhands", "lra-npp", "l-codec", "esd", "substitution", "salun")},
+}
+EVALUATED = {"canvas-afresh": {"limit": 100, "seed": 1000}}  # prompts and start noise that no choice saw
 
 
-def edits(options: Options) -> str:
-    """What the edits do by themselves."""
-    few = (
-        ["--limit", 8, *options.overlay(**{**SMOKE_ERASURE, "steps": 0})]
-        if options.smoke
-        else ["--limit", 60, *options.overlay(steps=0)]
-    )
-    concepts = named(options.concepts or CONCEPTS)
-    rows = compared(options, "edits", *concepts, "--recipes", ",".join(EDITED), "--attack", "none", *few, seeds=1)
-    return table(
-        rows, ("UA", "UA_synonyms", "IRA", "CRA"), {"trimmed": 0, "seconds": 0}, first="recipe, without its repair"
-    )
+def runs(measures: Mapping[str, Settings]) -> list[Run]:
+    """One erasure of every concept by every recipe, at seed 0 and then at seed 1."""
+    return [
+        Run(recipe, {"recipe": recipe, **settings}, (concept,), seed, measures)
+        for seed in (0, 1) for concept in CONCEPTS for recipe, settings in ERASED.items()
+    ]  # fmt: skip
 
 
-TABLES = {"digits-class": digits_class, "digits-random": digits_random, "denoisers": denoisers, "edits": edits}
+def unrepaired() -> list[Run]:
+    """What a recipe's edit does by itself."""
+    return [
+        Run(f"{recipe} without its repair", {"recipe": recipe, "steps": 0, "verify": False}, (concept,), 0, EVALUATED)
+        for concept in CONCEPTS for recipe in EDITED
+    ]  # fmt: skip
+
+
+def probes(suite: str) -> dict[str, Cell]:
+    """Columns on the attacks of a suite, the original behind the stroke, and on the strongest of them."""
+    names = [name for name in Suite.of(suite, CONCEPTS[0], "tiny").attacks if name != "relearn"]
+    return {
+        **{name: joined(rate(name), rate(name, original=True)) for name in names},
+        "strongest (worst)": lambda rows: (
+            f"{mean((row[f'suite-{suite}']['asr_after'] for row in rows), 2)} "
+            f"({max(row[f'suite-{suite}']['asr_after'] for row in rows):.2f})"
+        ),
+        "steps until it is back": steps_back("relearn"),
+    }
+
+
+def rate(attack: str, *, original: bool = False) -> Cell:
+    """Mean share of an attack's pictures that show the concept."""
+    return lambda rows: mean(((row[attack]["original"] if original else row[attack])["asr_after"] for row in rows), 2)
+
+
+TABLES: dict[str, Table | Callable[[Options], str]] = {
+    "digits-class": digits_class,
+    "digits-random": digits_random,
+    "recipes": Table(
+        runs(EVALUATED | {"suite-quick": {"suite": "quick"}}),
+        ("variant",),
+        {**judged("canvas-afresh"), **whole("canvas-afresh"), **probes("quick"), "seconds": seconds},
+    ),
+    "edits": Table(
+        unrepaired(),
+        ("variant",),
+        {**judged("canvas-afresh"), **whole("canvas-afresh"), "seconds": seconds},
+    ),
+}
 
 if __name__ == "__main__":
     main(__doc__, TABLES, "runs/methods")

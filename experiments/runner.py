@@ -12,10 +12,9 @@ import json
 import multiprocessing
 import os
 import re
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,19 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from columns import Cell, Row, Rows
 from tables import machine, markdown, publish
 
-from sd_scissorhands import AttackSettings, EraseSettings, EvaluateSettings, attack, erase, evaluate
+from sd_scissorhands import (
+    AttackSettings,
+    EraseSettings,
+    EvaluateSettings,
+    Suite,
+    attack,
+    attack_suite,
+    erase,
+    evaluate,
+)
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "experiments.md"
 WORKERS = 2
@@ -36,9 +45,6 @@ SMOKE_ATTACK = {"count": 8}
 SMOKE_LEARNING = {"embedding": 3, "token": 3, "relearn": 3}  # steps, of attacks that learn
 
 Settings = Mapping[str, Any]
-Row = dict[str, Any]  # variant, concept, seed, run, model, seconds, and the summary of every measure by its name
-Rows = Sequence[Row]
-Cell = Callable[[Rows], str]
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,9 @@ class Run:
 
     Args:
         settings: fields of EraseSettings.
-        measures: fields of AttackSettings where one of them is `attack`, else of EvaluateSettings, by the name of their
-            folder: the attack or the judge, with more behind a hyphen. Their `seed` is added to the run's.
+        measures: fields of AttackSettings where one of them is `attack`, {"suite": name} for the attacks of a suite, else
+            fields of EvaluateSettings, by the name of their folder: the attack, the suite or the judge, with more behind a
+            hyphen. Their `seed` is added to the run's.
         chain: each concept is erased from the result of the one before, instead of all in one erasure.
     """
 
@@ -69,7 +76,7 @@ class Run:
         few: dict[str, Settings] = {}
         for name, settings in self.measures.items():
             steps = SMOKE_LEARNING.get(settings.get("attack", ""))
-            fewer = SMOKE_ATTACK if "attack" in settings else SMOKE_EVALUATION
+            fewer = SMOKE_ATTACK if {"attack", "suite"} & set(settings) else SMOKE_EVALUATION
             few[name] = {**settings, **fewer, **({"steps": steps} if steps else {})}
         return dataclasses.replace(self, settings={**self.settings, **SMOKE_ERASURE}, measures=few)
 
@@ -95,15 +102,19 @@ def measured(model: str, concept: str, seed: int, folder: Path, measures: Mappin
     """The summaries of some evaluations and attacks by name, made unless they are complete."""
     row: Row = {}
     for name, settings in measures.items():
-        place = folder / ("attack" if "attack" in settings else "eval") / name
+        place = folder / ("attack" if {"attack", "suite"} & set(settings) else "eval") / name
         values: dict[str, Any] = {"model": model, "concept": concept, "device": "cpu", **settings}
         values["seed"] = seed + settings.get("seed", 0)
         if not (place / "summary.json").exists():
-            if "attack" in settings:
+            if "suite" in settings:
+                attack_suite(Suite.of(values.pop("suite"), **values), place)
+            elif "attack" in settings:
                 attack(AttackSettings(**values), place)
             else:
                 evaluate(EvaluateSettings(**values), place)
         row[name] = json.loads((place / "summary.json").read_text())
+        for part in row[name]["attacks"] if "suite" in settings else ():
+            row[part["name"]] = json.loads((place / part["name"] / "summary.json").read_text())
     return row
 
 
@@ -120,10 +131,10 @@ def rows_of(run: Run, root: Path) -> list[Row]:
     return rows
 
 
-def rows_of_all(runs: Sequence[Run], root: Path) -> list[Row]:
-    """The rows of all runs in order, worked on by two processes, with a line on each as it comes."""
+def rows_of_all(runs: Sequence[Run], root: Path, workers: int = WORKERS) -> list[Row]:
+    """The rows of all runs in order, worked on by some processes, with a line on each as it comes."""
     rows: list[Row] = []
-    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for done, some in enumerate(pool.imap(partial(rows_of, root=root), runs, chunksize=1), 1):
             rows += some
             print(f"{done}/{len(runs)} {runs[done - 1].folder(root)}", flush=True)
@@ -139,69 +150,6 @@ def command(*words: object) -> dict[str, Any]:
     if done.returncode not in (0, 3, 4):
         raise subprocess.CalledProcessError(done.returncode, line)
     return json.loads(done.stdout)
-
-
-# ---------------------------------------------------------------- cells
-
-
-def mean(values: Iterable[float | None], digits: int = 3, *, spread: bool = False) -> str:
-    """The mean of what is known, with its range behind it if `spread`; empty where nothing is known."""
-    found = [value for value in values if value is not None]
-    if not found:
-        return ""
-    low, high = f"{min(found):.{digits}f}", f"{max(found):.{digits}f}"
-    return f"{statistics.fmean(found):.{digits}f}" + (f" ({low} to {high})" if spread and low != high else "")
-
-
-def share(measure: str, figure: str, side: str = "figures") -> Cell:
-    """Mean of a figure of an evaluation; `side` is "figures" or "original"."""
-    return lambda rows: mean(row[measure][side][figure] for row in rows if measure in row)
-
-
-def beside(measure: str, figure: str) -> Cell:
-    """The same, with the original's behind the stroke."""
-    return joined(share(measure, figure), share(measure, figure, "original"))
-
-
-def success(measure: str, *, original: bool = True) -> Cell:
-    """Mean success of an attack over all its restarts and the worst of them; the strongest on the original behind the stroke."""
-
-    def cell(rows: Rows) -> str:
-        own = [row[measure] for row in rows if measure in row]
-        rates = [restart["asr_after"] for attacked in own for restart in attacked["restarts"]]
-        if not rates:
-            return ""
-        theirs = statistics.fmean(attacked["original"]["asr_after"] for attacked in own)
-        return f"{statistics.fmean(rates):.2f} ({max(rates):.2f})" + (f" / {theirs:.2f}" if original else "")
-
-    return cell
-
-
-def steps_back(measure: str, subject: str = "concept") -> Cell:
-    """Steps of fine-tuning until the concept is back, from the fewest to the most; `subject`: pictures of what, concept | benign."""
-
-    def cell(rows: Rows) -> str:
-        found = [row[measure]["steps_back"] for row in rows if measure in row]
-        back = sorted(one[subject] for one in found if one[subject] is not None)
-        text = [f"{back[0]}" if back[0] == back[-1] else f"{back[0]} to {back[-1]}"] if back else []
-        return ", ".join(text + [f"never within {one['most']}" for one in found[:1] if len(back) < len(found)])
-
-    return cell
-
-
-def seconds(rows: Rows) -> str:
-    """Mean seconds of the erasures."""
-    return mean((row["seconds"] for row in rows), 0)
-
-
-def joined(*cells: Cell) -> Cell:
-    """Several cells in one, parted by strokes."""
-    return lambda rows: " / ".join(cell(rows) for cell in cells)
-
-
-def only(cell: Cell, **same: Any) -> Cell:
-    """A cell of the rows that agree with `same`."""
-    return lambda rows: cell([row for row in rows if all(row[name] == value for name, value in same.items())])
 
 
 # ---------------------------------------------------------------- tables
@@ -298,6 +246,7 @@ def main(
     )
     parser.add_argument("--concepts", nargs="+", help="these alone; prints, and writes no document")
     parser.add_argument("--smoke", action="store_true", help="few steps and pictures; prints, and writes no document")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="processes, of one thread each")
     parser.add_argument("--root", type=Path, default=Path(root), help="where the runs lie")
     given = parser.parse_args()
     place, concepts = given.root / "smoke" if given.smoke else given.root, given.concepts and tuple(given.concepts)
@@ -305,7 +254,7 @@ def main(
     for name in given.tables or tables:
         table, rows = tables[name], list[Row]()
         if isinstance(table, Table):
-            rows = rows_of_all(options.runs(table), options.root)
+            rows = rows_of_all(options.runs(table), options.root, given.workers)
             text = text_of(table, rows)
         else:
             text = table(options)

@@ -18,12 +18,11 @@ EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import calibration  # noqa: E402
-import families  # noqa: E402
+import columns  # noqa: E402
+import default  # noqa: E402
 import methods  # noqa: E402
-import robust  # noqa: E402
 import runner  # noqa: E402
 import tables  # noqa: E402
-import unseen  # noqa: E402
 
 
 def test_the_experiments_import_nothing_from_inside_the_package():
@@ -39,28 +38,33 @@ def test_the_experiments_import_nothing_from_inside_the_package():
 
 def test_every_table_has_its_marks_in_the_document():
     text = runner.DOCUMENT.read_text()
-    for name in (*robust.TABLES, *methods.TABLES, "families", "unseen", "models"):
+    for name in (*default.TABLES, *methods.TABLES, "models"):
         assert f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text, name
     text = calibration.DOCUMENT.read_text()
     assert all(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for name in calibration.TABLES)
 
 
 def test_every_setting_of_a_run_is_known():
-    tables = (*robust.TABLES.values(), *calibration.TABLES.values())
-    declared = [table for table in tables if isinstance(table, runner.Table)] + [unseen.TABLE]
+    tables = (*default.TABLES.values(), *methods.TABLES.values(), *calibration.TABLES.values())
+    declared = [table for table in tables if isinstance(table, runner.Table)]
     for run in [run for table in declared for one in table.runs for run in (one, one.reduced())]:
         sd_scissorhands.EraseSettings(concepts=run.concepts, model="tiny", **run.settings)
         for settings in run.measures.values():
+            if "suite" in settings:
+                sd_scissorhands.Suite.of(settings["suite"], run.concepts[0], "tiny")
+                continue
             attacked = "attack" in settings
             kind = sd_scissorhands.AttackSettings if attacked else sd_scissorhands.EvaluateSettings
             kind(concept=run.concepts[0], model="tiny", **settings)
-    assert families.RECIPE and methods.EDITED
 
 
-def test_runs_that_share_a_folder_agree_on_what_is_measured_there():
+@pytest.mark.parametrize("script", [default, methods, calibration])
+def test_runs_that_share_a_folder_agree_on_what_is_erased_and_measured_there(script):
+    erased: dict[Path, runner.Settings] = {}
     found: dict[tuple[Path, str], runner.Settings] = {}
-    for table in robust.TABLES.values():
+    for table in script.TABLES.values():
         for run in table.runs if isinstance(table, runner.Table) else ():
+            assert erased.setdefault(run.folder(Path()), run.settings) == run.settings
             for name, settings in run.measures.items():
                 assert found.setdefault((run.folder(Path()), name), settings) == settings
 
@@ -80,7 +84,7 @@ def attacked(*rates: float, back: int | None = 5) -> dict:
     }
 
 
-def row(concept: str, seed: int, ua: float, **more) -> runner.Row:
+def row(concept: str, seed: int, ua: float, **more) -> columns.Row:
     judged = {"n": {"UA": 10}, "baseline_sha256": "abc", "figures": {"UA": ua}, "original": {"UA": 0.0}}
     return {"concept": concept, "seed": seed, "variant": "a", "seconds": 50.0, "canvas": judged, **more}
 
@@ -91,21 +95,21 @@ def test_cells_are_means_over_what_was_measured():
         row("heart", 1, 0.5),
         row("ring", 0, 0.0, embedding=attacked(1, back=None)),
     ]
-    assert runner.share("canvas", "UA")(rows) == "0.500"
-    assert runner.beside("canvas", "UA")(rows[:1]) == "1.000 / 0.000"
-    assert runner.success("embedding")(rows) == "0.50 (1.00) / 1.00"
-    assert runner.success("embedding")(rows[1:2]) == ""
-    assert runner.steps_back("embedding")(rows) == "5, never within 160"
-    assert runner.steps_back("embedding", "benign")(rows[:1]) == "never within 160"
-    assert runner.steps_back("embedding")([row("x", 0, 1, embedding=attacked(0, back=n)) for n in (7, 2)]) == "2 to 7"
-    assert runner.only(runner.share("canvas", "UA"), concept="ring")(rows) == "0.000"
-    assert runner.seconds(rows) == "50"
-    assert runner.mean([1.0, None, 2.0], 1, spread=True) == "1.5 (1.0 to 2.0)" and runner.mean([None]) == ""
+    assert columns.share("canvas", "UA")(rows) == "0.500"
+    assert columns.beside("canvas", "UA")(rows[:1]) == "1.000 / 0.000"
+    assert columns.success("embedding")(rows) == "0.50 (1.00) / 1.00"
+    assert columns.success("embedding")(rows[1:2]) == ""
+    assert columns.steps_back("embedding")(rows) == "5, never within 160"
+    assert columns.steps_back("embedding", "benign")(rows[:1]) == "never within 160"
+    assert columns.steps_back("embedding")([row("x", 0, 1, embedding=attacked(0, back=n)) for n in (7, 2)]) == "2 to 7"
+    assert columns.only(columns.share("canvas", "UA"), concept="ring")(rows) == "0.000"
+    assert columns.seconds(rows) == "50"
+    assert columns.mean([1.0, None, 2.0], 1, spread=True) == "1.5 (1.0 to 2.0)" and columns.mean([None]) == ""
 
 
 def test_a_table_has_a_line_for_every_group_and_stands_between_its_marks(tmp_path):
     rows = [row("heart", 0, 1.0), row("green", 0, 0.5), row("heart", 1, 0.5)]
-    table = runner.Table((), ("concept",), {"UA": runner.share("canvas", "UA")}, mean=True, bold=("green",))
+    table = runner.Table((), ("concept",), {"UA": columns.share("canvas", "UA")}, mean=True, bold=("green",))
     text = runner.text_of(table, rows)
     assert text.splitlines()[2:5] == ["| heart | 0.750 |", "| **green** | 0.500 |", "| mean | 0.667 |"]
     assert "Seeds 0, 1. Pictures per run: canvas: 10 for UA." in text and "Embedded model abc." in text
@@ -119,10 +123,10 @@ def test_a_table_has_a_line_for_every_group_and_stands_between_its_marks(tmp_pat
 
 @pytest.mark.slow
 def test_a_table_comes_out_of_erasure_evaluation_and_attack(tmp_path):
-    words = ["robust", "--smoke", "--concepts", "heart", "--seeds", "1", "--root", str(tmp_path)]
+    words = ["stages", "--smoke", "--concepts", "heart", "--seeds", "1", "--root", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, EXPERIMENTS / "robust.py", *words], capture_output=True, text=True, env=environment
+        [sys.executable, EXPERIMENTS / "default.py", *words], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^\| heart \| \d\.\d{3} \|", done.stdout, re.M)
+    assert re.search(r"^\| scissorhands-open \| \d\.\d{3} \|", done.stdout, re.M)

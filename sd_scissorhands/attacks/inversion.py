@@ -51,13 +51,17 @@ class InversionOptions:
 
 
 def prepare(context: AttackContext, original: Side) -> Data:
-    """Pictures of the concept and of anything else, and those of the concept with their pixels shuffled: latents, N each."""
+    """Pictures of the concept and of anything else, and those of the concept with their pixels shuffled: latents, N each.
+
+    The original draws them without guidance: what guidance has drawn comes from noise that is less likely.
+    """
     from .token import prepare as concept_pictures
 
+    plain = replace(original, sampling=replace(original.sampling, guidance=1.0))
     seeds = [row.seed for row in context.rows]
     prompts = context.domain.benign_prompts(context.concept, count=len(seeds), seed=context.settings.seed)
-    concept = concept_pictures(context, original)["latents"]
-    others = context.generated(original, "other pictures", (prompts * len(seeds))[: len(seeds)], seeds)
+    concept = concept_pictures(context, plain)["latents"]
+    others = context.generated(plain, "other pictures", (prompts * len(seeds))[: len(seeds)], seeds)
     shuffled = _shuffled(original.denoiser, concept, SHUFFLE_SEED + context.settings.seed)
     return {CONCEPT: concept, OTHER: others, JUNK: shuffled}
 
