@@ -79,9 +79,11 @@ def once(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def erased(base: Path, place: Path, words: tuple[object, ...], options: Options) -> dict[str, Any]:
     """What `sdscissor erase` prints with no setting but model, concept and anchor; without a model where it saved none."""
-    few = options.overlay(**SMOKE_ERASURE) if options.smoke else ()
+    more = options.overlay(**SMOKE_ERASURE) if options.smoke else ()
+    if (place / "run" / "run.json").exists():
+        more += ("--resume",)
     try:
-        return command("erase", "--model", base, *words, "--output-dir", place / "run", *few, "--quiet")
+        return command("erase", "--model", base, *words, "--output-dir", place / "run", *more, "--quiet")
     except subprocess.CalledProcessError as error:
         if error.returncode != 1:
             raise
