@@ -85,7 +85,7 @@ def erased(base: Path, place: Path, words: tuple[object, ...], options: Options)
     try:
         return command("erase", "--model", base, *words, "--output-dir", place / "run", *more, "--quiet")
     except subprocess.CalledProcessError as error:
-        if error.returncode != 1:
+        if error.returncode != 1 or not (place / "run" / "repair" / "looks.json").exists():
             raise
         return {"model_dir": None}
 
