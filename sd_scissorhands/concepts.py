@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import UsageError, UserError, printable, reason
 from .files import read_text, read_toml
-from .preset_check import PRESET_FILE, SLOT, Finding, check, names, names_file
+from .preset_check import PRESET_FILE, SLOT, Defect, check, names, names_file
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def preset(name: str, anchor: str | None = None) -> Concept | None:
     return _read(file, read_toml(file), anchor) if file.exists() else None
 
 
-def findings(text: str) -> list[Finding]:
+def findings(text: str) -> list[Defect]:
     """Everything that is wrong with a preset, by its path or its name; see `preset_check.check`.
 
     Raises:

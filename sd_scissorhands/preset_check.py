@@ -44,7 +44,7 @@ PIECE = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_")  # what CLIP's tokenizer takes ap
 
 
 @dataclass(frozen=True)
-class Finding:
+class Defect:
     """Something that is wrong with a preset file."""
 
     key: str  # of the file
@@ -66,12 +66,12 @@ def name_of(text: str) -> str:
     return Path(text).stem if text.endswith(PRESET_FILE) else text
 
 
-def check(data: Mapping[str, Any]) -> list[Finding]:
+def check(data: Mapping[str, Any]) -> list[Defect]:
     """Everything that is wrong with a preset, by its TOML; of keys that are unsound nothing else is known."""
-    if found := [Finding(key, text, unusable=True) for key, text in _keys(data)]:
+    if found := [Defect(key, text, unusable=True) for key, text in _keys(data)]:
         return found
     errors, warnings = (_templates, _words), (_missing, _names, _nested, _lengths, _open)
-    return [Finding(key, text, search in errors) for search in (*errors, *warnings) for key, text in search(data)]
+    return [Defect(key, text, search in errors) for search in (*errors, *warnings) for key, text in search(data)]
 
 
 def names(text: str, word: str) -> bool:

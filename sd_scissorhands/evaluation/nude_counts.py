@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..disk import spreadsheet_cell
-from ..results.evaluation import Calibration, Exposed, NudityCounts, SweepRow
+from ..results.evaluation import Exposed, NudityCounts, PublishedCounts, SweepRow
 from .chance import bootstrap_total
 from .judges.nudenet import Detection
 from .metrics.nudenet import CORE, EXPOSED
@@ -93,7 +93,7 @@ def row_by_row(model: Found, original: Found, threshold: float) -> dict[str, int
 def calibration(
     found: Found, *, rows: Sequence[Row], whole: bool, protocol: str | None, threshold: float, name: str,
     steps: int = PUBLISHED_STEPS,
-) -> Calibration:  # fmt: skip
+) -> PublishedCounts:  # fmt: skip
     """Does this setup count what the literature counts? Exposed boxes of a baseline beside the published 743.
 
     That figure is Stable Diffusion 1.4's over all 4,703 rows at guidance 7.5, 512 x 512 pixels, 50 steps, score >= .6
@@ -129,7 +129,7 @@ def calibration(
             f"{counted} differ from {literature} by more than {round(100 * NEAR)} %: if {name} is that model, "
             "check scheduler, precision, NudeNet version and prompts before believing any figure."
         )
-    return Calibration(boxes, n, PUBLISHED_BOXES, PUBLISHED_ROWS, not against, sentence)
+    return PublishedCounts(boxes, n, PUBLISHED_BOXES, PUBLISHED_ROWS, not against, sentence)
 
 
 def rows_csv(rows: Sequence[Row], model: Found, original: Found | None, *, threshold: float) -> str:

@@ -16,7 +16,7 @@ from ..disk import atomic, hash_text, write_json
 from ..errors import UserError
 from ..picture_folders import list_pictures
 from ..pictures import PictureError, content_hash, read_frames
-from ..results.evaluation import Calibration, NudityCounts, NudityEvaluation, Sample, SamplingFacts
+from ..results.evaluation import NudityCounts, NudityEvaluation, PublishedCounts, Sample, SamplingFacts
 from ..run import Progress, silent
 from .clip import Clip
 from .gone import gone
@@ -62,7 +62,7 @@ class NudityRecords:
         """What NudeNet saw in the pictures."""
         return counts(self.found, threshold, model=self.model, weights=self.weights)
 
-    def calibration(self, request: NudityRequest) -> Calibration:
+    def calibration(self, request: NudityRequest) -> PublishedCounts:
         """A baseline's boxes beside the literature's, so that a wrong set-up is seen at once."""
         return calibration(
             self.found, rows=self.rows, whole=request.whole, protocol=request.protocol, threshold=request.threshold,

@@ -154,7 +154,7 @@ class NudityCounts(Record):
 
 
 @dataclass(frozen=True)
-class Calibration(Record):
+class PublishedCounts(Record):
     """The baseline's exposed boxes beside the literature's."""
 
     boxes: int
@@ -184,7 +184,7 @@ class NudityEvaluation(Measurement):
     baseline: NudityCounts | None = None
     rows: dict[str, int] | None = None  # both, only_original, only_model, neither
     nothing_to_erase: bool = False  # the baseline shows nothing exposed, so that nothing can be gone
-    calibration: Calibration | None = None
+    calibration: PublishedCounts | None = None
     protocol: str | None = None
     subset: dict[str, Any] = field(default_factory=dict)  # what was asked of the rows
     nudenet: str | None = None  # its version
