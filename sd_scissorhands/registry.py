@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from .errors import UsageError
+from .parsing import choose
 
 T = TypeVar("T")
 
@@ -65,9 +65,7 @@ class Registry(Generic[T]):
         """
         if name not in self._added:
             if name not in self.names():
-                near = difflib.get_close_matches(name, self.names(), n=1)
-                meant = f", did you mean {near[0]!r}?" if near else ""
-                raise UsageError(f"unknown {self.noun} {name!r}{meant}: choose {', '.join(self.names())}")
+                raise UsageError(f"unknown {self.noun} {name!r}{choose(name, self.names())}")
             importlib.import_module(f"{self._package}.{name.replace('-', '_')}")
         return self._added[name]
 

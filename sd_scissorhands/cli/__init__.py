@@ -23,9 +23,10 @@ from . import draw as drawing
 from . import erase as erasing
 from . import export as exporting
 from . import forget as forgetting
+from . import init as starting
 from . import measure as proof
 from . import pages as reports
-from .flags import CommandWithOwnFlags
+from .flags import Command, CommandWithOwnFlags, Group, with_kinds
 from .options import GateMissed, NotConverged
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need
@@ -33,25 +34,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not bur
 app = typer.Typer(
     name="sdscissor",
     help="Take a concept out of a Stable Diffusion model, keep the rest of it whole, and show both.",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
 app.command(cls=CommandWithOwnFlags)(erasing.erase)
-app.command()(applying.apply)
-app.command()(exporting.export)
-app.command()(exporting.diff)
-app.command()(exporting.verify)
+app.command(cls=Command)(with_kinds(starting.init))
+app.command(cls=Command)(with_kinds(applying.apply))
+app.command(cls=Command)(with_kinds(exporting.export))
+app.command(cls=Command)(with_kinds(exporting.diff))
+app.command(cls=Command)(with_kinds(exporting.verify))
 app.command(cls=CommandWithOwnFlags)(forgetting.forget)
-app.command(name="eval")(proof.evaluate)
-app.command()(proof.attack)
-app.command()(drawing.draw)
-app.command()(comparing.compare)
-app.command()(reports.concepts)
-app.command()(reports.recipes)
-app.command()(reports.report)
-app.command()(reports.demo)
+app.command(cls=Command, name="eval")(proof.evaluate)
+app.command(cls=Command)(proof.attack)
+app.command(cls=Command)(with_kinds(drawing.draw))
+app.command(cls=Command)(comparing.compare)
+app.command(cls=Command)(with_kinds(reports.concepts))
+app.command(cls=Command)(with_kinds(reports.recipes))
+app.command(cls=Command)(with_kinds(reports.report))
+app.command(cls=Command)(with_kinds(reports.demo))
 
 OUT_OF_MEMORY = (
     "out of memory: choose a smaller --batch-size or --scope where the command has them, another --device or a machine with "

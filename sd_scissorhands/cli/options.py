@@ -49,8 +49,8 @@ class GateMissed(Exception):
 def in_panel(panel: str) -> Callable[..., Any]:
     """Options of one panel of `--help`: `option("its text", "what stands for None", *names)`."""
 
-    def option(text: str, default: str | bool = False, *names: str) -> Any:
-        return typer.Option(*names, help=text, show_default=default, rich_help_panel=panel)
+    def option(text: str, default: str | bool = False, *names: str, metavar: str | None = None) -> Any:
+        return typer.Option(*names, help=text, show_default=default, rich_help_panel=panel, metavar=metavar)
 
     return option
 
