@@ -84,7 +84,8 @@ def did_you_mean(name: str, known: Iterable[str], near: float = NEAR) -> str:
 def choose(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest if one is near, and all."""
     names = tuple(known)
-    return f"{did_you_mean(name, names) or ':'} choose {', '.join(names)}"
+    question = did_you_mean(name, names)
+    return f"{question + ' C' if question else ': c'}hoose {', '.join(names)}"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

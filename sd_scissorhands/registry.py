@@ -54,6 +54,10 @@ class Registry(Generic[T]):
             return tuple(self._added)
         return tuple(sorted({*(stem.replace("_", "-") for stem in files), *self._added}))
 
+    def may_declare(self, setting: str) -> bool:
+        """Whether a file of the folder, or what other code has added, may declare a setting of this name; imports nothing."""
+        return bool(self._added) or any(setting in file.read_text() for file in self._folder.glob("[a-z]*.py"))
+
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 

@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -27,7 +27,7 @@ from . import init as starting
 from . import measure as proof
 from . import pages as reports
 from .flags import Command, CommandWithOwnFlags, Group, with_kinds
-from .options import GateMissed, NotConverged
+from .options import GateMissed, NotConverged, first_process
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need
 
@@ -64,12 +64,32 @@ OUT_OF_MEMORY = (
 RESUMED = ("erase", "forget")  # commands that continue with --resume; the others where they are repeated
 
 
-class Terminated(BaseException):
-    """The process was asked to end, by SIGTERM."""
+class Stopped(BaseException):
+    """The process was asked to end, by Ctrl-C or SIGTERM; its notes say where, the innermost first."""
+
+    def __init__(self, number: int):
+        """`number` is the signal's."""
+        self.code = 128 + number
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise `Stopped`, unless whoever started the process has them ignored; twice, they end it."""
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.suppress(ValueError):  # not the main thread
+        for one, handler in before.items():
+            signal.signal(one, handler if handler is signal.SIG_IGN else stop)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
 def _to_continue(words: Sequence[str]) -> str:
@@ -83,27 +103,19 @@ def main() -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale: what it cannot write is escaped
             stream.reconfigure(errors="backslashreplace")
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _terminate)
     try:
-        try:
-            _check_words(sys.argv[1:])
-            app()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()
+        with _stoppable():
+            _run()
     except GateMissed as missed:
         _fail(str(missed), code=3)
     except NotConverged as found:
         _fail(str(found), code=4)
     except UserError as error:
         _fail(str(error), code=2 if isinstance(error, UsageError) else 1)
-    except (KeyboardInterrupt, Terminated) as stopped:
-        _fail(
-            f"stopped; continue: {_to_continue(sys.argv[1:])}",
-            code=143 if isinstance(stopped, Terminated) else 130,
-            kind="",
-        )
+    except Stopped as stopped:
+        where = " ".join(getattr(stopped, "__notes__", [])[:1])
+        line = f"{f'Stopped {where}'.strip()}. Continue: {_to_continue(sys.argv[1:])}"
+        _fail(line if first_process() else "", code=stopped.code, kind="")
     except BrokenPipeError:  # whoever read stdout has seen enough
         _fail("", code=1)
     except Exception as error:
@@ -114,6 +126,16 @@ def main() -> None:
         _fail(
             f"{shortened(str(error.filename or 'stdout'))}: {error.strerror or error}: choose another file or directory"
         )
+
+
+def _run() -> None:
+    """What is typed."""
+    try:
+        _check_words(sys.argv[1:])
+        app()
+    finally:
+        if sys.stdout:
+            sys.stdout.flush()
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -131,10 +153,10 @@ def _check_words(words: Sequence[str]) -> None:
             raise UsageError(f"{shortened(word)} is no UTF-8: rename the file or directory")
 
 
-def _fail(message: str, code: int = 1, kind: str = "error: ") -> None:
+def _fail(message: str, code: int = 1, kind: str = "sdscissor: error: ") -> None:
     """Say what is wrong in one line, and end; without a message stdout is closed, which nobody reads."""
     if message:
-        console.print(f"sdscissor: {kind}{' '.join(message.split())}", soft_wrap=True, highlight=False)
+        console.print(f"{kind}{' '.join(message.split())}", soft_wrap=True, highlight=False)
     else:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

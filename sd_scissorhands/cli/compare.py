@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from ..comparison.compare_settings import CompareSettings
 from ..declaration import BASIC
 from .flags import with_flags_of
-from .options import Json, Quiet, as_typed, in_one_process, in_panel
+from .options import Json, Quiet, as_typed, check_concepts, in_one_process, in_panel
 
 basic, what = map(in_panel, (BASIC, "What"))
 
@@ -32,6 +32,7 @@ def compare(
         sdscissor compare --forget-class 3 --forget-random 0.1 --output-dir runs/digits
     """
     settings = CompareSettings(**given)
+    check_concepts(settings.concepts, settings.anchor, settings.model or "tiny")
     from .. import api, show
 
     show.still_libraries()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from ..declaration import BASIC
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from .flags import with_flags_of
-from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, in_panel, repo_to_push
+from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, check_concepts, in_panel, repo_to_push
 
 basic, what, how = map(in_panel, (BASIC, "What", "Run"))
 
@@ -40,6 +40,7 @@ def erase(
     """
     settings = load_settings(EraseSettings, config, given, own=own or ())
     settings.check_named()
+    check_concepts(settings.concepts, settings.anchor, settings.model)
     from .. import api, show
     from ..forecast import forecast
     from ..machine import Processes

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,8 @@ from typer.models import OptionInfo
 
 from ..declaration import BASIC, PANELS, Declared, declared_of
 from ..errors import UsageError
+from ..methods.edits import EDITS
+from ..methods.scorers import SCORERS
 from ..parsing import shortened
 from ..settings import flag
 
@@ -127,20 +129,20 @@ class CommandWithOwnFlags(Command):
         rewritten, rest = [], iter(args)
         for word in rest:
             head, sign, value = word.partition("=")
-            if head.startswith("--") and head not in known and head[2:].replace("-", "_") in _own_settings(args):
+            if head.startswith("--") and head not in known and _is_own_setting(head[2:].replace("-", "_"), args):
                 value = value if sign else next(rest, "")
                 word = f"--set={head[2:]}={value}"
             rewritten.append(word)
         return super().parse_args(ctx, rewritten)
 
 
-def _own_settings(words: Sequence[str]) -> Collection[str]:
-    """The settings that scorers and edits declare; none where help is asked for."""
-    if {"--help", "--help-all"} & {*words}:
-        return ()
+def _is_own_setting(name: str, words: Sequence[str]) -> bool:
+    """Whether a scorer or an edit declares a setting; their files are not imported for help, nor for a name that none holds."""
+    if {"--help", "--help-all"} & {*words} or not any(one.may_declare(name) for one in (SCORERS, EDITS)):
+        return False
     from ..methods.method import declared_settings
 
-    return declared_settings()
+    return name in declared_settings()
 
 
 def fields_of(kind: type, *, files: bool = False) -> list[Field]:

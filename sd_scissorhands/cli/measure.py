@@ -18,7 +18,7 @@ from ..evaluation.gone import proves_nothing
 from ..evaluation.metrics import METRICS, gate_values, gates_of
 from ..results.evaluation import NudityEvaluation
 from .flags import Field, fields_of, with_flags_of
-from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
+from .options import Json, NoBlur, Quiet, as_typed, check_concepts, check_gates, in_panel, parse_gates
 
 basic, which, out = map(in_panel, (BASIC, "What", "Run"))
 ATTACK_PANEL = "Attacks' own settings"  # a panel of --help
@@ -57,6 +57,7 @@ def evaluate(
         raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
     settings = EvaluateSettings(**(given | ({"judge": "canvas"} if canvas else {})))
     gates = parse_gates(gates_of(settings.kind), fail_above, fail_below)
+    _check_concept(settings)
     from .. import api, show
     from ..machine import Processes
 
@@ -137,6 +138,7 @@ def attack(
     settings = AttackSettings(**({"attack": "embedding"} | given))
     columns = {one.name.format(settings.attack): one for one in ATTACKS[settings.attack].columns}
     gates = parse_gates((*ATTACK_GATES, *columns), fail_above, fail_below)
+    _check_concept(settings)
     from .. import api, show
     from ..machine import Processes
 
@@ -151,6 +153,11 @@ def attack(
         check_gates(gates, found, {"asr_after", *columns, *plain}, proves_nothing(result))
 
 
+def _check_concept(settings: EvaluateSettings | AttackSettings) -> None:
+    named = [settings.concept] if settings.concept else []
+    check_concepts(named, settings.anchor, str(settings.model), on_hub=settings.baseline is not None)
+
+
 def _attack_suite(
     name: str, given: dict[str, Any], no_blur: bool, output_dir: Path | None,
     bounds: tuple[list[str] | None, list[str] | None], as_json: bool, quiet: bool,
@@ -159,6 +166,7 @@ def _attack_suite(
     if "attack" in given:
         raise UsageError("--suite brings its own attacks: leave out --attack, or --suite")
     suite, gates = Suite.of(name, **given), parse_gates(SUITE_GATES, *bounds)
+    _check_concept(suite.first)
     from .. import api, show
     from ..machine import Processes
 
