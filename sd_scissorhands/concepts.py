@@ -75,7 +75,9 @@ def prompts_dir() -> Path:
 
 def presets() -> list[Concept]:
     """Every preset, by name."""
-    return [_read(file, read_toml(file)) for file in (prompts_dir() / f"{name}{PRESET_FILE}" for name in preset_names())]
+    return [
+        _read(file, read_toml(file)) for file in (prompts_dir() / f"{name}{PRESET_FILE}" for name in preset_names())
+    ]
 
 
 def preset_names() -> tuple[str, ...]:
@@ -110,7 +112,9 @@ def findings(text: str) -> list[Finding]:
     """
     file = Path(text) if names_file(text) else prompts_dir() / f"{text}{PRESET_FILE}"
     if not names_file(text) and not file.exists():
-        raise UsageError(f"--check {text!r} is no preset{did_you_mean(text, preset_names())} (see sdscissor concepts): name one, or the path of a .toml")
+        raise UsageError(
+            f"--check {text!r} is no preset{did_you_mean(text, preset_names())} (see sdscissor concepts): name one, or the path of a .toml"
+        )
     try:
         return check(read_toml(file, "--check"))
     except UserError as error:

@@ -19,7 +19,7 @@ from ..declaration import BASIC, PANELS, Declared, declared_of
 from ..errors import UsageError
 from ..methods.edits import EDITS
 from ..methods.scorers import SCORERS
-from ..parsing import shortened
+from ..parsing import choose, shortened
 from ..settings import flag
 
 Field = tuple[str, Any, Declared, bool]  # name, type, declaration, whether it must be given
@@ -115,6 +115,12 @@ class Command(_Help, TyperCommand):
 
 class Group(_Help, TyperGroup):
     """All commands, with readable help."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See click; a command that there is not is our error, with the nearest one."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise UsageError(f"{args[0]!r} is no command{choose(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
 
 
 class CommandWithOwnFlags(Command):

@@ -36,7 +36,10 @@ Own = Annotated[
 PushToHub = Annotated[
     str | None,
     typer.Option(
-        metavar="OWNER/NAME", help="Also upload the model to this repository of the hub.", rich_help_panel="Hub"
+        metavar="OWNER/NAME",
+        help="Also upload the model to this repository of the hub.",
+        rich_help_panel="Hub",
+        show_default=False,
     ),
 ]
 Public = Annotated[

@@ -204,8 +204,12 @@ def world_concept(word: str, anchor: str | None = None, beside: frozenset[str] =
     concept = world.concept_of(word)
     if concept is None:
         known = ", ".join(c for concepts in world.CATEGORIES.values() for c in concepts)
-        meant = did_you_mean(word, [name for every in world.CATEGORIES.values() for names in every.values() for name in names])
-        raise UserError(f"--concept {word!r} is not of the embedded model's world{meant + ' C' if meant else ': c'}hoose one of {known}")
+        meant = did_you_mean(
+            word, [name for every in world.CATEGORIES.values() for names in every.values() for name in names]
+        )
+        raise UserError(
+            f"--concept {word!r} is not of the embedded model's world{meant + ' C' if meant else ': c'}hoose one of {known}"
+        )
     taken = {concept, *(world.concept_of(other) for other in beside)}
     category = str(world.category_of(concept))
     siblings = [world.ANCHORS[concept], *world.CATEGORIES[category]]
