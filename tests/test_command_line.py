@@ -126,16 +126,16 @@ def run(words):
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main()
-        except SystemExit as ended:
-            return ended.code, out.getvalue(), err.getvalue()
+        except SystemExit as exit:
+            return exit.code, out.getvalue(), err.getvalue()
 
 typos, completed = json.load(sys.stdin)
-said = [run(words.split()) for words in typos]
+ended = [run(words.split()) for words in typos]
 os.environ["_SDSCISSOR_COMPLETE"] = "complete_bash"
 for words in completed:
     os.environ.update(COMP_WORDS=f"sdscissor {words}", COMP_CWORD=str(len(words.split())))
-    said.append(run([]))
-print(json.dumps([said, "torch" in sys.modules]))
+    ended.append(run([]))
+print(json.dumps([ended, "torch" in sys.modules]))
 """
 
 
@@ -147,11 +147,11 @@ def test_mistyped_names_are_answered_and_names_completed_without_torch():
         capture_output=True,
         text=True,
     )
-    said, has_torch = json.loads(done.stdout)
+    ended, has_torch = json.loads(done.stdout)
     assert not has_torch
-    for (words, text), (code, out, err) in zip(TYPOS.items(), said, strict=False):
+    for (words, text), (code, out, err) in zip(TYPOS.items(), ended, strict=False):
         assert code in (1, 2) and not out and err.count("\n") == 1 and text in err, (words, err)
-    for (words, names), (code, out, err) in zip(COMPLETED.items(), said[len(TYPOS) :], strict=True):
+    for (words, names), (code, out, err) in zip(COMPLETED.items(), ended[len(TYPOS) :], strict=True):
         assert (code, out.split(), err) == (0, names, ""), words
 
 

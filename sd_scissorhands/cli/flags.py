@@ -27,8 +27,8 @@ KINDS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}  # of the value that a
 EVERY = "every flag"  # in a context's meta where --help-all was given
 
 
-def _help_all(ctx: typer.Context, asked: bool) -> None:
-    if asked and not ctx.resilient_parsing:
+def _help_all(ctx: typer.Context, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
         ctx.meta[EVERY] = True
         print(ctx.get_help())
         raise typer.Exit
