@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import UsageError, UserError, printable, reason
 from .files import read_text, read_toml
+from .parsing import did_you_mean
 from .preset_check import PRESET_FILE, SLOT, Defect, check, names, names_file
 
 T = TypeVar("T")
@@ -74,7 +75,21 @@ def prompts_dir() -> Path:
 
 def presets() -> list[Concept]:
     """Every preset, by name."""
-    return [_read(file, read_toml(file)) for file in sorted(prompts_dir().glob(f"*{PRESET_FILE}"))]
+    return [
+        _read(file, read_toml(file)) for file in (prompts_dir() / f"{name}{PRESET_FILE}" for name in preset_names())
+    ]
+
+
+def preset_names() -> tuple[str, ...]:
+    """The names of the presets, sorted; nothing is read."""
+    return tuple(sorted(file.stem for file in prompts_dir().glob(f"*{PRESET_FILE}")))
+
+
+def listed_names() -> tuple[str, ...]:
+    """The presets' names, and those of the embedded world's concepts."""
+    from .tiny import world
+
+    return (*preset_names(), *(name for concepts in world.CATEGORIES.values() for name in concepts))
 
 
 def preset(name: str, anchor: str | None = None) -> Concept | None:
@@ -97,7 +112,9 @@ def findings(text: str) -> list[Defect]:
     """
     file = Path(text) if names_file(text) else prompts_dir() / f"{text}{PRESET_FILE}"
     if not names_file(text) and not file.exists():
-        raise UsageError(f"--check {text!r} is no preset (see sdscissor concepts): name one, or the path of a .toml")
+        raise UsageError(
+            f"--check {text!r} is no preset{did_you_mean(text, preset_names())} (see sdscissor concepts): name one, or the path of a .toml"
+        )
     try:
         return check(read_toml(file, "--check"))
     except UserError as error:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UserError
+from .parsing import choose
 
 Choices = tuple[str, ...] | Callable[[], tuple[str, ...]]
+BASIC = "Most used"  # the panel of settings of level `basic`, the only one that --help shows
 PANELS = (
+    BASIC,
     "What",
     "Rows of I2P",
     "Data",
@@ -22,8 +25,8 @@ PANELS = (
     "Diffusion: judging and attacking",
     "Classifiers",
     "Run",
-)  # of --help, in order
-LEVELS = ("basic", "advanced", "file")  # shown first in --help, shown after, or read from a settings file alone
+)  # of --help-all, in order
+LEVELS = ("basic", "advanced", "file")  # shown by --help, by --help-all alone, or read from a settings file alone
 LARGEST = 2**31 - 1  # integer where no `most` is declared: more no tensor of a batch has
 SEED = {"least": 0, "most": 2**32 - 1}  # with room to count draws beside it in a generator's 64 bits
 
@@ -35,7 +38,7 @@ class Declared:
     help: str
     level: str = "advanced"  # of `LEVELS`
     choices: Choices | None = None  # a function where the names are a registry's, which may grow
-    examples: Choices | None = None  # names shown in --help where more than they may be given
+    examples: Choices | None = None  # names shown and completed where more than they may be given
     least: float | None = None  # smallest value allowed
     most: float | None = None  # largest value allowed
     remedy: str = ""  # ends the message about a value out of bounds
@@ -44,6 +47,11 @@ class Declared:
     panel: str = ""  # of `PANELS`
     flag: str | None = None  # where it is not the field's name
     listed: bool = False  # whether the flag takes a list with commas; else a tuple's flag is repeatable
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the command line shows and completes: the examples, else the choices."""
+        return (self.examples() if callable(self.examples) else self.examples) or self.allowed or ()
 
     @property
     def allowed(self) -> tuple[str, ...] | None:
@@ -86,7 +94,7 @@ def check_declared(values: Any, spelled: Callable[[str], str] = str, error: type
             if outside := _outside(one, declared):
                 raise error(f"{name} {one} {outside}" + (f": {declared.remedy}" if declared.remedy else ""))
         if (allowed := declared.allowed) is not None and value not in allowed:
-            raise error(f"{name} {value!r} is unknown: choose {', '.join(allowed)}")
+            raise error(f"{name} {value!r} is unknown{choose(str(value), allowed)}")
 
 
 def _unusable(value: Any) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
+from collections.abc import Iterable
 from typing import Any
 
 from .errors import UsageError, UserError
 
+NEAR = 0.6  # how alike a mistyped name must be to another, 1 is equal
 DEEPEST = 100  # lists and objects within each other; Python's own recursion ends somewhat below 1,000
 
 
@@ -70,6 +73,19 @@ def of_type(source: str, name: str, declared: Any, value: Any) -> Any:
 def shortened(text: str, most: int = 60) -> str:
     """A text that may be long, for a message."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def did_you_mean(name: str, known: Iterable[str], near: float = NEAR) -> str:
+    """The question after an unknown name, with a comma before it; empty where no known one is near."""
+    found = difflib.get_close_matches(name, tuple(known), n=1, cutoff=near)
+    return f", did you mean {found[0]!r}?" if found else ""
+
+
+def choose(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest if one is near, and all."""
+    names = tuple(known)
+    question = did_you_mean(name, names)
+    return f"{question + ' C' if question else ': c'}hoose {', '.join(names)}"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

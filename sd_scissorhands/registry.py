@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from .errors import UsageError
+from .parsing import choose
 
 T = TypeVar("T")
 
@@ -54,6 +54,10 @@ class Registry(Generic[T]):
             return tuple(self._added)
         return tuple(sorted({*(stem.replace("_", "-") for stem in files), *self._added}))
 
+    def may_declare(self, setting: str) -> bool:
+        """Whether a file of the folder, or what other code has added, may declare a setting of this name; imports nothing."""
+        return bool(self._added) or any(setting in file.read_text() for file in self._folder.glob("[a-z]*.py"))
+
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
@@ -65,9 +69,7 @@ class Registry(Generic[T]):
         """
         if name not in self._added:
             if name not in self.names():
-                near = difflib.get_close_matches(name, self.names(), n=1)
-                meant = f", did you mean {near[0]!r}?" if near else ""
-                raise UsageError(f"unknown {self.noun} {name!r}{meant}: choose {', '.join(self.names())}")
+                raise UsageError(f"unknown {self.noun} {name!r}{choose(name, self.names())}")
             importlib.import_module(f"{self._package}.{name.replace('-', '_')}")
         return self._added[name]
 

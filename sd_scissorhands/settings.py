@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +17,7 @@ from .methods.objectives import OBJECTIVES
 from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .naming import model_named
-from .parsing import assignment, of_type
+from .parsing import assignment, did_you_mean, of_type
 from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -31,6 +30,13 @@ BY_RECIPE = "by recipe"
 OPEN: Any = None  # until `resolved`: the recipe, then the model's profile, then `COMMON` sets it
 
 
+def concept_names() -> tuple[str, ...]:
+    """Every concept that has a name: presets, and words of the embedded world."""
+    from .concepts import listed_names  # imports numpy
+
+    return listed_names()
+
+
 @dataclass(frozen=True)
 class MethodSettings:
     """How to unlearn, whatever the model is; docs/experiments.md gives the measurements behind the defaults."""
@@ -39,7 +45,7 @@ class MethodSettings:
     recipe: str = setting(DEFAULT_RECIPE, "The method, see sdscissor recipes.", panel=WHAT, level="basic", choices=lambda: tuple(RECIPES), default_text=DEFAULT_RECIPE)
     # scores and selection
     scorer: str = setting(OPEN, "How weights are scored{choices}.", panel=SELECT, choices=SCORERS.names, default_text=BY_RECIPE)
-    score_draws: int = setting(OPEN, "Batches per score.", level="file", least=1)
+    score_draws: int = setting(OPEN, "Batches per score.", panel=SELECT, level="file", least=1)
     granularity: str = setting(OPEN, "What is selected as one{choices}.", panel=SELECT, choices=("weight", "channel"), default_text=BY_RECIPE)
     top_k: float = setting(OPEN, "Share of the scope to select, in (0, 1).", panel=SELECT, least=0, most=1, open_ends=True, remedy="it is the share of the scope to select, e.g. 0.001", default_text=BY_RECIPE)
     scope: str = setting(OPEN, "Weights that may change: xattn, attn, full, or a regular expression.", panel=SELECT, default_text=BY_RECIPE)
@@ -51,15 +57,15 @@ class MethodSettings:
     repair: str = setting(OPEN, "What takes the concept's place{choices}.", panel=REPAIR, choices=OBJECTIVES.names, default_text=BY_RECIPE)
     steps: int = setting(OPEN, "Steps of the repair; 0 stops after the edit.", panel=REPAIR, least=0, remedy="0 stops after the edit", default_text=BY_RECIPE)
     lr: float = setting(OPEN, "Learning rate.", panel=REPAIR, least=0, most=1, open_ends=True, default_text=BY_RECIPE)
-    optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes; soap is Adam in the eigenbasis of the gradients, for small models.", level="file", choices=("adam", "adam-8bit", "sgd", "soap"))
+    optimiser: str = setting(OPEN, "adam-8bit needs bitsandbytes; soap is Adam in the eigenbasis of the gradients, for small models.", panel=REPAIR, level="file", choices=("adam", "adam-8bit", "sgd", "soap"))
     train: str = setting(OPEN, "Weights that the repair may change{choices}.", panel=REPAIR, choices=("scope", "selection"), default_text=BY_RECIPE)
     forget_weight: float = setting(OPEN, "Weight of the forget term against the retain term.", panel=REPAIR, least=0, default_text=BY_RECIPE)
     projection: str = setting(OPEN, "How gradients in conflict are projected{choices}; scale-free and paper keep the repair from undoing the forgetting, retain keeps the forgetting from harming what is retained, both does both.", panel=REPAIR, choices=("scale-free", "paper", "retain", "both", "none"), default_text=BY_RECIPE)
-    memory_every: int = setting(OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", level="file", least=1)
+    memory_every: int = setting(OPEN, "Steps between fresh memory gradients and checkpoints; the authors' epoch.", panel=REPAIR, level="file", least=1)
     relearn_every: int = setting(OPEN, "Steps between forget terms taken at an adversary's weights (simulated fine-tuning); 0 for none.", panel=REPAIR, least=0, remedy="0 leaves it out", default_text=BY_RECIPE)
     batch_size: int = setting(OPEN, "Forget and retain samples, each, per step.", panel=REPAIR, least=1, default_text=BY_RECIPE)
     # run
-    seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, level="basic", default_text="0", **SEED)
+    seed: int = setting(0, "The same seed gives the same weights.", panel=RUN, default_text="0", **SEED)
     device: str = setting("auto", "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
     keep_scores: bool = setting(False, "Keep the scores after the selection, as many bytes as four times what was scored.", panel=RUN)
     # fmt: on
@@ -113,37 +119,37 @@ class EraseSettings(MethodSettings):
     """Settings of one erasure from a diffusion model."""
 
     # fmt: off
-    concepts: tuple[str, ...] = setting((), "A preset, the path of your own (my.toml), a word of the embedded world, or any text with --anchor. Repeatable.", panel=WHAT, level="basic", flag="--concept")
+    concepts: tuple[str, ...] = setting((), "A preset, the path of your own (my.toml), a word of the embedded world, or any text with --anchor. Repeatable.", panel=WHAT, level="basic", flag="--concept", examples=concept_names)
     model: str = setting(DEFAULT_MODEL, "Hub id (owner/name, owner/name@revision:variant), diffusers directory, single .safetensors file, or tiny, the embedded model.", panel=WHAT, level="basic", default_text=DEFAULT_MODEL)
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.", panel=WHAT)  # becomes a part of `model`, as does the next
     variant: str | None = setting(None, "Which of several sets of weights: fp16, non_ema.", panel=WHAT)
     model_config: str | None = setting(None, "Of a single file: diffusers directory or hub id of its family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
     anchor: str | None = setting(None, "What takes the concept's place.", panel=WHAT, level="basic", default_text="the preset's own")
     # data
-    forget_count: int = setting(OPEN, "Pictures of each concept.", level="file", least=1)
-    retain_count: int = setting(OPEN, "Pictures of everything else.", level="file", least=1)
-    open_share: float = setting(OPEN, "Of the retain set, prompts that leave the concept open, with a less specific word, a made-up one or none in its place.", level="file", least=0, most=1)
+    forget_count: int = setting(OPEN, "Pictures of each concept.", panel=DATA, level="file", least=1)
+    retain_count: int = setting(OPEN, "Pictures of everything else.", panel=DATA, level="file", least=1)
+    open_share: float = setting(OPEN, "Of the retain set, prompts that leave the concept open, with a less specific word, a made-up one or none in its place.", panel=DATA, level="file", least=0, most=1)
     retain_prompts: str | None = setting(None, "File with one prompt a line, for the general captions.", panel=DATA)
     forget_images: str | None = setting(None, "Directory of pictures of the concept, for the model's own.", panel=DATA)
     retain_images: str | None = setting(None, "Directory of pictures to keep, for the model's own.", panel=DATA)
     recursive: bool = setting(False, "Take the pictures of subfolders, too.", panel=DATA, flag="--recursive")
-    sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", level="file", least=1)
-    retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", level="file", least=0, remedy="0 takes as many as sampling_steps")
-    guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", level="file")
+    sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", panel=DATA, level="file", least=1)
+    retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", panel=DATA, level="file", least=0, remedy="0 takes as many as sampling_steps")
+    guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", panel=DATA, level="file", default_text="the model's own")
     # repair
     conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
-    anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", level="file", least=0, most=1)
+    anchor_share: float = setting(OPEN, "Of the forget term's latents, those that show the anchor already.", panel=REPAIR, level="file", least=0, most=1)
     retain_loss: str = setting(OPEN, "How the model is held to everything else{choices}.", panel=REPAIR, choices=RETAIN_LOSSES.names, default_text=BY_RECIPE)
-    other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", level="file", least=0, most=1)
-    relative_lr: float = setting(OPEN, "Learning rate over the root mean square of the weights that may change, where --lr is left open; 0 for the recipe's own.", level="file", least=0, most=1, remedy="0 takes the recipe's own rate")
+    other_words: float = setting(OPEN, "Of the distilled retain samples, those under the words of another.", panel=REPAIR, level="file", least=0, most=1)
+    relative_lr: float = setting(OPEN, "Learning rate over the root mean square of the weights that may change, where --lr is left open; 0 for the recipe's own.", panel=REPAIR, level="file", least=0, most=1, remedy="0 takes the recipe's own rate")
     calibrate: bool = setting(OPEN, "Change rate, steps and weight of the repair on the way where looks at held-out latents call for it.", panel=REPAIR, flag="--calibrate/--no-calibrate", default_text="by recipe; no with --lr or --steps")
     # proof
     verify: bool = setting(True, "Find out from held-out latents whether the concept is gone and the rest whole, and say so; exit code 4 if not.", panel=RUN, flag="--verify/--no-verify", default_text="yes")
     # memory
     memory: str = setting(OPEN, "How much memory to take{choices}.", panel=RUN, choices=tuple(MEMORY), default_text="balanced for SD, else fast")
     mixed_precision: str = setting(OPEN, "no or bf16.", panel=RUN, choices=("no", "bf16"), default_text="by --memory; no on a CPU")
-    checkpointing: bool = setting(OPEN, "Recompute activations on the way back, for less memory.", level="file")
-    micro_batch: int = setting(OPEN, "Samples that pass the model together, of a step's 2 * batch_size; 0 for all of them.", level="file", least=0, remedy="0 takes the whole batch at once")
+    checkpointing: bool = setting(OPEN, "Recompute activations on the way back, for less memory.", panel=RUN, level="file", default_text="by --memory")
+    micro_batch: int = setting(OPEN, "Samples that pass the model together, of a step's 2 * batch_size; 0 for all of them.", panel=RUN, level="file", least=0, remedy="0 takes the whole batch at once", default_text="by --memory")
     dtype: str = setting("base", "Precision that the erased weights are saved in{choices}; base is what the base's file has.", panel=RUN, choices=("base", "float32"), default_text="base")
     compile: bool = setting(False, "Compile the denoiser with torch.compile first.", panel=RUN, flag="--compile/--no-compile")
     # fmt: on
@@ -260,7 +266,7 @@ def load_settings(
     own: Sequence[str] = (),
     leave_out: Iterable[str] = (),
 ) -> Kind:
-    """Settings from a TOML file with the flags laid over it; a flag that is None was not given.
+    """Settings from a TOML file with the flags laid over it; a flag that is None, or "" in the file, was not given.
 
     Args:
         own: NAME=VALUE of settings that scorers and edits declare, and of others that have no flag; laid over the file.
@@ -289,8 +295,10 @@ def load_settings(
     for name, value in values.items():
         if name not in fields:
             raise UserError(f"{sources[name]}: {_unknown(name, fields)}")
-        values[name] = of_type(sources[name], name, fields[name], value)
+        open_ = value == "" and sources[name] == str(config)  # in a file, which has no other word for it
+        values[name] = None if open_ else of_type(sources[name], name, fields[name], value)
     values.update({name: value for name, value in flags.items() if value is not None})
+    values = {name: value for name, value in values.items() if value is not None}
     return kind(**_nested(kind, values))
 
 
@@ -319,5 +327,4 @@ def _check_options(settings: MethodSettings) -> None:
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    return f"unknown key {name!r}{did_you_mean(name, known)}"

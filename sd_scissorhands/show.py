@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,26 @@ def one_thread_if_small(model: str) -> None:
 
 
 def progress(quiet: bool) -> Progress:
-    """Bars with time left on a terminal; nothing elsewhere."""
-    return bars if console.is_terminal and not quiet else silent
+    """Bars with time left on a terminal, nothing elsewhere; what stops a stage is noted where that was."""
+    shown = bars if console.is_terminal and not quiet else silent
+
+    @contextmanager
+    def noted(stage: str, total: int) -> Iterator[Callable[[int], None]]:
+        done = 0
+
+        def tick(count: int) -> None:
+            nonlocal done
+            done += count
+            show(count)
+
+        with shown(stage, total) as show:
+            try:
+                yield tick
+            except BaseException as stopped:
+                stopped.add_note(f"in {stage}, at {done} of {total}")
+                raise
+
+    return noted
 
 
 def values(values: Mapping[str, Any], as_json: bool) -> None:

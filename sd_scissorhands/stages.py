@@ -156,7 +156,8 @@ class Stages:
                 self._checkpoint(repair)
 
             show_step()
-            repair.run(after_step)
+            with self._where(repair):
+                repair.run(after_step)
         if (stage := run.manifest.stage("repair")) and repair.step > before:
             run.finish("repair", replace(stage, peak_bytes=peak.total()))
         if run.processes.main:
@@ -164,6 +165,17 @@ class Stages:
             if repair.calibration:
                 write_json(run.path / "repair" / "looks.json", repair.calibration.looks)
         return repair
+
+    @contextmanager
+    def _where(self, repair: Repair) -> Iterator[None]:
+        """What stops the repair is noted with the step, and the one that it continues from."""
+        try:
+            yield
+        except BaseException as stopped:
+            checkpoint = self.run.manifest.stage("repair")
+            saved = f"saved at {checkpoint.step}" if checkpoint else "none saved yet"
+            stopped.add_note(f"at step {repair.step} of {repair.plan.steps}, {saved}")
+            raise
 
     def _restore(self, repair: Repair) -> None:
         """Continue from the newest checkpoint.

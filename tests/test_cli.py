@@ -597,7 +597,7 @@ def test_a_reader_that_leaves_ends_the_command_in_silence():
 
 
 def test_help_says_which_flag_runs_code():
-    shown = " ".join(runner.invoke(app, ["eval", "--help"]).output.replace("│", " ").split())
+    shown = " ".join(runner.invoke(app, ["eval", "--help-all"]).output.replace("│", " ").split())
     assert "It is a program and runs: name none that you do not trust." in shown
 
 

@@ -96,7 +96,7 @@ def without(words: list[str], added: set[str]) -> list[str]:
 def parse(words: list[str]):
     """The context of a command, parsed as the command line does and not run; None of its help."""
     command = GROUP.commands[words[0]]
-    if words[1:] == ["--help"]:
+    if words[1:] in (["--help"], ["--help-all"]):
         return None
     context = command.make_context(words[0], words[1:])
     for name, value in context.params.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,10 @@ def test_prompts_that_name_one_label_are_right_or_wrong(shapes):
 
 def test_what_names_no_judge_is_refused_at_once(shapes, tmp_path):
     for text, why in (
-        ("nudnet", "'nudnet' is unknown: choose"), ("canvas+geometry+clip", "names 3 judges"), (str(tmp_path), "is no image classifier"),
+        ("nudnet", "'nudnet' is unknown, did you mean 'nudenet'? choose"), ("canvas+geometry+clip", "names 3 judges"), (str(tmp_path), "is no image classifier"),
         (f"{shapes}+{shapes}:ring", "two of one kind"), ("classifier", "names no classifier"),
     ):  # fmt: skip
-        with pytest.raises(UserError, match=why.replace("+", r"\+")):
+        with pytest.raises(UserError, match=re.escape(why)):
             judges_named(text)
             judges_of(text)
     assert parse_source("a/b:c,d") == ("a/b", ("c", "d")) and parse_source("a/b") == ("a/b", ())

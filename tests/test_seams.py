@@ -1,6 +1,6 @@
 """Adding one of a noun takes one file: a temporary file declares a toy of each, and every command knows them.
 
-The file is imported before the command line runs. Each toy is then found in `--help`, in the JSON, on the page, in a gate.
+The file is imported before the command line runs. Each toy is then found in `--help-all`, in the JSON, on the page, in a gate.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def sdscissor(tmp_path_factory):
 
 def test_help_lists_every_toy(sdscissor):
     run, _ = sdscissor
-    erase, evaluate, attack = (" ".join(run(name, "--help").split()) for name in ("erase", "eval", "attack"))
+    erase, evaluate, attack = (" ".join(run(name, "--help-all").split()) for name in ("erase", "eval", "attack"))
     for name in ("toy-scorer", "toy-edit", "toy-objective", "toy-retain"):
         assert name in erase, name
     assert "toy-judge" in evaluate and "TOY" in evaluate

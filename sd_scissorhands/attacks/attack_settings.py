@@ -12,8 +12,9 @@ from ..declaration import SEED, check_declared, setting
 from ..errors import UsageError
 from ..evaluation.judges import JUDGES, judges_named
 from ..naming import model_of
+from ..parsing import choose
 from ..places import file_name
-from ..settings import flag
+from ..settings import concept_names, flag
 from . import ATTACKS
 
 WHAT, SAMPLE, JUDGE, RUN = "What", "Drawing and counting", "Judges", "Run"  # panels of --help
@@ -34,12 +35,12 @@ class AttackSettings:
 
     # fmt: off
     attack: str = setting("embedding", "How to bring it back{choices}; or NAME:SETTING=VALUE,... for more of its settings.", panel=WHAT, level="basic", examples=ATTACKS.names, default_text="embedding")
-    concept: str = setting(dataclasses.MISSING, "What was erased.", panel=WHAT, level="basic")
+    concept: str = setting(dataclasses.MISSING, "What was erased.", panel=WHAT, level="basic", examples=concept_names)
     model: str = setting(dataclasses.MISSING, "The model under attack: run, pipeline directory, single .safetensors file or hub id.", panel=WHAT, level="basic")
     unet: str | None = setting(None, "The UNet's weights, of another method say, from this .safetensors; the rest is --model's.", panel=WHAT)
     baseline: str | None = setting(None, "The original, which is attacked as well.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
-    count: int = setting(80, "Prompts that name the concept, and pictures of every rate.", panel=SAMPLE, least=1, flag="--limit", default_text="80")
+    count: int = setting(80, "Prompts that name the concept, and pictures of every rate.", panel=SAMPLE, level="basic", least=1, flag="--limit", default_text="80")
     judge: str | None = setting(None, "Who decides{choices}; or your own image classifier: DIRECTORY, HUB_ID or FILE.onnx, with :LABEL,... that mean the concept. A+B: two, the first decides.", panel=JUDGE, examples=JUDGES.names, default_text="what fits")
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, default_text="0.6; clip 0.5")
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=JUDGE, default_text="openai/clip-vit-large-patch14")
@@ -121,7 +122,7 @@ def parse_attacks(text: str) -> tuple[NamedAttack, ...]:
     found: dict[str, NamedAttack] = {}
     for attack, written in _split(text):
         if attack not in ATTACKS:
-            raise UsageError(f"--attack {attack!r} is unknown: choose {', '.join(ATTACKS.names())}")
+            raise UsageError(f"--attack {attack!r} is unknown{choose(attack, ATTACKS.names())}")
         options = {name: _value(attack, name, value) for name, value in written.items()}
         words = [f"{name}-{value}" for name, value in written.items()]
         name = attack if attack not in found else file_name(attack, *words)

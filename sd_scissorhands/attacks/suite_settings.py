@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
+from ..parsing import choose
 from ..settings import flag
 from .attack_settings import AttackSettings, parse_attacks
 
@@ -39,7 +40,7 @@ class Suite:
             UserError: see `AttackSettings`; an unknown suite, or a setting of some attacks alone.
         """
         if name not in SUITES:
-            raise UsageError(f"--suite {name!r} is unknown: choose {', '.join(SUITES)}")
+            raise UsageError(f"--suite {name!r} is unknown{choose(name, SUITES)}")
         fields = {field.name for field in dataclasses.fields(AttackSettings)}
         if own := [setting for setting in shared if setting not in fields - {"attack", "options"}]:
             raise UsageError(

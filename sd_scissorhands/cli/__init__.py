@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -23,35 +23,37 @@ from . import draw as drawing
 from . import erase as erasing
 from . import export as exporting
 from . import forget as forgetting
+from . import init as starting
 from . import measure as proof
 from . import pages as reports
-from .flags import CommandWithOwnFlags
-from .options import GateMissed, NotConverged
+from .flags import Command, CommandWithOwnFlags, Group, with_kinds
+from .options import GateMissed, NotConverged, first_process
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not burn the core that others need
 
 app = typer.Typer(
     name="sdscissor",
     help="Take a concept out of a Stable Diffusion model, keep the rest of it whole, and show both.",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
 app.command(cls=CommandWithOwnFlags)(erasing.erase)
-app.command()(applying.apply)
-app.command()(exporting.export)
-app.command()(exporting.diff)
-app.command()(exporting.verify)
+app.command(cls=Command)(with_kinds(starting.init))
+app.command(cls=Command)(with_kinds(applying.apply))
+app.command(cls=Command)(with_kinds(exporting.export))
+app.command(cls=Command)(with_kinds(exporting.diff))
+app.command(cls=Command)(with_kinds(exporting.verify))
 app.command(cls=CommandWithOwnFlags)(forgetting.forget)
-app.command(name="eval")(proof.evaluate)
-app.command()(proof.attack)
-app.command()(drawing.draw)
-app.command()(comparing.compare)
-app.command()(reports.concepts)
-app.command()(reports.recipes)
-app.command()(reports.report)
-app.command()(reports.demo)
+app.command(cls=Command, name="eval")(proof.evaluate)
+app.command(cls=Command)(proof.attack)
+app.command(cls=Command)(with_kinds(drawing.draw))
+app.command(cls=Command)(comparing.compare)
+app.command(cls=Command)(with_kinds(reports.concepts))
+app.command(cls=Command)(with_kinds(reports.recipes))
+app.command(cls=Command)(with_kinds(reports.report))
+app.command(cls=Command)(with_kinds(reports.demo))
 
 OUT_OF_MEMORY = (
     "out of memory: choose a smaller --batch-size or --scope where the command has them, another --device or a machine with "
@@ -62,12 +64,32 @@ OUT_OF_MEMORY = (
 RESUMED = ("erase", "forget")  # commands that continue with --resume; the others where they are repeated
 
 
-class Terminated(BaseException):
-    """The process was asked to end, by SIGTERM."""
+class Stopped(BaseException):
+    """Ctrl-C or a signal is to end the process: Ctrl-C or SIGTERM; its notes say where, the innermost first."""
+
+    def __init__(self, number: int):
+        """`number` is the signal's."""
+        self.code = 128 + number
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise `Stopped`, unless whoever started the process has them ignored; twice, they end it."""
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.suppress(ValueError):  # not the main thread
+        for one, handler in before.items():
+            signal.signal(one, handler if handler is signal.SIG_IGN else stop)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
 def _to_continue(words: Sequence[str]) -> str:
@@ -81,27 +103,19 @@ def main() -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale: what it cannot write is escaped
             stream.reconfigure(errors="backslashreplace")
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _terminate)
     try:
-        try:
-            _check_words(sys.argv[1:])
-            app()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()
+        with _stoppable():
+            _run()
     except GateMissed as missed:
         _fail(str(missed), code=3)
     except NotConverged as found:
         _fail(str(found), code=4)
     except UserError as error:
         _fail(str(error), code=2 if isinstance(error, UsageError) else 1)
-    except (KeyboardInterrupt, Terminated) as stopped:
-        _fail(
-            f"stopped; continue: {_to_continue(sys.argv[1:])}",
-            code=143 if isinstance(stopped, Terminated) else 130,
-            kind="",
-        )
+    except Stopped as stopped:
+        where = " ".join(getattr(stopped, "__notes__", [])[:1])
+        line = f"{f'Stopped {where}'.strip()}. Continue: {_to_continue(sys.argv[1:])}"
+        _fail(line if first_process() else "", code=stopped.code, kind="")
     except BrokenPipeError:  # whoever read stdout has seen enough
         _fail("", code=1)
     except Exception as error:
@@ -112,6 +126,16 @@ def main() -> None:
         _fail(
             f"{shortened(str(error.filename or 'stdout'))}: {error.strerror or error}: choose another file or directory"
         )
+
+
+def _run() -> None:
+    """What is typed."""
+    try:
+        _check_words(sys.argv[1:])
+        app()
+    finally:
+        if sys.stdout:
+            sys.stdout.flush()
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -129,10 +153,10 @@ def _check_words(words: Sequence[str]) -> None:
             raise UsageError(f"{shortened(word)} is no UTF-8: rename the file or directory")
 
 
-def _fail(message: str, code: int = 1, kind: str = "error: ") -> None:
+def _fail(message: str, code: int = 1, kind: str = "sdscissor: error: ") -> None:
     """Say what is wrong in one line, and end; without a message stdout is closed, which nobody reads."""
     if message:
-        console.print(f"sdscissor: {kind}{' '.join(message.split())}", soft_wrap=True, highlight=False)
+        console.print(f"{kind}{' '.join(message.split())}", soft_wrap=True, highlight=False)
     else:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..comparison.compare_settings import CompareSettings
+from ..declaration import BASIC
 from .flags import with_flags_of
-from .options import Json, Quiet, as_typed, in_one_process, in_panel
+from .options import Json, Quiet, as_typed, check_concepts, in_one_process, in_panel
 
-what, how = map(in_panel, ("What", "Run"))
+basic, what = map(in_panel, (BASIC, "What"))
 
 
 @with_flags_of(CompareSettings)
 def compare(
     given: dict[str, Any],
     config: Annotated[Path | None, what("Settings of every run as TOML, laid over each recipe's.")] = None,
-    output_dir: Annotated[Path, how("Where the runs, rows.json, rows.csv and the page go.")] = Path("runs/compare"),
+    output_dir: Annotated[Path, basic("Where the runs, rows.json, rows.csv and the page go.")] = Path("runs/compare"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -31,6 +32,7 @@ def compare(
         sdscissor compare --forget-class 3 --forget-random 0.1 --output-dir runs/digits
     """
     settings = CompareSettings(**given)
+    check_concepts(settings.concepts, settings.anchor, settings.model or "tiny")
     from .. import api, show
 
     show.still_libraries()

@@ -6,22 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..declaration import BASIC
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from .flags import with_flags_of
-from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, in_panel, repo_to_push
+from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, check_concepts, in_panel, repo_to_push
 
-what, how = map(in_panel, ("What", "Run"))
+basic, what, how = map(in_panel, (BASIC, "What", "Run"))
 
 
 @with_flags_of(EraseSettings)
 def erase(
     given: dict[str, Any],
-    output_dir: Annotated[Path | None, what("The run directory; the erased model is its model/.", "runs/MODEL-CONCEPTS-seedN")] = None,
+    output_dir: Annotated[Path | None, basic("The run directory; the erased model is its model/.", "runs/MODEL-CONCEPTS-seedN")] = None,
     output_format: Annotated[str, what(f"Beside model/ also a file for other programs: {', '.join(OUTPUT_FORMATS[1:])}.", True)] = "diffusers",
     config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
     own: Own = None,
-    resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
-    dry_run: Annotated[bool, how("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
+    resume: Annotated[bool, basic("Continue the run in --output-dir.", False, "--resume")] = False,
+    dry_run: Annotated[bool, basic("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
     push_to_hub: PushToHub = None,
     public: Public = False,
     as_json: Json = False,
@@ -39,6 +40,7 @@ def erase(
     """
     settings = load_settings(EraseSettings, config, given, own=own or ())
     settings.check_named()
+    check_concepts(settings.concepts, settings.anchor, settings.model)
     from .. import api, show
     from ..forecast import forecast
     from ..machine import Processes

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..declaration import BASIC
 from ..settings import ForgetSettings, load_settings
 from .flags import with_flags_of
 from .options import Json, Own, Quiet, in_one_process, in_panel
 
-what, how = map(in_panel, ("What", "Run"))
+basic, what, how = map(in_panel, (BASIC, "What", "Run"))
 
 
 @with_flags_of(ForgetSettings)
 def forget(
     given: dict[str, Any],
-    output_dir: Annotated[Path | None, what("The run directory; the model is its model/.", "runs/MODEL-WHAT-RECIPE-seedN")] = None,
+    output_dir: Annotated[Path | None, basic("The run directory; the model is its model/.", "runs/MODEL-WHAT-RECIPE-seedN")] = None,
     config: Annotated[Path | None, what("Settings as TOML; flags win over the file.")] = None,
     own: Own = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,

@@ -11,15 +11,16 @@ import typer
 from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings
 from ..attacks.suite_settings import SUITES, Suite
+from ..declaration import BASIC
 from ..errors import UsageError, UserError
 from ..evaluation.evaluate_settings import EvaluateSettings
 from ..evaluation.gone import proves_nothing
 from ..evaluation.metrics import METRICS, gate_values, gates_of
 from ..results.evaluation import NudityEvaluation
 from .flags import Field, fields_of, with_flags_of
-from .options import Json, NoBlur, Quiet, as_typed, check_gates, in_panel, parse_gates
+from .options import Json, NoBlur, Quiet, as_typed, check_concepts, check_gates, in_panel, parse_gates
 
-which, rows, draw, judging, out = map(in_panel, ("What", "Rows of I2P", "Drawing and counting", "Judges", "Run"))
+basic, which, out = map(in_panel, (BASIC, "What", "Run"))
 ATTACK_PANEL = "Attacks' own settings"  # a panel of --help
 SUITE_GATES = ("asr_after", "working")
 ATTACK_GATES = ("asr_before", "asr_after", "IRA", "CRA", "broken")  # broken: 1 if it fails on the original, too
@@ -30,9 +31,9 @@ def evaluate(
     given: dict[str, Any],
     canvas: Annotated[bool, which("The embedded world's own judge, as --judge canvas; with --concept.", False, "--canvas")] = False,
     no_blur: NoBlur = False,
-    output_dir: Annotated[Path | None, out("Where results go.", "RUN/eval/KIND of a run's model, else runs/eval-MODEL-KIND")] = None,
-    fail_above: Annotated[list[str] | None, out(f"NAME=VALUE: exit 3 if the figure is above. Repeatable. With --concept {', '.join(gates_of('concept'))}; else nudity, core, collapsed or a label of NudeNet's.")] = None,
-    fail_below: Annotated[list[str] | None, out("NAME=VALUE: exit 3 if the figure is below. Repeatable.")] = None,
+    output_dir: Annotated[Path | None, basic("Where results go.", "RUN/eval/KIND of a run's model, else runs/eval-MODEL-KIND")] = None,
+    fail_above: Annotated[list[str] | None, out(f"Exit 3 if the figure is above. Repeatable. With --concept {', '.join(gates_of('concept'))}; else nudity, core, collapsed or a label of NudeNet's.", metavar="NAME=VALUE")] = None,
+    fail_below: Annotated[list[str] | None, out("Exit 3 if the figure is below. Repeatable.", metavar="NAME=VALUE")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -56,6 +57,7 @@ def evaluate(
         raise typer.BadParameter("missing: name the concept that --canvas is to judge", param_hint="--concept")
     settings = EvaluateSettings(**(given | ({"judge": "canvas"} if canvas else {})))
     gates = parse_gates(gates_of(settings.kind), fail_above, fail_below)
+    _check_concept(settings)
     from .. import api, show
     from ..machine import Processes
 
@@ -111,11 +113,11 @@ def _default(attack: str, field: Field) -> str:
 @with_flags_of(AttackSettings, attack_options())
 def attack(
     given: dict[str, Any],
-    suite: Annotated[str | None, which(f"Several attacks as one: {', '.join(SUITES)}.", "none", "--suite")] = None,
+    suite: Annotated[str | None, basic(f"Several attacks as one: {', '.join(SUITES)}.", "none", "--suite")] = None,
     no_blur: NoBlur = False,
-    output_dir: Annotated[Path | None, out("Where results go.", "RUN/attack/ATTACK of a run's model, else runs/attack-MODEL-ATTACK")] = None,
-    fail_above: Annotated[list[str] | None, out("NAME=VALUE, e.g. asr_after=.1, broken=0: exit 3 if the figure is above.")] = None,
-    fail_below: Annotated[list[str] | None, out("NAME=VALUE, e.g. IRA=.9: exit 3 if the figure is below.")] = None,
+    output_dir: Annotated[Path | None, basic("Where results go.", "RUN/attack/ATTACK of a run's model, else runs/attack-MODEL-ATTACK")] = None,
+    fail_above: Annotated[list[str] | None, out("Exit 3 if the figure is above, e.g. asr_after=.1, broken=0.", metavar="NAME=VALUE")] = None,
+    fail_below: Annotated[list[str] | None, out("Exit 3 if the figure is below, e.g. IRA=.9.", metavar="NAME=VALUE")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -136,6 +138,7 @@ def attack(
     settings = AttackSettings(**({"attack": "embedding"} | given))
     columns = {one.name.format(settings.attack): one for one in ATTACKS[settings.attack].columns}
     gates = parse_gates((*ATTACK_GATES, *columns), fail_above, fail_below)
+    _check_concept(settings)
     from .. import api, show
     from ..machine import Processes
 
@@ -150,6 +153,11 @@ def attack(
         check_gates(gates, found, {"asr_after", *columns, *plain}, proves_nothing(result))
 
 
+def _check_concept(settings: EvaluateSettings | AttackSettings) -> None:
+    named = [settings.concept] if settings.concept else []
+    check_concepts(named, settings.anchor, str(settings.model), on_hub=settings.baseline is not None)
+
+
 def _attack_suite(
     name: str, given: dict[str, Any], no_blur: bool, output_dir: Path | None,
     bounds: tuple[list[str] | None, list[str] | None], as_json: bool, quiet: bool,
@@ -158,6 +166,7 @@ def _attack_suite(
     if "attack" in given:
         raise UsageError("--suite brings its own attacks: leave out --attack, or --suite")
     suite, gates = Suite.of(name, **given), parse_gates(SUITE_GATES, *bounds)
+    _check_concept(suite.first)
     from .. import api, show
     from ..machine import Processes
 

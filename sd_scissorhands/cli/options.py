@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import UsageError, UserError
+from ..lineage import meant
 from ..models.hub import Repo
+from ..naming import Name, is_path, may_be_on_hub
+from ..parsing import did_you_mean
+from ..terminal import lines
+from ..tiny import MODEL_DIR
+
+NEARLY = 0.8  # how alike a word of free text must be to a preset's name to be a mistyped one
 
 Json = Annotated[
     bool,
@@ -27,7 +36,10 @@ Own = Annotated[
 PushToHub = Annotated[
     str | None,
     typer.Option(
-        metavar="OWNER/NAME", help="Also upload the model to this repository of the hub.", rich_help_panel="Hub"
+        metavar="OWNER/NAME",
+        help="Also upload the model to this repository of the hub.",
+        rich_help_panel="Hub",
+        show_default=False,
     ),
 ]
 Public = Annotated[
@@ -49,8 +61,8 @@ class GateMissed(Exception):
 def in_panel(panel: str) -> Callable[..., Any]:
     """Options of one panel of `--help`: `option("its text", "what stands for None", *names)`."""
 
-    def option(text: str, default: str | bool = False, *names: str) -> Any:
-        return typer.Option(*names, help=text, show_default=default, rich_help_panel=panel)
+    def option(text: str, default: str | bool = False, *names: str, metavar: str | None = None) -> Any:
+        return typer.Option(*names, help=text, show_default=default, rich_help_panel=panel, metavar=metavar)
 
     return option
 
@@ -68,6 +80,38 @@ def in_one_process(command: str) -> None:
 
 
 # ---------------------------------------------------------------- checks
+
+
+def check_concepts(concepts: Iterable[str], anchor: str | None, model: str, *, on_hub: bool = True) -> None:
+    """Refuse a concept or an anchor that the model's domain does not know, before torch is imported.
+
+    A single word of free text that is nearly a preset's name may be meant as it is: a line on stderr names the preset. Of a
+    model that is not there, and of a single file, nothing is known yet.
+
+    Args:
+        on_hub: whether a name such as owner/name that is no path means a model of the hub; else a path may be mistyped.
+
+    Raises:
+        UserError: see `Domain.resolve`.
+    """
+    location = Name.parse(model).location
+    directory = MODEL_DIR if location == "tiny" else Path(location).expanduser()
+    if not (directory.is_dir() or (on_hub and may_be_on_hub(location) and not is_path(location))):
+        return
+    from ..concepts import preset_names  # imports numpy
+    from ..domains import domain_of
+
+    domain = domain_of(directory)
+    for text in dict.fromkeys(map(domain.spell, concepts)):
+        found = domain.resolve(meant(text, model), anchor)
+        near = did_you_mean(text.lower(), preset_names(), NEARLY) if found.kind == "text" else ""
+        if near and text.isalnum() and first_process():
+            lines({"note": f"--concept {text!r} is no preset, and erased as free text{near}"})
+
+
+def first_process() -> bool:
+    """Whether this process speaks for all that a launcher started."""
+    return os.environ.get("RANK", "0") in ("", "0")
 
 
 def repo_to_push(name: str | None, public: bool) -> Repo | None:

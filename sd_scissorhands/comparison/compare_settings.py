@@ -12,8 +12,9 @@ from ..attacks.attack_settings import parse_attacks
 from ..declaration import check_declared, setting
 from ..errors import UsageError
 from ..evaluation.judges import JUDGES, judges_named
+from ..parsing import choose
 from ..recipes import CLASSIFIERS, DENOISERS, RECIPES, recipes_for
-from ..settings import DIGITS, EraseSettings, ForgetSettings, flag, load_settings
+from ..settings import DIGITS, EraseSettings, ForgetSettings, concept_names, flag, load_settings
 
 if TYPE_CHECKING:
     from .jobs import Comparison
@@ -35,13 +36,13 @@ class CompareSettings:
     """Recipes, targets, seeds, and how what comes of them is measured."""
 
     # fmt: off
-    recipes: tuple[str, ...] | None = setting(None, "Recipes, e.g. scissorhands,lra-npp,esd; see sdscissor recipes.", panel=WHAT, listed=True, default_text="all that fit the model")
-    concepts: tuple[str, ...] = setting((), "Diffusion: what each recipe erases, one after the other. Repeatable.", panel=WHAT, flag="--concept")
-    forget_class: tuple[str, ...] = setting((), "Classifier: the class that each recipe forgets. Repeatable.", panel=WHAT)
+    recipes: tuple[str, ...] | None = setting(None, "Recipes, e.g. scissorhands,lra-npp,esd; see sdscissor recipes.", panel=WHAT, level="basic", listed=True, examples=lambda: tuple(RECIPES), default_text="all that fit the model")
+    concepts: tuple[str, ...] = setting((), "Diffusion: what each recipe erases, one after the other. Repeatable.", panel=WHAT, level="basic", flag="--concept", examples=concept_names)
+    forget_class: tuple[str, ...] = setting((), "Classifier: the class that each recipe forgets. Repeatable.", panel=WHAT, level="basic")
     forget_random: float | None = setting(None, "Classifier: this share of the training pictures, drawn at random, in (0, 1).", panel=WHAT, least=0, most=1, open_ends=True)
     forget_indices: str | None = setting(None, "Classifier: file with numbers of training pictures, one a line.", panel=WHAT)
-    seeds: int = setting(3, "Runs of every recipe on every target, with the seeds 0, 1, ...", panel=WHAT, least=1, most=1000, remedy="it must be at least 1 and at most 1000")
-    model: str | None = setting(None, "Hub id or directory of what all runs start from.", panel=WHAT, default_text="tiny; classifier digits")
+    seeds: int = setting(3, "Runs of every recipe on every target, with the seeds 0, 1, ...", panel=WHAT, level="basic", least=1, most=1000, remedy="it must be at least 1 and at most 1000")
+    model: str | None = setting(None, "Hub id or directory of what all runs start from.", panel=WHAT, level="basic", default_text="tiny; classifier digits")
     limit: int | None = setting(None, "Pictures for UA and for IRA, each, per run; at most 60 of them under attack.", panel=DIFFUSION, least=1, default_text="200")
     sampling_steps: int | None = setting(None, "Sampling steps of the pictures that are judged.", panel=DIFFUSION, least=1, default_text="50; tiny 20")
     guidance: float | None = setting(None, "Guidance scale of the pictures that are judged.", panel=DIFFUSION, default_text="7.5; tiny 3")
@@ -49,12 +50,12 @@ class CompareSettings:
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=DIFFUSION, least=0, most=1, default_text="0.6; clip 0.5")
     clip: str | None = setting(None, "CLIP model, local or hub; none for none.", panel=DIFFUSION, default_text="openai/clip-vit-large-patch14")
     anchor: str | None = setting(None, "What takes the concepts' place.", panel=DIFFUSION, default_text="each one's own")
-    attack: tuple[str, ...] = setting((), "none, or attacks one after the other{choices}; NAME or NAME:SETTING=VALUE,...; repeatable. The first one's success is the ASR of the table, each further one has columns of its own.", panel=DIFFUSION, examples=ATTACKS.names, default_text="embedding")
+    attack: tuple[str, ...] = setting((), "none, or attacks one after the other{choices}; NAME or NAME:SETTING=VALUE,...; repeatable. The first one's success is the ASR of the table, each further one has columns of its own.", panel=DIFFUSION, level="basic", examples=ATTACKS.names, default_text="embedding")
     restarts: int | None = setting(None, "Embeddings learned from different starts; the strongest counts.", panel=DIFFUSION, least=1, default_text="4")
     tokens: int | None = setting(None, "Learned vectors, or tokens of the suffix.", panel=DIFFUSION, least=1, default_text="embedding 1, token 5; tiny 3")
     attack_steps: int | None = setting(None, "Steps of learning.", panel=DIFFUSION, least=1, default_text="embedding 200, token 40")
     data: str | None = setting(None, "Image folder or .npz file.", panel=CLASSIFIER, default_text="the digits")
-    device: str | None = setting(None, "cuda, mps, cpu or auto.", panel=RUN, default_text="auto")
+    device: str | None = setting(None, "cuda, mps, cpu or auto.", panel=RUN, level="basic", default_text="auto")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class CompareSettings:
         )
         for name in self.recipes or ():
             if name not in RECIPES:
-                raise UsageError(f"--recipes {name!r} is unknown: choose {', '.join(RECIPES)}")
+                raise UsageError(f"--recipes {name!r} is unknown{choose(name, RECIPES)}")
             if name not in fit:
                 raise UsageError(f"--recipes {name} is not for this kind of model: choose {', '.join(fit)}")
 

@@ -13,6 +13,7 @@ from ..attacks import ATTACKS
 from ..attacks.attack_settings import AttackSettings, NamedAttack, parse_attacks
 from ..errors import UsageError, UserError
 from ..evaluation.chance import wilson
+from ..parsing import choose
 from ..places import short_name
 from ..recipes import RECIPES, recipes_for
 from ..results.comparison import ComparisonRow, Number
@@ -89,7 +90,7 @@ class Comparison:
             raise UserError("nothing to compare on: name what is to go with --concept or --forget-class")
         for name in self.recipes:
             if name not in RECIPES:
-                raise UserError(f"--recipes {name!r} is unknown: choose {', '.join(RECIPES)}")
+                raise UserError(f"--recipes {name!r} is unknown{choose(name, RECIPES)}")
         if len(self.targets) > 1 and getattr(self.settings, "retrained", None) is not None:
             raise UserError(
                 "retrained is one model, and each target needs its own: compare on one at a time, or without it"

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..concepts import SLOT, Concept, names_of, preset, shuffled, unlisted_words
 from ..errors import UserError
+from ..parsing import choose, did_you_mean
 from ..preset_check import bare, names_file
 from ..tiny import world
 from . import DOMAINS
@@ -203,19 +204,25 @@ def world_concept(word: str, anchor: str | None = None, beside: frozenset[str] =
     concept = world.concept_of(word)
     if concept is None:
         known = ", ".join(c for concepts in world.CATEGORIES.values() for c in concepts)
-        raise UserError(f"--concept {word!r} is not of the embedded model's world: choose one of {known}")
+        meant = did_you_mean(
+            word, [name for every in world.CATEGORIES.values() for names in every.values() for name in names]
+        )
+        raise UserError(
+            f"--concept {word!r} is not of the embedded model's world{meant + ' C' if meant else ': c'}hoose one of {known}"
+        )
     taken = {concept, *(world.concept_of(other) for other in beside)}
-    siblings = [world.ANCHORS[concept], *world.CATEGORIES[str(world.category_of(concept))]]
+    category = str(world.category_of(concept))
+    siblings = [world.ANCHORS[concept], *world.CATEGORIES[category]]
     anchor = anchor or next((c for c in siblings if c not in taken), world.ANCHORS[concept])
-    if world.category_of(anchor) != world.category_of(concept) or world.concept_of(anchor) == concept:
-        raise UserError(f"--anchor {anchor!r} must be another {world.category_of(concept)} of the embedded world")
+    if world.category_of(anchor) != category or world.concept_of(anchor) == concept:
+        others = choose(anchor, [name for name in world.CATEGORIES[category] if name != concept])
+        raise UserError(f"--anchor {anchor!r} must be another {category} of the embedded world{others}")
     rng = np.random.default_rng(7)
     pairs: dict[str, str] = {}
     while len(pairs) < 400:
         text = world.caption(world.sample(rng).replace(concept), rng, synonyms=0, generic=0)
         if concept in text.split():
             pairs[text] = " ".join(anchor if w == concept else w for w in text.split())
-    category = str(world.category_of(concept))
     near = tuple(
         f"a {c} shape" if category != "shape" else f"a {c}" for c in world.CATEGORIES[category] if c != concept
     )

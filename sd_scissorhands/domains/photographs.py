@@ -15,10 +15,12 @@ from ..concepts import (
     names,
     names_of,
     preset,
+    preset_names,
     shuffled,
     unlisted_words,
 )
 from ..errors import UserError
+from ..parsing import did_you_mean
 from ..preset_check import bare
 from . import DOMAINS
 
@@ -55,8 +57,9 @@ class Photographs:
             _check_anchor(anchor, found.words)
             return found
         if anchor is None:
+            meant = did_you_mean(text, preset_names())
             raise UserError(
-                f"--concept {text!r} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place; a preset of your own is named by its path, NAME.toml"
+                f"--concept {text!r}{meant and f'{meant} It'} is no preset (see sdscissor concepts): for free text add --anchor TEXT, what takes its place; a preset of your own is named by its path, NAME.toml"
             )
         _check_anchor(anchor, (text,))
         return free_text(text, anchor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..declaration import SEED, check_declared, setting
 from ..errors import UsageError
 from ..naming import model_of
-from ..settings import flag
+from ..settings import concept_names, flag
 from .judges import JUDGES, judges_named
 
 WHAT, ROWS, SAMPLE, JUDGE, RUN = "What", "Rows of I2P", "Drawing and counting", "Judges", "Run"  # panels of --help
@@ -26,11 +26,11 @@ class EvaluateSettings:
     unet: str | None = setting(None, "The UNet's weights, of another method say, from this .safetensors; the rest is --model's.", panel=WHAT)
     baseline: str | None = setting(None, "The model to compare with.", panel=WHAT, default_text="what a run's model was made from")
     model_config: str | None = setting(None, "Of single files: diffusers directory or hub id of their family, for configs and tokenizer.", panel=WHAT, default_text="by the file")
-    concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT, level="basic")
+    concept: str | None = setting(None, "Judge what is left of it, and of everything else.", panel=WHAT, level="basic", examples=concept_names)
     i2p: bool = setting(False, "NudeNet on the I2P prompts, each row with its own seed.", panel=WHAT, level="basic")
     i2p_file: str | None = setting(None, "A local I2P CSV, official or ESD-style columns.", panel=WHAT, default_text="hub copy AIML-TUDA/i2p")
-    prompts: str | None = setting(None, "NudeNet on your own prompts, one a line, or the column prompt of a CSV.", panel=WHAT)
-    images: str | None = setting(None, "NudeNet on a directory of pictures; nothing is generated.", panel=WHAT)
+    prompts: str | None = setting(None, "NudeNet on your own prompts, one a line, or the column prompt of a CSV.", panel=WHAT, level="basic")
+    images: str | None = setting(None, "NudeNet on a directory of pictures; nothing is generated.", panel=WHAT, level="basic")
     recursive: bool = setting(False, "Take the pictures of subfolders, too; with --images or --reference.", panel=WHAT, flag="--recursive")
     # rows of I2P
     protocol: str | None = setting(None, "published: guidance 7.5, 512 x 512; per-row: each row's own.", panel=ROWS, choices=("published", "per-row"), default_text="published")
@@ -38,7 +38,7 @@ class EvaluateSettings:
     min_nudity: float | None = setting(None, "Only rows with a nudity_percentage of at least this.", panel=ROWS)
     rows: str | None = setting(None, "Only the rows numbered in this file, from 0.", panel=ROWS)
     # sampling and counting
-    limit: int | None = setting(None, "First rows only; with --concept pictures for UA and IRA, each.", panel=SAMPLE, default_text="all; 500")
+    limit: int | None = setting(None, "First rows only; with --concept pictures for UA and IRA, each.", panel=SAMPLE, level="basic", default_text="all; 500")
     steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
     guidance: float | None = setting(None, "Guidance scale, where no protocol has its own.", panel=SAMPLE, default_text="7.5; tiny 3")
     batch_size: int | None = setting(None, "Pictures drawn, judged and written at a time.", panel=SAMPLE, least=1, default_text="32 small, 4 large")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..parsing import choose
 from ..results.models import Difference, DifferenceRow
 from ..run import Progress, silent
 from .delta import FORMAT
@@ -89,7 +90,7 @@ def difference(a: str, b: str, *, by: str = "block", progress: Progress = silent
         UserError: no such checkpoint, a damaged one, or two that have nothing in common.
     """
     if by not in GROUPS:
-        raise UserError(f"--by {by!r} is unknown: choose {', '.join(GROUPS)}")
+        raise UserError(f"--by {by!r} is unknown{choose(by, GROUPS)}")
     one, other = open_checkpoint(a), open_checkpoint(b)
     first = _renamed(one, other) if one.ldm and not other.ldm else one.tensors
     second = _renamed(other, one) if other.ldm and not one.ldm else other.tensors

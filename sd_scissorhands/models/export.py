@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..files import read_object
 from ..lineage import started_from
 from ..naming import model_flag
+from ..parsing import choose
 from ..results.models import Export
 from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS
@@ -86,9 +87,9 @@ def export(
 def check_request(to: str, *, dtype: str | None = None, base: Path | None = None, flag: str = "--to") -> None:
     """Raises UserError for an unknown format (named by `flag`) or precision, and for options that the format does not take."""
     if to not in OUTPUT_FORMATS:
-        raise UserError(f"{flag} {to!r} is unknown: choose {', '.join(OUTPUT_FORMATS)}")
+        raise UserError(f"{flag} {to!r} is unknown{choose(to, OUTPUT_FORMATS)}")
     if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
+        raise UserError(f"--dtype {dtype!r} is unknown{choose(dtype, DTYPES)}")
     if base and to != "single-file":
         raise UserError(f"--base is for --to single-file: leave it out with {to}")
     if dtype and to == "delta":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError, UserError
+from ..parsing import choose
 from . import eval_unlearn
 from .i2p_table import TABLES, rows
 from .reading import RunRecord, read_measurement, read_run
@@ -25,7 +26,7 @@ def exchanged(folders: Sequence[Path], to: str) -> str:
         UserError: a folder does not hold what the format needs, or something that is damaged or of other weights.
     """
     if to not in FORMATS:
-        raise UsageError(f"--format {to} is unknown: choose {', '.join(FORMATS)}")
+        raise UsageError(f"--format {to} is unknown{choose(to, FORMATS)}")
     if to == "eval-unlearn" and len(folders) != 1:
         raise UsageError(f"--format {to} holds one run: name one folder, not {len(folders)}")
     runs = [_read(folder) for folder in folders]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ...errors import UsageError
 from ...naming import is_path
+from ...parsing import choose
 from ...registry import Registry
 from .base import Judge
 
@@ -21,9 +22,8 @@ def judges_named(text: str) -> tuple[str, ...]:
     unknown = [one for one in named if one not in JUDGES and not looks_like_a_model(one)]
     if unknown or len(named) > 2:
         wrong = f"{unknown[0]!r} is unknown" if unknown else f"{text!r} names {len(named)} judges, of at most two"
-        raise UsageError(
-            f"--judge {wrong}: choose {', '.join(JUDGES.names())}, or name an image classifier's directory, hub id or .onnx file"
-        )
+        known = choose(unknown[0] if unknown else "", JUDGES.names())
+        raise UsageError(f"--judge {wrong}{known}, or name an image classifier's directory, hub id or .onnx file")
     return named
 
 
