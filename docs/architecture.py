@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 PACKAGE = Path(__file__).parent.parent / "sd_scissorhands"
 GROUPS = {  # name -> its folders and modules, what it does; each imports only what stands behind it, which tests/test_house.py checks
-    "cli, api": ("__init__ __main__ cli show views terminal api demo drawing publishing quiet", "Commands and Python functions: parse, call, print."),
+    "cli, api": ("__init__ __main__ cli show views terminal api demo pairs drawing publishing quiet", "Commands and Python functions: parse, call, print."),
     "comparison": ("comparison", "Many recipes on the same task, measured in the same way."),
     "report": ("report", "Reads results; writes the page and the model card."),
     "attacks": ("attacks", "Ways to bring a concept back. An attack is one file."),

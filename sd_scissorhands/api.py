@@ -46,12 +46,15 @@ def erase(
 ) -> EraseResult:
     """Erase concepts from a model, and write the run directory with model, card and page; see `erasure.erase`.
 
+    Unless `settings.verify` is off, four pictures before and after are drawn into it, see `pairs.draw_pairs`.
+
     Args:
         output_dir: the run directory; None: runs/MODEL-CONCEPTS-seedN.
         output_format: a file for other programs beside the model, see `settings.OUTPUT_FORMATS`.
         resume: continue the same run where it was cut off.
     """
     from .erasure import erase as run_erasure
+    from .pairs import draw_pairs
     from .report import write_card, write_report
 
     folder = Path(output_dir or erasure_directory(settings))
@@ -59,6 +62,8 @@ def erase(
         result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
         if not processes.main:
             return dataclasses.replace(result, folder=folder)
+        if settings.verify and (undone := draw_pairs(result, settings, shown)):
+            result = dataclasses.replace(result, remarks=(*result.remarks, undone))
         write_card(folder)
         return dataclasses.replace(result, folder=folder, report=write_report(folder))
 
