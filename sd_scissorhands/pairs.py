@@ -60,9 +60,7 @@ def _prompts(known: Sequence[About], model: str, seed: int) -> list[str]:
     return [*chosen, *rest[: COUNT - len(chosen)]]
 
 
-def _write(
-    run: Path, erased: EraseResult, rows: Sequence[tuple[str, int]], sides: dict[str, list[np.ndarray]]
-) -> None:
+def _write(run: Path, erased: EraseResult, rows: Sequence[tuple[str, int]], sides: dict[str, list[np.ndarray]]) -> None:
     """The pictures and what they are of, whole or not at all."""
     from PIL import Image
 
