@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 PACKAGE = Path(__file__).parent.parent / "sd_scissorhands"
 GROUPS = {  # name -> its folders and modules, what it does; each imports only what stands behind it, which tests/test_house.py checks
-    "cli, api": ("__init__ __main__ cli show views terminal api demo drawing publishing quiet", "Commands and Python functions: parse, call, print."),
+    "cli, api": ("__init__ __main__ cli show views terminal rehearsal then api demo pairs drawing publishing quiet", "Commands and Python functions: parse, call, print."),
     "comparison": ("comparison", "Many recipes on the same task, measured in the same way."),
     "report": ("report", "Reads results; writes the page and the model card."),
     "attacks": ("attacks", "Ways to bring a concept back. An attack is one file."),
@@ -21,7 +21,7 @@ GROUPS = {  # name -> its folders and modules, what it does; each imports only w
     "classifier": ("classifier", "Image classifiers: data, model, task, figures."),
     "models": ("models", "Where models come from and go: hub, directories, single files, deltas, export, verify."),
     "diffusion": ("diffusion", "Denoisers, their data and training batches. A family of pipelines is one file."),
-    "run": ("stages run places lineage", "The run directory; resuming."),
+    "run": ("stages tracking run places lineage", "The run directory; resuming."),
     "settings": ("disk machine settings recipes naming pictures picture_folders", "Settings and recipes; devices, files and pictures."),
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
     "domains": ("domains concepts preset_check tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),

@@ -30,6 +30,7 @@ from .results.forget import ForgetResult
 from .results.suite import SuiteResult
 from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
+from .tracking import Log, check_tracker
 
 Folder = str | Path
 Measured = TypeVar("Measured", bound=Measurement)
@@ -42,23 +43,35 @@ def erase(
     *,
     output_format: str = "diffusers",
     resume: bool = False,
+    log_with: str | None = None,
     progress: Progress | None = None,
 ) -> EraseResult:
     """Erase concepts from a model, and write the run directory with model, card and page; see `erasure.erase`.
+
+    Unless `settings.verify` is off, four pictures before and after are drawn into it, see `pairs.draw_pairs`.
 
     Args:
         output_dir: the run directory; None: runs/MODEL-CONCEPTS-seedN.
         output_format: a file for other programs beside the model, see `settings.OUTPUT_FORMATS`.
         resume: continue the same run where it was cut off.
+        log_with: tensorboard writes figures and pictures for it into logs/ of the run, see `tracking`.
     """
     from .erasure import erase as run_erasure
+    from .pairs import draw_pairs
     from .report import write_card, write_report
 
+    check_tracker(log_with)
     folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
-        result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
+        log = Log(folder) if log_with and processes.main else None
+        how: dict[str, Any] = dict(output_format=output_format, resume=resume, log=log, progress=shown)
+        result = run_erasure(settings, folder, **how)
         if not processes.main:
             return dataclasses.replace(result, folder=folder)
+        if settings.verify and (undone := draw_pairs(result, settings, shown)):
+            result = dataclasses.replace(result, remarks=(*result.remarks, undone))
+        if log:
+            log.finish(result)
         write_card(folder)
         return dataclasses.replace(result, folder=folder, report=write_report(folder))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .disk import atomic, hash_text
 from .errors import UserError, printable
@@ -65,11 +65,13 @@ def draw(
     against = model_of(against) if against else baseline_of(model)
     models, run = [*([against] if against else []), model], run_of(Path(model))
     explicit = run.erased.explicit is not False if run and run.erased else not domain_of_model(model).harmless
-    drawn = [_pictures(one, prompts, seeds, steps, guidance, device, progress) for one in models]
+    each = [(prompt, seed) for prompt in prompts for seed in seeds]
+    how = dict[str, Any](steps=steps, guidance=guidance, device=device, progress=progress)
+    drawn = [pictures(one, each, **how) for one in models]
     rows = [
-        (f"{prompt or '(no words)'} - {name}", pictures[at])
+        (f"{prompt or '(no words)'} - {name}", own[at * len(seeds) : (at + 1) * len(seeds)])
         for at, prompt in enumerate(prompts)
-        for name, pictures in zip(models, drawn, strict=True)
+        for name, own in zip(models, drawn, strict=True)
     ]
     which = hash_text(repr((list(prompts), models, list(seeds), steps, guidance)))[:8]
     named = f"{file_name(prompts[0] or 'no-words')[:40]}-{which}.png"
@@ -80,23 +82,22 @@ def draw(
     return Sheet(str(file), list(prompts), models, list(seeds), blurred, folder=file.parent)
 
 
-def _pictures(
-    model: str, prompts: Sequence[str], seeds: Sequence[int], steps: int | None, guidance: float | None, device: str,
+def pictures(
+    model: str, each: Sequence[tuple[str, int]], *, steps: int | None = None, guidance: float | None = None, device: str,
     progress: Progress,
-) -> list[list[np.ndarray]]:  # fmt: skip
-    """Prompt by prompt a picture a seed: (h, w, 3) uint8 RGB."""
+) -> list[np.ndarray]:  # fmt: skip
+    """A picture of each prompt and seed: (h, w, 3) uint8 RGB."""
     from .evaluation.prompts import Row
     from .evaluation.sample import Sampling, draw, open_for_sampling
 
     opened, denoiser = open_for_sampling(model, device, Processes())
-    each = [(prompt, seed) for prompt in prompts for seed in seeds]
     rows = [Row(at, prompt, seed) for at, (prompt, seed) in enumerate(each)]
     found: list[np.ndarray] = []
     with progress(f"drawing, {Path(model).name}", len(rows)) as tick:
         for chunk, pixels in draw(denoiser, rows, Sampling.of(opened, steps, guidance), batch_size=None):
             found += list(pixels)
             tick(len(chunk))
-    return [found[at : at + len(seeds)] for at in range(0, len(found), len(seeds))]
+    return found
 
 
 def _sheet(rows: Sequence[tuple[str, list[np.ndarray]]], blur: bool) -> Image.Image:

@@ -33,6 +33,7 @@ from .results.proof import Proof
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings
 from .stages import Stages
+from .tracking import Log
 
 IN_COMMON = 0.1  # by how much pairs correlate more than any two pictures, at least
 
@@ -43,6 +44,7 @@ def erase(
     *,
     output_format: str = "diffusers",
     resume: bool = False,
+    log: Log | None = None,
     progress: Progress = silent,
 ) -> EraseResult:
     """Erase concepts from a model and save the result as a pipeline directory.
@@ -53,6 +55,7 @@ def erase(
         output_format: beside that directory, which every other command goes by, also a file for other programs; see
             `settings.OUTPUT_FORMATS`.
         resume: continue the same run after its last whole stage or checkpoint.
+        log: takes the repair's figures as they come; of the first process alone.
         progress: opens a progress bar for a stage.
 
     Returns:
@@ -76,19 +79,19 @@ def erase(
         if processes.main:
             copy_presets(prepared.settings.concepts, run.path)
         if not run.done("model"):
-            _work(run, prepared, progress)
+            _work(run, prepared, progress, log)
         return _exported(run, output_format, progress)
 
 
 # ---------------------------------------------------------------- the work
 
 
-def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
+def _work(run: Run, prepared: Prepared, progress: Progress, log: Log | None) -> None:
     """Every stage that is not done yet."""
     settings, data = prepared.settings, _data(run, prepared, progress)
     task = _task(prepared, data)
     held = held_out(run, prepared, task.teacher or {}, progress) if settings.verify else None
-    stages = Stages(run, task, prepared.parameters, settings, progress)
+    stages = Stages(run, task, prepared.parameters, settings, progress, log)
     selection = stages.select(prepared.scored)
     trimmed = stages.edit(selection)
     look = held.look if held and settings.calibrate and can_tell(held) else None

@@ -35,7 +35,7 @@ class Processes(ProcessGroup):
         here, gpus = process_count("LOCAL_WORLD_SIZE"), torch.cuda.device_count()
         if here > gpus > 0 and not _is_set("ACCELERATE_USE_CPU"):
             raise UserError(f"{here} processes for {gpus} GPU: launch with --num_processes {gpus}, or with --cpu")
-        state = _distributed()
+        state = accelerate_state()
         return cls(state.process_index, state.num_processes)
 
     @property
@@ -45,12 +45,12 @@ class Processes(ProcessGroup):
 
     def device(self, name: str) -> str:
         """The device of this process: with several, `auto` is each one's own."""
-        return name if self.count == 1 or name != "auto" else str(_distributed().device)
+        return name if self.count == 1 or name != "auto" else str(accelerate_state().device)
 
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.count > 1:
-            state = _distributed()
+            state = accelerate_state()
             with collective():  # accelerate names a GPU for each process on the CPU too, where there is one
                 state.wait_for_everyone() if state.device.type == "cuda" else torch.distributed.barrier()
 
@@ -90,7 +90,7 @@ def collective() -> Iterator[None]:
         ) from None
 
 
-def _distributed() -> Any:
+def accelerate_state() -> Any:
     """accelerate's state; on the CPU where the launcher asks for it or there is nothing else, which it does not find out itself.
 
     Raises:

@@ -94,6 +94,11 @@ def result(result: Record, as_json: bool) -> None:
         for remark in (*getattr(result, "unreadable", ())[:UNREADABLE_LISTED], *getattr(result, "remarks", ())):
             console.print(remark, highlight=False, soft_wrap=True)
         return
+    print(json.dumps(plain(result)))
+
+
+def plain(result: Record) -> dict[str, Any]:
+    """A result as JSON on stdout has it: its figures at the top level, too, and no samples."""
     values = result.to_json()
     values.pop("samples", None)
-    print(json.dumps(values | values.get("figures", {})))
+    return values | values.get("figures", {})

@@ -26,6 +26,7 @@ from .methods.selection import Selection, select
 from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings
+from .tracking import Log
 
 
 @contextmanager
@@ -46,6 +47,7 @@ class Stages:
     parameters: Parameters  # what may change
     settings: MethodSettings  # resolved
     progress: Progress
+    log: Log | None = None  # of the repair's figures
 
     def __post_init__(self) -> None:
         """What may change takes gradients from now on."""
@@ -154,6 +156,8 @@ class Stages:
             def after_step(repair: Repair) -> None:
                 show_step()
                 self._checkpoint(repair)
+                if self.log:
+                    self.log.follow(repair.history, repair.calibration.looks if repair.calibration else [])
 
             show_step()
             with self._where(repair):

@@ -27,6 +27,7 @@ from .results.erase import EraseResult
 from .results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
 from .results.forecast import Forecast
 from .results.forget import ForgetResult
+from .results.rehearsal import Rehearsal
 from .results.suite import SuiteResult
 from .terminal import Terminal, console, lines
 
@@ -250,6 +251,21 @@ def _expected(result: Forecast) -> None:
         "would trim": f"{result.trimmed:,} weights",
         "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in result.peak_bytes.items()),
         "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items()),
+    })  # fmt: skip
+
+
+@view.register
+def _rehearsed(result: Rehearsal) -> None:
+    took, expected = (
+        [f"{name} {seconds:.0f} s" for name, seconds in each.items()] for each in (result.rehearsed, result.seconds)
+    )
+    minutes = sum(result.seconds.values()) / 60
+    view(result.forecast)
+    lines({
+        "rehearsed": f"{', '.join(took)}: all of it works; this was no run, and nothing of it is left",
+        "judges": ", ".join(result.judges),
+        "writes to": f"{result.output_dir}, where files can be written",
+        "time to expect": f"{', '.join(expected)}; about {minutes:.0f} minutes in all, judging and loading apart",
     })  # fmt: skip
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..declaration import BASIC
+from ..errors import UsageError
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
+from ..then import FORMS, check_judges, parts_of
+from ..tracking import TRACKERS, check_tracker
+from .chain import finish, gates_after
 from .flags import with_flags_of
-from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, check_concepts, in_panel, repo_to_push
+from .options import Json, Own, Public, PushToHub, Quiet, check_concepts, in_one_process, in_panel, repo_to_push
 
 basic, what, how = map(in_panel, (BASIC, "What", "Run"))
 
@@ -23,6 +26,11 @@ def erase(
     own: Own = None,
     resume: Annotated[bool, basic("Continue the run in --output-dir.", False, "--resume")] = False,
     dry_run: Annotated[bool, basic("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
+    rehearse: Annotated[bool, how("Erase, evaluate and attack on a few samples, say whether that works and what the run would take, and stop.", False, "--rehearse")] = False,
+    then: Annotated[str | None, how(f"Measure the result at once: {FORMS}; several with commas.", "nothing")] = None,
+    fail_above: Annotated[list[str] | None, how("NAME=VALUE of what --then measures: exit 3 if the figure is above. Repeatable.")] = None,
+    fail_below: Annotated[list[str] | None, how("NAME=VALUE of what --then measures: exit 3 if the figure is below. Repeatable.")] = None,
+    log_with: Annotated[str | None, how(f"Figures and pictures for {', '.join(TRACKERS)}, in logs/ of the run.", "none")] = None,
     push_to_hub: PushToHub = None,
     public: Public = False,
     as_json: Json = False,
@@ -41,25 +49,35 @@ def erase(
     settings = load_settings(EraseSettings, config, given, own=own or ())
     settings.check_named()
     check_concepts(settings.concepts, settings.anchor, settings.model)
+    if dry_run and rehearse:
+        raise UsageError("--dry-run and --rehearse: leave out one; a rehearsal says all that a dry run does")
+    parts = parts_of(then) if then else ()
+    gates = gates_after(parts, fail_above, fail_below)
+    check_tracker(log_with)
     from .. import api, show
-    from ..forecast import forecast
-    from ..machine import Processes
 
     show.still_libraries()
-    if dry_run:
+    if dry_run or rehearse:
         show.one_thread_if_small(settings.model)
-        return show.result(forecast(settings), as_json)
+        return show.result(_foreseen(settings, output_dir, rehearse, resume, quiet), as_json)
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
-    result = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
-    if Processes.here().main:
-        if repo:
-            from ..publishing import publish
+    if parts:
+        check_judges(settings)
+    result = api.erase(
+        settings, output_dir, output_format=output_format, resume=resume, log_with=log_with, progress=shown
+    )
+    finish(result, gates, settings, repo=repo, progress=shown, as_json=as_json)
 
-            result = replace(
-                result, hub=publish(Path(result.exported or result.run_dir), repo, progress=shown, on_skipped=show.note)
-            )
-        show.result(result, as_json)
-        if result.proof and not result.proof.converged:
-            raise NotConverged(
-                f"{result.model_dir} is saved and not converged: {result.proof.sentence}; {result.proof.remedy}"
-            )
+
+def _foreseen(settings: EraseSettings, output_dir: Path | None, rehearse: bool, resume: bool, quiet: bool) -> Any:
+    """What a run would do, with a rehearsal or without."""
+    from .. import show
+
+    if not rehearse:
+        from ..forecast import forecast
+
+        return forecast(settings)
+    in_one_process("sdscissor erase --rehearse")
+    from ..rehearsal import rehearse as run_rehearsal
+
+    return run_rehearsal(settings, output_dir, resume=resume, progress=show.progress(quiet))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from ..evaluation.gone import proves_nothing
 from ..evaluation.metrics import METRICS, gate_values, gates_of
 from ..results.evaluation import NudityEvaluation
 from .flags import Field, fields_of, with_flags_of
-from .options import Json, NoBlur, Quiet, as_typed, check_concepts, check_gates, in_panel, parse_gates
+from .options import Gate, Json, NoBlur, Quiet, as_typed, check_concepts, check_gates, in_panel, parse_gates
 
 basic, which, out = map(in_panel, (BASIC, "What", "Run"))
 ATTACK_PANEL = "Attacks' own settings"  # a panel of --help
@@ -71,14 +72,35 @@ def evaluate(
     result = api.evaluate(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if speaks:
         show.result(result, as_json)
-        check_gates(
-            gates, gate_values(result), {name for name, one in METRICS if one.of_erased}, proves_nothing(result)
-        )
+        check_evaluation(gates, result)
         if isinstance(result, NudityEvaluation) and result.unreadable:
             raise UserError(
                 f"{len(result.unreadable):,} of the pictures in --images {settings.images} could not be read, and the figures are of "
                 f"the other {result.images:,}: replace or remove them"
             )
+
+
+def check_evaluation(gates: Sequence[Gate], result: Any) -> None:
+    """Hold an evaluation against its gates, see `check_gates`."""
+    check_gates(gates, gate_values(result), {name for name, one in METRICS if one.of_erased}, proves_nothing(result))
+
+
+def attack_columns(attack: str) -> dict[str, Any]:
+    """An attack's own columns by their names."""
+    return {one.name.format(attack): one for one in ATTACKS[attack].columns}
+
+
+def check_attack(gates: Sequence[Gate], result: Any) -> None:
+    """Hold an attack against its gates, see `check_gates`."""
+    columns = attack_columns(result.attack)
+    found = result.to_json() | {name: column.value(result) for name, column in columns.items()}
+    plain = ["asr_before"] * result.nothing_to_erase  # a rate without the attack, which may be a broken one
+    check_gates(gates, found, {"asr_after", *columns, *plain}, proves_nothing(result))
+
+
+def check_suite(gates: Sequence[Gate], result: Any) -> None:
+    """Hold a suite against its gates, see `check_gates`."""
+    check_gates(gates, {"asr_after": result.asr_after, "working": result.working})
 
 
 def attack_options() -> list[Field]:
@@ -136,8 +158,7 @@ def attack(
     if suite is not None:
         return _attack_suite(suite, given, no_blur, output_dir, (fail_above, fail_below), as_json, quiet)
     settings = AttackSettings(**({"attack": "embedding"} | given))
-    columns = {one.name.format(settings.attack): one for one in ATTACKS[settings.attack].columns}
-    gates = parse_gates((*ATTACK_GATES, *columns), fail_above, fail_below)
+    gates = parse_gates((*ATTACK_GATES, *attack_columns(settings.attack)), fail_above, fail_below)
     _check_concept(settings)
     from .. import api, show
     from ..machine import Processes
@@ -148,9 +169,7 @@ def attack(
     result = api.attack(settings, output_dir, blur=not no_blur, command=as_typed(), progress=show.progress(quiet))
     if Processes.here().main:
         show.result(result, as_json)
-        found = result.to_json() | {name: column.value(result) for name, column in columns.items()}
-        plain = ["asr_before"] * result.nothing_to_erase  # a rate without the attack, which may be a broken one
-        check_gates(gates, found, {"asr_after", *columns, *plain}, proves_nothing(result))
+        check_attack(gates, result)
 
 
 def _check_concept(settings: EvaluateSettings | AttackSettings) -> None:
@@ -175,4 +194,4 @@ def _attack_suite(
     if Processes.here().main:
         show.origin(result.model)
         show.result(result, as_json)
-        check_gates(gates, {"asr_after": result.asr_after, "working": result.working})
+        check_suite(gates, result)

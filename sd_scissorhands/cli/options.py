@@ -50,6 +50,9 @@ NoBlur = Annotated[
 ]
 
 
+Gate = tuple[str, float, bool]  # figure, bound, whether more is bad
+
+
 class NotConverged(Exception):
     """An erased model does not stand its proof; exit code 4."""
 
@@ -132,10 +135,8 @@ def repo_to_push(name: str | None, public: bool) -> Repo | None:
 # ---------------------------------------------------------------- gates
 
 
-def parse_gates(
-    known: Sequence[str], above: Sequence[str] | None, below: Sequence[str] | None
-) -> list[tuple[str, float, bool]]:
-    """(figure, bound, whether more is bad) of every NAME=VALUE.
+def parse_gates(known: Sequence[str], above: Sequence[str] | None, below: Sequence[str] | None) -> list[Gate]:
+    """The gate of every NAME=VALUE.
 
     Raises:
         typer.BadParameter: a figure that this measurement has not, or no number.
@@ -156,7 +157,7 @@ def parse_gates(
 
 
 def check_gates(
-    gates: Sequence[tuple[str, float, bool]],
+    gates: Sequence[Gate],
     found: Mapping[str, float | None],
     of_erased: Collection[str] = (),
     why: str = "",

@@ -21,7 +21,7 @@ from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command
 from .declared import evaluation_titles, figure, graded
 from .phrases import known
-from .pictures import attack_grid, open_grid, picture_grids
+from .pictures import attack_grid, open_grid, pairs_grid, picture_grids
 from .plots import attacks_plot, layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
 from .table import columns, returned, rows
@@ -48,7 +48,7 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
         controls=controls, columns=columns(run, controls),
         rows=rows(run, [(control, phrases.plain(changed(control, run))) for control in controls]),
         repair=repair_plot(run.history), looks=looks_plot(run.looks), layers=layer_plot(run.layers), tradeoff=tradeoff_plot(tradeoff),
-        repeat=repeat_command(run), evaluate=evaluation_command(run), **_sections(run, blur),
+        repeat=repeat_command(run), evaluate=evaluation_command(run), pairs_grid=pairs_grid(run), **_sections(run, blur),
     )  # fmt: skip
     return write_page(run_dir / "report.html", page)
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..pictures import PictureError, read_frames
 from ..results.attack import AttackResult, AttackSample
 from ..results.evaluation import Evaluation, JudgedSample, NudityEvaluation, Sample
+from ..results.pairs import FOLDER, Pair
 from .declared import evaluation_titles
 from .phrases import prompt
 from .reading import RunRecord
@@ -31,7 +32,7 @@ ATTACKED = {"before the attack": "before", "after the attack": "after", "origina
 SHARP_SIDE = 64  # pixels
 OPEN_SHOWN = 4  # pairs of pictures for open prompts under the findings
 
-AnySample = JudgedSample | Sample | AttackSample
+AnySample = JudgedSample | Sample | AttackSample | Pair
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,23 @@ def picture_grids(run: RunRecord, summary: Evaluation, blur: bool) -> list[Grid]
         concept = run.concepts if isinstance(summary, NudityEvaluation) else summary.concept or run.concepts
         groups.setdefault(title.format(concept), []).append(sample)
     return [Grid(title, own, _rows(run, summary, own, COMPARED, blur)) for title, own in groups.items()]
+
+
+def pairs_grid(run: RunRecord) -> Grid | None:
+    """The pictures drawn at the end of the erasure, in whose files explicit ones are blurred already; None without any."""
+    if not run.pairs:
+        return None
+    rows = {
+        name: [_embedded(run.path / FOLDER, pair, which, f"{name} model", hidden=run.pairs.blurred) for pair in run.pairs.pairs]
+        for name, which in COMPARED.items()
+    }  # fmt: skip
+    return Grid("Before and after", run.pairs.pairs, rows)
+
+
+def _embedded(folder: Path, pair: Pair, which: str, whose: str, *, hidden: bool) -> Picture:
+    """One of them; `hidden`: its file is blurred."""
+    uri, side = embed(folder, getattr(pair, which), blur=False)
+    return Picture(uri, hidden, side <= SHARP_SIDE, f"{whose}, seed {pair.seed}: {prompt(pair.prompt)}", "")
 
 
 def open_grid(run: RunRecord, blur: bool) -> Grid | None:

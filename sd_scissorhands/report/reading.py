@@ -23,6 +23,7 @@ from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation, read_evaluation
 from ..results.forget import ForgetResult
 from ..results.manifest import MANIFEST, BaseModel
+from ..results.pairs import Pairs
 from ..results.suite import FOLDER, SuiteResult
 from ..run import Run
 from .declared import attack_title, evaluation_titles
@@ -43,6 +44,7 @@ class RunRecord:
     layers: dict[str, list[int]] = field(default_factory=dict)  # parameter -> [trimmed, size]
     history: list[dict[str, Any]] = field(default_factory=list)  # of the repair, a record a step
     looks: list[dict[str, Any]] = field(default_factory=list)  # of its calibration, see `methods.calibration`
+    pairs: Pairs | None = None  # drawn at the end of the erasure
     evaluations: dict[str, Evaluation] = field(default_factory=dict)  # by the name of their folder
     attacks: dict[str, AttackResult] = field(default_factory=dict)  # by the name of their folder
     problems: list[str] = field(default_factory=list)
@@ -114,6 +116,7 @@ def read_run(path: Path) -> RunRecord:
     if manifest.result:
         kind = EraseResult if manifest.of_erasure else ForgetResult
         run.result = kind.from_json(manifest.result, strict=False)
+        run.pairs = Pairs.of(path, run.result.weights_sha256)
     run.layers = _layers(run)
     run.history = _json(run, path / "repair" / "history.json", list)
     run.looks = _json(run, path / "repair" / "looks.json", list)

@@ -25,4 +25,7 @@ class Forecast(Record):
     memory_bytes: int  # the largest of `peak_bytes`
     peak_bytes: dict[str, int]  # by stage
     seconds: dict[str, float]  # by stage
+    picture_seconds: float  # of one picture as it is judged, under guidance
+    pass_seconds: float  # of one sample's forward pass
+    small: bool  # whether the model has the recipes' small profile
     settings: dict[str, Any]

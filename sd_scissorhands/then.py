@@ -1,0 +1,141 @@
+"""What `sdscissor erase --then` does after the erasure: each part as its own command does it, and resumable like that."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .attacks import ATTACKS
+from .attacks.attack_settings import AttackSettings
+from .attacks.suite_settings import SUITES, Suite
+from .errors import UsageError
+from .evaluation.evaluate_settings import EvaluateSettings
+from .files import read_json
+from .settings import flag
+
+if TYPE_CHECKING:
+    from .results.base import Measurement
+    from .results.erase import EraseResult
+    from .run import Progress
+    from .settings import EraseSettings
+
+SHARED = ("anchor", "device")  # settings of an erasure that its parts take over
+FORMS = "eval, attack, attack:NAME, attack:suite=NAME or suite"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measurement after an erasure."""
+
+    command: str  # eval or attack
+    by: str = ""  # an attack's flag, attack or suite
+    name: str = ""  # of the attack or the suite
+
+    def words(self, model: str, concept: str, shared: dict[str, Any]) -> list[str]:
+        """The command that does the same."""
+        more = {"--model": model, "--concept": concept, **({f"--{self.by}": self.name} if self.by else {})}
+        more |= {flag(name): value for name, value in shared.items()}
+        return ["sdscissor", self.command, *(word for pair in more.items() for word in pair)]
+
+
+def parts_of(text: str) -> tuple[Part, ...]:
+    """The parts of a list such as "eval,attack:suite=quick"; "suite" alone is the quick one.
+
+    Raises:
+        UsageError: something else, or the same part twice.
+    """
+    parts = [_part(word.strip()) for word in text.split(",")]
+    if twice := [part for part in parts if parts.count(part) > 1]:
+        raise UsageError(f"--then {text} names {twice[0].name or twice[0].command} twice: leave one out")
+    return tuple(parts)
+
+
+def _part(word: str) -> Part:
+    """One of them."""
+    if word == "eval":
+        return Part("eval")
+    kind, _, name = ("attack:suite=quick" if word == "suite" else word).partition(":")
+    by, known = ("suite", list(SUITES)) if name.startswith("suite=") else ("attack", ATTACKS.names())
+    name = name.removeprefix("suite=") or "embedding"
+    if kind != "attack":
+        raise UsageError(f"--then {word!r} is unknown: choose {FORMS}")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UsageError(f"--then {word!r}: choose {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
+    return Part("attack", by, name)
+
+
+def check_judges(settings: EraseSettings) -> list[str]:
+    """Open the judges of all concepts, so that one that is not there is named before hours of work; their names.
+
+    Raises:
+        UserError: a concept that the model does not know, or a judge that cannot be had.
+    """
+    from .evaluation.judge_set import open_judges
+    from .models.locate import domain_of_model
+
+    domain = domain_of_model(settings.model, settings.model_config)
+    found = [domain.resolve(domain.spell(text), settings.anchor) for text in settings.concepts]
+    sets = [open_judges(one, domain=domain, device=settings.device) for one in found]
+    return list(dict.fromkeys(judge.facts["judge"] for one in sets for judge in one.judges))
+
+
+def run_part(part: Part, erased: EraseResult, settings: EraseSettings, progress: Progress) -> Iterator[Measurement]:
+    """Do a part for each erased concept, and yield what it came to; what is finished in the run is read.
+
+    Raises:
+        UserError: see the part's own command.
+    """
+    from .attacks.suite import named_stages
+    from .machine import Processes
+
+    Processes.here().wait()  # for the model, which the first process writes
+    for concept in erased.concepts:
+        what = f"{part.name or part.command}{f' of {concept}' * (len(erased.concepts) > 1)}"
+        yield _done(part, concept, erased, settings, named_stages(what, progress))
+
+
+def _done(part: Part, concept: str, erased: EraseResult, settings: EraseSettings, progress: Progress) -> Measurement:
+    """One part's result, made or read."""
+    from . import api
+    from .attacks import attack, suite
+    from .evaluation import evaluate
+
+    shared = {name: value for name in SHARED if (value := getattr(settings, name)) not in (None, "auto")}
+    words, model = part.words(erased.run_dir, concept, shared), erased.model_dir
+    how: dict[str, Any] = dict(command=words, progress=progress)
+    if part.command == "eval":
+        evaluation = EvaluateSettings(model=model, concept=concept, **shared)
+        folder = evaluate.place_of(evaluation)
+        return _finished(folder, words, erased) or api.evaluate(evaluation, folder, **how)
+    if part.by == "suite":
+        every = Suite.of(part.name, concept, model, **shared)
+        folder = suite.place_of(every)
+        return _finished(folder, words, erased) or api.attack_suite(every, folder, **how)
+    one = AttackSettings(part.name, concept, model, **shared)
+    folder = attack.place_of(one)
+    return _finished(folder, words, erased) or api.attack(one, folder, **how)
+
+
+def _finished(folder: Path, words: list[str], erased: EraseResult) -> Measurement | None:
+    """What the same command came to in a folder on these weights; None where it has not ended, or was another."""
+    from dataclasses import replace
+
+    from .results.attack import AttackResult
+    from .results.evaluation import read_evaluation
+    from .results.suite import SuiteResult
+
+    readers: dict[str, Callable[[Any], Measurement]] = {
+        "attack": AttackResult.from_json,
+        "suite": SuiteResult.from_json,
+    }
+    try:
+        values = read_json(folder / "summary.json")
+        found = readers.get(values["kind"], read_evaluation)(values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # which the command itself says, where it is damaged
+    same = list(found.command) == words and getattr(found, "weights_sha256", None) == erased.weights_sha256
+    return replace(found, folder=folder, report=erased.report) if same else None
