@@ -48,8 +48,11 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
     """Loss terms, conflicts and corrections over the steps of the repair, as inline SVG; None without a history."""
     steps = [record.get("step", at) for at, record in enumerate(history)]
 
+    conflicting = any(record.get("conflict") for record in history)
+
     def _paint(figure: Any) -> None:
-        losses, conflicts, corrections = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
+        ratios = (2.4, 1, 1) if conflicting else (1,)
+        losses, *below = figure.subplots(len(ratios), sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
         for key, colour, style in (("forget", ORANGE, "-"), ("retain", BLUE, "--")):
             values = [record.get(key) or math.nan for record in history]
             ascended = all(not value > 0 for value in values)  # a loss that is to rise has a term below 0
@@ -59,16 +62,22 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
             losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=label)
         losses.set(yscale="log", ylabel="loss (log scale)")
         _legend(losses)
+        (below or [losses])[-1].set(xlabel="step of the repair")
+        if below:
+            _paint_conflicts(*below)
+            figure.align_ylabels()
+
+    def _paint_conflicts(conflicts: Any, corrections: Any) -> None:
         share = rolling([100.0 * bool(record.get("conflict")) for record in history])
         conflicts.plot(steps, share, color=GREEN, linewidth=1.7)
         conflicts.set(ylabel="conflicts, %", ylim=(-5, 105))
         sizes = [record.get("correction", math.nan) if record.get("conflict") else math.nan for record in history]
         corrections.plot(steps, sizes, ".", color=ORANGE, markersize=3.5)
-        corrections.set(ylabel="correction", xlabel="step of the repair")
+        corrections.set(ylabel="correction")
         corrections.set_ylim(bottom=0)
-        figure.align_ylabels()
 
-    return draw(_paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
+    named = "Loss terms, conflicts and corrections" if conflicting else "Loss terms"
+    return draw(_paint, f"{named} by step of the repair", height=4.6 if conflicting else 2.8) if steps else None
 
 
 def looks_plot(looks: Sequence[Any]) -> Any:
@@ -191,7 +200,7 @@ def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
                 label=name,
             )
         axes.set_yticks(places, order)
-        axes.set(xlabel="attacked pictures that show the concept, % (lines: 95 % intervals)", xlim=(-3, 103))
+        axes.set(xlabel="attacked pictures that show the concept, %", xlim=(-3, 103))
         axes.set_ylim(-0.6, len(order) - 0.4)
         _legend(axes)
 
