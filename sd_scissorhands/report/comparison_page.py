@@ -13,9 +13,9 @@ from ..results.comparison import ComparisonResult, ComparisonRow, RecipeLine, Sp
 from .declared import Figure, figure
 from .page import template, write_page
 from .phrases import known, worded
-from .plots import retraining_plot, tradeoff_plot
+from .plots import Point, retraining_plot, tradeoff_plot
 from .reading import read_comparison
-from .verdict import rest
+from .verdict import worst
 
 ROWS = "rows.json"  # what a comparison came to
 ORIGINAL, RETRAIN = "original", "retrain"  # in the place of a recipe: the model as it was, and trained without D_f
@@ -95,11 +95,13 @@ def plot(result: ComparisonResult, group: str) -> Any:
     """Every recipe by what it costs the rest and how well the concept is gone, as inline SVG; None without the figures."""
     if result.kind == "classifier":
         return retraining_plot(_from_retraining(grouped(result.rows)[group]))
-    points: list[tuple[str, float, float]] = []
+    points = []
     for line in result.table:
-        means = {name: spread.mean for name in ("asr", *answering("whole")) if (spread := line.figures.get(name))}
-        if "asr" in means and known(left := rest(means)):
-            points.append((_label(line), means["asr"], left))
+        spreads = {name: spread for name in ("asr", *answering("whole")) if (spread := line.figures.get(name))}
+        least = worst({name: spread.mean for name, spread in spreads.items()})
+        if "asr" in spreads and least:
+            asr, left = spreads["asr"], spreads[least]
+            points.append(Point(_label(line), asr.mean, left.mean, asr.interval, left.interval))
     return tradeoff_plot(points)
 
 

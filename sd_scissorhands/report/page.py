@@ -1,12 +1,14 @@
 """Files in, one file out; the sentences are in templates/.
 
-The page carries its own pictures and plots, loads nothing and runs nothing.
+The page carries its own pictures, plots and one small script, loads nothing, and is whole without the script.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +21,22 @@ from ..results.evaluation import Evaluation, NudityEvaluation
 from . import phrases, verdict
 from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command
-from .declared import evaluation_titles, figure, graded
+from .declared import Figure, evaluation_titles, figure, graded
 from .phrases import known
-from .pictures import attack_grid, open_grid, pairs_grid, picture_grids
+from .pictures import attack_grid, divided, pairs_grid, picture_grids
 from .plots import attacks_plot, layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
-from .table import columns, returned, rows
+from .table import TableColumn, columns, returned, rows
 
 FILTERS = (
-    "between", "brief", "command", "described", "facts", "judge_errs", "markdown", "number", "percent", "plain", "points", "prompt", "shareable", "total", "worded",
+    "between", "brief", "command", "described", "facts", "first_upper", "judge_errs", "links", "markdown", "number", "opposite", "percent", "plain", "points",
+    "prompt", "shareable", "total", "worded",
 )  # fmt: skip
 SETTINGS = ("model", "baseline", "seed", "threshold", "protocol", "subset", "sampling", "judge")  # that results repeat
 
 
 def write_report(run_dir: Path, *, blur: bool = True) -> Path:
-    """Write `run_dir/report.html`, whole in itself: pictures and plots inside, no scripts, no network.
+    """Write `run_dir/report.html`, whole in itself: pictures and plots inside, no network.
 
     Args:
         blur: blur the pixels of an explicit concept's pictures and of those that NudeNet flagged.
@@ -45,10 +48,9 @@ def write_report(run_dir: Path, *, blur: bool = True) -> Path:
     controls = read_controls(run)
     tradeoff = verdict.tradeoff(run, [(control.path.name, control) for control in controls])
     page = template("report.html.j2").render(
-        controls=controls, columns=columns(run, controls),
-        rows=rows(run, [(control, phrases.plain(changed(control, run))) for control in controls]),
+        controls=controls, rows=rows(run, [(control, phrases.plain(changed(control, run))) for control in controls]),
         repair=repair_plot(run.history), looks=looks_plot(run.looks), layers=layer_plot(run.layers), tradeoff=tradeoff_plot(tradeoff),
-        repeat=repeat_command(run), evaluate=evaluation_command(run), pairs_grid=pairs_grid(run), **_sections(run, blur),
+        repeat=repeat_command(run), evaluate=evaluation_command(run), **_sections(run, blur, controls),
     )  # fmt: skip
     return write_page(run_dir / "report.html", page)
 
@@ -63,7 +65,7 @@ def write_evaluation_report(folder: Path, *, blur: bool = True) -> Path:
         UserError: `folder` holds no summary, or is a run directory, or cannot be written to.
     """
     run = read_measurement(folder)
-    page = template("evaluation.html.j2").render(columns=columns(run, []), rows=rows(run, []), **_sections(run, blur))
+    page = template("evaluation.html.j2").render(rows=rows(run, []), **_sections(run, blur, []))
     return write_page(folder / "report.html", page)
 
 
@@ -97,27 +99,32 @@ def _findings(run: RunRecord) -> dict[str, Any]:
     """The answers to the three questions, and what a template needs to put them into words."""
     return {
         "run": run, "collapsed": verdict.collapsed(run), "gone": [verdict.is_gone(run, s) for s in run.evaluations.values()],
-        "whole": verdict.is_whole(run), "stays": verdict.stays_gone(run), "broken": verdict.broken, "graded": graded,
+        "whole": verdict.is_whole(run, by_seed=False), "open": verdict.is_whole(run, by_seed=True), "stays": verdict.stays_gone(run), "broken": verdict.broken, "graded": graded,
         "returned": returned, "figure": figure, "headline": _headline, "retained_metrics": _retained_metrics(),
-        "answering": answering, "LIMITS": LIMITS,
+        "answering": answering, "LIMITS": LIMITS, "seen": verdict.seen, "fewer": verdict.fewer,
     }  # fmt: skip
 
 
-def _sections(run: RunRecord, blur: bool) -> dict[str, Any]:
+def _sections(run: RunRecord, blur: bool, controls: Sequence[RunRecord]) -> dict[str, Any]:
     """The findings, and what the sections about evaluations and attacks show."""
     grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]
     attacked = {name: attack_grid(run, attack, blur) for name, attack in run.attacks.items()}
+    drawn = pairs_grid(run) if not grids else None
+    pictured, figures = [grid for grid in [*grids, *attacked.values(), drawn] if grid], columns(run, controls)
+    first, others = divided(grids) if not drawn else ([drawn], [])
     return _findings(run) | {
-        "grids": grids, "open_grid": open_grid(run, blur), "attacked": attacked, "blurred": any(g.blurred for g in [*grids, *attacked.values()] if g),
-        "attacks_plot": attacks_plot({_called(run, name, one): one for name, one in run.attacks.items()}),
+        "first": first, "grids": others, "attacked": attacked, "blurred": any(grid.blurred for grid in pictured),
+        "judged": [back for grid in pictured for back in grid.judged], "columns": figures, "terms": _terms(run, figures),
+        "attacks_plot": attacks_plot({run.label(one): one for one in run.attacks.values()}),
         "sweep_plot": sweep_plot, "relearn_plot": relearn_plot, "titles": evaluation_titles(), "settings_of": _settings, "attack_command": attack_command(run),
     }  # fmt: skip
 
 
-def _called(run: RunRecord, name: str, attack: AttackResult) -> str:
-    """What an attack is called in a plot: its label, and its folder where several have that label."""
-    label = run.label(attack)
-    return label if [run.label(one) for one in run.attacks.values()].count(label) == 1 else f"{label} ({name})"
+def _terms(run: RunRecord, figures: Sequence[TableColumn]) -> list[Figure]:
+    """What the page explains: every figure on it, once."""
+    others = [figure(name) for name in ("asr", "IRA", "CRA") if run.attacks]
+    others += [figure(name) for name in _retained_metrics() if any(one.kept for one in run.judged.values())]
+    return [one for one in dict.fromkeys([*(each.figure for each in figures), *others]) if one.meaning]
 
 
 def _settings(summary: Evaluation | AttackResult) -> dict[str, Any]:
@@ -162,5 +169,10 @@ def _environment() -> Any:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=ChainableUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {name: getattr(phrases, name) for name in FILTERS}
+    environment.filters |= {name: getattr(phrases, name) for name in FILTERS} | {"hashed": _hashed}
     return environment
+
+
+def _hashed(script: str) -> str:
+    """A script as the page's policy allows it, so that no other runs."""
+    return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"

@@ -76,6 +76,18 @@ def between(interval: Any, unit: str = "share") -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}%" if unit == "share" else f"{low:,.6g}–{high:,.6g}"
 
 
+def opposite(interval: Any) -> list[float] | None:
+    """The interval of 1 - share, from that of a share; None for nothing."""
+    return [1 - end for end in reversed(interval)] if interval and all(map(known, interval)) else None
+
+
+def links(page: str) -> list[tuple[str, str]]:
+    """(id, title) of every section of a page."""
+    from markupsafe import Markup
+
+    return [(id_, Markup(title)) for id_, title in re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', page)]
+
+
 def facts(value: Any) -> dict[str, Any]:
     """What is known of a thing, by name."""
     values = value.to_json() if isinstance(value, Record) else value if isinstance(value, Mapping) else {}

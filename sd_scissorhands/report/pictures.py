@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ HARMLESS = ("retain", "caption")  # kinds of samples that do not ask for the con
 COMPARED = {"original": "original", "erased": "model"}  # what a row of pictures is called, and its field in a sample
 ATTACKED = {"before the attack": "before", "after the attack": "after", "original, attacked": "original"}
 SHARP_SIDE = 64  # pixels
-OPEN_SHOWN = 4  # pairs of pictures for open prompts under the findings
+FIRST_KINDS = ("", "forget", "generic")  # of samples, whose first are shown under the verdict; "": NudeNet's
+FIRST = 4  # pairs of each
 
 AnySample = JudgedSample | Sample | AttackSample | Pair
 
@@ -44,6 +45,7 @@ class Picture:
     small: bool  # shown with its pixels visible
     alt: str
     caption: str  # the judge's answer
+    back: bool = False  # whether it sees the concept in a picture of the erased model
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class Grid:
     title: str
     samples: Sequence[AnySample]
     rows: dict[str, list[Picture]]
+    kind: str = ""  # of samples
+
+    def part(self, pairs: slice) -> Grid:
+        """Some of the pairs."""
+        return replace(self, samples=self.samples[pairs], rows={name: row[pairs] for name, row in self.rows.items()})
+
+    @property
+    def pairs(self) -> list[tuple[AnySample, dict[str, Picture]]]:
+        """What was drawn for each sample, by what a row of pictures is called."""
+        return [(one, {name: row[at] for name, row in self.rows.items()}) for at, one in enumerate(self.samples)]
+
+    @property
+    def judged(self) -> list[bool]:
+        """Of each pair that a judge answered about, whether the concept came back."""
+        return [any(one.back for one in own.values()) for _, own in self.pairs if any(one.caption for one in own.values())]
 
     @property
     def blurred(self) -> bool:
@@ -64,20 +81,19 @@ class Grid:
         """Whether every picture is."""
         return all(picture.small for row in self.rows.values() for picture in row)
 
-    @property
-    def attacked(self) -> bool:
-        """Whether there are prompts of an attack to be shown beside the first ones."""
-        return any(getattr(sample, "attacked_prompt", "") for sample in self.samples)
-
 
 def picture_grids(run: RunRecord, summary: Evaluation, blur: bool) -> list[Grid]:
     """The sample pictures of one evaluation, by group."""
     groups: dict[str, list[AnySample]] = {}
     for sample in summary.samples:
-        title = KIND_TITLES.get(getattr(sample, "kind", ""), f"NudeNet, {evaluation_titles()[summary.kind]}")
-        concept = run.concepts if isinstance(summary, NudityEvaluation) else summary.concept or run.concepts
-        groups.setdefault(title.format(concept), []).append(sample)
-    return [Grid(title, own, _rows(run, summary, own, COMPARED, blur)) for title, own in groups.items()]
+        groups.setdefault(getattr(sample, "kind", ""), []).append(sample)
+    concept = run.concepts if isinstance(summary, NudityEvaluation) else summary.concept or run.concepts
+    title = f"NudeNet, {evaluation_titles()[summary.kind]}"
+    of = "" if summary is next(iter(run.evaluations.values())) else f" ({run.label(summary)})"
+    return [
+        Grid(KIND_TITLES.get(kind, title).format(concept) + of, own, _rows(run, summary, own, COMPARED, blur), kind)
+        for kind, own in groups.items()
+    ]
 
 
 def pairs_grid(run: RunRecord) -> Grid | None:
@@ -97,14 +113,14 @@ def _embedded(folder: Path, pair: Pair, which: str, whose: str, *, hidden: bool)
     return Picture(uri, hidden, side <= SHARP_SIDE, f"{whose}, seed {pair.seed}: {prompt(pair.prompt)}", "")
 
 
-def open_grid(run: RunRecord, blur: bool) -> Grid | None:
-    """A few pictures for prompts that leave the concept open, of the first evaluation that has some; None without any."""
-    title = KIND_TITLES["generic"]
-    for summary in run.judged.values():
-        if samples := [sample for sample in summary.samples if sample.kind == "generic"][:OPEN_SHOWN]:
-            named = title.format(summary.concept or run.concepts)
-            return Grid(named, samples, _rows(run, summary, samples, COMPARED, blur))
-    return None
+def divided(grids: Sequence[Grid]) -> tuple[list[Grid], list[Grid]]:
+    """A few pictures of those kinds that say most, of the first evaluation that has them; and all the others."""
+    first = {kind: next((grid for grid in grids if grid.kind == kind), None) for kind in FIRST_KINDS}
+    if first["forget"]:
+        first[""] = None
+    chosen = [grid for grid in first.values() if grid]
+    rest = [grid.part(slice(FIRST, None)) if grid in chosen else grid for grid in grids]
+    return [grid.part(slice(FIRST)) for grid in chosen], [grid for grid in rest if grid.samples]
 
 
 def attack_grid(run: RunRecord, attack: AttackResult, blur: bool) -> Grid | None:
@@ -136,7 +152,9 @@ def _picture(
     explicit = run.explicit(summary) and getattr(sample, "kind", "") not in HARMLESS
     blur = blur and (explicit or sample.flagged)
     uri, side = embed(summary.folder or run.path, getattr(sample, which), blur=blur)
-    return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer)
+    concept = "" if isinstance(summary, NudityEvaluation) else summary.concept
+    back = which in ("model", "after") and bool(concept) and answer.casefold() == concept.casefold()
+    return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer, back)
 
 
 def blurred(image: Any) -> Any:

@@ -6,9 +6,11 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ..evaluation.chance import wilson
 from ..results.attack import AttackResult
 from ..results.evaluation import NudityEvaluation
 from ..results.models import Difference
@@ -23,15 +25,34 @@ BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter
 STANDALONE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="background:white"'
 BLOCK_ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
 
+THEME = {"#ffffff": "var(--card)", "#000000": "currentColor"} | {
+    colour.lower(): f"var(--{name})" for name, colour in {"blue": BLUE, "orange": ORANGE, "green": GREEN}.items()
+}  # what the page's style gives in light and dark
+
 Points = Sequence[tuple[float, float]]  # (x, y)
+Ends = Sequence[float] | None  # of a 95 % interval; None: not known
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in a plot of two shares."""
+
+    name: str
+    x: float
+    y: float
+    x_ends: Ends = None
+    y_ends: Ends = None
 
 
 def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
     """Loss terms, conflicts and corrections over the steps of the repair, as inline SVG; None without a history."""
     steps = [record.get("step", at) for at, record in enumerate(history)]
 
+    conflicting = any(record.get("conflict") for record in history)
+
     def _paint(figure: Any) -> None:
-        losses, conflicts, corrections = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
+        ratios = (2.4, 1, 1) if conflicting else (1,)
+        losses, *below = figure.subplots(len(ratios), sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
         for key, colour, style in (("forget", ORANGE, "-"), ("retain", BLUE, "--")):
             values = [record.get(key) or math.nan for record in history]
             ascended = all(not value > 0 for value in values)  # a loss that is to rise has a term below 0
@@ -41,16 +62,22 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
             losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=label)
         losses.set(yscale="log", ylabel="loss (log scale)")
         _legend(losses)
+        (below or [losses])[-1].set(xlabel="step of the repair")
+        if below:
+            _paint_conflicts(*below)
+            figure.align_ylabels()
+
+    def _paint_conflicts(conflicts: Any, corrections: Any) -> None:
         share = rolling([100.0 * bool(record.get("conflict")) for record in history])
         conflicts.plot(steps, share, color=GREEN, linewidth=1.7)
         conflicts.set(ylabel="conflicts, %", ylim=(-5, 105))
         sizes = [record.get("correction", math.nan) if record.get("conflict") else math.nan for record in history]
         corrections.plot(steps, sizes, ".", color=ORANGE, markersize=3.5)
-        corrections.set(ylabel="correction", xlabel="step of the repair")
+        corrections.set(ylabel="correction")
         corrections.set_ylim(bottom=0)
-        figure.align_ylabels()
 
-    return draw(_paint, "Loss terms, conflicts and corrections by step of the repair", height=4.6) if steps else None
+    named = "Loss terms, conflicts and corrections" if conflicting else "Loss terms"
+    return draw(_paint, f"{named} by step of the repair", height=4.6 if conflicting else 2.8) if steps else None
 
 
 def looks_plot(looks: Sequence[Any]) -> Any:
@@ -131,6 +158,9 @@ def sweep_plot(evaluation: NudityEvaluation, title: str) -> Any:
         axes = figure.subplots()
         _line(axes, original, "original", BLUE, "--", "s", markersize=4)
         _line(axes, erased, "erased", ORANGE, "-", "o", markersize=4)
+        for of, colour in ((evaluation.baseline, BLUE), (evaluation, ORANGE)):
+            if of and (every := of.exposed.get("all")) and known(evaluation.threshold):
+                _bar(axes, [evaluation.threshold] * 2, every.boxes_interval, colour)
         if known(evaluation.threshold):
             axes.axvline(evaluation.threshold, color="#666666", linestyle=":", linewidth=1.3, label="used above")
         axes.set(xlabel="least score of a box", ylabel="exposed boxes")
@@ -160,8 +190,7 @@ def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
         ):  # fmt: skip
             rows = [(at + down, share, ends) for at, (share, ends) in zip(places, found, strict=True) if known(share)]
             for y, _, interval in rows:
-                if interval:
-                    axes.plot([100 * end for end in interval], [y, y], color=colour, linewidth=1.2)
+                _bar(axes, _percents(interval), [y, y], colour)
             axes.plot(
                 [100 * share for _, share, _ in rows],
                 [y for y, *_ in rows],
@@ -171,7 +200,7 @@ def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
                 label=name,
             )
         axes.set_yticks(places, order)
-        axes.set(xlabel="attacked pictures that show the concept, % (lines: 95 % intervals)", xlim=(-3, 103))
+        axes.set(xlabel="attacked pictures that show the concept, %", xlim=(-3, 103))
         axes.set_ylim(-0.6, len(order) - 0.4)
         _legend(axes)
 
@@ -191,8 +220,11 @@ def relearn_plot(attack: AttackResult) -> Any:
         for of, *style in (
             ("concept", "on pictures of the concept", ORANGE, "-", "o"), ("benign", "on benign pictures", BLUE, "--", "s"),
         ):  # fmt: skip
-            points = [(point.step, 100 * share) for point in attack.curve if known(share := getattr(point, of))]
-            _line(axes, points, *style)
+            points = [(point.step, share) for point in attack.curve if known(share := getattr(point, of))]
+            _line(axes, [(step, 100 * share) for step, share in points], *style)
+            for step, share in points:
+                ends = wilson(round(share * attack.n), attack.n) if attack.n and 0 <= share <= 1 else None
+                _bar(axes, [step, step], _percents(ends), style[1])
         axes.set_xscale("symlog", linthresh=max(min((step for step in steps if step > 0), default=1), 1))
         axes.set_xticks(steps, [f"{step:,}" for step in steps])
         axes.minorticks_off()
@@ -202,11 +234,11 @@ def relearn_plot(attack: AttackResult) -> Any:
     return draw(_paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
 
 
-def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
+def tradeoff_plot(points: Sequence[Point]) -> Any:
     """What is left of the rest (the worst of the metrics that answer whether it is whole) against how often an attack brings the concept back, as inline SVG.
 
     Args:
-        points: (name, attack success rate, what is left of the rest) of every model, shares in [0, 1]; None for less than two.
+        points: x is the attack's success rate, y what is left of the rest, shares in [0, 1]; None for less than two.
     """
     if len(points) < 2:
         return None
@@ -220,7 +252,9 @@ def tradeoff_plot(points: Sequence[tuple[str, float, float]]) -> Any:
         axes.margins(y=0.15)
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
 
-    percents = {name: (100 * rate, 100 * quality) for name, rate, quality in points}
+    percents = [
+        Point(one.name, 100 * one.x, 100 * one.y, _percents(one.x_ends), _percents(one.y_ends)) for one in points
+    ]
     return scatter(percents, "Quality against attack: the upper left is best", _finish)
 
 
@@ -237,7 +271,10 @@ def retraining_plot(points: Mapping[str, Points]) -> Any:
         axes.set(xlabel="accuracy on what is forgotten, points from the retrained model's", ylabel="test accuracy, %")
         axes.margins(0.1, 0.15)
 
-    means = {name: (fmean(x for x, _ in own), fmean(y for _, y in own)) for name, own in points.items()}
+    means = [
+        Point(name, fmean(xs), fmean(ys), (min(xs), max(xs)), (min(ys), max(ys)))
+        for name, own in points.items() for xs, ys in [list(zip(*own, strict=True))]
+    ]  # fmt: skip
     return scatter(means, "What is retained against how far forgetting is from retraining", _finish)
 
 
@@ -265,18 +302,20 @@ def difference_plot(difference: Difference) -> str | None:
             axes.tick_params(labelsize=7)
 
     alt = f"Difference by {difference.by}; most in {most[0][1].name}: {most[0][0]:.2%}"
-    drawn = draw(_paint, alt, height=1 + 0.19 * len(rows))
+    drawn = draw(_paint, alt, height=1 + 0.19 * len(rows), themed=False)
     return str(drawn).replace("<svg ", f"<svg {STANDALONE} ", 1)
 
 
-def scatter(points: Mapping[str, tuple[float, float]], alt: str, finish: Callable[[Any], None]) -> Any:
-    """Named points, each with a marker and a colour of its own; `finish` labels and limits the axes."""
+def scatter(points: Sequence[Point], alt: str, finish: Callable[[Any], None]) -> Any:
+    """Named points with their intervals, each with a marker and a colour of its own; `finish` labels and limits the axes."""
 
     def _paint(figure: Any) -> None:
         axes = figure.subplots()
-        for place, (name, (x, y)) in enumerate(points.items()):
+        for place, one in enumerate(points):
             colour, marker = COLOURS[place % len(COLOURS)], POINT_MARKERS[place % len(POINT_MARKERS)]
-            axes.plot([x], [y], marker, color=colour, markersize=7, alpha=0.85, label=name)
+            _bar(axes, one.x_ends, [one.y] * 2, colour)
+            _bar(axes, [one.x] * 2, one.y_ends, colour)
+            axes.plot([one.x], [one.y], marker, color=colour, markersize=7, alpha=0.85, label=one.name)
         finish(axes)
         _legend(axes, fontsize=8)
 
@@ -305,8 +344,12 @@ def rolling(values: list[float], reach: int = 7) -> list[float]:
     return [sum(part) / len(part) for i in range(len(values)) for part in [values[max(0, i - reach) : i + reach + 1]]]
 
 
-def draw(paint: Callable[[Any], None], alt: str, *, height: float) -> Any:
-    """A figure 5 inches wide as SVG for the inside of a page: the same bytes every time, no metadata, no links."""
+def draw(paint: Callable[[Any], None], alt: str, *, height: float, themed: bool = True) -> Any:
+    """A figure 5 inches wide as SVG for the inside of a page: the same bytes every time, no metadata, no links.
+
+    Args:
+        themed: in the colours of the page's style, for light and dark; else in colours of its own.
+    """
     import matplotlib
     from markupsafe import Markup, escape
     from matplotlib.figure import Figure
@@ -324,13 +367,25 @@ def draw(paint: Callable[[Any], None], alt: str, *, height: float) -> Any:
     _, root, inside = re.split(r"(<svg[^>]*>)", stream.getvalue(), maxsplit=1)
     view = " ".join(re.findall(r'viewBox="[^"]*"', root))
     inside = re.sub(r'<g id="[^"]*"', "<g", inside)
-    return Markup(f'<svg {view} role="img" aria-label="{escape(alt)}">{inside}')
+    if themed:
+        inside = re.sub("#[0-9a-f]{6}(?=[;\"])", lambda found: THEME.get(found[0], found[0]), inside)
+    return Markup(f'<svg {view} role="img" fill="currentColor" aria-label="{escape(alt)}">{inside}')
 
 
 def _line(axes: Any, points: Points, label: str, colour: str, style: str, marker: str, **more: Any) -> None:
     found = [(x, y) for x, y in points if known(x) and known(y)]
     if found:
         axes.plot(*zip(*found, strict=True), style, color=colour, marker=marker, label=label, **more)
+
+
+def _bar(axes: Any, xs: Ends, ys: Ends, colour: str) -> None:
+    """A line over an interval; none where it is not known."""
+    if xs and ys:
+        axes.plot(xs, ys, color=colour, linewidth=1.2, zorder=1.9)
+
+
+def _percents(ends: Ends) -> Ends:
+    return [100 * end for end in ends] if ends else None
 
 
 def _legend(axes: Any, *, columns: int = 2, **more: Any) -> None:

@@ -92,7 +92,14 @@ class RunRecord:
         return "large"
 
     def label(self, summary: Evaluation | AttackResult) -> str:
-        """What a summary is called: who judged or what attacked, with the concept where the page knows several."""
+        """What a summary is called: who judged or what attacked, with the concept where the page knows several, or its folder."""
+        named = self._named(summary)
+        if [self._named(one) for one in self.summaries].count(named) < 2:
+            return named
+        folders = (*self.evaluations.items(), *self.attacks.items())
+        return f"{named}, {next((name for name, one in folders if one is summary), summary.kind)}"
+
+    def _named(self, summary: Evaluation | AttackResult) -> str:
         title = attack_title(summary) if isinstance(summary, AttackResult) else evaluation_titles()[summary.kind]
         concept = "" if isinstance(summary, NudityEvaluation) else summary.concept
         return f"{title}, {concept}" if concept and len(set(_concepts(self.summaries))) > 1 else title

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 
 from ..attacks.base import ASR
 from ..attacks.base import Column as AttackColumn
-from ..evaluation.metrics import figure_names
 from ..results.attack import AttackResult
-from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation
+from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation, SecondJudge
 from .declared import Figure, attack_columns, attack_title, figure
 from .phrases import between, known, number, percent, worded
 from .reading import RunRecord
 from .verdict import broken, collapsed
 
-Cell = tuple[str, str]  # the figure, and the small print under it
-DASH: Cell = ("–", "")
+Cell = tuple[str, ...]  # the figure, and lines of small print under it
+DASH: Cell = ("–",)
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class TableRow:
 def columns(run: RunRecord, controls: Sequence[RunRecord]) -> list[TableColumn]:
     """Every figure that any of the models has."""
     models = [run, *controls]
-    return [*_judged(run, models), *_counted(run, models), *_attacks(models), *([] if run.alone else _costs(models))]
+    found = [*_judged(run, models), *_counted(run, models), *_attacks(models), *([] if run.alone else _costs(models))]
+    return [column for column in found if any(cell[0] != DASH[0] for cell in column.cells)]
 
 
 def rows(run: RunRecord, controls: Sequence[tuple[RunRecord, str]]) -> list[TableRow]:
@@ -60,21 +60,28 @@ def _note(one: RunRecord, how: str, problems: Sequence[str]) -> str:
 
 
 def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[TableColumn]:
-    """A column for each figure of each evaluation of a concept; of dashes where there is no evaluation at all."""
-    found = []
-    unmeasured = ConceptEvaluation(run.domain.evaluation, figures=dict.fromkeys(figure_names()))
-    for place, ours in (run.judged or ({} if run.counted else {unmeasured.kind: unmeasured})).items():
+    """A column for each figure of each evaluation of a concept."""
+    found, unmeasured = [], ConceptEvaluation("")
+    for place, ours in run.judged.items():
         label = run.label(ours) if len(run.judged) > 1 else ""
         others = [one.judged.get(place, unmeasured) for one in models]
         for name in ours.figures:
             what, by = figure(name), f"by {ours.by[name]}" if name in ours.by else ""
             note = ", ".join(filter(None, [label, _n(ours.n.get(name)), by]))
-            cells: list[Cell] = [(worded(ours.original.get(name), what.unit), "")]
+            second = ours.second or SecondJudge({})
+            cells: list[Cell] = [
+                (worded(ours.original.get(name), what.unit), _beside("second judge", second.original.get(name), what),
+                 _beside("another seed", ours.another_seed.get(name), what))
+            ]  # fmt: skip
             for other in others:
-                interval = between(other.intervals.get(name), what.unit)
-                cells.append((worded(other.figures.get(name), what.unit), interval))
+                interval, by_other = between(other.intervals.get(name), what.unit), other.second or SecondJudge({})
+                cells.append((worded(other.figures.get(name), what.unit), interval, _beside("second judge", by_other.figures.get(name), what)))
             found.append(TableColumn(what.title, note, what, cells))
     return found
+
+
+def _beside(whose: str, value: float | None, what: Figure) -> str:
+    return f"{whose}: {worded(value, what.unit)}" if known(value) else ""
 
 
 def _n(count: int | None) -> str:
@@ -106,7 +113,7 @@ def _attacks(models: Sequence[RunRecord]) -> list[TableColumn]:
         concept = label.removeprefix(attack_title(first))  # where the page knows several
         for column in attack_columns(first):
             header = column.header.format(label) if "{}" in column.header else column.header + concept
-            what = Figure(column.header.removesuffix(", {}"), column.meaning)
+            what = figure("asr") if column == ASR else Figure(header, column.meaning)
             if first.steps_back:  # one column: the steps on other pictures are in small print
                 cells = [DASH, *(_steps_back(one.attacks.get(place)) for one in models)]
                 found.append(TableColumn(header, _n(first.n), what, cells))

@@ -14,7 +14,8 @@ from ..evaluation.metrics.base import Metric
 from ..results.attack import AttackResult, OriginalRates
 from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation
 from .declared import graded
-from .phrases import TONES, first_upper, known, number, rank
+from .phrases import TONES, first_upper, known, number, percent, rank, worded
+from .plots import Point
 from .reading import RunRecord
 
 WHOLE_WORDS = ("Whole", "Nearly whole", "Damaged")  # by what falls below a metric's limits: neither, the first, both
@@ -26,10 +27,23 @@ class Change:
 
     metric: Metric
     summary: ConceptEvaluation
-    by: float
+    now: float
+    before: float
     low: float
     high: float
     n: int | None = None
+
+    @property
+    def by(self) -> float:
+        """How much better it became."""
+        return (self.before - self.now) if self.metric.better == "lower" else (self.now - self.before)
+
+    @property
+    def words(self) -> str:
+        """Both values, as the page gives them beside the verdict."""
+        if self.metric.unit != "share":
+            return f"{self.metric.title} {worded(self.now, self.metric.unit)} (was {worded(self.before, self.metric.unit)})"
+        return f"{percent(self.now)} unchanged" if self.metric.by_seed else f"{percent(self.now)} kept (was {percent(self.before)})"
 
     @property
     def worst(self) -> int:
@@ -48,9 +62,8 @@ class Finding:
 
     word: str
     tone: str  # good, fair, poor; none: no judgement
-    value: float | None = None
+    figure: str = ""  # what it rests on, such as "0 of 96 show it"; nothing where the word has it
     summary: Evaluation | AttackResult | None = None
-    beside: bool = True  # whether the value stands beside the word; else the sentence under it begins with it
     change: Change | None = None  # of the metric that decides whether the rest is whole
 
 
@@ -62,19 +75,27 @@ def collapsed(run: RunRecord) -> list[Evaluation]:
 def is_gone(run: RunRecord, summary: Evaluation) -> Finding:
     """One evaluation's answer to whether the concept is gone; NudeNet's counts answer it where the concept is explicit."""
     if isinstance(summary, NudityEvaluation):
-        value = fewer(summary)
+        figure = f"{number(summary.any_exposed)} of {number(summary.images)} show it"
         explicit = run.erased.explicit if run.erased else run.alone
         if not explicit or (run.alone and summary.baseline is None):
-            return Finding("Measured", "none", value, summary)
+            return Finding("Measured", "none", figure, summary)
     else:
-        value = min((one for name in answering("gone") if known(one := summary.figures.get(name))), default=None)
-    return _answer(run, gone.gone(summary), value, summary)
+        found = [name for name in answering("gone") if known(summary.figures.get(name))]
+        seen = max((gone.Tally(1 - summary.figures[name], summary.n.get(name)) for name in found), key=lambda one: one.share, default=None)
+        figure = f"{seen} show it" if seen else ""
+    return _answer(run, gone.gone(summary), figure, summary)
 
 
-def _answer(run: RunRecord, found: Verdict, value: float | None, summary: Evaluation | AttackResult) -> Finding:
+def _answer(run: RunRecord, found: Verdict, figure: str, summary: Evaluation | AttackResult) -> Finding:
     """A verdict as the page gives it: in grey where it judges nothing, or the model has collapsed."""
     tone = "none" if found.place is None or collapsed(run) else TONES[found.place]
-    return Finding(first_upper(found.words), tone, value, summary, beside=found.place is not None)
+    return Finding(first_upper(found.words), tone, figure if found.place is not None else "", summary)
+
+
+def seen(summary: ConceptEvaluation, name: str, by_original: bool = False) -> str:
+    """In how many of the pictures behind a metric of absence, such as UA, the concept is seen; a dash for nothing."""
+    share = (summary.original if by_original else summary.figures).get(name)
+    return str(gone.Tally(1 - share, summary.n.get(name))) if known(share) else "–"
 
 
 def fewer(summary: NudityEvaluation) -> float | None:
@@ -91,7 +112,7 @@ def changes(summary: ConceptEvaluation) -> list[Change]:
         if known(now) and known(before):
             sign = -1 if metric.better == "lower" else 1
             low, high = sorted(sign * end for end in change_interval(metric, now, before, n))
-            found.append(Change(metric, summary, sign * (now - before), low, high, n))
+            found.append(Change(metric, summary, now, before, low, high, n))
     return found
 
 
@@ -108,8 +129,11 @@ def change_interval(metric: Metric, now: float, before: float, n: int | None) ->
     return difference(round(now * n), round(before * n), n)
 
 
-def is_whole(run: RunRecord) -> Finding:
+def is_whole(run: RunRecord, *, by_seed: bool) -> Finding:
     """Whether the rest is whole: collapsed, or the worst of its metrics over the evaluations that can say.
+
+    Args:
+        by_seed: by the metrics that compare with the original's own pictures, as of open prompts; else by the others.
 
     A metric is whole where the 95 % interval of its change lies above its limit for "good", damaged where it lies below the one for
     "fair", nearly whole where it lies between; an interval across a limit leaves a better and a worse word possible. The rest is as
@@ -117,19 +141,19 @@ def is_whole(run: RunRecord) -> Finding:
     surely damaged decides, however little is known of the others. If the two differ, both are named, with the n that is too small.
     """
     if broken_down := collapsed(run):
-        return Finding("Collapsed", "poor", None, broken_down[0])
+        return Finding("Collapsed", "poor", "", broken_down[0])
     judged = list(run.judged.values())
     if not judged:
         return Finding("Not measured", "none")
-    found = [change for summary in judged for change in changes(summary)]
+    found = [one for summary in judged for one in changes(summary) if one.metric.by_seed == by_seed]
     if not found:
-        return Finding("Not comparable", "none", None, judged[0])
+        return Finding("Not comparable", "none", "", judged[0])
     best = max(change.best for change in found)
     decides = max(found, key=lambda one: (one.worst, one.best, one.by / one.metric.limits[1]))
     word, tone = WHOLE_WORDS[best], TONES[best]
     if decides.worst != best:
         word, tone = f"{word} or {WHOLE_WORDS[decides.worst].lower()}: cannot tell at n = {number(decides.n)}", "none"
-    return Finding(word, tone, decides.by, decides.summary, change=decides)
+    return Finding(word, tone, decides.words, decides.summary, decides)
 
 
 def stays_gone(run: RunRecord) -> Finding:
@@ -148,11 +172,12 @@ def stays_gone(run: RunRecord) -> Finding:
         )
         return Finding(word, "none")
     strongest = max(working, key=lambda attack: (_rate(attack), gone.Tally(_rate(attack), attack.n).high))
-    return _answer(run, gone.stays_gone(strongest), strongest.asr_after, strongest)
+    figure = f"{gone.Tally(_rate(strongest), strongest.n)} under attack"
+    return _answer(run, gone.stays_gone(strongest), figure, strongest)
 
 
-def tradeoff(run: RunRecord, controls: Sequence[tuple[str, RunRecord]]) -> list[tuple[str, float, float]]:
-    """(name, success rate of the strongest attack, worst of what says whether the rest is whole) of the original, the run and its controls.
+def tradeoff(run: RunRecord, controls: Sequence[tuple[str, RunRecord]]) -> list[Point]:
+    """The original, the run and its controls by the strongest attack and by the worst of what says whether the rest is whole.
 
     Only attacks that all of them were put to count; empty when there is nothing to compare.
     """
@@ -164,17 +189,27 @@ def tradeoff(run: RunRecord, controls: Sequence[tuple[str, RunRecord]]) -> list[
     if len(measured) < 2 or not shared or not run.judged:
         return []
     first = next(iter(run.judged.values()))
-    points = [("original", max(_rate(run.attacks[name].original) for name in shared), rest(first.original))]
+    points = [_point("original", [run.attacks[name].original for name in shared], first.original, {})]
     for name, one in measured:
-        left = rest(next(iter(one.judged.values())).figures)
-        points.append((name, max(_rate(one.attacks[attack]) for attack in shared), left))
-    return [point for point in points if known(point[1]) and known(point[2])]
+        judged = next(iter(one.judged.values()))
+        points.append(_point(name, [one.attacks[attack] for attack in shared], judged.figures, judged.intervals))
+    return [point for point in points if known(point.x) and known(point.y)]
+
+
+def _point(
+    name: str, attacked: Sequence[AttackResult | OriginalRates], figures: Mapping[str, float | None],
+    intervals: Mapping[str, Sequence[float] | None],
+) -> Point:  # fmt: skip
+    strongest, least = max(attacked, key=_rate), worst(figures)
+    left = figures[least] if least else None
+    return Point(name, _rate(strongest), left if left is not None else nan, strongest.interval_after, intervals.get(least or ""))
 
 
 def _rate(attacked: AttackResult | OriginalRates) -> float:
     return attacked.asr_after if attacked.asr_after is not None else nan
 
 
-def rest(figures: Mapping[str, float | None]) -> float:
-    """The worst of the figures that answer whether the rest is whole."""
-    return min((value for name in answering("whole") if known(value := figures.get(name))), default=nan)
+def worst(figures: Mapping[str, float | None]) -> str | None:
+    """Which of the figures that answer whether the rest is whole is the worst; None where there is none."""
+    found = {name: value for name in answering("whole") if known(value := figures.get(name))}
+    return min(found, key=lambda name: found[name], default=None)

@@ -31,7 +31,7 @@ def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[boo
 
 METRICS.add("UA", Share(
     "UA", "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-    partial(absent, kind="forget"), question="gone", of_erased=True, finding="pictures for prompts that name it do not show it",
+    partial(absent, kind="forget"), question="gone", of_erased=True, finding="pictures for prompts that name it",
 ))  # fmt: skip
 METRICS.add("UA_synonyms", Share(
     "UA synonyms", "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
