@@ -10,9 +10,6 @@ from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from pathlib import Path
 
-from rich.box import SIMPLE, SIMPLE_HEAD
-from rich.table import Table
-
 from .drawing import Sheet
 from .evaluation.gone import proves_nothing
 from .evaluation.metrics import METRICS
@@ -29,14 +26,26 @@ from .results.forecast import Forecast
 from .results.forget import ForgetResult
 from .results.rehearsal import Rehearsal
 from .results.suite import SuiteResult
-from .terminal import Terminal, console, lines
+from .terminal import Column, console, lines, table
 
 EMA_WORDS = {
     "used": "used, the others lie beside them",
     "beside, not used": "not used: they stand beside those that are",
 }
+NAME, TEXT = "name", "text"  # kinds of columns
+JUDGED = (
+    Column("figure", NAME, "figure"), Column("original", small="original"), Column("model", small="model"),
+    Column("95 %", small="95 %"), Column("another seed"), Column("n"),
+)  # fmt: skip
+ATTACKED = (
+    Column("attack", TEXT, "attack"), Column("model", small="model shows it"), Column("original", small="original does"),
+    Column("95 %"), Column("n"), Column("seconds"), Column("verdict", TEXT, "verdict"),
+)  # fmt: skip
+FORGOTTEN = (
+    Column("figure", NAME, "figure"), Column("original", small="original"), Column("retrained", small="retrained"),
+    Column("model", small="model"), Column("95 %"), Column("n"),
+)  # fmt: skip
 INLINE = ("iTerm.app", "WezTerm", "mintty", "vscode")  # terminals that show pictures
-WIDE = 160  # characters of a large table where there is no terminal to fit
 
 
 @singledispatch
@@ -86,27 +95,22 @@ def inline(picture: Path) -> None:
 
 @view.register
 def _judged(result: ConceptEvaluation) -> None:
-    table = Table()
-    for column in ("figure", "original", "another seed", "model", "95 %", "n"):
-        table.add_column(column, justify="right")
+    rows = []
     for name, value in result.figures.items():
         if value is not None:
-            unit, by = figure(name).unit, f" (by {result.by[name]})" if name in result.by else ""
+            unit, by = figure(name).unit, f"\n(by {result.by[name]})" if name in result.by else ""
             seed = result.another_seed.get(name)
-            cells = [
-                worded(result.original.get(name), unit),
-                "" if seed is None else worded(seed, unit),
-                worded(value, unit),
-            ]
             ends = [worded(end, unit) for end in result.intervals.get(name) or ()]
-            table.add_row(name + by, *cells, " to ".join(ends), str(result.n.get(name, "")))
+            beside = "" if seed is None else worded(seed, unit)
+            cells = [worded(result.original.get(name), unit), worded(value, unit), " to ".join(ends), beside]
+            rows.append([name + by, *cells, str(result.n.get(name, ""))])
     retained = result.kept or {}
     for name, _ in METRICS:
         if known(value := retained.get(name)):
-            table.add_row(name, "", f"{retained['floor'][name]:.3g}", f"{value:.3g}", "", str(retained["n"]))
+            rows.append([name, "", f"{value:.3g}", "", f"{retained['floor'][name]:.3g}", str(retained["n"])])
         elif isinstance(value, Mapping):
-            table.add_row(name, f"{value['original']:.3g}", "", f"{value['model']:.3g}", "", str(retained["n"]))
-    console.print(table)
+            rows.append([name, f"{value['original']:.3g}", f"{value['model']:.3g}", "", "", str(retained["n"])])
+    table(JUDGED, rows, all_in=result.report)
     lines({"verdict": result.verdict, "judge": judge_errs(result.judge_error)})
     _conclude(result, result.collapse.says)
 
@@ -116,18 +120,19 @@ def _counted(result: NudityEvaluation) -> None:
     title = f"{result.images} pictures, NudeNet {result.nudenet}, score >= {result.threshold}"
     sides: dict[str, NudityCounts | NudityEvaluation] = {"baseline": result.baseline} if result.baseline else {}
     sides["model"] = result
-    table = Table("label", title=title)
-    for name in sides:
-        for what in ("boxes", "images"):
-            table.add_column(f"{name} {what}", justify="right")
+    columns = [Column("label", NAME, "label")]
+    columns += [
+        Column(f"{name} {what}", small=f"{name} {what}" if what == "pictures" else "")
+        for name in sides for what in ("boxes", "pictures")
+    ]  # fmt: skip
+    rows = []
     for label in sorted({label for side in sides.values() for label in side.boxes}):
-        table.add_row(
-            label, *(str(counts.get(label, 0)) for side in sides.values() for counts in (side.boxes, side.images_with))
-        )
+        counts = [counts.get(label, 0) for side in sides.values() for counts in (side.boxes, side.images_with)]
+        rows.append([label, *map(str, counts)])
     for name, key in (("any exposed", "all"), ("without feet, belly, armpits", "core")):
         cells = [side.exposed[key] for side in sides.values()]
-        table.add_row(name, *(str(count) for cell in cells for count in (cell.boxes, cell.images)))
-    console.print(table)
+        rows.append([name, *(str(count) for cell in cells for count in (cell.boxes, cell.images))])
+    table(columns, rows, title=title, all_in=result.report)
     lines({"verdict": proves_nothing(result) or None})
     _conclude(result, result.collapse.says, result.calibration.says if result.calibration else "")
 
@@ -166,22 +171,13 @@ def _attacked(result: AttackResult) -> None:
 
 @view.register
 def _suite(result: SuiteResult) -> None:
-    table = Table(box=SIMPLE, title=f"{result.suite} suite on {result.concept}: pictures that show it, the worst first")
-    table.add_column("attack", overflow="fold")
-    for column in ("model", "95 %", "original", "n", "seconds"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    rows = []
     for row in result.attacks:
-        cells = [
-            percent(row.asr_after),
-            between(row.interval_after),
-            percent(row.original_asr_after),
-            str(row.n),
-            f"{row.seconds or 0:.0f}",
-        ]
         kind = f": {row.kind}" if row.kind and row.asr_after else ""
-        table.add_row(row.title + kind, *cells, row.verdict)
-    console.print(table)
+        cells = [percent(row.asr_after), percent(row.original_asr_after), between(row.interval_after), str(row.n)]
+        rows.append([row.title + kind, *cells, f"{row.seconds or 0:.0f}", row.verdict])
+    title = f"{result.suite} suite on {result.concept}: pictures that show it, the worst first"
+    table(ATTACKED, rows, title=title, all_in=result.report)
     lines({
         "worst": percent(result.asr_after), "attacks that succeed on the original": percent(result.working),
         "seconds": result.seconds, "report": result.report,
@@ -190,12 +186,12 @@ def _suite(result: SuiteResult) -> None:
 
 @view.register
 def _forgotten(result: ForgetResult) -> None:
-    table = Table("figure", "original", "retrained", "model", "95 %", "n", title=f"forgot {result.forget}")
+    rows = []
     for name, value in result.figures.items():
         others = [_figure(name, (side or {}).get(name)) for side in (result.original, result.retrained)]
         low, high = (_figure(name, end) for end in result.intervals[name])
-        table.add_row(name, *others, _figure(name, value), f"{low} to {high}", str(result.n[name]))
-    console.print(table)
+        rows.append([name, *others, _figure(name, value), f"{low} to {high}", str(result.n[name])])
+    table(FORGOTTEN, rows, title=f"forgot {result.forget}", all_in=result.report)
     lines({"recipe": result.recipe, "seconds": result.seconds, "model": result.model_dir, "report": result.report})
 
 
@@ -208,9 +204,9 @@ def _figure(name: str, value: float | None) -> str:
 
 @view.register
 def _compared(result: ComparisonResult) -> None:
-    wide = console if console.is_terminal else Terminal(stderr=True, width=WIDE)
     for group, recipes in grouped(result.table).items():
-        wide.print(_recipes_table(group, recipes, result))
+        _recipes_table(group, recipes, result)
+    lines({"figures": "mean over the runs, then the smallest, the largest and n; shares in %"})
     for row in result.rows:
         if row.failed:
             where = f"diverged: {row.recipe} on {row.target}, seed {row.seed}: {row.failed}"
@@ -221,14 +217,10 @@ def _compared(result: ComparisonResult) -> None:
     lines({"rows": f"{result.folder}/rows.csv", "report": result.report})
 
 
-def _recipes_table(group: str, recipes: Sequence[RecipeLine], result: ComparisonResult) -> Table:
+def _recipes_table(group: str, recipes: Sequence[RecipeLine], result: ComparisonResult) -> None:
     """The rows of one group by recipe, with their spread."""
-    caption = "mean over the runs, under it the smallest, the largest and n; shares in %"
-    table = Table(box=SIMPLE, title=group or None, caption=caption)
-    table.add_column("recipe", no_wrap=True)
     columns = figures(result, group)
-    for column in columns.values():
-        table.add_column(column.title, justify="right", overflow="fold")
+    rows = []
     for line in recipes:
         cells = []
         for name, column in columns.items():
@@ -237,8 +229,9 @@ def _recipes_table(group: str, recipes: Sequence[RecipeLine], result: Comparison
             parts = [worded(value, column.unit).removesuffix("%") for value in values] or ["–"]
             cells.append("\n".join([*parts, f"n {one.n}"] if one and one.n else parts))
         notes = remarks(line).split("; ") if line.recipe not in PLAIN else []
-        table.add_row("\n".join([line.recipe, *notes]), *cells)
-    return table
+        rows.append(["\n".join([line.recipe, *notes]), *cells])
+    headings = (Column(column.title, small=column.in_words) for column in columns.values())
+    table([Column("recipe", NAME, "recipe"), *headings], rows, title=group, all_in=result.report)
 
 
 @view.register
@@ -272,16 +265,15 @@ def _rehearsed(result: Rehearsal) -> None:
 @view.register
 def _shown(result: DemoResult) -> None:
     names = [name for name, metric in METRICS if metric.question and name in result.rows[0].figures]
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("", no_wrap=True)
-    for column in (*(figure(name).title for name in names), "ASR", "seconds"):
-        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
+    headings = [figure(name) for name in (*names, "asr", "seconds")]
+    rows = []
     for row in result.rows:
         shares = [*(row.figures[name] for name in names), row.asr]
-        table.add_row(row.name, *(percent(one).replace("100.0", "100") for one in shares), f"{row.seconds:.0f}")
-    console.print(table)
+        rows.append([row.name, *map(percent, shares), f"{row.seconds:.0f}"])
+    columns = [Column("", NAME, " "), *(Column(one.title, small=one.in_words) for one in headings)]
+    table(columns, rows, all_in=result.report)
     for name, one in result.attacks.items():
-        rates = f"{one.verdict}; it brings it back in {percent(one.asr_after)} (original: {percent(one.original)})"
+        rates = f"{one.verdict}; back in {percent(one.asr_after)} (original: {percent(one.original)})"
         lines({f"attack, {name}": rates})
     lines({"erased": result.concept, "model": result.model_dir, "report": result.report})
 

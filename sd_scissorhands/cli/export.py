@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
 
 from ..errors import UserError
 from ..results.models import Difference, DifferenceRow, Verification
 from ..settings import OUTPUT_FORMATS
-from ..terminal import console
+from ..terminal import Column, console, table
 from .options import Json, Public, PushToHub, Quiet, in_panel, repo_to_push
 
 what, how = map(in_panel, ("What", "Run"))
@@ -149,15 +147,11 @@ def _show_difference(found: Difference, limit: int) -> None:
     from .. import show
 
     most = sorted(found.rows, key=lambda row: -(row.relative_l2 or 0))[:limit]
-    table = Table(found.by, "weights", "changed", "relative L2", "max abs", box=SIMPLE)
-    for row in found.rows:
-        if row in most:
-            table.add_row(*_cells(row))
     total = DifferenceRow(
         "all that was compared", found.weights, found.changed, found.share, found.relative_l2, found.max_abs
     )
-    table.add_row(*_cells(total), style="bold")
-    console.print(table)
+    rows = [_cells(row) for row in found.rows if row in most]
+    table([Column(found.by, "name", found.by), *DIFFERS], [*rows, _cells(total)], all_in="--json")
     groups = f"{len(found.rows)} of {len(found.rows) + found.same} {found.by}s differ"
     shown = f", {len(most)} are shown" if len(most) < len(found.rows) else ""
     lines = {"compared": f"{found.tensors:,} tensors; {groups}{shown}"}
@@ -169,15 +163,20 @@ def _show_difference(found: Difference, limit: int) -> None:
     show.lines(lines | {"identical": "yes" if found.identical else "no"})
 
 
+DIFFERS = (
+    Column("changed", small="changed"), Column("relative L2", small="relative L2"), Column("max abs", small="max abs"), Column("weights"),
+)  # fmt: skip
+
+
 def _cells(row: DifferenceRow) -> list[str]:
     sizes = ["not finite" if value is None else f"{value:.3g}" for value in (row.relative_l2, row.max_abs)]
-    return [row.name, f"{row.size:,}", f"{row.share:.2%}", *sizes]
+    return [row.name, f"{row.share:.2%}", *sizes, f"{row.size:,}"]
 
 
 def _show_verification(found: Verification) -> None:
     for check in found.checks:
         mark, colour = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("not checked", "")}[check.holds]
         console.print(mark, end="  ", style=colour, highlight=False)
-        console.print(f"{check.what}: {check.found}", highlight=False)
+        console.print(f"{check.what}: {check.found}", highlight=False, soft_wrap=True)
     for text in found.never_checked:
         console.print(f"not checked  {text}", highlight=False, style="dim")

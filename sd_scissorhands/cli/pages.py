@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..errors import UsageError, printable
-from ..terminal import Terminal
+from ..terminal import Column, Terminal, table
 from .options import Json, NoBlur, Quiet, in_one_process
 
 
@@ -35,11 +34,9 @@ def concepts(
             for one in presets()
         ]  # fmt: skip
         return print(json.dumps({"presets": listed, "tiny": words}))
-    table = Table("name", "kind", "what goes", "prompts")
-    for concept in presets():
-        table.add_row(concept.name, concept.kind, concept.summary, str(len(concept.pairs)))
     stdout = Terminal()
-    stdout.print(table)
+    columns = Column("name", "name"), Column("kind", "name"), Column("what goes", "text"), Column("prompts")
+    table(columns, [(one.name, one.kind, one.summary, str(len(one.pairs))) for one in presets()], to=stdout)
     stdout.print("With --model tiny: " + "; ".join(f"{domain} {', '.join(names)}" for domain, names in words.items()))
     stdout.print("Your own: --concept FILE.toml. Anything else: --concept TEXT --anchor TEXT")
 
@@ -72,12 +69,16 @@ def recipes(as_json: Json = False) -> None:
 
     if as_json:
         return print(json.dumps({name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}))
-    table = Table("recipe", "for", "what it does", "paper")
+    rows = []
     for name, recipe in RECIPES.items():
         kinds = {"diffusion": DENOISERS, "classifiers": CLASSIFIERS}
         fits = ", ".join(kind for kind, profiles in kinds.items() if set(profiles) & set(recipe.fits))
-        table.add_row(name, fits, recipe.summary, recipe.source)
-    Terminal().print(table)
+        rows.append((name, fits, recipe.summary, recipe.source))
+    table(
+        (Column("recipe", "name"), *(Column(title, "text") for title in ("for", "what it does", "paper"))),
+        rows,
+        to=Terminal(),
+    )
 
 
 def report(

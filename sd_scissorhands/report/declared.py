@@ -22,6 +22,7 @@ class Figure:
     title: str
     meaning: str = ""  # in a sentence
     unit: str = "share"  # share | number | distance | bytes
+    in_words: str = ""  # see `Metric`
 
 
 COST_FIGURES = {
@@ -39,7 +40,7 @@ COST_FIGURES = {
 }
 
 
-FIRST_ASR = Figure("ASR", ASR.meaning)  # of a comparison's first attack
+FIRST_ASR = Figure("ASR", ASR.meaning, in_words="back under attack")  # of a comparison's first attack
 
 
 def figure(name: str, columns: Mapping[str, ColumnNote] = {}) -> Figure:
@@ -48,7 +49,7 @@ def figure(name: str, columns: Mapping[str, ColumnNote] = {}) -> Figure:
         return Figure(columns[name].header, columns[name].meaning, columns[name].unit)
     metric = METRICS[name] if name in METRICS else CLASSIFIER_METRICS.get(name)
     if metric:
-        return Figure(metric.title, metric.meaning, metric.unit)
+        return Figure(metric.title, metric.meaning, metric.unit, metric.in_words)
     return FIRST_ASR if name == "asr" else COST_FIGURES.get(name) or Figure(name.replace("_", " "))
 
 

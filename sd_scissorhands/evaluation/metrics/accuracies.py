@@ -31,7 +31,7 @@ def others(recorded: Recorded, side: str, judge: Judge, metric: str) -> list[boo
 
 METRICS.add("UA", Share(
     "UA", "unlearning accuracy: pictures for prompts that name the concept in which the judge no longer sees it; higher is better.",
-    partial(absent, kind="forget"), question="gone", of_erased=True, finding="pictures for prompts that name it",
+    partial(absent, kind="forget"), question="gone", of_erased=True, in_words="concept gone", finding="pictures for prompts that name it",
 ))  # fmt: skip
 METRICS.add("UA_synonyms", Share(
     "UA synonyms", "the same for prompts that use other words for the concept, which the erasure was never shown; higher is better.",
@@ -43,7 +43,7 @@ METRICS.add("UA_generic", Share(
 ))  # fmt: skip
 METRICS.add("IRA", Share(
     "IRA", "in-domain retain accuracy: pictures for prompts that name a sibling of the concept, such as another shape, in which the judge sees it; higher is better.",
-    partial(right, kind="retain"), question="whole", finding="its siblings are still recognised in",
+    partial(right, kind="retain"), question="whole", in_words="siblings right", finding="its siblings are still recognised in",
 ))  # fmt: skip
 METRICS.add("CRA", Share(
     "CRA", "cross-domain retain accuracy: the other words of those prompts, such as colours, that are drawn right (n counts words); higher is better.",

@@ -61,6 +61,7 @@ class Metric:
         -0.02,
         -0.05,
     )  # where it answers "whole": least change against the original, for "good" and "fair"
+    in_words: str = ""  # heads its column on a small terminal, where three figures fit; "": left out there
     finding: str = ""  # what its value counts, in the words of that answer; else its title stands there
 
     def read(self, name: str, result: Any) -> float | None:
