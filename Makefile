@@ -3,7 +3,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 BIN := .venv/bin
 
-.PHONY: architecture demo test test-oldest types pytest guides dist tiny experiments bench bench-gpu clean
+.PHONY: architecture demo test test-oldest types pytest guides clients dist tiny experiments bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/sdscissor demo --output-dir runs/demo
@@ -34,6 +34,10 @@ test-oldest: .venv-oldest/ready
 # Every block of docs/guides as written, on small stand-ins for the models that they name.
 guides: .venv/ready
 	$(BIN)/python -m pytest -m slow tests/test_guides.py
+
+# ComfyUI's and kohya's own loaders on our files, from checkouts of yours: make clients COMFYUI=/path/to/ComfyUI KOHYA=/path/to/sd-scripts.
+clients: .venv-clients/ready
+	COMFYUI="$(COMFYUI)" KOHYA="$(KOHYA)" CLIENTS_PYTHON=.venv-clients/bin/python $(BIN)/python -m pytest -m slow -n 0 -rs -s tests/test_clients.py
 
 # Wheel and sdist into dist/, with every file in them; the wheel installed where nothing is, and used.
 dist: .venv/ready
@@ -80,5 +84,13 @@ bench-gpu: .venv/ready
 	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/pins.txt --editable . "pytest>=8"
 	touch $@
 
+# What these programs import beyond what is here; torchvision is a stub, see tests/clients.py.
+CLIENTS := einops torchsde trampoline aiohttp aiosignal frozenlist multidict yarl propcache attrs aiohappyeyeballs sentencepiece opencv-python-headless
+.venv-clients/ready: .venv/ready
+	test -x .venv-clients/bin/python || $(BIN)/python -m venv .venv-clients
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" > "$$(.venv-clients/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/ours.pth"
+	.venv-clients/bin/pip install --quiet --no-deps $(CLIENTS)
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest runs
+	rm -rf .venv .venv-oldest .venv-clients runs

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import UserError
+from .models.addon import change_in
 from .models.delta import FORMAT, read_delta
 from .models.hub import Repo
 from .models.locate import find_pipeline
@@ -98,8 +99,8 @@ def format_of(path: Path) -> str:
     if path.is_dir():
         return "diffusers"
     metadata = TensorFile.open(path).metadata
-    if FORMAT in metadata:
-        return "delta"
+    if change := change_in(metadata):
+        return "delta" if change == "a delta" else "lycoris"
     return "unet-only" if metadata.get(f"{SPEC}implementation") == DIFFUSERS else "single-file"
 
 

@@ -22,7 +22,7 @@ from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 DIGITS = "digits"  # the embedded classifier and its data
-OUTPUT_FORMATS = ("diffusers", "unet-only", "single-file", "delta")
+OUTPUT_FORMATS = ("diffusers", "unet-only", "single-file", "lycoris", "delta")
 
 
 WHAT, DATA, SELECT, REPAIR, RUN = "What", "Data", "Scores, selection, edit", "Repair", "Run"  # panels of --help

@@ -17,11 +17,12 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.cli.apply import default_output, in_words
 from sd_scissorhands.disk import write_tensors
 from sd_scissorhands.errors import UserError
-from sd_scissorhands.models import delta as room
+from sd_scissorhands.models import apply as room
+from sd_scissorhands.models.apply import apply_delta
 from sd_scissorhands.models.delta import (
+    FORMAT,
     LEAP,
     Origin,
-    apply_delta,
     changed_indices,
     decode,
     encode,
@@ -311,8 +312,8 @@ def test_another_format_or_version(made):
 
 def changed_header(says: dict[str, str], **change) -> dict[str, str]:
     """A header with other values; ... leaves one out."""
-    told = {name: value for name, value in (json.loads(says[room.FORMAT]) | change).items() if value is not ...}
-    return {room.FORMAT: json.dumps(told)}
+    told = {name: value for name, value in (json.loads(says[FORMAT]) | change).items() if value is not ...}
+    return {FORMAT: json.dumps(told)}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,7 @@ def test_headers_that_make_no_sense(made, change):
 )
 def test_headers_that_are_not_even_an_object(made, text):
     path, tensors, _ = made
-    save_file(tensors, path, {room.FORMAT: text})
+    save_file(tensors, path, {FORMAT: text})
     assert "header that makes no sense" in refused(path)
 
 

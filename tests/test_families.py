@@ -32,7 +32,7 @@ from sd_scissorhands.evaluation import concept as room
 from sd_scissorhands.evaluation.judge_set import open_judges
 from sd_scissorhands.evaluation.sample import Sampling
 from sd_scissorhands.models import locate
-from sd_scissorhands.models.delta import apply_delta
+from sd_scissorhands.models.apply import apply_delta
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.load import open_pipeline

@@ -17,7 +17,7 @@ import torch
 from sd_scissorhands.disk import write_json, write_tensors
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.errors import UserError
-from sd_scissorhands.models.delta import apply_delta
+from sd_scissorhands.models.apply import apply_delta
 from sd_scissorhands.models.export import export
 from sd_scissorhands.report import write_card, write_report
 

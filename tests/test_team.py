@@ -30,7 +30,7 @@ from sd_scissorhands.methods.project import SCALE_FREE
 from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.selection import Selection
 from sd_scissorhands.methods.sensitivity import sensitivity
-from sd_scissorhands.models.delta import apply_delta
+from sd_scissorhands.models.apply import apply_delta
 from sd_scissorhands.models.load import open_pipeline
 from sd_scissorhands.preparation import prepare
 from sd_scissorhands.recipes import MEMORY

@@ -16,17 +16,17 @@ how = in_panel("Run")
 
 
 def apply(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from: hub id, diffusers directory, single file or tiny.")],
-    delta: Annotated[Path, typer.Argument(metavar="DELTA", help="The .safetensors file of changed weights.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that it was made from: hub id, diffusers directory, single file or tiny.")],
+    delta: Annotated[Path, typer.Argument(metavar="DELTA", help="What export --to delta, export --to lycoris or erase wrote.")],
     output_dir: Annotated[Path | None, how("Where the model goes; must not exist yet.", "runs/BASE-DELTA")] = None,
     revision: Annotated[str | None, how("Branch, tag or commit of a hub model.")] = None,
     device: Annotated[str, how("cuda, mps, cpu or auto; little is computed.", True)] = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Make a model from its base and a delta, bit for bit, and save it as a directory that diffusers loads.
+    """Make a model from its base and a delta (bit for bit) or an add-on (to be measured), as a directory that diffusers loads.
 
-    Refused unless the base is the very model that the delta was made from.
+    Refused unless the base is the very model that the file was made from.
 
     Example:
 
@@ -35,7 +35,7 @@ def apply(
     from .. import show
 
     show.still_libraries()
-    from ..models.delta import apply_delta
+    from ..models.apply import apply_delta
 
     show.one_thread_if_small(base)
     base = model_named(base, revision)
@@ -56,8 +56,14 @@ def in_words(applied: AppliedDelta) -> dict[str, str | None]:
         "applied": f"{applied.delta} to {applied.base}",
         "erased": f"{', '.join(applied.concepts)} ({applied.recipe}, seed {applied.seed})",
         "changed": f"{applied.weights:,} of {applied.size:,} weights ({share:.3%})",
-        "checked": f"base and result are those of the delta, sha256 {applied.weights_sha256[:12]}",
+        "checked": _checked(applied),
         "seconds": str(applied.seconds),
         "model": applied.output_dir,
         "left out": applied.left_out,
     }
+
+
+def _checked(applied: AppliedDelta) -> str:
+    if erased := applied.erased_sha256:
+        return f"base is that of the file; the result, sha256 {applied.weights_sha256[:12]}, is near the erased model's {erased[:12]}: measure it"
+    return f"base and result are those of the file, sha256 {applied.weights_sha256[:12]}"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from ..results.models import Difference, DifferenceRow, Verification
+from ..results.models import AddOnFit, Difference, DifferenceRow, Verification
 from ..settings import OUTPUT_FORMATS
 from ..terminal import Column, console, table
 from .options import Json, Public, PushToHub, Quiet, in_panel, repo_to_push
@@ -24,6 +24,7 @@ def export(
     output: Annotated[Path | None, what("File, for diffusers directory; must not exist yet.", "in RUN, by its name")] = None,
     dtype: Annotated[str | None, what("float32, float16 or bfloat16.", "as saved; with --base as there")] = None,
     base: Annotated[Path | None, what("For single-file: your .safetensors, of which the UNet alone is replaced.")] = None,
+    rank: Annotated[int | None, what("For lycoris: a LoRA of this rank instead of the whole change; refused if it loses too much.")] = None,
     unet: Annotated[Path | None, what("The UNet's weights from this .safetensors; the rest is RUN's.")] = None,
     push_to_hub: PushToHub = None,
     public: Public = False,
@@ -33,6 +34,8 @@ def export(
     """Write an erased model in the format that your program reads, and read it back before it counts.
 
     single-file is for A1111 and ComfyUI (LDM names); unet-only is the UNet under diffusers' names; delta is what changed, for sdscissor apply.
+
+    lycoris is an add-on to your base, loaded as a LoRA: at a strength below 1, or left out, the concept is back.
 
     Examples:
 
@@ -54,18 +57,20 @@ def export(
         )
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
     upload = partial(publish, progress=shown, on_skipped=show.note)
-    if repo and not (to or output or dtype or unet):
+    if repo and not (to or output or dtype or unet or rank):
         return show.values({"uploaded": str(run), "hub": upload(run, repo)}, as_json)
     to = to or ("diffusers" if repo else "single-file")
     show.one_thread_if_small(str(run))
     source = Path(show.with_unet(str(run), unet))
-    exported = run_export(source, to, output=output, dtype=dtype, base=base, progress=shown)
+    exported = run_export(source, to, output=output, dtype=dtype, base=base, rank=rank, progress=shown)
     if repo:
         exported = replace(exported, hub=upload(Path(exported.output), repo, source=source))
     if as_json:
         return show.values(exported.to_json(), True)
     lines = {"exported": f"{run} to {to}", "tensors": f"{exported.tensors:,}, read back and equal"}
     lines |= {"base": f"{base}: everything but the UNet is as it was, byte by byte"} if base else {}
+    if fit := exported.addon:
+        lines |= {"goes over": fit.base, "holds": in_words(fit)}
     lines |= {"left out": exported.left_out} if exported.left_out else {}
     lines |= {"bytes": f"{exported.bytes:,}", "seconds": str(exported.seconds), "output": exported.output}
     show.lines(lines | {"note": exported.note, "hub": exported.hub})
@@ -141,6 +146,13 @@ def verify(
 
 
 # ---------------------------------------------------------------- for people
+
+
+def in_words(fit: AddOnFit) -> str:
+    """How near an add-on comes to the erased model."""
+    what = "the whole change" if fit.rank is None else f"the change at rank {fit.rank}"
+    equal = f"over the base {fit.equal} of {fit.unet_tensors} tensors equal the erased model's"
+    return f"{what}: {equal}, {fit.energy_lost:.2g} of the change's energy is lost"
 
 
 def _show_difference(found: Difference, limit: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from ..disk import atomic, write_json
 from ..errors import UserError
 from ..files import hash_file, read_object
+from .addon import change_in
 from .cache import cache_directory, lock
-from .delta import FORMAT
 from .keys import UNET, Blocks, ldm_locations
 from .locate import find_pipeline
 from .pipeline_directory import CONVERTED, PipelineDirectory, weight_file_names
@@ -68,8 +68,8 @@ def _tensors(files: PipelineDirectory) -> dict[str, Stored]:
 
 def _chosen(file: TensorFile, files: PipelineDirectory) -> dict[str, Stored]:
     """A file's tensors by the base's names, each of which the base has in the same shape."""
-    if FORMAT in file.metadata:
-        raise UserError(f"--unet {file.path} is a delta: make its model with sdscissor apply")
+    if change := change_in(file.metadata):
+        raise UserError(f"--unet {file.path} is {change}: make its model with sdscissor apply")
     own, part = _tensors(files), files.family.called
     names = max(_namings(file, files, own), key=lambda names: len(names.keys() & own.keys()))
     if not names.keys() & own.keys():

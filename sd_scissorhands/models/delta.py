@@ -11,15 +11,13 @@ These are six bytes a weight, and two more for every 65,535 weights passed over.
 take 25.8 MB wherever they lie. It holds values and not differences, because a sum would round: the result has every
 bit, the sign of a zero included. A base in half precision is loaded and changed in float32, and saved as its files are.
 
-The header names the base and the result by hash, and `apply_delta` checks both: a delta is not applied to another
+The header names the base and the result by hash, and `apply.apply_delta` checks both: a delta is not applied to another
 model, and a damaged one gives none. Hashes find mistakes and not malice: who can forge a delta can forge its hashes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -32,13 +30,10 @@ from torch import Tensor
 from ..disk import write_tensors
 from ..errors import UserError, reason
 from ..files import open_file
-from ..machine import resolve_device
-from ..naming import model_flag, without_folder
+from ..naming import without_folder
 from ..parsing import parse_json
 from ..results.base import Record
-from ..results.models import AppliedDelta, WrittenDelta
-from ..run import Progress, silent
-from .load import LoadedPipeline, open_pipeline, save_pipeline
+from ..results.models import WrittenDelta
 from .tensor_files import hash_tensors
 
 FORMAT, VERSION = "sdscissor-delta", 1
@@ -222,70 +217,3 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Origin, int, 
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} has a header that makes no sense: {REMEDY}") from None
     return origin, size, weights
-
-
-# ---------------------------------------------------------------- the model
-
-
-def apply_delta(
-    base: str, path: Path, *, output_dir: Path, device: str = "cpu", progress: Progress = silent
-) -> AppliedDelta:
-    """The model that a delta makes of its base, as a pipeline directory; the denoiser has every bit of the erased one.
-
-    Text encoder, VAE, tokenizer and scheduler are the base's own.
-
-    Args:
-        base: hub id, diffusers directory, single file, or "tiny", see `naming`.
-        output_dir: a directory that does not exist yet; appears whole or not at all.
-
-    Raises:
-        UserError: an output directory that exists, see `read_delta` and `open_pipeline`, or another base.
-    """
-    began = time.monotonic()
-    _check_new(output_dir)
-    delta = read_delta(path)
-    origin = delta.origin
-    with progress("apply", 4) as tick:
-        with model_flag("BASE"):
-            loaded = open_pipeline(base, device=resolve_device(device))
-        _check_base(delta, path, loaded)
-        tick(1)
-        weights = loaded.denoiser.state_dict()
-        set_weights(weights, delta.positions, delta.values)
-        tick(1)
-        if hash_tensors(weights.items()) != origin.result_sha256:
-            raise UserError(f"{path} does not give the weights that its header says: {REMEDY}")
-        tick(1)
-        _check_new(output_dir)  # again, after what may have been minutes
-        left_out = save_pipeline(loaded, output_dir, None if _fits_files(loaded) else torch.float32)
-        tick(1)
-    return AppliedDelta(
-        output_dir=str(output_dir), base=base, delta=str(path), recipe=origin.recipe, concepts=origin.concepts,
-        seed=origin.seed, weights=len(delta), size=delta.size, base_sha256=loaded.weights_sha256,
-        weights_sha256=origin.result_sha256, left_out=left_out, seconds=round(time.monotonic() - began, 2),
-    )  # fmt: skip
-
-
-def _fits_files(loaded: LoadedPipeline) -> bool:
-    """Whether the precision of the files holds every bit of the denoiser's weights."""
-    files, weights = loaded.files.denoiser, loaded.denoiser.state_dict()
-    return all(torch.equal(weights[name].to(files.dtype(name)).float(), weights[name].float()) for name in files.keys)
-
-
-def _check_new(output_dir: Path) -> None:
-    """Raises UserError if anything is at `output_dir`."""
-    if os.path.lexists(output_dir):
-        raise UserError(f"--output-dir {output_dir} exists already: choose another")
-
-
-def _check_base(delta: Delta, path: Path, loaded: LoadedPipeline) -> None:
-    """Raises UserError unless a delta was made from the model that was loaded."""
-    origin, size = delta.origin, sum(tensor.numel() for tensor in loaded.denoiser.state_dict().values())
-    if loaded.weights_sha256 == origin.base_sha256 and size == delta.size:
-        return
-    if loaded.weights_sha256 == origin.result_sha256:
-        raise UserError(f"{loaded.name} is what {path} gives, already: name {origin.base!r}, or use it as it is")
-    raise UserError(
-        f"{path} was made from another model than {loaded.name}: from {origin.base!r}, sha256 "
-        f"{origin.base_sha256[:12]!r}, and {loaded.name} has {loaded.weights_sha256[:12]}: name that model"
-    )

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..parsing import choose
 from ..results.models import Difference, DifferenceRow
 from ..run import Progress, silent
-from .delta import FORMAT
+from .addon import change_in
 from .keys import OPEN_CLIP, UNET, UNUSED_BLOCK, XL_OPEN_CLIP, KeyLocation, ldm_locations
 from .locate import find_pipeline
 from .prediction import MARKERS
@@ -157,8 +157,8 @@ def open_checkpoint(name: str) -> Checkpoint:
         keys = {f"{one.name}.{own}": (one.file(own), key) for one in components for own, key in one.keys.items()}
         return Checkpoint(False, {own: StoredTensor(file, KeyLocation(key)) for own, (file, key) in keys.items()})
     file = TensorFile.open(path)
-    if FORMAT in file.metadata:
-        raise UserError(f"{name} is a delta: make its model with sdscissor apply, then compare that")
+    if change := change_in(file.metadata):
+        raise UserError(f"{name} is {change}: make its model with sdscissor apply, then compare that")
     if any(key.startswith(UNET) for key in file.entries):
         ldm, prefix = True, ""
     elif "input_blocks.0.0.weight" in file.entries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +16,10 @@ from ..files import read_object
 from ..lineage import started_from
 from ..naming import model_flag
 from ..parsing import choose
-from ..results.models import Export
+from ..results.models import AddOnFit, Export
 from ..run import Progress, silent
 from ..settings import OUTPUT_FORMATS
+from .addon import BACK, RANK, RESULT, WHOLE, check_unet, make_addon, result_dtype
 from .component import Component
 from .delta import Origin, write_delta
 from .locate import find_pipeline, locate
@@ -34,10 +35,15 @@ from .single_file_writer import (
     under_own_names,
     with_last_text_block,
 )
-from .tensor_files import DTYPES, TensorFile, cast, check_no_pickle, hash_tensors, write_tensor_file
+from .tensor_files import DTYPES, TensorFile, TensorToWrite, cast, check_no_pickle, write_tensor_file
 
 SHORT = {"float16": "-fp16", "bfloat16": "-bf16", "float32": "-fp32", None: ""}
-ENDINGS = {"single-file": ".safetensors", "unet-only": "-unet.safetensors", "diffusers": "-diffusers"}
+ENDINGS = {
+    "single-file": ".safetensors",
+    "unet-only": "-unet.safetensors",
+    "diffusers": "-diffusers",
+    "lycoris": "-lycoris.safetensors",
+}
 
 
 def export(
@@ -47,31 +53,36 @@ def export(
     output: Path | None = None,
     dtype: str | None = None,
     base: Path | None = None,
+    rank: int | None = None,
     progress: Progress = silent,
 ) -> Export:
     """Write a run's model, or any pipeline directory, in another format; it is read back before it takes its name.
 
     Args:
         path: a run directory or a diffusers directory.
-        to: single-file (LDM names, for A1111 and ComfyUI), unet-only (the UNet under diffusers' names), diffusers, delta.
+        to: single-file (LDM names, for A1111 and ComfyUI), unet-only (the UNet under diffusers' names), diffusers, lycoris (an add-on, see `addon`), delta.
         output: file or directory that does not exist yet; None: see `default_output`.
         dtype: a key of `DTYPES`; None: as the model is saved, with `base` as that file has it.
         base: for a single file: a file whose UNet alone is replaced.
+        rank: for an add-on: every layer's change is brought down to it; None: the whole change.
 
     Raises:
         UserError: anything that the user can put right; nothing is at `output` then.
     """
     began = time.monotonic()
-    check_request(to, dtype=dtype, base=base)
+    check_request(to, dtype=dtype, base=base, rank=rank)
     model = find_pipeline(path)
-    output = output or default_output(model, to, dtype)
+    check_exportable(model, to)
+    output = output or default_output(model, to, dtype, rank)
     check_output(output, to)
     if base:
         check_no_pickle(base)
     weights, precision = model.check_weights(), DTYPES.get(dtype or "")
-    delta_weights = note = left_out = None
+    delta_weights = note = left_out = fit = None
     if to == "delta":
         tensors, delta_weights = 2, _delta(model, output, weights, progress)
+    elif to == "lycoris":
+        tensors, fit, note = *_addon(model, output, weights, precision, rank, progress), BACK
     elif to == "diffusers":
         tensors, left_out = _directory(model, output, weights, precision, progress)
     else:
@@ -79,12 +90,14 @@ def export(
     files = [output] if output.is_file() else [file for file in output.rglob("*") if file.is_file()]
     return Export(
         output=str(output), format=to, dtype=dtype, bytes=sum(file.stat().st_size for file in files), tensors=tensors,
-        delta_weights=delta_weights, note=note, base_file=str(base) if base else None, weights_sha256=weights,
+        delta_weights=delta_weights, addon=fit, note=note, base_file=str(base) if base else None, weights_sha256=weights,
         seconds=round(time.monotonic() - began, 2), left_out=left_out,
     )  # fmt: skip
 
 
-def check_request(to: str, *, dtype: str | None = None, base: Path | None = None, flag: str = "--to") -> None:
+def check_request(
+    to: str, *, dtype: str | None = None, base: Path | None = None, rank: int | None = None, flag: str = "--to"
+) -> None:
     """Raises UserError for an unknown format (named by `flag`) or precision, and for options that the format does not take."""
     if to not in OUTPUT_FORMATS:
         raise UserError(f"{flag} {to!r} is unknown{choose(to, OUTPUT_FORMATS)}")
@@ -94,18 +107,25 @@ def check_request(to: str, *, dtype: str | None = None, base: Path | None = None
         raise UserError(f"--base is for --to single-file: leave it out with {to}")
     if dtype and to == "delta":
         raise UserError("--dtype is not for --to delta, which holds float32: leave it out")
+    if rank is not None and to != "lycoris":
+        raise UserError(f"--rank is for --to lycoris: leave it out with {to}")
+    if rank is not None and rank < 1:
+        raise UserError(f"--rank {rank} must be at least 1: leave it out for the whole change")
 
 
 def check_exportable(model: PipelineDirectory, to: str) -> None:
     """Raises UserError for a model that cannot be written in a format, by its configs and names alone; cheap."""
     if to == "single-file":
         locate_components(model)
+    elif to == "lycoris":
+        check_unet(model)
 
 
-def default_output(model: PipelineDirectory, to: str, dtype: str | None = None) -> Path:
+def default_output(model: PipelineDirectory, to: str, dtype: str | None = None, rank: int | None = None) -> Path:
     """In the run's directory, or under runs/ for a model that no run made: its name, the precision, and the format's ending."""
     run = model.directory.parent if model.manifest else None
     folder, name = (run, run.resolve().name) if run else (Path("runs"), model.directory.absolute().name)
+    name += f"-rank{rank}" if rank else ""
     return folder / ("delta.safetensors" if to == "delta" else f"{name}{SHORT[dtype]}{ENDINGS[to]}")
 
 
@@ -165,6 +185,14 @@ def _check_plain(paths: Sequence[Path], component: Component) -> None:
             raise UserError(f"{written[key].path} does not read back as it should ({key}): check the disk")
 
 
+def _check_stored(path: Path, tensors: Mapping[str, TensorToWrite]) -> None:
+    """Raises UserError unless every tensor of a file comes back byte by byte."""
+    written = TensorFile.open(path)
+    for key, one in tensors.items():
+        if b"".join(written.raw(key)) != b"".join(map(bytes, one.load())):
+            raise UserError(f"{path} does not read back as it should ({key}): check the disk")
+
+
 def _directory(
     model: PipelineDirectory, output: Path, weights: str, dtype: torch.dtype | None, progress: Progress
 ) -> tuple[int, str | None]:
@@ -194,32 +222,65 @@ def _write_dtype(config: Path, dtype: torch.dtype) -> None:
 
 def _delta(model: PipelineDirectory, output: Path, weights: str, progress: Progress) -> int:
     """Returns how many weights changed."""
-    if not (model.manifest and model.manifest.erased):
-        raise UserError(f"{model.directory} was made by no run here, so its base is unknown: name a run directory")
-    source, erased, base = model.manifest.source, model.manifest.erased, base_weights(model)
+    base = base_pipeline(model)
+    assert model.manifest and model.manifest.erased
+    source, erased = model.manifest.source, model.manifest.erased
     origin = Origin(
         str(source.model), str(source.weights_sha256), weights, erased.recipe, erased.concepts, erased.seed
     )  # fmt: skip
     with progress("export", 1) as tick:
-        written = write_delta(output, model.denoiser.float_tensors(), base=base, origin=origin)
+        written = write_delta(output, model.denoiser.float_tensors(), base=base.denoiser.float_tensors(), origin=origin)
         tick(1)
     return written.delta_weights
 
 
-def base_weights(model: PipelineDirectory) -> dict[str, torch.Tensor]:
-    """The denoiser that a run started from, by name, float32; fetched from the hub where it is not here.
+def _addon(
+    model: PipelineDirectory,
+    output: Path,
+    weights: str,
+    dtype: torch.dtype | None,
+    rank: int | None,
+    progress: Progress,
+) -> tuple[int, AddOnFit]:
+    """Returns how many tensors it has, and how near it comes."""
+    base = base_pipeline(model)
+    assert model.manifest
+    with progress("export", 2) as tick, atomic(output) as new:
+        tensors, fit = make_addon(model, base.denoiser, rank, dtype)
+        tick(1)
+        about = metadata(model, weights=weights, ldm=False, base=PT, adapter="lora" if rank else "lycoris")
+        write_tensor_file(
+            new,
+            tensors,
+            about | {RANK: str(rank or WHOLE), RESULT: str(result_dtype(model.denoiser)).removeprefix("torch.")},
+            hash_key=HASH,
+        )
+        _check_stored(new, tensors)
+        check_output(output, "lycoris")  # again, after what may have been minutes
+        tick(1)
+    return len(tensors), AddOnFit(
+        base=str(started_from(model.manifest)),
+        rank=rank,
+        unet_tensors=fit.tensors,
+        equal=fit.equal,
+        energy_lost=fit.lost,
+    )
+
+
+def base_pipeline(model: PipelineDirectory) -> PipelineDirectory:
+    """The model that a run started from; fetched from the hub where it is not here.
 
     Raises:
-        UserError: it cannot be fetched, or is not what it was.
+        UserError: no run made it, or its base cannot be fetched, or is not what it was.
     """
-    assert model.manifest
+    if not (model.manifest and model.manifest.erased):
+        raise UserError(f"{model.directory} was made by no run here, so its base is unknown: name a run directory")
     run, name = model.directory.parent, str(started_from(model.manifest))
     try:
         with model_flag():
             base = locate(name)
     except UserError as error:
         raise UserError(f"the base of {run} cannot be had: {error}") from None
-    tensors = base.denoiser.float_tensors()
-    if hash_tensors(tensors.items()) != model.manifest.source.weights_sha256:
+    if base.denoiser.sha256() != model.manifest.source.weights_sha256:
         raise UserError(f"{name} is not the model any more that {run} was made from: put it back")
-    return tensors
+    return base

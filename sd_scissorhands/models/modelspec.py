@@ -20,7 +20,12 @@ STALE = ("sshs_model_hash", "sshs_legacy_hash", *ZERO_KEYS)  # of a base's tenso
 
 
 def metadata(
-    model: PipelineDirectory, *, weights: str, ldm: bool, base: Mapping[str, str] | None = None
+    model: PipelineDirectory,
+    *,
+    weights: str,
+    ldm: bool,
+    base: Mapping[str, str] | None = None,
+    adapter: str | None = None,
 ) -> dict[str, str]:
     """A file's metadata but for the hash of the tensors, which is known when they are written.
 
@@ -30,9 +35,22 @@ def metadata(
         weights: sha256 of the denoiser.
         ldm: whether the tensors have LDM's names, or diffusers'.
         base: metadata of the file whose other tensors are retained; ours lies over it.
+        adapter: what the file is, if it is laid over a model: lora or lycoris.
     """
     retained = {name: text for name, text in (base or {}).items() if name not in STALE}
-    return retained | _spec(model, ldm) | _own(model, weights)
+    spec = _spec(model, ldm)
+    if adapter:
+        spec[SPEC + "architecture"] += f"/{adapter}"
+        spec |= _for_a1111(model)
+    return retained | spec | _own(model, weights)
+
+
+def _for_a1111(model: PipelineDirectory) -> dict[str, str]:
+    """How kohya's scripts name the base's family, by which A1111 lists an add-on."""
+    width = model.config("unet").get("cross_attention_dim")
+    family = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}.get(width or 0)
+    named = {"ss_base_model_version": family} if family else {}
+    return named | ({"ss_v2": "True"} if family == "sd_v2" else {})
 
 
 def _spec(model: PipelineDirectory, ldm: bool) -> dict[str, str]:

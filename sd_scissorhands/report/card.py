@@ -64,6 +64,10 @@ pipeline = DiffusionPipeline.from_pretrained("{base}")
 pipeline.{part}.load_state_dict(load_file(hf_hub_download("{repo}", "{file}")))
 image = pipeline("your prompt").images[0]
 ```"""
+LAY_OVER = (
+    "An add-on for the base alone, in LyCORIS's layout: load it in ComfyUI or A1111 as a LoRA, at strength 1. **At a strength below 1, or left "
+    "out, the concept is back.** The figures below are those of the whole erased model; where the add-on has a rank, measure what it makes:"
+)
 APPLY = """```bash
 hf download {repo} {file} --local-dir .
 sdscissor apply {base} {file} --output-dir erased
@@ -73,8 +77,9 @@ sdscissor apply {base} {file} --output-dir erased
 def use(run: RunRecord, repo: str | None, file: str | None, to: str) -> str:
     """How the model is used, in Markdown; see `page.card_text`."""
     loader, base = loader_of(run), base_on_hub(run) or "BASE-MODEL"
-    if to == "delta":
-        return APPLY.format(repo=repo, file=file, base="tiny" if run.source.model == "tiny" else base)
+    if to in ("delta", "lycoris"):
+        made = APPLY.format(repo=repo, file=file, base="tiny" if run.source.model == "tiny" else base)
+        return f"{LAY_OVER}\n\n{made}" if to == "lycoris" else made
     if to == "unet-only":
         return PUT_IN.format(repo=repo, file=file, base=base, part=FAMILIES[loader].part)
     if to == "single-file":

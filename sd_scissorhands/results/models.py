@@ -8,6 +8,17 @@ from .base import Record, SparseRecord
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddOnFit(Record):
+    """How near a base comes to the erased model with an add-on over it, in the precision of the latter."""
+
+    base: str  # the model that it belongs over
+    rank: int | None  # None: it holds the whole change
+    unet_tensors: int
+    equal: int  # of these, bit for bit
+    energy_lost: float  # share of the change's sum of squares
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(SparseRecord):
     """A model that was written in another format."""
 
@@ -17,6 +28,7 @@ class Export(SparseRecord):
     bytes: int
     tensors: int
     delta_weights: int | None = None  # of a delta: changed weights
+    addon: AddOnFit | None = None  # of an add-on
     base_file: str | None  # whose UNet alone was replaced
     weights_sha256: str  # of the denoiser before rounding
     seconds: float
@@ -36,11 +48,11 @@ class WrittenDelta(Record):
 
 @dataclass(frozen=True)
 class AppliedDelta(SparseRecord):
-    """A model that was made of its base and a delta."""
+    """A model that was made of its base and a delta or an add-on."""
 
     output_dir: str
     base: str
-    delta: str  # path
+    delta: str  # path of either
     recipe: str
     concepts: tuple[str, ...]
     seed: int
@@ -50,6 +62,7 @@ class AppliedDelta(SparseRecord):
     weights_sha256: str
     seconds: float
     left_out: str | None = None  # what of the base was not carried over, in a sentence
+    erased_sha256: str | None = None  # of the erased model, where an add-on does not give it bit for bit
 
 
 @dataclass(frozen=True)
