@@ -18,6 +18,7 @@ from ..errors import UsageError, UserError, out_of_memory
 from ..parsing import shortened
 from ..terminal import console
 from . import apply as applying
+from . import cache as caching
 from . import compare as comparing
 from . import draw as drawing
 from . import erase as erasing
@@ -51,6 +52,7 @@ app.command()(comparing.compare)
 app.command()(reports.concepts)
 app.command()(reports.recipes)
 app.command()(reports.report)
+app.command()(caching.cache)
 app.command()(reports.demo)
 
 OUT_OF_MEMORY = (

@@ -32,6 +32,7 @@ class Denoiser:
         self.precision = PRECISIONS.get(mixed_precision)
         self.dtype = self.module.dtype
         self.parameters = dict(self.module.named_parameters())
+        self.evaluations = 0  # samples that the module was run on, forward passes alone
         if checkpointing:
             self.module.enable_gradient_checkpointing()
         if compiled:
@@ -140,6 +141,7 @@ class Denoiser:
         """
         if not len(noisy):  # which diffusers' attention cannot reshape
             return noisy.float()
+        self.evaluations += len(noisy)
         with self.autocast(), swapped_weights(self.parameters, weights or {}):
             return self.family.predict(noisy.to(self.dtype), t, condition.to(self.dtype), self.process).float()
 
@@ -275,11 +277,24 @@ class Denoiser:
         if changes.noise_scale != 1:
             more["latents"] = changes.noise_scale * self._noise(generators, (height, width))
         away = self.encode([changes.negative] * len(seeds)) if changes.negative else self.unconditional(len(seeds))
-        with self.autocast(), scheduled(self.family, changes.scheduler):
+        with self._counted(), self.autocast(), scheduled(self.family, changes.scheduler):
             return self.family.sample(
                 conditions, away, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width,
                 generator=generators, **more,
             ).float()  # fmt: skip
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Within it the evaluations count that a pipeline makes."""
+
+        def count(module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+            self.evaluations += len(given[0] if given else named["hidden_states"])
+
+        handle = self.module.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _noise(self, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
         """Noise as pipelines draw it, a row for each generator; `size`: of the pictures in pixels."""
