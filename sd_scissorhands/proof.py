@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .concepts import SLOT, Concept, shuffled
 from .diffusion.conditions import ConceptSlot, Mixture
-from .diffusion.dataset import at_once
+from .diffusion.dataset import at_once, scheduler_of
 from .diffusion.drawing_again import Draw
 from .diffusion.held_out import Asked, Drawn, HeldOut, HeldOutPrompts, HeldOutSampling, draw_held_out
 from .methods.calibration import Look
@@ -47,7 +47,7 @@ def held_out(run: Run, prepared: Prepared, draw: Draw, teacher: Weights, progres
     prompts, slots = _prompts(prepared)
     how = HeldOutSampling(
         steps_of(settings), settings.guidance, at_once(denoiser, settings.memory),
-        settings.seed, run.processes,
+        settings.seed, scheduler_of(settings), run.processes,
     )  # fmt: skip
 
     def make():

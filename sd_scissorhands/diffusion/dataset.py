@@ -56,7 +56,7 @@ def gather(
         steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
         return (draw or denoiser.generate)(
             prompts, seeds, steps=steps, guidance=settings.guidance, batch_size=at_once(denoiser, settings.memory),
-            group=group, tick=tick,
+            scheduler=scheduler_of(settings), group=group, tick=tick,
         )  # fmt: skip
 
     def read(name: str, folder: str, count: int) -> dict[str, Tensor]:
@@ -117,6 +117,11 @@ def _without_concepts(
 def encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
     """Conditions of any number of prompts: (N, tokens, width)."""
     return torch.cat([denoiser.encode(prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
+
+
+def scheduler_of(settings: EraseSettings) -> str:
+    """By which the original's pictures are drawn, see `Changes`."""
+    return "" if settings.solver == "own" else settings.solver
 
 
 def at_once(denoiser: Denoiser, memory: str) -> int:

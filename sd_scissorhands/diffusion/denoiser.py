@@ -225,12 +225,14 @@ class Denoiser:
         steps: int,
         guidance: float,
         batch_size: int = 32,
+        scheduler: str = "",
         group: ProcessGroup = SINGLE_PROCESS,
         tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:
         """Sampled latents of prompts, at the model's own size, scaled: (B, c, h, w). See `sample`, which draws each batch.
 
         Args:
+            scheduler: see `Changes`.
             group: of processes, which draw a batch each in turn; all return all pictures, the same whatever the group's size.
             tick: called with the number of pictures after each batch.
         """
@@ -240,7 +242,9 @@ class Denoiser:
             if first + group.index < len(starts):
                 at = starts[first + group.index]
                 conditions = self.encode(prompts[at : at + batch_size])
-                own = self.sample(conditions, seeds[at : at + batch_size], steps=steps, guidance=guidance)
+                own = self.sample(
+                    conditions, seeds[at : at + batch_size], steps=steps, guidance=guidance, changes=Changes(scheduler)
+                )
             for owner, at in enumerate(starts[first : first + group.count]):
                 count = len(seeds[at : at + batch_size])
                 mine = own if own is not None and owner == group.index else None

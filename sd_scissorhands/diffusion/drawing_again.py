@@ -24,7 +24,7 @@ class Draw(Protocol):
 
     def __call__(
         self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, batch_size: int = 32,
-        group: ProcessGroup = SINGLE_PROCESS, tick: Callable[[int], None] = lambda count: None,
+        scheduler: str = "", group: ProcessGroup = SINGLE_PROCESS, tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:  # fmt: skip
         """See `Denoiser.generate`."""
         ...
@@ -45,10 +45,10 @@ class DrawingOnce:
 
     def __call__(
         self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, batch_size: int = 32,
-        group: ProcessGroup = SINGLE_PROCESS, tick: Callable[[int], None] = lambda count: None,
+        scheduler: str = "", group: ProcessGroup = SINGLE_PROCESS, tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:  # fmt: skip
         """See `Draw`; the first process reads and writes the cache for all."""
-        how: Any = dict(steps=steps, guidance=guidance, batch_size=batch_size)
+        how: Any = dict(steps=steps, guidance=guidance, batch_size=batch_size, scheduler=scheduler)
         facts = {"prompts": list(prompts), "seeds": list(seeds), **how, **self._facts()}
         device = self.denoiser.device
         latents = self._read(facts, len(prompts)) if group.index == 0 else None

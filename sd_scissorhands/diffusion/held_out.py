@@ -59,6 +59,7 @@ class HeldOutSampling:
     guidance: float
     batch_size: int
     seed: int
+    scheduler: str = ""  # see `Changes`
     group: ProcessGroup = SINGLE_PROCESS
 
 
@@ -94,7 +95,14 @@ def drawn(
     """Latents of prompts; `seeds`: which set of seeds, a number."""
     own = [FIRST_SEED + (how.seed * 4 + seeds) * 1_000_000 + row for row in range(len(texts))]
     return draw(
-        texts, own, steps=how.steps, guidance=how.guidance, batch_size=how.batch_size, group=how.group, tick=tick
+        texts,
+        own,
+        steps=how.steps,
+        guidance=how.guidance,
+        batch_size=how.batch_size,
+        scheduler=how.scheduler,
+        group=how.group,
+        tick=tick,
     )
 
 
