@@ -22,6 +22,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["SDSCISSOR_CACHE"] = "off"  # each run draws: its seconds are an erasure's
 
 from columns import Cell, Row, Rows
 from tables import machine, markdown, publish

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import gather, pair_correlation
+from .diffusion.drawing_again import Draw, DrawingOnce
 from .diffusion.erasure_task import ErasureTask
 from .disk import locked
+from .drawn_before import SWITCH, switched_on
 from .errors import UserError
 from .machine import Processes
 from .methods.objectives import OBJECTIVES
@@ -66,6 +68,7 @@ def erase(
     """
     began, processes = time.monotonic(), Processes.here()
     check_request(output_format, flag="--output-format")
+    switched_on()
     with locked(output_dir, processes.main):
         if processes.main:
             check_free(output_dir, settings, resume=resume)
@@ -88,9 +91,10 @@ def erase(
 
 def _work(run: Run, prepared: Prepared, progress: Progress, log: Log | None) -> None:
     """Every stage that is not done yet."""
-    settings, data = prepared.settings, _data(run, prepared, progress)
+    settings, draw = prepared.settings, _draw(run, prepared)
+    data = _data(run, prepared, draw, progress)
     task = _task(prepared, data)
-    held = held_out(run, prepared, task.teacher or {}, progress) if settings.verify else None
+    held = held_out(run, prepared, draw, task.teacher or {}, progress) if settings.verify else None
     stages = Stages(run, task, prepared.parameters, settings, progress, log)
     selection = stages.select(prepared.scored)
     trimmed = stages.edit(selection)
@@ -104,7 +108,20 @@ def _work(run: Run, prepared: Prepared, progress: Progress, log: Log | None) -> 
     _save_model(run, prepared, trimmed, repair, proof, pair_correlation(data))
 
 
-def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]:
+def _draw(run: Run, prepared: Prepared) -> Draw:
+    """What draws as the original, once; and the run counts from here on what is evaluated and what the cache had."""
+    denoiser, opened = prepared.denoiser, prepared.opened
+    run.counters["evaluations"] = lambda: denoiser.evaluations
+    if not switched_on():
+        return denoiser.generate
+    original = opened.identity.to_json() | {"compiled": prepared.settings.compile}
+    original.pop("model", None)  # its name
+    draw = DrawingOnce(denoiser, opened.name, original, run.remarks)
+    run.counters["cached"] = lambda: draw.pictures
+    return draw
+
+
+def _data(run: Run, prepared: Prepared, draw: Draw, progress: Progress) -> dict[str, Tensor]:
     """Draw or read the pictures, see `gather`."""
     settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
     naming, open_ = prepared.opened.domain.naming, prepared.open_prompts
@@ -115,7 +132,7 @@ def _data(run: Run, prepared: Prepared, progress: Progress) -> dict[str, Tensor]
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
             data = gather(
                 prepared.denoiser, settings, pairs, retain, named,
-                group=run.processes, tick=tick,
+                draw=draw, group=run.processes, tick=tick,
             )  # fmt: skip
         return data, {"pairs": pairs, "retain": retain, "left_out": len(retain) - len(data["retain_latents"])}
 
@@ -171,7 +188,8 @@ def _save_model(
         scope_size=prepared.scope_size, trimmed=trimmed, conflict_rate=repair.conflict_rate,
         mean_correction=repair.mean_correction, steps=repair.step, converged=proof.converged if proof else None, proof=proof, pair_correlation=pairs and pairs[0], **delta, weights_sha256=weights,
         licence=read_licence(opened.directory), ema=opened.files.ema, device=str(denoiser.device),
-        processes=run.processes.count, seconds=run.seconds, left_out=left_out, remarks=(*prepared.remarks, *_remarks_on(pairs, settings.repair)),
+        processes=run.processes.count, seconds=run.seconds, left_out=left_out,
+        remarks=(*prepared.remarks, *_remarks_on(pairs, settings.repair), *run.remarks, *_remarks_on_cache(run)),
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
 
@@ -183,6 +201,16 @@ def _remarks_on(pairs: tuple[float, float] | None, repair: str) -> list[str]:
     return [
         f"the concept's pictures have little in common with their pairs (correlation {pairs[0]:.2f}; {pairs[1]:.2f} between any two): "
         "choose an --anchor, or twins in a preset of your own, that keep the composition"
+    ]
+
+
+def _remarks_on_cache(run: Run) -> list[str]:
+    """A sentence on pictures that were not drawn."""
+    stages = (run.manifest.stage(name) for name in ("data", "held-out"))
+    if not (count := sum(stage.cached or 0 for stage in stages if stage)):
+        return []
+    return [
+        f"{count} pictures were drawn before, and came from the cache: sdscissor cache lists it, {SWITCH}=off draws anew"
     ]
 
 

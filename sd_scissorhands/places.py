@@ -1,4 +1,4 @@
-"""Default output directories."""
+"""Default output directories, and that of the cache."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def measurement_directory(folder: str, model: str, what: str, concept: str = "")
         return RUNS / file_name(folder, path.name, what, *filter(None, [concept]))
     first = next(iter(run.erased.concepts if run.erased else ()), concept)
     return path.parent / folder / (what if concept in ("", first) else file_name(what, concept))
+
+
+def cache_root() -> Path:
+    """Where the package keeps what it can make again, under HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "sd_scissorhands"
 
 
 def file_name(*parts: str) -> str:

@@ -16,6 +16,8 @@ import torch
 from .concepts import Concept, check_distinct, findings, read_prompts, shuffled, without_conflicts
 from .diffusion.dataset import check_pictures
 from .diffusion.denoiser import Denoiser
+from .diffusion.families import Family
+from .diffusion.sampler import FEW_STEP
 from .disk import atomic, hash_files, hash_text
 from .domains.base import Domain
 from .errors import UserError
@@ -103,7 +105,7 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     device = resolve_device(processes.device(settings.device))
     opened = open_pipeline(settings.model, config=settings.model_config, device=device)
     settings = _fitted(settings, opened, device).resolved(opened.profile)
-    _check_fit(settings, opened.family.part, processes.count)
+    _check_fit(settings, opened.family, processes.count)
     denoiser = Denoiser(
         opened.pipeline, mixed_precision=settings.mixed_precision, checkpointing=settings.checkpointing,
         compiled=settings.compile,
@@ -169,16 +171,15 @@ def _fitted(settings: EraseSettings, opened: LoadedPipeline, device: str) -> Era
     return dataclasses.replace(settings, memory=memory, **open_)
 
 
-def _check_fit(settings: EraseSettings, part: str, processes: int) -> None:
+def _check_fit(settings: EraseSettings, family: Family, processes: int) -> None:
     """Refuse settings that fit neither the data, nor the model, nor the processes.
-
-    Args:
-        part: of the pipeline, what denoises; of `PARTS`.
 
     Raises:
         UserError: the first that does not.
     """
-    scorer, repair = SCORERS[settings.scorer], settings.repair
+    scorer, repair, part = SCORERS[settings.scorer], settings.repair, family.part
+    if settings.solver == FEW_STEP and not family.few_steps:
+        raise UserError(f"solver {FEW_STEP} is for UNets, and {settings.model} has a {PARTS[part]}: take own")
     if settings.optimiser == "adam-8bit" and not find_spec("bitsandbytes"):
         raise UserError("optimiser adam-8bit needs bitsandbytes: pip install bitsandbytes, or take adam")
     if settings.compile and settings.projection in PROTECTING_RETAINED:

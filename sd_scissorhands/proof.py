@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from .concepts import SLOT, Concept, shuffled
 from .diffusion.conditions import ConceptSlot, Mixture
-from .diffusion.dataset import at_once
+from .diffusion.dataset import at_once, scheduler_of
+from .diffusion.drawing_again import Draw
 from .diffusion.held_out import Asked, Drawn, HeldOut, HeldOutPrompts, HeldOutSampling, draw_held_out
 from .methods.calibration import Look
 from .methods.interface import Weights
@@ -35,25 +36,28 @@ KIND_WORDS = {
 # ---------------------------------------------------------------- what is held out
 
 
-def held_out(run: Run, prepared: Prepared, teacher: Weights, progress: Progress) -> HeldOut:
+def held_out(run: Run, prepared: Prepared, draw: Draw, teacher: Weights, progress: Progress) -> HeldOut:
     """What is held out of an erasure, with the original's answers to it; to be made before a weight changes.
 
     Args:
+        draw: as the original draws.
         teacher: the original's weights.
     """
     settings, denoiser = prepared.settings, prepared.denoiser
     prompts, slots = _prompts(prepared)
     how = HeldOutSampling(
         steps_of(settings), settings.guidance, at_once(denoiser, settings.memory),
-        settings.seed, run.processes,
+        settings.seed, scheduler_of(settings), run.processes,
     )  # fmt: skip
 
     def make():
         with progress("held out", len(prompts.asked) + len(prompts.named) + 2 * len(prompts.retained)) as tick:
-            return draw_held_out(denoiser, prompts, how, tick), {"asked": [one.prompt for one in prompts.asked]}
+            return draw_held_out(draw, prompts, how, tick), {"asked": [one.prompt for one in prompts.asked]}
 
     latents = run.stage("held-out", make, denoiser.device)[0]
-    return HeldOut(denoiser, prompts, latents, how, teacher, Mixture(denoiser, slots))
+    held = HeldOut(denoiser, prompts, latents, how, teacher, Mixture(denoiser, slots))
+    run.count("held-out")
+    return held
 
 
 def steps_of(settings: EraseSettings) -> int:

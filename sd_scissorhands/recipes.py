@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = dict(
     scorer="contrast", score_draws=10, granularity="weight", top_k=0.001, threshold_scope="scope",
     scope="attn", edit="none", repair="anchor", conditions="name", forget_weight=0.3, anchor_share=0.0, open_share=0.0,
     retain_loss="distil", other_words=0.5, optimiser="adam", train="scope", projection="none", memory_every=50,
-    relearn_every=0, retain_sampling_steps=0, relative_lr=0.0, calibrate=False,
+    relearn_every=0, retain_sampling_steps=0, relative_lr=0.0, calibrate=False, solver="own",
 )  # fmt: skip
 
 # What is right for a model of a million weights, such as the embedded one, is not right for Stable Diffusion's 860 million.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -42,6 +43,11 @@ class Run:
     def __init__(self, path: Path, manifest: Manifest, processes: Processes | None = None):
         self.path, self.manifest, self.processes = path, manifest, processes or Processes()
         self._earlier, self._began = manifest.seconds, time.monotonic()
+        self.counters: dict[
+            str, Callable[[], int]
+        ] = {}  # fields of `Stage` that go up while it runs -> what they stand at
+        self._counted = Counter[str]()
+        self.remarks: dict[str, None] = {}  # on what went otherwise than meant, each once
 
     @classmethod
     def open(
@@ -139,6 +145,11 @@ class Run:
         self.finish(name, Stage(file.name, seconds=time.monotonic() - began, peak_bytes=peak.total()))
         return tensors, facts
 
+    def count(self, name: str) -> None:
+        """Enter with a stage that has ended what its counters have gone up since."""
+        if stage := self.manifest.stage(name):
+            self.finish(name, stage)
+
     def drop(self, name: str) -> None:
         """Delete the file of a stage that no later one reads."""
         stage = self.manifest.stage(name)
@@ -149,6 +160,12 @@ class Run:
 
     def finish(self, name: str, stage: Stage, result: dict[str, Any] | None = None) -> None:
         """Enter a stage in the manifest, and what the run came to with the last one."""
+        before = self.manifest.stage(name)
+        for field, count in self.counters.items():
+            added = count() - self._counted[field]
+            self._counted[field] += added
+            if total := added + ((before and getattr(before, field)) or 0):
+                stage = replace(stage, **{field: total})
         stages, result = {**self.manifest.stages, name: stage.to_json()}, result or self.manifest.result
         self.manifest = replace(self.manifest, stages=stages, result=result)
         self.save()

@@ -135,6 +135,7 @@ class EraseSettings(MethodSettings):
     recursive: bool = setting(False, "Take the pictures of subfolders, too.", panel=DATA, flag="--recursive")
     sampling_steps: int = setting(OPEN, "Sampling steps of the pictures that are learned from.", panel=DATA, level="file", least=1)
     retain_sampling_steps: int = setting(OPEN, "Sampling steps of the pictures of everything else; 0 takes as many.", panel=DATA, level="file", least=0, remedy="0 takes as many as sampling_steps")
+    solver: str = setting(OPEN, "Sampler of the pictures that are learned from{choices}: the model's own, or DPM-Solver++ 2M.", panel=DATA, level="file", choices=("own", "few-step"))
     guidance: float = setting(OPEN, "Guidance scale of the pictures that are learned from.", panel=DATA, level="file", default_text="the model's own")
     # repair
     conditions: str = setting(OPEN, "Words it is unlearned under{choices}.", panel=REPAIR, choices=("name", "mixture"), default_text=BY_RECIPE)
@@ -220,7 +221,8 @@ LEFT_OPEN = left_open(EraseSettings)
 FORMER = ("ahead", "dp_noise", "episode", "forget_snr", "memories")  # settings that are gone
 # settings that former versions did not write: what their runs were made with
 ADDED: dict[str, Any] = {
-    name: COMMON[name] for name in ("open_share", "other_words", "retain_sampling_steps", "relative_lr", "calibrate")
+    name: COMMON[name]
+    for name in ("open_share", "other_words", "retain_sampling_steps", "relative_lr", "calibrate", "solver")
 } | {
     "verify": False,
     "dtype": "float32",

@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # in what tests start too: workers share the cores
+os.environ["SDSCISSOR_CACHE"] = "off"  # each run draws
 os.environ["ACCELERATE_USE_CPU"] = "1"  # where there is a GPU as well: bytes are promised of the CPU
 
 import pytest

@@ -18,6 +18,7 @@ from ..errors import UsageError, UserError, out_of_memory
 from ..parsing import shortened
 from ..terminal import console
 from . import apply as applying
+from . import cache as caching
 from . import compare as comparing
 from . import draw as drawing
 from . import erase as erasing
@@ -53,6 +54,7 @@ app.command(cls=Command)(comparing.compare)
 app.command(cls=Command)(with_kinds(reports.concepts))
 app.command(cls=Command)(with_kinds(reports.recipes))
 app.command(cls=Command)(with_kinds(reports.report))
+app.command(cls=Command)(with_kinds(caching.cache))
 app.command(cls=Command)(with_kinds(reports.demo))
 
 OUT_OF_MEMORY = (

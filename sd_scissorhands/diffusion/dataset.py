@@ -13,6 +13,7 @@ from ..picture_folders import list_pictures, named
 from ..pictures import PictureError, centre_square, read_frames, read_many, refuse_unreadable
 from ..settings import EraseSettings
 from .denoiser import Denoiser
+from .drawing_again import Draw
 from .probes import shows
 
 AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are sampled together
@@ -25,6 +26,7 @@ def gather(
     retain: Sequence[str],
     named: Sequence[Sequence[str]] = (),
     *,
+    draw: Draw | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
     tick: Callable[[int], None],
 ) -> dict[str, Tensor]:
@@ -34,6 +36,7 @@ def gather(
         pairs: (forget prompt, the same with the anchor), as many as `settings.forget_count` for each concept.
         retain: retain prompts, as many as `settings.retain_count`.
         named: for every concept, the last retain prompts with its name in them: of these, pictures that show one are left out.
+        draw: what draws; None: the denoiser, anew.
         group: of processes, which share the sampling.
         tick: called with the number of pictures made or read.
 
@@ -47,23 +50,31 @@ def gather(
         UserError: a user's picture cannot be read.
     """
 
-    def latents(name: str, prompts: Sequence[str], folder: str | None, side: int) -> dict[str, Tensor]:
-        """Of the pictures of a folder, or of what the model draws."""
-        if folder:
-            files = list_pictures(Path(folder), settings.recursive).files
-            mean, deviation = encode_pictures(denoiser, files, len(prompts), tick)
-            return {f"{name}_latents": mean, f"{name}_deviation": deviation}
-        seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts))]
+    def drawn(prompts: Sequence[str], side: int, sets: int = 1) -> Tensor:
+        """What is drawn for `sets` sets of prompts, one behind the other, each from the same seeds."""
+        seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts) // sets)] * sets
         steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
-        made = denoiser.generate(
+        return (draw or denoiser.generate)(
             prompts, seeds, steps=steps, guidance=settings.guidance, batch_size=at_once(denoiser, settings.memory),
-            group=group, tick=tick,
+            scheduler=scheduler_of(settings), group=group, tick=tick,
         )  # fmt: skip
-        return {f"{name}_latents": made}
+
+    def read(name: str, folder: str, count: int) -> dict[str, Tensor]:
+        """The pictures of a folder."""
+        mean, deviation = encode_pictures(denoiser, list_pictures(Path(folder), settings.recursive).files, count, tick)
+        return {f"{name}_latents": mean, f"{name}_deviation": deviation}
 
     forget, anchors = [prompt for prompt, _ in pairs], [anchor for _, anchor in pairs]
-    data = latents("forget", forget, settings.forget_images, 0) | latents("anchor", anchors, None, 0)
-    data |= latents("retain", retain, settings.retain_images, 1)
+    if settings.forget_images:
+        data = read("forget", settings.forget_images, len(forget)) | {"anchor_latents": drawn(anchors, 0)}
+    else:
+        both = drawn([*forget, *anchors], 0, 2).chunk(2)
+        data = {"forget_latents": both[0], "anchor_latents": both[1]}
+    data |= (
+        read("retain", settings.retain_images, len(retain))
+        if settings.retain_images
+        else {"retain_latents": drawn(retain, 1)}
+    )
     for name, prompts in (("forget", forget), ("anchor", anchors), ("retain", retain)):
         data[f"{name}_condition"] = encode_prompts(denoiser, prompts)
     data["empty_condition"] = denoiser.unconditional(1)[0]
@@ -106,6 +117,11 @@ def _without_concepts(
 def encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
     """Conditions of any number of prompts: (N, tokens, width)."""
     return torch.cat([denoiser.encode(prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
+
+
+def scheduler_of(settings: EraseSettings) -> str:
+    """By which the original's pictures are drawn, see `Changes`."""
+    return "" if settings.solver == "own" else settings.solver
 
 
 def at_once(denoiser: Denoiser, memory: str) -> int:

@@ -32,6 +32,7 @@ class Denoiser:
         self.precision = PRECISIONS.get(mixed_precision)
         self.dtype = self.module.dtype
         self.parameters = dict(self.module.named_parameters())
+        self.evaluations = 0  # samples that the module was run on, forward passes alone
         if checkpointing:
             self.module.enable_gradient_checkpointing()
         if compiled:
@@ -140,6 +141,7 @@ class Denoiser:
         """
         if not len(noisy):  # which diffusers' attention cannot reshape
             return noisy.float()
+        self.evaluations += len(noisy)
         with self.autocast(), swapped_weights(self.parameters, weights or {}):
             return self.family.predict(noisy.to(self.dtype), t, condition.to(self.dtype), self.process).float()
 
@@ -223,12 +225,14 @@ class Denoiser:
         steps: int,
         guidance: float,
         batch_size: int = 32,
+        scheduler: str = "",
         group: ProcessGroup = SINGLE_PROCESS,
         tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:
         """Sampled latents of prompts, at the model's own size, scaled: (B, c, h, w). See `sample`, which draws each batch.
 
         Args:
+            scheduler: see `Changes`.
             group: of processes, which draw a batch each in turn; all return all pictures, the same whatever the group's size.
             tick: called with the number of pictures after each batch.
         """
@@ -238,7 +242,9 @@ class Denoiser:
             if first + group.index < len(starts):
                 at = starts[first + group.index]
                 conditions = self.encode(prompts[at : at + batch_size])
-                own = self.sample(conditions, seeds[at : at + batch_size], steps=steps, guidance=guidance)
+                own = self.sample(
+                    conditions, seeds[at : at + batch_size], steps=steps, guidance=guidance, changes=Changes(scheduler)
+                )
             for owner, at in enumerate(starts[first : first + group.count]):
                 count = len(seeds[at : at + batch_size])
                 mine = own if own is not None and owner == group.index else None
@@ -275,11 +281,24 @@ class Denoiser:
         if changes.noise_scale != 1:
             more["latents"] = changes.noise_scale * self._noise(generators, (height, width))
         away = self.encode([changes.negative] * len(seeds)) if changes.negative else self.unconditional(len(seeds))
-        with self.autocast(), scheduled(self.family, changes.scheduler):
+        with self._counted(), self.autocast(), scheduled(self.family, changes.scheduler):
             return self.family.sample(
                 conditions, away, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width,
                 generator=generators, **more,
             ).float()  # fmt: skip
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Within it the evaluations count that a pipeline makes."""
+
+        def count(module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+            self.evaluations += len(given[0] if given else named["hidden_states"])
+
+        handle = self.module.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _noise(self, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
         """Noise as pipelines draw it, a row for each generator; `size`: of the pictures in pixels."""

@@ -16,6 +16,7 @@ from ..methods.interface import Weights
 from .conditions import SHARES, Mixture
 from .dataset import encode_prompts
 from .denoiser import Denoiser
+from .drawing_again import Draw
 
 LEFT_AT = (0.05, 0.2, 0.7, 2.0)  # signal-to-noise ratios at which the concept is looked for
 MOVED_AT = (0.02, 0.1, 0.5, 2.0)  # and at which the rest is compared
@@ -58,6 +59,7 @@ class HeldOutSampling:
     guidance: float
     batch_size: int
     seed: int
+    scheduler: str = ""  # see `Changes`
     group: ProcessGroup = SINGLE_PROCESS
 
 
@@ -70,7 +72,7 @@ class Drawn:
 
 
 def draw_held_out(
-    denoiser: Denoiser, prompts: HeldOutPrompts, how: HeldOutSampling, tick: Callable[[int], None]
+    draw: Draw, prompts: HeldOutPrompts, how: HeldOutSampling, tick: Callable[[int], None]
 ) -> dict[str, Tensor]:
     """What the original draws: latents (N, c, h, w) of `asked`, `pair` (the same seeds), `retained` and `reseeded` (others)."""
     asked, pairs = [one.prompt for one in prompts.asked], [one.others[0] for one in prompts.named]
@@ -80,20 +82,27 @@ def draw_held_out(
         "retained": (prompts.retained, 1),
         "reseeded": (prompts.retained, 2),
     }
-    return {name: drawn(denoiser, own, how, seeds, tick).cpu() for name, (own, seeds) in texts.items()}
+    return {name: drawn(draw, own, how, seeds, tick).cpu() for name, (own, seeds) in texts.items()}
 
 
 def drawn(
-    denoiser: Denoiser,
+    draw: Draw,
     texts: Sequence[str],
     how: HeldOutSampling,
     seeds: int,
     tick: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """Latents of prompts as the denoiser draws them now; `seeds`: which set of seeds, a number."""
+    """Latents of prompts; `seeds`: which set of seeds, a number."""
     own = [FIRST_SEED + (how.seed * 4 + seeds) * 1_000_000 + row for row in range(len(texts))]
-    return denoiser.generate(
-        texts, own, steps=how.steps, guidance=how.guidance, batch_size=how.batch_size, group=how.group, tick=tick
+    return draw(
+        texts,
+        own,
+        steps=how.steps,
+        guidance=how.guidance,
+        batch_size=how.batch_size,
+        scheduler=how.scheduler,
+        group=how.group,
+        tick=tick,
     )
 
 
@@ -190,8 +199,8 @@ class HeldOut:
     @torch.no_grad()
     def draw(self) -> Drawn:
         """What the module draws now."""
-        asked = drawn(self.denoiser, [one.prompt for one in self.prompts.asked], self.how, 0)
-        rest, before = drawn(self.denoiser, self.prompts.retained, self.how, 1), self.latents["retained"]
+        asked = drawn(self.denoiser.generate, [one.prompt for one in self.prompts.asked], self.how, 0)
+        rest, before = drawn(self.denoiser.generate, self.prompts.retained, self.how, 1), self.latents["retained"]
         changed = (rest - before).square().sum() / (self.latents["reseeded"] - before).square().sum()
         shown = (self._clarity(asked) > self.clear / 2) & (self.clear > CLEAR)
         *counts, change = self._agreed([*(float(shown[rows].sum()) for rows in self.concepts.values()), float(changed)])

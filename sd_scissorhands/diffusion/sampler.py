@@ -14,7 +14,7 @@ from .families import Family
 class Changes:
     """What is changed in a sampling; as it is made, nothing."""
 
-    scheduler: str = ""  # a name of `Family.samplers`; none: the pipeline's own
+    scheduler: str = ""  # a name of `Family.samplers`, or few-step; none: the pipeline's own
     eta: float = 0.0  # share of the noise that DDIM adds afresh at each step (Song et al. 2021, eq. 16)
     noise_scale: float = 1.0  # standard deviation of the start noise
     negative: str = ""  # prompt that guidance leads away from; none: the family's own, empty for most
@@ -25,16 +25,17 @@ class Changes:
 
 
 UNCHANGED = Changes()
+FEW_STEP = "few-step"  # the scheduler of `Family.few_steps`
 
 
 @contextmanager
 def scheduled(family: Family, name: str) -> Iterator[None]:
-    """Within it the pipeline samples by one of the family's `samplers`; without a name by its own."""
+    """Within it the pipeline samples by one of the family's `samplers` or its `few_steps`; without a name by its own."""
     import diffusers
 
     own = family.pipeline.scheduler
     if name:
-        kind, options = family.samplers[name]
+        kind, options = (name == FEW_STEP and family.few_steps) or family.samplers[name]
         family.pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **options)
     try:
         yield

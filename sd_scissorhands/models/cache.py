@@ -9,15 +9,13 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import hash_file
-from ..places import short_name
+from ..places import cache_root, short_name
 
 
 def cache_directory(stem: str, sha256: str) -> Path:
     """Where a pipeline that is made of a file goes, by the file's name and a hash."""
-    from huggingface_hub import constants
-
     name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in stem)
-    return Path(constants.HF_HOME) / "sd_scissorhands" / f"{short_name(name, 60)}-{sha256[:12]}"
+    return cache_root() / f"{short_name(name, 60)}-{sha256[:12]}"
 
 
 def hash_model_file(path: Path) -> str:

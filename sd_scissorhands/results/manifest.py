@@ -33,6 +33,8 @@ class Stage(SparseRecord):
     step: int | None = None  # of a checkpoint
     seconds: float | None = None
     peak_bytes: int | None = None  # of memory
+    evaluations: int | None = None  # of the network, forward passes of a sample
+    cached: int | None = None  # pictures that were not drawn, for the cache had them
     dropped: bool | None = None  # whether its file was done with and is gone
 
 

@@ -31,6 +31,11 @@ UNET_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DPM-Solver++ 2M": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "LMS": ("LMSDiscreteScheduler", {}),
 }
+# Spaced over all timesteps, whatever the pipeline's config has: fewer than that begin where noise is not yet all there is.
+FEW_STEPS: tuple[str, dict[str, Any]] = (
+    "DPMSolverMultistepScheduler",
+    {"algorithm_type": "dpmsolver++", "solver_order": 2, "timestep_spacing": "linspace"},
+)
 UNET_SCOPES = {"xattn": r"\.attn2\.", "attn": r"\.attn[12]\.", "full": ""}
 
 
@@ -108,6 +113,9 @@ class Family:
     dtype: ClassVar[str] = "fp16"  # of its passes on an accelerator
     # Schedulers that its pictures can be drawn with beside its own: name -> diffusers' class, and what its config is given.
     samplers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = UNET_SAMPLERS
+    few_steps: ClassVar[tuple[str, Mapping[str, Any]] | None] = (
+        FEW_STEPS  # of these, the one for few steps; None: none known
+    )
 
     def __init__(self, pipeline: Any):
         self.pipeline: Any = pipeline

@@ -26,6 +26,7 @@ class Flow(Family):
     samplers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "Euler with fresh noise": (SCHEDULER, {"stochastic_sampling": True})
     }
+    few_steps = None
     patch = 2  # side of the patches that the transformer sees, in latents
 
     @classmethod
