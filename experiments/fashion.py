@@ -24,10 +24,10 @@ from tables import publish
 DATA = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CLASS, SHARE = "Dress", 0.1
-PICTURES, SEEDS = 60_000, 3
+PICTURES, LEAST, SEEDS = 60_000, 600, 3
 EPOCHS, BATCH, RATE, MOMENTUM, DECAY = 10, 128, 0.05, 0.9, 5e-4
 UNSEEN = 5000  # of the 10,000 that nothing is trained on: for methods; the others are for figures
-SMOKE_PICTURES, SMOKE_UNSEEN = 600, 200
+SMOKE_UNSEEN = 200
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "gap", "mia")
 
 
@@ -38,16 +38,12 @@ class Shelf:
     options: Options
     data: Path
     pictures: int  # for training
+    epochs: int  # of every training
 
     @property
     def seeds(self) -> range:
         """Training seeds; the tenth is drawn by the same."""
         return range(1 if self.options.smoke else self.options.seeds or SEEDS)
-
-    @property
-    def epochs(self) -> int:
-        """Of every training."""
-        return 1 if self.options.smoke else EPOCHS
 
 
 # ---------------------------------------------------------------- pictures
@@ -201,6 +197,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", help=", ".join(TABLES))
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the four .gz files")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="for training, at most")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of every training")
     parser.add_argument("--seeds", type=int, help="0, 1, ... up to so many")
     parser.add_argument("--smoke", action="store_true", help="few steps and pictures; writes no document")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {DOCUMENT.name}")
@@ -213,11 +210,11 @@ def main() -> None:
             parser.error(
                 f"--data {given.data} has no {part}-ubyte.gz: install Debian's dataset-fashion-mnist, or name its folder"
             )
-    if not BATCH <= given.pictures <= PICTURES:
-        parser.error(f"--pictures {given.pictures} is not between {BATCH} and {PICTURES}: choose another number")
-    count = SMOKE_PICTURES if given.smoke else given.pictures
-    place = given.root / ("smoke" if given.smoke else str(count))
-    shelf = Shelf(Options(place, given.seeds, None, given.smoke), given.data, count)
+    if not LEAST <= given.pictures <= PICTURES or given.epochs < 1:
+        parser.error(f"--pictures goes from {LEAST} to {PICTURES}, and --epochs from 1 on: choose other numbers")
+    count, epochs = (LEAST, 1) if given.smoke else (given.pictures, given.epochs)
+    place = given.root / ("smoke" if given.smoke else f"{count}-{epochs}")
+    shelf = Shelf(Options(place, given.seeds, None, given.smoke), given.data, count, epochs)
     for name in given.tables or TABLES:
         text = table_of(shelf, TABLES[name])
         print(f"<!-- {name} -->\n\n{text}\n", flush=True)
