@@ -39,6 +39,7 @@ class Shelf:
     data: Path
     pictures: int  # for training
     epochs: int  # of every training
+    recipes: str | None = None  # parted by commas; None: all
 
     @property
     def seeds(self) -> range:
@@ -171,7 +172,7 @@ def rows_of(shelf: Shelf, what: str, seed: int) -> Rows:
     retrained, spent = trained(shelf, what, seed)
     settings = {"retrained": str(retrained)} | ({"steps": 3, "rounds": 1} if options.smoke else {})
     words = ["--model", original, "--data", written(shelf), "--device", "cpu", *target(shelf, what, seed)]
-    words += [*options.overlay(**settings), *(("--recipes", "scissorhands,l-codec") if options.smoke else ())]
+    words += [*options.overlay(**settings), *(("--recipes", shelf.recipes) if shelf.recipes else ())]
     rows = compared(dataclasses.replace(options, seeds=1), f"{what}-seed{seed}", *words, seeds=1)
     return [row | ({"seconds": spent} if row["recipe"] == "retrain" else {}) for row in rows]
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES, help="for training, at most")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of every training")
     parser.add_argument("--seeds", type=int, help="0, 1, ... up to so many")
+    parser.add_argument("--recipes", help="these alone, parted by commas")
     parser.add_argument("--smoke", action="store_true", help="few steps and pictures; writes no document")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {DOCUMENT.name}")
     parser.add_argument("--root", type=Path, default=Path("runs/fashion"), help="where pictures, models and runs lie")
@@ -212,9 +214,10 @@ def main() -> None:
             )
     if not LEAST <= given.pictures <= PICTURES or given.epochs < 1:
         parser.error(f"--pictures goes from {LEAST} to {PICTURES}, and --epochs from 1 on: choose other numbers")
+    given.recipes = given.recipes or ("scissorhands,l-codec" if given.smoke else None)
     count, epochs = (LEAST, 1) if given.smoke else (given.pictures, given.epochs)
     place = given.root / ("smoke" if given.smoke else f"{count}-{epochs}")
-    shelf = Shelf(Options(place, given.seeds, None, given.smoke), given.data, count, epochs)
+    shelf = Shelf(Options(place, given.seeds, None, given.smoke), given.data, count, epochs, given.recipes)
     for name in given.tables or TABLES:
         text = table_of(shelf, TABLES[name])
         print(f"<!-- {name} -->\n\n{text}\n", flush=True)
