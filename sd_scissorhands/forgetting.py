@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from torch import nn
 
 from .classifier.data import Parts, Split, split_at_random, split_by_class, split_by_indices
 from .classifier.forgetting_task import ClassifierTask
-from .classifier.load import Classifier, hash_weights, open_classifier, save_classifier
+from .classifier.load import Classifier, hash_weights, open_classifier, profile_of, save_classifier
 from .classifier.measure import Estimate, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import Training, retrain
-from .disk import hash_files, locked
+from .disk import hash_files, hash_text, locked, write_json
 from .errors import UserError
+from .files import read_object
 from .machine import PeakMemory, resolve_device
 from .methods.interface import Parameters
 from .methods.objectives import loss_of
@@ -76,7 +77,7 @@ def forget(
         inputs = _inputs(prepared)
         run = Run.open(output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=inputs)
         if not run.done("model"):
-            _work(run, prepared, shared, progress)
+            _work(run, prepared, inputs["data"], shared, progress)
         result = run.manifest.result_as(ForgetResult)
         return dataclasses.replace(result, run_dir=str(run.path), model_dir=str(run.path / "model"))
 
@@ -96,8 +97,8 @@ def _inputs(prepared: PreparedForgetting) -> dict[str, str]:
     return found
 
 
-def _work(run: Run, prepared: PreparedForgetting, shared: Path | None, progress: Progress) -> None:
-    """Every stage that is not done yet, and the figures."""
+def _work(run: Run, prepared: PreparedForgetting, data: str, shared: Path | None, progress: Progress) -> None:
+    """Every stage that is not done yet, and the figures; `data`: see `_measured`."""
     settings, opened, task = prepared.settings, prepared.opened, prepared.task
     before = copy.deepcopy(opened.model)
     began, peak = time.monotonic(), PeakMemory()
@@ -108,7 +109,7 @@ def _work(run: Run, prepared: PreparedForgetting, shared: Path | None, progress:
     repair = stages.repair(selection)
     seconds, peak_bytes = round(time.monotonic() - began, 2), peak.bytes()
     save_classifier(opened, run.path / "model")
-    found = _measured(prepared, before, shared, progress)
+    found = _measured(prepared, before, data, shared, progress)
     figures, beside = found["model"], {name: found[name] for name in ("original", "retrained") if name in found}
     result = ForgetResult(
         run_dir=str(run.path), model_dir=str(run.path / "model"), recipe=settings.recipe, seed=settings.seed,
@@ -134,12 +135,11 @@ def prepare(
     targets = (settings.forget_class, settings.forget_indices, settings.forget_random)
     if sum(target is not None for target in targets) != 1:
         raise UserError("say what to forget with one of --forget-class, --forget-indices and --forget-random")
-    settings = settings.resolved("classifier")
+    asked = settings if own is None else dataclasses.replace(settings, model=own.name)
+    settings = asked.resolved("classifier")
     loss_of(settings.repair, "classifier")
     if settings.relearn_every:
         raise UserError("--relearn-every is for diffusion models: leave it out")
-    if own is not None:
-        settings = dataclasses.replace(settings, model=own.name)
     if settings.model != DIGITS and settings.data is None and parts is None:
         raise UserError(f"--data is missing: {settings.model} needs an image folder or an .npz file")
     indices = read_indices(Path(settings.forget_indices)) if settings.forget_indices else None
@@ -150,6 +150,7 @@ def prepare(
         opened = open_classifier(
             settings.model, device, revision=settings.revision, cache_dir=shared, seed=settings.seed
         )
+    settings = asked.resolved(profile_of(opened.model.state_dict()))
     parts = parts or _read(settings, opened)
     if settings.forget_class is not None:
         split, target = split_by_class(parts, settings.forget_class), f"class {settings.forget_class}"
@@ -179,21 +180,42 @@ def _read(settings: ForgetSettings, opened: Classifier) -> Parts:
 
 
 def _measured(
-    prepared: PreparedForgetting, before: nn.Module, shared: Path | None, progress: Progress
+    prepared: PreparedForgetting, before: nn.Module, data: str, shared: Path | None, progress: Progress
 ) -> dict[str, dict[str, Estimate]]:
-    """Figures of the "model", of the "original" and, where there is one, of the "retrained"."""
-    split, seed = prepared.split, prepared.settings.seed
+    """Figures of the "model", of the "original" and, where there is one, of the "retrained".
+
+    Args:
+        data: sha256 of the pictures and of what is forgotten of them.
+    """
     models = {"original": before, "model": prepared.opened.model}
     if (retrained := _retrained(prepared, before, shared, progress)) is not None:
         models["retrained"] = retrained
     found, accuracy = dict[str, dict[str, Estimate]](), 1.0
     with progress("figures", MEASURED_PARTS * len(models)) as tick:
         for name, model in models.items():
-            found[name] = measure(model, split, seed=seed, original=accuracy, tick=lambda: tick(1))
+            file = None
+            if shared and name != "model":  # the same for every recipe
+                parts = hash_weights(model), data, prepared.settings.seed, accuracy
+                file = shared / f"figures-{hash_text(str(parts))[:16]}.json"
+            found[name] = _figures(model, prepared, accuracy, file, tick)
             accuracy = found["original"]["forget_accuracy"].value or 0.0
     if "retrained" in found:
         for one in found.values():
             one["gap"] = gap(one, found["retrained"])
+    return found
+
+
+def _figures(
+    model: nn.Module, prepared: PreparedForgetting, original: float, file: Path | None, tick: Callable[[int], object]
+) -> dict[str, Estimate]:
+    """What `measure` finds; read from `file` where another run of the comparison left it there."""
+    if file and file.exists():
+        tick(MEASURED_PARTS)
+        return {name: Estimate(**figure) for name, figure in read_object(file, "delete it").items()}
+    found = measure(model, prepared.split, seed=prepared.settings.seed, original=original, tick=lambda: tick(1))
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {name: dataclasses.asdict(figure) for name, figure in found.items()})
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -16,15 +17,27 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from sd_scissorhands import ForgetSettings, forgetting
 from sd_scissorhands.classifier import data as D
 from sd_scissorhands.classifier import measure as M
 from sd_scissorhands.classifier import reading as R
 from sd_scissorhands.classifier.forgetting_task import ClassifierTask, head
-from sd_scissorhands.classifier.load import Classifier, hash_weights, open_classifier, save_classifier, wrap
+from sd_scissorhands.classifier.load import (
+    Classifier,
+    hash_weights,
+    open_classifier,
+    profile_of,
+    profile_of_model,
+    save_classifier,
+    wrap,
+)
 from sd_scissorhands.classifier.preprocess import prepare
 from sd_scissorhands.classifier.train import Training, answer, fresh, retrain, train
+from sd_scissorhands.comparison.forgettings import Forgettings
+from sd_scissorhands.comparison.jobs import Comparison
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods.distributed import BatchSlice
+from sd_scissorhands.recipes import BATCH_NORM
 from sd_scissorhands.tiny import MODEL_DIR
 
 
@@ -86,6 +99,25 @@ def blank(count: int = 40, classes: int = 4, seed: int = 0) -> D.Dataset:
 def one_line(found: pytest.ExceptionInfo[UserError], *words: str) -> None:
     text = str(found.value)
     assert "\n" not in text and all(word in text for word in words), text
+
+
+# ---------------------------------------------------------------- profiles
+
+
+def test_batch_normalisation_takes_a_tenth_of_the_rate_before_and_after_a_model_is_opened(families, tmp_path):
+    where = {name: str(folder) for name, folder in families.items()} | {"digits": "digits"}
+    profiles = {name: profile_of_model(place) for name, place in where.items()}
+    assert profiles == {"resnet": BATCH_NORM, "vit": "classifier", "digits": "classifier"}
+    assert profile_of(open_classifier(where["resnet"]).model.state_dict()) == BATCH_NORM
+    asked, data = (
+        ForgetSettings(forget_class="ant", model=where["resnet"], recipe="retain-only"),
+        D.Parts(*[blank()] * 3),
+    )
+    assert asked.resolved(BATCH_NORM).lr == 0.003 and asked.resolved("classifier").lr == 0.03
+    assert dataclasses.replace(asked, lr=0.03).resolved(BATCH_NORM).lr == 0.03
+    assert forgetting.prepare(asked, parts=data).settings.lr == 0.003
+    jobs = Forgettings(Comparison(asked, ({"forget_class": "ant"},), ("retain-only", "salun"), 1)).jobs(tmp_path)
+    assert [job.settings.lr for job in jobs] == [0.003, 0.0003]
 
 
 # ---------------------------------------------------------------- data

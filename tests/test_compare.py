@@ -369,6 +369,16 @@ def digits(**changes: Any) -> Comparison:
     return Comparison(**asked | changes)
 
 
+def test_one_retrained_model_is_no_measure_of_several_random_tenths():
+    tenth, both = {"forget_random": 0.1}, ForgetSettings(retrained="retrained")
+    assert digits(settings=both, targets=(tenth,), seeds=1).seeds == 1
+    assert digits(settings=both, targets=({"forget_class": "3"},), seeds=2).seeds == 2
+    with pytest.raises(UserError, match="each target needs its own"):
+        digits(settings=both)
+    with pytest.raises(UserError, match="draws other pictures with each seed: name them with --forget-indices"):
+        digits(settings=both, targets=(tenth,), seeds=2)
+
+
 def test_classifiers_have_rows_of_original_and_retrained(fake, tmp_path):
     told = compare(digits(), tmp_path)
     assert [row["recipe"] for row in told["rows"]] == [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sd_scissorhands
@@ -20,6 +22,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 import calibration  # noqa: E402
 import columns  # noqa: E402
 import default  # noqa: E402
+import fashion  # noqa: E402
 import methods  # noqa: E402
 import runner  # noqa: E402
 import tables  # noqa: E402
@@ -38,7 +41,7 @@ def test_the_experiments_import_nothing_from_inside_the_package():
 
 def test_every_table_has_its_marks_in_the_document():
     text = runner.DOCUMENT.read_text()
-    for name in (*default.TABLES, *methods.TABLES, "models"):
+    for name in (*default.TABLES, *methods.TABLES, *fashion.TABLES, "models"):
         assert f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text, name
     text = calibration.DOCUMENT.read_text()
     assert all(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for name in calibration.TABLES)
@@ -119,6 +122,50 @@ def test_a_table_has_a_line_for_every_group_and_stands_between_its_marks(tmp_pat
     assert document.read_text() == f"a\n<!-- t -->\n\n{text}\n\n<!-- /t -->\nb\n"
     with pytest.raises(ValueError, match="no marks <!-- u -->"):
         tables.publish("u", text, document)
+
+
+# ---------------------------------------------------------------- Fashion-MNIST
+
+
+def as_published(folder: Path, count: int) -> None:
+    """The four files of Fashion-MNIST's layout, picture n all n, its label n modulo 10."""
+    for part in ("train", "t10k"):
+        pictures = b"".join(bytes([number % 256]) * 784 for number in range(count))
+        labels = bytes(number % 10 for number in range(count))
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + pictures))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels))
+
+
+def test_fashion_is_read_as_it_is_published_and_a_tenth_of_it_is_the_seed_s(tmp_path):
+    as_published(tmp_path, 700)
+    options = runner.Options(tmp_path / "runs", None, None, smoke=True)
+    shelf = fashion.Shelf(options, tmp_path, pictures=600, epochs=1)
+    with np.load(fashion.written(shelf)) as data:
+        assert data["pictures"].shape == (600, 28, 28) and data["pictures"][37].tolist() == [[37] * 28] * 28
+        assert data["labels"][:12].tolist() == [*range(10), 0, 1] and tuple(data["names"]) == fashion.CLASSES
+        assert data["val_labels"].shape == data["test_labels"].shape == (200,)
+        dresses, one, other = (
+            fashion.forgotten(*way)
+            for way in (("class", data["labels"], 0), ("random", data["labels"], 0), ("random", data["labels"], 1))
+        )
+    assert dresses.nonzero()[0][:3].tolist() == [3, 13, 23] and one.sum() == other.sum() == 60 and (one != other).any()
+    flag, file = fashion.target(shelf, "random", 0)
+    assert flag == "--forget-indices" and [int(row) for row in file.read_text().split()] == one.nonzero()[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--data", "nowhere"], "--data nowhere has no train-images-idx3-ubyte.gz: install Debian's"),
+        (["--data", "nowhere", "digits"], "digits is no table: choose fashion-class, fashion-random"),
+    ],
+    ids=str,
+)
+def test_what_fashion_lacks_is_named_in_one_line(words, says, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fashion.py", *words])
+    with pytest.raises(SystemExit):
+        fashion.main()
+    assert says in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow

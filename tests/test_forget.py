@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sd_scissorhands import forgetting as room
 from sd_scissorhands.classifier.load import open_classifier
+from sd_scissorhands.classifier.measure import measure
 from sd_scissorhands.cli import app
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.forgetting import forget, prepare
@@ -44,6 +45,16 @@ def test_a_class_is_forgotten_and_the_rest_is_kept(shared, tmp_path):
     assert len(changed) == 1 and changed[0].endswith("weight")
     rows = (before.model.state_dict()[changed[0]] != after.model.state_dict()[changed[0]]).any(1).nonzero().view(-1)
     assert rows.tolist() == [3], "only the target's path is zeroed"
+
+
+def test_what_every_recipe_is_held_against_is_measured_once(tmp_path, shared, monkeypatch):
+    asked, measured = ForgetSettings(forget_class="3", recipe="lra-npp"), []
+    first = forget(asked, tmp_path / "first", shared=shared)
+    monkeypatch.setattr(room, "measure", lambda *a, **k: measured.append(a) or measure(*a, **k))
+    again = forget(dataclasses.replace(asked, top_k=0.4), tmp_path / "again", shared=shared)
+    assert len(measured) == 1 and again.weights_sha256 != first.weights_sha256
+    assert (again.original, again.retrained) == (first.original, first.retrained)
+    assert again.intervals_beside == first.intervals_beside
 
 
 def test_l_codec_forgets_a_class(shared, tmp_path):

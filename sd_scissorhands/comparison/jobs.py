@@ -91,13 +91,27 @@ class Comparison:
         for name in self.recipes:
             if name not in RECIPES:
                 raise UserError(f"--recipes {name!r} is unknown{choose(name, RECIPES)}")
-        if len(self.targets) > 1 and getattr(self.settings, "retrained", None) is not None:
-            raise UserError(
-                "retrained is one model, and each target needs its own: compare on one at a time, or without it"
-            )
+        if getattr(self.settings, "retrained", None) is not None:
+            self._check_retrained()
         if self.measures.count < 1:
             raise UserError(f"--limit {self.measures.count} is too small: it must be at least 1")
         self.measures.attack_settings("", "")
+
+    def _check_retrained(self) -> None:
+        """Refuse a retrained model that would be held against what it was trained on.
+
+        Raises:
+            UserError: there are several targets, or every seed draws another.
+        """
+        if len(self.targets) > 1:
+            raise UserError(
+                "retrained is one model, and each target needs its own: compare on one at a time, or without it"
+            )
+        if self.seeds > 1 and "forget_random" in self.targets[0]:
+            raise UserError(
+                "retrained is one model, and --forget-random draws other pictures with each seed: "
+                "name them with --forget-indices, or take --seeds 1"
+            )
 
     def recipes_on(self, profile: str) -> tuple[str, ...]:
         """The recipes to compare on models of a profile, each once.

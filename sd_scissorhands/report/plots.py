@@ -368,7 +368,7 @@ def draw(paint: Callable[[Any], None], alt: str, *, height: float, themed: bool 
     view = " ".join(re.findall(r'viewBox="[^"]*"', root))
     inside = re.sub(r'<g id="[^"]*"', "<g", inside)
     if themed:
-        inside = re.sub("#[0-9a-f]{6}(?=[;\"])", lambda found: THEME.get(found[0], found[0]), inside)
+        inside = re.sub('#[0-9a-f]{6}(?=[;"])', lambda found: THEME.get(found[0], found[0]), inside)
     return Markup(f'<svg {view} role="img" fill="currentColor" aria-label="{escape(alt)}">{inside}')
 
 

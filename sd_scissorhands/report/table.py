@@ -75,7 +75,13 @@ def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[TableColumn]:
             ]  # fmt: skip
             for other in others:
                 interval, by_other = between(other.intervals.get(name), what.unit), other.second or SecondJudge({})
-                cells.append((worded(other.figures.get(name), what.unit), interval, _beside("second judge", by_other.figures.get(name), what)))
+                cells.append(
+                    (
+                        worded(other.figures.get(name), what.unit),
+                        interval,
+                        _beside("second judge", by_other.figures.get(name), what),
+                    )
+                )
             found.append(TableColumn(what.title, note, what, cells))
     return found
 

@@ -43,7 +43,11 @@ class Change:
         """Both values, as the page gives them beside the verdict."""
         if self.metric.unit != "share":
             return f"{self.metric.title} {worded(self.now, self.metric.unit)} (was {worded(self.before, self.metric.unit)})"
-        return f"{percent(self.now)} unchanged" if self.metric.by_seed else f"{percent(self.now)} kept (was {percent(self.before)})"
+        return (
+            f"{percent(self.now)} unchanged"
+            if self.metric.by_seed
+            else f"{percent(self.now)} kept (was {percent(self.before)})"
+        )
 
     @property
     def worst(self) -> int:
@@ -81,7 +85,11 @@ def is_gone(run: RunRecord, summary: Evaluation) -> Finding:
             return Finding("Measured", "none", figure, summary)
     else:
         found = [name for name in answering("gone") if known(summary.figures.get(name))]
-        seen = max((gone.Tally(1 - summary.figures[name], summary.n.get(name)) for name in found), key=lambda one: one.share, default=None)
+        seen = max(
+            (gone.Tally(1 - summary.figures[name], summary.n.get(name)) for name in found),
+            key=lambda one: one.share,
+            default=None,
+        )
         figure = f"{seen} show it" if seen else ""
     return _answer(run, gone.gone(summary), figure, summary)
 
@@ -202,7 +210,9 @@ def _point(
 ) -> Point:  # fmt: skip
     strongest, least = max(attacked, key=_rate), worst(figures)
     left = figures[least] if least else None
-    return Point(name, _rate(strongest), left if left is not None else nan, strongest.interval_after, intervals.get(least or ""))
+    return Point(
+        name, _rate(strongest), left if left is not None else nan, strongest.interval_after, intervals.get(least or "")
+    )
 
 
 def _rate(attacked: AttackResult | OriginalRates) -> float:
