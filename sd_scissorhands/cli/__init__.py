@@ -67,7 +67,7 @@ RESUMED = ("erase", "forget")  # commands that continue with --resume; the other
 
 
 class Stopped(BaseException):
-    """Ctrl-C or a signal is to end the process: Ctrl-C or SIGTERM; its notes say where, the innermost first."""
+    """Ctrl-C or SIGTERM is to end the process; the notes say where it was, the innermost first."""
 
     def __init__(self, number: int):
         """`number` is the signal's."""

@@ -104,6 +104,8 @@ def _as_shown(parameter: Any) -> Any:
     shown = copy(parameter)
     if getattr(parameter, "is_flag", False):
         shown.metavar = ""
+    if parameter.param_type_name == "argument":
+        shown.display_type_rich = lambda ctx: None  # of newer versions of typer; the name is all there is to show
     if shown.secondary_opts:
         shown.opts, shown.secondary_opts = [" / ".join((*shown.opts, *shown.secondary_opts))], []
     return shown
