@@ -17,6 +17,8 @@ from .files import read_json
 from .settings import flag
 
 if TYPE_CHECKING:
+    from .concepts import Concept
+    from .domains.base import Domain
     from .results.base import Measurement
     from .results.erase import EraseResult
     from .run import Progress
@@ -68,6 +70,18 @@ def _part(word: str) -> Part:
     return Part("attack", by, name)
 
 
+def concepts_of(settings: EraseSettings) -> tuple[Domain, list[Concept]]:
+    """What the model of an erasure draws, and the concepts as it knows them.
+
+    Raises:
+        UserError: it knows one not.
+    """
+    from .models.locate import domain_of_model
+
+    domain = domain_of_model(settings.model, settings.model_config)
+    return domain, [domain.resolve(domain.spell(text), settings.anchor) for text in settings.concepts]
+
+
 def check_judges(settings: EraseSettings) -> list[str]:
     """Open the judges of all concepts, so that one that is not there is named before hours of work; their names.
 
@@ -75,10 +89,8 @@ def check_judges(settings: EraseSettings) -> list[str]:
         UserError: a concept that the model does not know, or a judge that cannot be had.
     """
     from .evaluation.judge_set import open_judges
-    from .models.locate import domain_of_model
 
-    domain = domain_of_model(settings.model, settings.model_config)
-    found = [domain.resolve(domain.spell(text), settings.anchor) for text in settings.concepts]
+    domain, found = concepts_of(settings)
     sets = [open_judges(one, domain=domain, device=settings.device) for one in found]
     return list(dict.fromkeys(judge.facts["judge"] for one in sets for judge in one.judges))
 

@@ -207,7 +207,7 @@ def test_a_rehearsal_runs_the_chain_and_leaves_nothing(short, tmp_path, monkeypa
 FORECAST = rehearsal.Forecast(
     concepts=("heart",), anchors=("circle",), explicit=False, model="tiny", weights_sha256="0", ema="no", scope="full", scope_size=1,
     tensors=1, trimmed=0, memory_bytes=1, peak_bytes={}, seconds={"data": 4, "repair": 6}, picture_seconds=0.5, pass_seconds=0.0125,
-    small=True, settings={},
+    profile="small", settings={},
 )  # fmt: skip
 
 
