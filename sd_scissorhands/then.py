@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .attacks import ATTACKS
 from .attacks.attack_settings import AttackSettings
 from .attacks.suite_settings import SUITES, Suite
-from .errors import UsageError
+from .errors import UsageError, UserError
 from .evaluation.evaluate_settings import EvaluateSettings
 from .files import read_json
 from .settings import flag
@@ -67,6 +67,11 @@ def _part(word: str) -> Part:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise UsageError(f"--then {word!r}: choose {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
+    if by == "attack":
+        try:
+            ATTACKS[name].options()
+        except UserError as error:
+            raise UsageError(f"--then {word!r}: {error}: attack afterwards, by sdscissor attack") from None
     return Part("attack", by, name)
 
 
@@ -140,13 +145,13 @@ def _finished(folder: Path, words: list[str], erased: EraseResult) -> Measuremen
     from .results.evaluation import read_evaluation
     from .results.suite import SuiteResult
 
-    readers: dict[str, Callable[[Any], Measurement]] = {
-        "attack": AttackResult.from_json,
-        "suite": SuiteResult.from_json,
-    }
+    kinds: dict[str, Callable[[Any], Measurement]] = {
+        "attack": AttackResult.from_json, "suite": SuiteResult.from_json,
+    }  # fmt: skip
     try:
         values = read_json(folder / "summary.json")
-        found = readers.get(values["kind"], read_evaluation)(values)
+        read = kinds.get(values["kind"])
+        found = read(values) if read else read_evaluation(values)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # which the command itself says, where it is damaged
     same = list(found.command) == words and getattr(found, "weights_sha256", None) == erased.weights_sha256

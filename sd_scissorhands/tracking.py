@@ -81,8 +81,9 @@ class Log:
 
         from .pictures import read_frames
 
-        found = Pairs.of(self._run, result.weights_sha256)
-        for side in ("original", "model") if found else ():
+        if not (found := Pairs.of(self._run, result.weights_sha256)):
+            return
+        for side in ("original", "model"):
             files = [self._run / FOLDER / getattr(pair, side) for pair in found.pairs]
             frames = np.stack([read_frames(file, "first")[0] for file in files])
             self.tracker.log_images({f"pairs/{side}": frames}, result.steps, dataformats="NHWC")

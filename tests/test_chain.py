@@ -104,7 +104,7 @@ def test_then_names_parts(text, parts):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("evil", "choose eval"), ("eval,eval", "twice"), ("attack:relern", "did you mean relearn"), ("attack:suite=fast", "full"),
+        ("evil", "choose eval"), ("eval,eval", "twice"), ("attack:relern", "did you mean relearn"), ("attack:suite=fast", "full"), ("attack:list", "sdscissor attack"),
         ("eval,", "unknown"), ("suite:x", "unknown"),
     ],
 )  # fmt: skip
