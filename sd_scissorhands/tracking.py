@@ -65,8 +65,8 @@ class Log:
 
     def finish(self, result: EraseResult) -> None:
         """Record the rest of a run that has ended: from its files, if it ended earlier; and close."""
-        kept = (self._run / "repair" / name for name in ("history.json", "looks.json"))
-        self.follow(*(read_json(file) if file.exists() else [] for file in kept))
+        files = (self._run / "repair" / name for name in ("history.json", "looks.json"))
+        self.follow(*(read_json(file) if file.exists() else [] for file in files))
         stages = Manifest.read(self._run).stages
         for unit in ("seconds", "peak_bytes"):
             self._scalars(unit, {name: one.get(unit) for name, one in stages.items()}, result.steps)
