@@ -77,7 +77,7 @@ def forecast(settings: EraseSettings) -> Forecast:
         explicit=any(c.explicit for c in concepts), model=opened.name, weights_sha256=opened.weights_sha256,
         ema=opened.files.ema, scope=s.scope, scope_size=prepared.scope_size, tensors=len(prepared.parameters),
         trimmed=prepared.trimmed, memory_bytes=max(peaks.values()), peak_bytes=peaks,
-        picture_seconds=2 * opened.sampling["steps"] * probe.among, pass_seconds=probe.among, small=prepared.denoiser.small,
+        picture_seconds=2 * opened.sampling["steps"] * probe.among, pass_seconds=probe.among, profile=opened.profile,
         seconds={stage: round(expected, 1) for stage, expected in seconds.items() if expected}, settings=s.to_json(),
     )  # fmt: skip
 

@@ -20,14 +20,13 @@ from .evaluation.concept import again, evaluation_rows
 from .evaluation.evaluate import PICTURES_EACH
 from .evaluation.evaluate_settings import EvaluateSettings
 from .forecast import forecast
-from .models.locate import domain_of_model
 from .places import erasure_directory
 from .results.erase import EraseResult
 from .results.forecast import Forecast
 from .results.rehearsal import Rehearsal
 from .run import Progress, check_free
 from .settings import EraseSettings
-from .then import SHARED, check_judges
+from .then import SHARED, check_judges, concepts_of
 
 FEW: dict[str, Any] = dict(
     forget_count=2, retain_count=8, sampling_steps=2, retain_sampling_steps=0, score_draws=1, steps=2, memory_every=2, calibrate=False,
@@ -96,11 +95,9 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 def _expected(settings: EraseSettings, found: Forecast) -> dict[str, float]:
     """Seconds of each command by its defaults: of what draws and learns, without the judges and the loading."""
-    domain = domain_of_model(settings.model, settings.model_config)
-    concepts = [domain.resolve(name, settings.anchor) for name in found.concepts]
+    domain, concepts = concepts_of(settings)
     drawn = sum(_pictures(one, domain) for one in concepts)
-    profile = "small" if found.small else "large"
-    attack = AttackSettings("embedding", found.concepts[0], settings.model).resolved(profile)
+    attack = AttackSettings("embedding", concepts[0].name, settings.model).resolved(found.profile)
     o = attack.options
     pictures = 2 * attack.count * (1 + o["restarts"]) + o["learn_from"]
     passes = 2 * o["restarts"] * o["steps"] * o["batch_size"] * BACKWARD

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from .attacks import ATTACKS
 from .attacks.attack_settings import AttackSettings
 from .attacks.suite_settings import SUITES, Suite
-from .errors import UsageError
+from .errors import UsageError, UserError
 from .evaluation.evaluate_settings import EvaluateSettings
 from .files import read_json
 from .settings import flag
 
 if TYPE_CHECKING:
+    from .concepts import Concept
+    from .domains.base import Domain
     from .results.base import Measurement
     from .results.erase import EraseResult
     from .run import Progress
@@ -65,7 +67,24 @@ def _part(word: str) -> Part:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise UsageError(f"--then {word!r}: choose {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
+    if by == "attack":
+        try:
+            ATTACKS[name].options()
+        except UserError as error:
+            raise UsageError(f"--then {word!r}: {error}: attack afterwards, by sdscissor attack") from None
     return Part("attack", by, name)
+
+
+def concepts_of(settings: EraseSettings) -> tuple[Domain, list[Concept]]:
+    """What the model of an erasure draws, and the concepts as it knows them.
+
+    Raises:
+        UserError: it knows one not.
+    """
+    from .models.locate import domain_of_model
+
+    domain = domain_of_model(settings.model, settings.model_config)
+    return domain, [domain.resolve(domain.spell(text), settings.anchor) for text in settings.concepts]
 
 
 def check_judges(settings: EraseSettings) -> list[str]:
@@ -75,10 +94,8 @@ def check_judges(settings: EraseSettings) -> list[str]:
         UserError: a concept that the model does not know, or a judge that cannot be had.
     """
     from .evaluation.judge_set import open_judges
-    from .models.locate import domain_of_model
 
-    domain = domain_of_model(settings.model, settings.model_config)
-    found = [domain.resolve(domain.spell(text), settings.anchor) for text in settings.concepts]
+    domain, found = concepts_of(settings)
     sets = [open_judges(one, domain=domain, device=settings.device) for one in found]
     return list(dict.fromkeys(judge.facts["judge"] for one in sets for judge in one.judges))
 
@@ -128,13 +145,13 @@ def _finished(folder: Path, words: list[str], erased: EraseResult) -> Measuremen
     from .results.evaluation import read_evaluation
     from .results.suite import SuiteResult
 
-    readers: dict[str, Callable[[Any], Measurement]] = {
-        "attack": AttackResult.from_json,
-        "suite": SuiteResult.from_json,
-    }
+    kinds: dict[str, Callable[[Any], Measurement]] = {
+        "attack": AttackResult.from_json, "suite": SuiteResult.from_json,
+    }  # fmt: skip
     try:
         values = read_json(folder / "summary.json")
-        found = readers.get(values["kind"], read_evaluation)(values)
+        read = kinds.get(values["kind"])
+        found = read(values) if read else read_evaluation(values)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # which the command itself says, where it is damaged
     same = list(found.command) == words and getattr(found, "weights_sha256", None) == erased.weights_sha256

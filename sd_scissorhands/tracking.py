@@ -65,8 +65,8 @@ class Log:
 
     def finish(self, result: EraseResult) -> None:
         """Record the rest of a run that has ended: from its files, if it ended earlier; and close."""
-        kept = (self._run / "repair" / name for name in ("history.json", "looks.json"))
-        self.follow(*(read_json(file) if file.exists() else [] for file in kept))
+        files = (self._run / "repair" / name for name in ("history.json", "looks.json"))
+        self.follow(*(read_json(file) if file.exists() else [] for file in files))
         stages = Manifest.read(self._run).stages
         for unit in ("seconds", "peak_bytes"):
             self._scalars(unit, {name: one.get(unit) for name, one in stages.items()}, result.steps)
@@ -81,8 +81,9 @@ class Log:
 
         from .pictures import read_frames
 
-        found = Pairs.of(self._run, result.weights_sha256)
-        for side in ("original", "model") if found else ():
+        if not (found := Pairs.of(self._run, result.weights_sha256)):
+            return
+        for side in ("original", "model"):
             files = [self._run / FOLDER / getattr(pair, side) for pair in found.pairs]
             frames = np.stack([read_frames(file, "first")[0] for file in files])
             self.tracker.log_images({f"pairs/{side}": frames}, result.steps, dataformats="NHWC")

@@ -97,11 +97,13 @@ def finish(
 
     main, tables = Processes.here().main, not as_json
     if gates and main and tables:
-        show.result(erased, False)
+        show.result(dataclasses.replace(erased, folder=None), False)  # without what to do next
     results, missed = measured(erased, gates, settings, progress, tables=main and tables)
     if not main:
         return
-    if repo and not missed:
+    if repo and missed:
+        missed.append(f"nothing was uploaded to {repo.name}")
+    elif repo:
         from ..publishing import publish
 
         source = Path(erased.exported or erased.run_dir)

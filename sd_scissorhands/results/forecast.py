@@ -27,5 +27,5 @@ class Forecast(Record):
     seconds: dict[str, float]  # by stage
     picture_seconds: float  # of one picture as it is judged, under guidance
     pass_seconds: float  # of one sample's forward pass
-    small: bool  # whether the model has the recipes' small profile
+    profile: str  # of the model, see `recipes.PROFILES`
     settings: dict[str, Any]
