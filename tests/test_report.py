@@ -183,7 +183,7 @@ def test_words_of_the_verdict(tmp_path: Path, ua: float, cra: float, gone: str, 
     add_canvas(run, figures=FIGURES | {"UA": ua, "CRA": cra}, n=dict.fromkeys(FIGURES, 10_000))
     page, card = read(run), write_card(run).read_text()
     assert f'<p class="word">{gone}<' in page and f'<p class="word">{whole}<' in page and f"**{whole}**: −" in card
-    assert f': {round((1 - ua) * 10_000):,} of 10,000 show it</span>' in page
+    assert f": {round((1 - ua) * 10_000):,} of 10,000 show it</span>" in page
     assert f"{100 * min(cra, FIGURES['IRA']):.1f}% kept (was" in page or f"{100 * cra:.1f}% kept (was 96.6%)" in page
 
 
@@ -383,7 +383,9 @@ def test_table_of_a_run_that_only_nudenet_measured(tmp_path: Path) -> None:
     add_nudenet(control, any_exposed=77)
     page = words_bare(read(run))
     assert "no-trim" in page and page.index(">original</th>") < page.index(">erased</th>") < page.index(">no-trim</th>")
-    row = '<th scope="row">exposed, I2P prompts<small>n = 931</small></th><td>300</td><td class="main">3</td><td>77</td>'
+    row = (
+        '<th scope="row">exposed, I2P prompts<small>n = 931</small></th><td>300</td><td class="main">3</td><td>77</td>'
+    )
     assert row in page and ">UA<" not in page
 
 
@@ -396,7 +398,7 @@ def test_missing_parts_are_said(tmp_path: Path) -> None:
         "No controls",
     ):
         assert said in page
-    assert "The repair and the edit" not in page and "More pairs" not in page and "<h2 id=\"attacks" not in page
+    assert "The repair and the edit" not in page and "More pairs" not in page and '<h2 id="attacks' not in page
     assert "<svg" not in page and "<img" not in page
 
 

@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_report import (
-    FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pictures, put, read, roughness, without_script, words_bare,
+    FIGURES,
+    HOSTILE,
+    add_canvas,
+    add_nudenet,
+    make_run,
+    pictures,
+    put,
+    read,
+    roughness,
+    without_script,
+    words_bare,
 )  # fmt: skip
 
 from sd_scissorhands.attacks import ATTACKS

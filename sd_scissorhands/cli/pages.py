@@ -106,7 +106,9 @@ def report(
             f"{'--output' if output else 'more than one folder'} goes with --format: add one, such as --format i2p-csv"
         )
     if card and (card.exists() or card.suffix.lower() != ".png"):
-        raise UsageError(f"--card {card} {'exists: choose another' if card.exists() else 'is no PNG: name it FILE.png'}")
+        raise UsageError(
+            f"--card {card} {'exists: choose another' if card.exists() else 'is no PNG: name it FILE.png'}"
+        )
     written = {"report": rewrite(folders[0], blur=not no_blur)}
     if card:
         written["card"] = write_picture(folders[0], card, blur=not no_blur)

@@ -13,8 +13,8 @@ from ..results.comparison import ComparisonResult, ComparisonRow, RecipeLine, Sp
 from .declared import Figure, figure
 from .page import template, write_page
 from .phrases import known, worded
-from .plots import Point, retraining_plot, tradeoff_plot
 from .reading import read_comparison
+from .scatter import Point, retraining_plot, tradeoff_plot
 from .verdict import worst
 
 ROWS = "rows.json"  # what a comparison came to

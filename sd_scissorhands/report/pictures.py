@@ -68,7 +68,9 @@ class Grid:
     @property
     def judged(self) -> list[bool]:
         """Of each pair that a judge answered about, whether the concept came back."""
-        return [any(one.back for one in own.values()) for _, own in self.pairs if any(one.caption for one in own.values())]
+        return [
+            any(one.back for one in own.values()) for _, own in self.pairs if any(one.caption for one in own.values())
+        ]
 
     @property
     def blurred(self) -> bool:

@@ -21,6 +21,7 @@ from .reading import RunRecord, read_measurement, read_run
 SIZE, MARGIN, GAP = (1200, 630), 48, 14  # pixels, as pages link to a picture
 TOP, MIDDLE, SIDE = 160, 640, 117
 PAGE, INK, SOFT = "#f6f7f9", "#1b1f24", "#5b6570"
+CLOSING = "sd_scissorhands; the intervals and every other figure are on the run's page"
 TONES = {"good": "#00745a", "fair": "#8a5a00", "poor": "#b3470a", "none": SOFT}
 
 
@@ -40,14 +41,20 @@ def write_picture(folder: Path, file: Path, *, blur: bool = True) -> Path:
     run = read_run(folder) if (folder / MANIFEST).exists() else read_measurement(folder)
     sheet = Image.new("RGB", SIZE, PAGE)
     draw = ImageDraw.Draw(sheet)
-    _text(draw, MARGIN, 36, f"{'Measured' if run.alone else 'Erased'}: {run.concepts}", 40, width=SIZE[0] - 2 * MARGIN, lines=1, bold=True)
-    _text(draw, MARGIN, 96, _origin(run), 20, width=SIZE[0] - 2 * MARGIN, lines=1, colour=SOFT)
+    width = SIZE[0] - 2 * MARGIN
+    _text(draw, (MARGIN, 36), f"{_done(run)}: {run.concepts}", 40, width, bold=True)
+    _text(draw, (MARGIN, 96), _origin(run), 20, width, colour=SOFT)
     _answers(draw, run)
     _pairs(sheet, draw, run, blur)
-    _text(draw, MARGIN, SIZE[1] - 42, "sd_scissorhands; the intervals and every other figure are on the run's page", 15, width=SIZE[0], colour=SOFT)
+    _text(draw, (MARGIN, SIZE[1] - 42), CLOSING, 15, width, colour=SOFT)
     with atomic(file) as new:
         sheet.save(new, "png")
     return file
+
+
+def _done(run: RunRecord) -> str:
+    converged = run.erased and run.erased.converged
+    return "Measured" if run.alone else "Not erased" if converged is False else "Erased"
 
 
 def _origin(run: RunRecord) -> str:
@@ -68,34 +75,37 @@ def _findings(run: RunRecord) -> Iterator[tuple[str, verdict.Finding]]:
 
 
 def _answers(draw: Any, run: RunRecord) -> None:
-    y = TOP
+    y, left, width = TOP, MARGIN + 20, MIDDLE - MARGIN - 40
     for question, one in _findings(run):
         draw.rectangle((MARGIN, y + 2, MARGIN + 5, y + 86), fill=TONES[one.tone])
-        _text(draw, MARGIN + 20, y, question, 17, width=MIDDLE - MARGIN - 40, lines=1, colour=SOFT)
+        _text(draw, (left, y), question, 17, width, colour=SOFT)
         words = f"{one.word}{';' if ':' in one.word else ':'} {one.figure}" if one.figure else one.word
-        _text(draw, MARGIN + 20, y + 24, words, 25, width=MIDDLE - MARGIN - 40, lines=2, colour=TONES[one.tone], bold=True)
+        _text(draw, (left, y + 24), words, 25, width, lines=2, colour=TONES[one.tone], bold=True)
         y += 104
 
 
 def _pairs(sheet: Any, draw: Any, run: RunRecord, blur: bool) -> None:
     """Four pairs, of each kind as many."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     first, _ = divided([grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)])
     pairs = [pair for grid in first for pair in grid.pairs[: FIRST // len(first)]]
     for at, (sample, pair) in enumerate(pairs):
         x, y = MIDDLE + at * (SIDE + GAP), TOP
         for name, picture in pair.items():
-            _text(draw, x, y, f"{name}, blurred" if picture.blurred else name, 14, width=SIDE, lines=1, colour=SOFT)
+            _text(draw, (x, y), f"{name}, blurred" if picture.blurred else name, 14, SIDE, colour=SOFT)
             if picture.uri:
                 own = Image.open(io.BytesIO(base64.b64decode(picture.uri.split(",")[1]))).convert("RGB")
-                own = own.resize((SIDE, SIDE * own.height // own.width), Image.Resampling.NEAREST if picture.small else Image.Resampling.LANCZOS)
-                sheet.paste(own.crop((0, 0, SIDE, SIDE)), (x, y + 20))
+                how = Image.Resampling.NEAREST if picture.small else Image.Resampling.LANCZOS
+                sheet.paste(ImageOps.fit(own, (SIDE, SIDE), how), (x, y + 20))
             y += SIDE + 34
-        _text(draw, x, y, prompt(sample.prompt), 13, width=SIDE, lines=5, colour=SOFT)
+        _text(draw, (x, y), prompt(sample.prompt), 13, SIDE, lines=5, colour=SOFT)
 
 
-def _text(draw: Any, x: int, y: int, text: str, size: int, *, width: int, lines: int = 1, colour: str = INK, bold: bool = False) -> None:
+def _text(
+    draw: Any, place: tuple[int, int], text: str, size: int, width: int, *, lines: int = 1, colour: str = INK,
+    bold: bool = False,
+) -> None:  # fmt: skip
     """Text broken between words into so many lines; what does not fit is left out, and dots say so."""
     font, rows = _font(size, bold), [""]
     for word in printable(text).split():
@@ -106,7 +116,7 @@ def _text(draw: Any, x: int, y: int, text: str, size: int, *, width: int, lines:
     for at, row in enumerate(rows):
         while draw.textlength(row, font) > width and len(row) > 4:
             row = f"{row.removesuffix('...').rstrip()[:-1]}..."
-        draw.text((x, y + at * round(1.25 * size)), row, colour, font)
+        draw.text((place[0], place[1] + at * round(1.25 * size)), row, colour, font)
 
 
 @cache
