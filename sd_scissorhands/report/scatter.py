@@ -39,8 +39,8 @@ def tradeoff_plot(points: Sequence[Point]) -> Any:
         axes.margins(y=0.15)
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
 
-    percents = [Point(one.name, 100 * one.x, 100 * one.y, percents(one.x_ends), percents(one.y_ends)) for one in points]
-    return scatter(percents, "Quality against attack: the upper left is best", _finish)
+    points = [Point(one.name, 100 * one.x, 100 * one.y, percents(one.x_ends), percents(one.y_ends)) for one in points]
+    return scatter(points, "Quality against attack: the upper left is best", _finish)
 
 
 def retraining_plot(points: Mapping[str, Points]) -> Any:
