@@ -174,7 +174,7 @@ def test_the_page_tells_everything_and_escapes_it(whole):
         "sdscissor compare &#39;a b&#39;", "heart/retain-only-seed0/report.html", "baseline", "n = 2", "<svg",
     ):  # fmt: skip
         assert text in page, text
-    assert "<script" not in page and "http:" not in page.replace("http://www.w3.org", "")
+    assert page.count("<script") == 1 and "http:" not in page.replace("http://www.w3.org", "")
     told = json.loads((root / ROWS).read_text())
     hostile = "<img src=x onerror=alert(1)>"
     told["targets"] = told["command"] = [hostile]

@@ -175,7 +175,7 @@ def test_the_command_line(shared, tmp_path, monkeypatch):
     assert told["recipe"] == "l-codec" and 0 <= told["forget_accuracy"] <= 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Forgot class 3" in page and "retrained without it" in page
-    assert "--forget-class 3" in page and "<script" not in page and "rounds = 1" in page
+    assert "--forget-class 3" in page and page.count("<script") == 1 and "rounds = 1" in page
     again = runner.invoke(app, ["report", "run", "--json"])
     assert json.loads(again.stdout)["report"] == "run/report.html"
     shown = runner.invoke(app, [*line, "--config", "few.toml", "--resume"], env={"COLUMNS": "160"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -28,6 +29,9 @@ from sd_scissorhands.report.verdict import is_whole
 from sd_scissorhands.settings import EraseSettings, file_only, load_settings
 
 HOSTILE = '"><script>alert(1)</script>\n---\nevil: true # {{ 7 * 7 }} | `x` [a](javascript:b)'
+SCRIPT = f"<script>{(Path(plots.__file__).parent / 'templates/_script.js').read_text()}</script>"
+HASH = base64.b64encode(hashlib.sha256(SCRIPT[8:-9].encode()).digest()).decode()
+POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{HASH}'"
 TRIMMED: dict[str, Any] = {"concepts": ("heart",), "model": "tiny", "recipe": "scissorhands-anchored"}
 FIGURES = {"UA": 0.983, "UA_synonyms": 0.912, "UA_generic": 0.871, "IRA": 0.954, "CRA": 0.961, "CRA_forget": 0.947}
 ORIGINAL = {"UA": 0.021, "UA_synonyms": 0.034, "UA_generic": 0.882, "IRA": 0.962, "CRA": 0.966, "CRA_forget": 0.958}
@@ -127,7 +131,19 @@ def roughness(page: str) -> list[float]:
 
 
 def read(path: Path, **options: Any) -> str:
-    return write_report(path, **options).read_text(encoding="utf-8")
+    return without_script(write_report(path, **options))
+
+
+def without_script(page: Path) -> str:
+    """A page without the one script that its policy lets run; any other stays in the text."""
+    text = page.read_text(encoding="utf-8")
+    assert text.count(SCRIPT) == 1 and text.count(POLICY) == 1
+    return text.replace(SCRIPT, "")
+
+
+def words_bare(page: str) -> str:
+    """A page whose terms are not linked with what they mean, on one line."""
+    return " ".join(re.sub(r'<a class="term"[^>]*><abbr[^>]*>([^<]*)</abbr></a>', r"\1", page).split())
 
 
 def test_verdict_and_table_hold_the_numbers(tmp_path: Path) -> None:
@@ -166,7 +182,9 @@ def test_words_of_the_verdict(tmp_path: Path, ua: float, cra: float, gone: str, 
     run = make_run(tmp_path / "run")
     add_canvas(run, figures=FIGURES | {"UA": ua, "CRA": cra}, n=dict.fromkeys(FIGURES, 10_000))
     page, card = read(run), write_card(run).read_text()
-    assert f'<p class="word">{gone} ' in page and f'<p class="word">{whole} ' in page and f"**{whole}**: −" in card
+    assert f'<p class="word">{gone}<' in page and f'<p class="word">{whole}<' in page and f"**{whole}**: −" in card
+    assert f": {round((1 - ua) * 10_000):,} of 10,000 show it</span>" in page
+    assert f"{100 * min(cra, FIGURES['IRA']):.1f}% kept (was" in page or f"{100 * cra:.1f}% kept (was 96.6%)" in page
 
 
 @pytest.mark.parametrize(
@@ -185,12 +203,11 @@ def test_gone_is_what_the_interval_allows(tmp_path: Path, seen: int, n: int, wor
     run = make_run(tmp_path / "run")
     add_canvas(run, figures=FIGURES | {"UA": round(1 - seen / n, 4)}, n=dict.fromkeys(FIGURES, n))
     page, card = read(run), write_card(run).read_text()
-    beside = f' <span class="figure">{100 - 100 * seen / n:.1f}%</span>' if tone != "none" else ""
+    beside = f'<span class="figure">: {seen:,} of {n:,} show it</span>' if tone != "none" else ""
     assert f'<section class="finding {tone}">\n  <h3>Is heart gone?</h3>\n  <p class="word">{word}{beside}</p>' in page
     assert f"### Is it gone?\n\n**{word}**" in card and ("UA of at least 95.0%" in page)
-    assert (f"{100 - 100 * seen / n:.1f}% of {n:,} pictures for prompts that name it do not show it" in page) == (
-        tone == "none"
-    )
+    assert f"{seen:,} of {n:,} pictures for prompts that name it show it; with the original" in page
+    assert (f": {seen:,} of {n:,} show it (embedded world)" in card) == (tone != "none")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +248,7 @@ def test_nudenets_counts_are_words_by_the_interval_of_their_ratio(
     add_nudenet(run, any_exposed=now, baseline={"model": "o", "weights_sha256": "a" * 64, "any_exposed": before})
     page = read(run)
     assert re.findall(
-        r'<section class="finding (\w+)">\s*<h3>Is heart gone\?[^<]*</h3>\s*<p class="word">([^<]*?) ?<', page
+        r'<section class="finding (\w+)">\s*<h3>Is heart gone\?[^<]*</h3>\s*<p class="word">([^<]*?)<', page
     ) == [(tone, word)]
     assert page.count(f"{now} of 931") == 1 + (tone == "none")
 
@@ -255,7 +272,7 @@ def test_the_rest_is_as_whole_as_its_worst_metric(
     before = dict.fromkeys(("open_unchanged", "unlisted_unchanged"), 1.0) | {"toys": 2.0}
     run = make_run(tmp_path / "run")
     add_canvas(run, figures=before | now, original=before, n=dict.fromkeys(before, n))
-    found = is_whole(read_run(run))
+    found = is_whole(read_run(run), by_seed="toys" not in now and bool(now))
     assert found.word == word and (found.tone == "none") == ("cannot tell" in word)
 
 
@@ -279,7 +296,7 @@ def test_open_prompts_stand_under_the_findings(tmp_path: Path, explicit: bool) -
     ]
     add_canvas(run, samples=samples)
     page = read(run)
-    row = page[page.index("before and after, on the same seeds") : page.index("Against the controls")]
+    row = page[page.index('<div class="first">') : page.index("Against the original")]
     assert page.index("Is the rest whole?") < page.index(row) and [std < 25 for std in roughness(row)] == [explicit] * 8
     assert row.count("(no words)") == 3 and "<script" not in page and "&lt;script&gt;alert(1)" in row
     assert "a thing" in row and "a fifth" not in row and "a fifth" in page
@@ -298,14 +315,14 @@ def test_controls_are_rows_that_name_what_they_change(tmp_path: Path) -> None:
     make_run(run / "controls/other", settings=other)
     (run / "controls/rubbish").mkdir()
     page = read(run)
-    rows = re.findall(r'<th scope="row">(original|erased|no-trim|trim-only)<?', page)
-    assert rows[:4] == ["original", "erased", "no-trim", "trim-only"]
+    models = re.findall(r'<th scope="col"[^>]*>(original|erased|no-trim|trim-only)<?', page)
+    assert models[:4] == ["original", "erased", "no-trim", "trim-only"]
     assert "no-trim<small>edit none</small>" in page and "steps 0; not evaluated yet" in page and "44.5" in page
     assert "other<small>recipe substitution, steps 7</small>" in page
     assert "rubbish is not a run directory" in page
 
 
-def test_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+def test_page_loads_nothing_and_runs_its_own_script_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     add_nudenet(run)
     page = read(run)
@@ -340,9 +357,9 @@ def test_explicit_pictures_are_blurred_in_their_pixels(tmp_path: Path, blur: boo
 def test_flagged_pictures_are_blurred_in_any_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", evaluated=False)
     add_nudenet(run, "prompts")
-    assert [std < 25 for std in roughness(read(run))] == [True, False, True, False]  # p0 is flagged
+    assert [std < 25 for std in roughness(read(run))] == [True, True, False, False]  # p0 is flagged
     add_nudenet(run, "i2p")
-    assert [std < 25 for std in roughness(read(run))] == [True, False, True, False] * 2
+    assert [std < 25 for std in roughness(read(run))] == [True, True, False, False] * 2
     assert read(run).count("<strong>flagged</strong>") == 2
     assert max(roughness(read(run))) > 25 and min(roughness(read(run, blur=False))) > 25
 
@@ -351,7 +368,7 @@ def test_nudenet_table_and_verdict(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", explicit=True, evaluated=False)
     add_nudenet(run)
     page = " ".join(read(run).split())
-    assert "3 of 931" in page and "300 (99.0% fewer)" in page and ">Gone " in page and "Not measured" in page
+    assert "3 of 931" in page and "300 (99.0% fewer)" in page and ">Gone<span" in page and "Not measured" in page
     assert '<th scope="row">buttocks exposed</th> <td>20</td><td>0</td><td>20</td><td>0</td>' in page
     assert page.index("female breast exposed") < page.index("face female")
     add_nudenet(run, baseline=None)
@@ -364,10 +381,12 @@ def test_table_of_a_run_that_only_nudenet_measured(tmp_path: Path) -> None:
     control = make_run(run / "controls/no-trim", explicit=True, evaluated=False)
     add_nudenet(run)
     add_nudenet(control, any_exposed=77)
-    page = read(run)
-    cells = re.findall(r'<th scope="row">(original|erased|no-trim)</th>\s*<td>([^<]+)</td>', page)
-    assert cells == [("original", "300"), ("erased", "3"), ("no-trim", "77")]
-    assert "exposed, I2P prompts<small>n = 931</small>" in page and ">UA<" not in page
+    page = words_bare(read(run))
+    assert "no-trim" in page and page.index(">original</th>") < page.index(">erased</th>") < page.index(">no-trim</th>")
+    row = (
+        '<th scope="row">exposed, I2P prompts<small>n = 931</small></th><td>300</td><td class="main">3</td><td>77</td>'
+    )
+    assert row in page and ">UA<" not in page
 
 
 def test_missing_parts_are_said(tmp_path: Path) -> None:
@@ -377,10 +396,9 @@ def test_missing_parts_are_said(tmp_path: Path) -> None:
         "Not evaluated yet",
         "sdscissor eval --model runs/heart/model --canvas --concept heart",
         "No controls",
-        "No history of a repair",
-        "nothing was edited",
     ):
         assert said in page
+    assert "The repair and the edit" not in page and "More pairs" not in page and '<h2 id="attacks' not in page
     assert "<svg" not in page and "<img" not in page
 
 

@@ -12,7 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import FIGURES, HOSTILE, add_canvas, add_nudenet, make_run, pictures, put, read, roughness
+from test_report import (
+    FIGURES,
+    HOSTILE,
+    add_canvas,
+    add_nudenet,
+    make_run,
+    pictures,
+    put,
+    read,
+    roughness,
+    without_script,
+    words_bare,
+)  # fmt: skip
 
 from sd_scissorhands.attacks import ATTACKS
 from sd_scissorhands.attacks.base import ASR, Attack, Column
@@ -204,15 +216,14 @@ def test_attacks_are_columns_of_the_table_with_controls(tmp_path: Path) -> None:
     run = full_run(tmp_path / "run")
     control = make_run(run / "controls/no-trim")
     add_attack(control, "embedding", 0.456)
-    page = read(run)
-    head, *rows = re.findall(r"<tr.*?</tr>", page[page.index("Against the controls") :], re.DOTALL)[:4]
-    headers = re.findall(r'<th scope="col">([^<]*)', head)
-    at = headers.index("ASR, learned embedding")
-    assert "relearn steps" in headers and "ASR, paraphrases" in headers
-    cells = [re.findall(r"<t[dh][^>]*>([^<]*)", row) for row in rows]
-    assert [row[at] for row in cells] == ["99.2%", "15.4%", "45.6%"]
-    assert [row[headers.index("relearn steps")] for row in cells] == ["–", "40", "–"]
-    assert "<td>15.4%<small>12.4–18.4%</small></td>" in page and "attack broken" in rows[1]
+    page = words_bare(read(run))
+    table = page[page.index('<h2 id="figures">Against the controls') :]
+    rows = re.findall(r"<tr.*?</tr>", table[: table.index("</table>")], re.DOTALL)
+    cells = {found[0]: found[1:] for row in rows for found in [re.findall(r"<t[dh][^>]*>([^<]*)", row)]}
+    assert cells["figure"] == ["original", "erased", "no-trim"] and "ASR, paraphrases" in cells
+    assert cells["ASR, learned embedding"] == ["99.2%", "15.4%", "45.6%"]
+    assert cells["relearn steps"] == ["–", "40", "–"]
+    assert '<td class="main">15.4%<small>12.4–18.4%</small></td>' in page and "<small>attack broken</small>" in table
 
 
 def test_quality_against_attack_is_plotted_for_what_all_were_put_to(tmp_path: Path) -> None:
@@ -224,7 +235,8 @@ def test_quality_against_attack_is_plotted_for_what_all_were_put_to(tmp_path: Pa
     page = read(run)
     assert "Quality against attack" in page and "upper left is best" in page and ">substitution</text>" in page
     models = [("substitution", read_run(control))]
-    points = {name: (asr, rest) for name, asr, rest in tradeoff(read_run(run), models)}
+    points = {one.name: (one.x, one.y) for one in tradeoff(read_run(run), models)}
+    assert next(one.x_ends for one in tradeoff(read_run(run), models) if one.name == "erased") == [0.124, 0.184]
     assert points["erased"] == (0.154, min(FIGURES["IRA"], FIGURES["CRA"]))
     assert points["original"][0] == 0.992 and points["substitution"][0] == 0.456 and len(points) == 3
 
@@ -264,9 +276,9 @@ def test_section_of_attacks(tmp_path: Path) -> None:
 
 def test_intervals_second_judge_and_distances(tmp_path: Path) -> None:
     run = full_run(tmp_path / "run")
-    page = " ".join(read(run).split())
+    page = words_bare(read(run))
     for said in (
-        "<td>98.3%<small>95.7–99.3%</small></td>", "Second judge (geometry), over the very same pictures: UA 97.1%, IRA 94.4%",
+        '<td class="main">98.3%<small>95.7–99.3%</small><small>second judge: 97.1%</small></td>', "Second judge (geometry), over the very same pictures: UA 97.1%, IRA 94.4%",
         '<th scope="row">Fréchet</th><td>3.21</td><td>2.5</td><td>30.25</td><td>31.5</td>', "the judge&#39;s own, 128",
         "erased 24.1, original 24.6", "Reference: coco, 99 pictures", "judge canvas, version 2",
         "sdscissor eval --concept &#39;a b&#39;",
@@ -297,7 +309,7 @@ def test_concept_with_another_judge(tmp_path: Path) -> None:
     (run / "eval/canvas").rename(run / "eval/concept")
     page = read(run, blur=True)
     assert words(page)[:2] == [("Is heart gone?", "Gone"), ("Is the rest whole?", "Not comparable")]
-    assert "What is gone and what is left: concept&#39;s judge" in page and "UA synonyms" not in page
+    assert "Judged: concept&#39;s judge" in page and "UA synonyms" not in page
     assert [std < 25 for std in roughness(page)] == [True] * 4 + [False] * 2
 
 
@@ -308,7 +320,7 @@ def test_attacked_pictures_are_blurred_like_the_others(tmp_path: Path, blur: boo
     assert [std < 25 for std in roughness(read(run, blur=blur))] == [blur] * 9
     harmless = make_run(tmp_path / "harmless", evaluated=False)
     add_attack(harmless, "embedding", 0.1)
-    assert [std < 25 for std in roughness(read(harmless, blur=blur))] == [blur, False, False] * 3
+    assert [std < 25 for std in roughness(read(harmless, blur=blur))] == [blur] * 3 + [False] * 6
 
 
 def test_a_damaged_or_foreign_attack_is_said(tmp_path: Path) -> None:
@@ -343,7 +355,7 @@ def test_no_string_can_inject_markup(tmp_path: Path) -> None:
         folders.append(file.parent)
     odd = run / "attack" / "<script>alert(1)"
     shutil.copytree(run / "attack/embedding", odd)
-    for page in (read(run), *(write_evaluation_report(folder).read_text() for folder in folders)):
+    for page in (read(run), *(without_script(write_evaluation_report(folder)) for folder in folders)):
         assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "{{ 7 * 7 }}" in page
         tags = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
         assert all('"' not in re.sub(r'="[^"]*"', "", tag) for tag in re.findall(r"<[a-z][^>]*>", tags))
@@ -387,7 +399,7 @@ def test_an_attack_without_a_run_has_a_page(tmp_path: Path) -> None:
     page = write_evaluation_report(tmp_path / "attack/relearn").read_text()
     assert "Attacked: heart" in page and "Not graded" in page and page.count("<svg") == 1
     add_attack(tmp_path, "token", 0.6)
-    page = write_evaluation_report(tmp_path / "attack/token").read_text()
+    page = without_script(write_evaluation_report(tmp_path / "attack/token"))
     assert "Comes back" in page and "a red zqx1" in page and "<script" not in page
 
 
@@ -417,10 +429,10 @@ def test_a_metric_and_an_attack_are_on_the_pages_as_they_are_declared(
     run = make_run(tmp_path / "run")
     add_canvas(run, **PROOF | {"figures": FIGURES | {"teapots": 7.5}, "original": FIGURES | {"teapots": 3.25}})
     add_attack(run, "tea", 0.111, figures={"tea": 0.625})
-    page, card = " ".join(read(run).split()), write_card(run).read_text()
+    page, card = words_bare(read(run)), write_card(run).read_text()
     for text in (
-        '<th scope="row">Teapots</th><td>–</td><td>3.25</td><td>7.5</td>', "<dd>how many teapots are in the pictures",
-        "ASR, cup of tea", "cup of tea, strength", "<td>0.625</td>", "<dd>how strong the tea is.", "the strongest attack that works: cup of tea",
+        '<th scope="row">Teapots</th><td>3.25</td><td class="main">7.5</td>', "<dd>how many teapots are in the pictures",
+        "ASR, cup of tea", "cup of tea, strength", '<td class="main">0.625</td>', "<dd>how strong the tea is.", "the strongest attack that works: cup of tea",
     ):  # fmt: skip
         assert text in page, text
     assert "| Teapots | – | 7.5 | – | 3.25 |" in card and "how many teapots" in card and "| cup of tea |" in card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,8 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="A run directory, or one of an evaluation, attack or comparison; for an I2P table several.")],
     as_format: Annotated[str | None, typer.Option("--format", help="Instead of the page: eval-unlearn, i2p-markdown, i2p-csv or i2p-latex.")] = None,
     output: Annotated[Path | None, typer.Option(help="With --format: a file that must not exist yet; else stdout.")] = None,
+    card: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also write one picture to share, which must not exist yet: the verdicts and four pairs.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Then open the page in a browser.")] = False,
     no_blur: NoBlur = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -93,15 +96,26 @@ def report(
     eval-unlearn is JSON as that program reports it; i2p-... is a table of NudeNet's counts, the original first: docs/guides/exchange.md.
     """
     from .. import show
-    from ..report import rewrite
+    from ..report import rewrite, write_picture
 
     if as_format is not None:
+        if card or open_page:
+            raise UsageError(f"{'--card' if card else '--open'} goes with the page: leave out --format")
         return _exchange(folders, as_format, output, as_json)
     if output or len(folders) != 1:
         raise UsageError(
             f"{'--output' if output else 'more than one folder'} goes with --format: add one, such as --format i2p-csv"
         )
-    show.values({"report": str(rewrite(folders[0], blur=not no_blur))}, as_json)
+    if card and (card.exists() or card.suffix.lower() != ".png"):
+        raise UsageError(
+            f"--card {card} {'exists: choose another' if card.exists() else 'is no PNG: name it FILE.png'}"
+        )
+    written = {"report": rewrite(folders[0], blur=not no_blur)}
+    if card:
+        written["card"] = write_picture(folders[0], card, blur=not no_blur)
+    show.values({name: str(file) for name, file in written.items()}, as_json)
+    if open_page and not webbrowser.open(written["report"].resolve().as_uri()):
+        show.note(f"no browser was found: open {written['report']} yourself")
 
 
 def _exchange(folders: list[Path], to: str, output: Path | None, as_json: bool) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 from .comparison_page import ROWS, write_comparison
 from .forgetting_page import is_forgetting, write_forgetting_report
 from .page import card_text, write_card, write_evaluation_report, write_report
+from .share import write_picture
 
 __all__ = [
-    "card_text", "rewrite", "write_card", "write_comparison", "write_evaluation_report", "write_forgetting_report", "write_report",
+    "card_text", "rewrite", "write_card", "write_comparison", "write_evaluation_report", "write_forgetting_report", "write_picture", "write_report",
 ]  # fmt: skip
 
 

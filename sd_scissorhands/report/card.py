@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..attacks import ATTACKS
 from ..diffusion.families import FAMILIES
 from ..errors import UserError
 from ..files import read_json
@@ -18,7 +19,7 @@ OWN_TAGS = ("concept-erasure", "sd_scissorhands")
 
 
 def card_facts(run: RunRecord) -> dict[str, Any]:
-    """front (YAML), family, edited (the part that is) and licence, for the card's template."""
+    """front (YAML), family, edited (the part that is), licence and untried (attacks), for the card's template."""
     from huggingface_hub import ModelCardData
 
     family, base = FAMILIES[loader_of(run)], base_on_hub(run)
@@ -28,7 +29,9 @@ def card_facts(run: RunRecord) -> dict[str, Any]:
         license=licence.get("license"), license_name=licence.get("license_name"), license_link=licence.get("license_link"),
     )  # fmt: skip
     edited = family.called.removeprefix("the ")
-    return {"front": front.to_yaml(), "family": family, "edited": edited, "licence": licence}
+    tried = {attack.attack for attack in run.attacks.values()}
+    untried = [attack.title for name, attack in ATTACKS if name not in tried and attack.graded]
+    return {"front": front.to_yaml(), "family": family, "edited": edited, "licence": licence, "untried": untried}
 
 
 def loader_of(run: RunRecord) -> str:

@@ -13,8 +13,8 @@ from ..results.comparison import ComparisonResult, ComparisonRow, RecipeLine, Sp
 from .declared import Figure, figure
 from .page import template, write_page
 from .phrases import known, worded
-from .plots import Point, retraining_plot, tradeoff_plot
 from .reading import read_comparison
+from .scatter import Point, retraining_plot, tradeoff_plot
 from .verdict import worst
 
 ROWS = "rows.json"  # what a comparison came to
@@ -25,16 +25,16 @@ Grouped = TypeVar("Grouped", ComparisonRow, RecipeLine)
 
 
 def write_comparison(folder: Path) -> Path:
-    """Write `folder`/report.html from `folder`/rows.json: whole in itself, no scripts, no network.
+    """Write `folder`/report.html from `folder`/rows.json: whole in itself, no network.
 
     Raises:
         UserError: `folder` holds no comparison, or cannot be written to.
     """
     result = read_comparison(folder / ROWS)
-    tables = grouped(result.table)
+    tables, every = grouped(result.table), figures(result)
     columns = {group: figures(result, group) for group in tables}
     page = template("comparison.html.j2").render(
-        result=result, figures=figures(result), columns=columns, rows=result.rows, tables=tables, ranged=ranged,
+        result=result, figures=every, terms=[one for one in dict.fromkeys(every.values()) if one.meaning], columns=columns, rows=result.rows, tables=tables, ranged=ranged,
         remarks=remarks, interval=interval, shared={group: _shared(table, columns[group]) for group, table in tables.items()},
         links={row.run: _link(folder, row.run) for row in result.rows if row.run},
         plots={group: drawn for group in tables if (drawn := plot(result, group))},

@@ -24,8 +24,9 @@ from .commands import attack_command, changed, evaluation_command, repeat_comman
 from .declared import Figure, evaluation_titles, figure, graded
 from .phrases import known
 from .pictures import attack_grid, divided, pairs_grid, picture_grids
-from .plots import attacks_plot, layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot, tradeoff_plot
+from .plots import attacks_plot, layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
+from .scatter import tradeoff_plot
 from .table import TableColumn, columns, returned, rows
 
 FILTERS = (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeGuard
 
-from ..naming import without_folder
+from ..naming import is_path, without_folder
 from ..results.base import Record
 from ..results.evaluation import JudgeError
 
@@ -112,7 +113,10 @@ def shareable(value: Any) -> Any:
         return [shareable(one) for one in value]
     if isinstance(value, Mapping):
         return {name: shareable(one) for name, one in value.items()}
-    return without_folder(value) if isinstance(value, str) else value
+    if isinstance(value, Record):
+        return shareable(facts(value))
+    local = isinstance(value, str) and "/" in value and (value.startswith((".", "~")) or is_path(value))
+    return Path(value).name if local else without_folder(value) if isinstance(value, str) else value
 
 
 def described(value: Any) -> str:

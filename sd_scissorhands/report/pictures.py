@@ -93,9 +93,9 @@ def picture_grids(run: RunRecord, summary: Evaluation, blur: bool) -> list[Grid]
     title = f"NudeNet, {evaluation_titles()[summary.kind]}"
     of = "" if summary is next(iter(run.evaluations.values())) else f" ({run.label(summary)})"
     return [
-        Grid(KIND_TITLES.get(kind, title).format(concept) + of, own, _rows(run, summary, own, COMPARED, blur), kind)
-        for kind, own in groups.items()
-    ]
+        Grid(KIND_TITLES.get(kind, title).format(concept) + of, own, rows, kind)
+        for kind, own in groups.items() if (rows := _rows(run, summary, own, COMPARED, blur))
+    ]  # fmt: skip
 
 
 def pairs_grid(run: RunRecord) -> Grid | None:

@@ -1,13 +1,10 @@
-"""The page's plots as inline SVG, in colours that the colour-blind can distinguish."""
+"""The page's plots."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation.chance import wilson
@@ -15,33 +12,13 @@ from ..results.attack import AttackResult
 from ..results.evaluation import NudityEvaluation
 from ..results.models import Difference
 from .phrases import known
+from .svg import BLUE, COLOURS, GREEN, ORANGE, POINT_MARKERS, Points, bar, draw, legend, line, percents
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's
-COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BARS = 25
 PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
 BLOCKS = (rf"{PART}\.\d+|\w+", rf"{PART}|\w+", r"\w+")  # what names a parameter's block, finest first
 STANDALONE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="background:white"'
 BLOCK_ORDER = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")  # of a UNet, from input to output
-
-THEME = {"#ffffff": "var(--card)", "#000000": "currentColor"} | {
-    colour.lower(): f"var(--{name})" for name, colour in {"blue": BLUE, "orange": ORANGE, "green": GREEN}.items()
-}  # what the page's style gives in light and dark
-
-Points = Sequence[tuple[float, float]]  # (x, y)
-Ends = Sequence[float] | None  # of a 95 % interval; None: not known
-
-
-@dataclass(frozen=True)
-class Point:
-    """A model in a plot of two shares."""
-
-    name: str
-    x: float
-    y: float
-    x_ends: Ends = None
-    y_ends: Ends = None
 
 
 def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
@@ -61,7 +38,7 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
             losses.plot(steps, values, color=colour, linewidth=0.6, alpha=0.4)
             losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=label)
         losses.set(yscale="log", ylabel="loss (log scale)")
-        _legend(losses)
+        legend(losses)
         (below or [losses])[-1].set(xlabel="step of the repair")
         if below:
             _paint_conflicts(*below)
@@ -91,13 +68,13 @@ def looks_plot(looks: Sequence[Any]) -> Any:
     def _paint(figure: Any) -> None:
         left, moved, plan = figure.subplots(3, sharex=True, height_ratios=(2, 1.4, 1))
         for colour, marker, name in zip(COLOURS, POINT_MARKERS, ("name", "near", "arbitrary", "generic"), strict=False):
-            _line(left, _values("left", name), name, colour, "-", marker, markersize=4)
+            line(left, _values("left", name), name, colour, "-", marker, markersize=4)
         for colour, marker, name in zip(COLOURS, POINT_MARKERS, ("captions", "open"), strict=False):
-            _line(moved, _values("moved", name), name, colour, "-", marker, markersize=4)
+            line(moved, _values("moved", name), name, colour, "-", marker, markersize=4)
         for colour, marker, name in zip(COLOURS, POINT_MARKERS, ("lr", "forget_weight"), strict=False):
             points = [(one["step"], one.get(name)) for one in found]
             first = next((value for _, value in points if known(value) and value), 1.0)
-            _line(
+            line(
                 plan,
                 [(x, y / first) for x, y in points if known(y)],
                 name.replace("_", " "),
@@ -109,7 +86,7 @@ def looks_plot(looks: Sequence[Any]) -> Any:
         for axes, label in ((left, "left"), (moved, "moved"), (plan, "of the first")):
             axes.set(ylabel=label)
             axes.set_ylim(bottom=0)
-            _legend(axes, columns=4)
+            legend(axes, columns=4)
         plan.set(xlabel="step of the repair")
         figure.align_ylabels()
 
@@ -141,7 +118,7 @@ def layer_plot(layers: Mapping[str, Sequence[int]]) -> Any:
         axes.set(xlabel="share of the block's weights trimmed, %")
         axes.invert_yaxis()
         axes.margins(x=0.14, y=0.01)
-        _legend(axes, columns=1)
+        legend(axes, columns=1)
 
     most = max(shares, key=lambda name: shares[name])
     return draw(_paint, f"Trimmed weights by block; most in {most}: {shares[most]:.2g}%", height=1 + 0.19 * len(shares))
@@ -156,16 +133,16 @@ def sweep_plot(evaluation: NudityEvaluation, title: str) -> Any:
 
     def _paint(figure: Any) -> None:
         axes = figure.subplots()
-        _line(axes, original, "original", BLUE, "--", "s", markersize=4)
-        _line(axes, erased, "erased", ORANGE, "-", "o", markersize=4)
+        line(axes, original, "original", BLUE, "--", "s", markersize=4)
+        line(axes, erased, "erased", ORANGE, "-", "o", markersize=4)
         for of, colour in ((evaluation.baseline, BLUE), (evaluation, ORANGE)):
             if of and (every := of.exposed.get("all")) and known(evaluation.threshold):
-                _bar(axes, [evaluation.threshold] * 2, every.boxes_interval, colour)
+                bar(axes, [evaluation.threshold] * 2, every.boxes_interval, colour)
         if known(evaluation.threshold):
             axes.axvline(evaluation.threshold, color="#666666", linestyle=":", linewidth=1.3, label="used above")
         axes.set(xlabel="least score of a box", ylabel="exposed boxes")
         axes.set_ylim(bottom=0)
-        _legend(axes, columns=3)
+        legend(axes, columns=3)
 
     return draw(_paint, f"Exposed boxes by NudeNet's threshold, {title}", height=3.0)
 
@@ -190,7 +167,7 @@ def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
         ):  # fmt: skip
             rows = [(at + down, share, ends) for at, (share, ends) in zip(places, found, strict=True) if known(share)]
             for y, _, interval in rows:
-                _bar(axes, _percents(interval), [y, y], colour)
+                bar(axes, percents(interval), [y, y], colour)
             axes.plot(
                 [100 * share for _, share, _ in rows],
                 [y for y, *_ in rows],
@@ -202,7 +179,7 @@ def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
         axes.set_yticks(places, order)
         axes.set(xlabel="attacked pictures that show the concept, %", xlim=(-3, 103))
         axes.set_ylim(-0.6, len(order) - 0.4)
-        _legend(axes)
+        legend(axes)
 
     worst = order[-1]
     alt = f"Success of every attack, on the model and the original; worst: {worst}, {shown[worst].asr_after:.1%}"
@@ -221,61 +198,17 @@ def relearn_plot(attack: AttackResult) -> Any:
             ("concept", "on pictures of the concept", ORANGE, "-", "o"), ("benign", "on benign pictures", BLUE, "--", "s"),
         ):  # fmt: skip
             points = [(point.step, share) for point in attack.curve if known(share := getattr(point, of))]
-            _line(axes, [(step, 100 * share) for step, share in points], *style)
+            line(axes, [(step, 100 * share) for step, share in points], *style)
             for step, share in points:
                 ends = wilson(round(share * attack.n), attack.n) if attack.n and 0 <= share <= 1 else None
-                _bar(axes, [step, step], _percents(ends), style[1])
+                bar(axes, [step, step], percents(ends), style[1])
         axes.set_xscale("symlog", linthresh=max(min((step for step in steps if step > 0), default=1), 1))
         axes.set_xticks(steps, [f"{step:,}" for step in steps])
         axes.minorticks_off()
         axes.set(xlabel="steps of fine-tuning (logarithmic)", ylabel="pictures with the concept, %", ylim=(-4, 104))
-        _legend(axes)
+        legend(axes)
 
     return draw(_paint, "Share of pictures with the concept by steps of fine-tuning", height=3.0)
-
-
-def tradeoff_plot(points: Sequence[Point]) -> Any:
-    """What is left of the rest (the worst of the metrics that answer whether it is whole) against how often an attack brings the concept back, as inline SVG.
-
-    Args:
-        points: x is the attack's success rate, y what is left of the rest, shares in [0, 1]; None for less than two.
-    """
-    if len(points) < 2:
-        return None
-
-    def _finish(axes: Any) -> None:
-        axes.set(
-            xlabel="attacked pictures with the concept, % (less is better)",
-            ylabel="the rest: the worst of all that should be whole, %",
-        )
-        axes.set_xlim(-4, 104)
-        axes.margins(y=0.15)
-        axes.set_ylim(top=min(axes.get_ylim()[1], 101))
-
-    percents = [
-        Point(one.name, 100 * one.x, 100 * one.y, _percents(one.x_ends), _percents(one.y_ends)) for one in points
-    ]
-    return scatter(percents, "Quality against attack: the upper left is best", _finish)
-
-
-def retraining_plot(points: Mapping[str, Points]) -> Any:
-    """Test accuracy against how far the accuracy on what is forgotten is from the retrained model's, as inline SVG.
-
-    Args:
-        points: name -> (distance in points, test accuracy in %) of every run; None for less than two names.
-    """
-    if len(points) < 2:
-        return None
-
-    def _finish(axes: Any) -> None:
-        axes.set(xlabel="accuracy on what is forgotten, points from the retrained model's", ylabel="test accuracy, %")
-        axes.margins(0.1, 0.15)
-
-    means = [
-        Point(name, fmean(xs), fmean(ys), (min(xs), max(xs)), (min(ys), max(ys)))
-        for name, own in points.items() for xs, ys in [list(zip(*own, strict=True))]
-    ]  # fmt: skip
-    return scatter(means, "What is retained against how far forgetting is from retraining", _finish)
 
 
 def difference_plot(difference: Difference) -> str | None:
@@ -306,22 +239,6 @@ def difference_plot(difference: Difference) -> str | None:
     return str(drawn).replace("<svg ", f"<svg {STANDALONE} ", 1)
 
 
-def scatter(points: Sequence[Point], alt: str, finish: Callable[[Any], None]) -> Any:
-    """Named points with their intervals, each with a marker and a colour of its own; `finish` labels and limits the axes."""
-
-    def _paint(figure: Any) -> None:
-        axes = figure.subplots()
-        for place, one in enumerate(points):
-            colour, marker = COLOURS[place % len(COLOURS)], POINT_MARKERS[place % len(POINT_MARKERS)]
-            _bar(axes, one.x_ends, [one.y] * 2, colour)
-            _bar(axes, [one.x] * 2, one.y_ends, colour)
-            axes.plot([one.x], [one.y], marker, color=colour, markersize=7, alpha=0.85, label=one.name)
-        finish(axes)
-        _legend(axes, fontsize=8)
-
-    return draw(_paint, alt, height=3.4 + 0.1 * len(points))
-
-
 def by_block(layers: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """[trimmed, size] summed over blocks: the finest division with no more than `BARS`, in a UNet's own order."""
     for pattern in BLOCKS:
@@ -342,51 +259,3 @@ def by_block(layers: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
 def rolling(values: list[float], reach: int = 7) -> list[float]:
     """Mean over `reach` places to both sides of every place."""
     return [sum(part) / len(part) for i in range(len(values)) for part in [values[max(0, i - reach) : i + reach + 1]]]
-
-
-def draw(paint: Callable[[Any], None], alt: str, *, height: float, themed: bool = True) -> Any:
-    """A figure 5 inches wide as SVG for the inside of a page: the same bytes every time, no metadata, no links.
-
-    Args:
-        themed: in the colours of the page's style, for light and dark; else in colours of its own.
-    """
-    import matplotlib
-    from markupsafe import Markup, escape
-    from matplotlib.figure import Figure
-
-    style: Any = {
-        "svg.hashsalt": alt, "svg.fonttype": "none", "font.family": "DejaVu Sans",
-        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
-        "grid.alpha": 0.3,
-    }  # fmt: skip
-    stream = io.StringIO()
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5, height), layout="constrained")
-        paint(figure)
-        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    _, root, inside = re.split(r"(<svg[^>]*>)", stream.getvalue(), maxsplit=1)
-    view = " ".join(re.findall(r'viewBox="[^"]*"', root))
-    inside = re.sub(r'<g id="[^"]*"', "<g", inside)
-    if themed:
-        inside = re.sub('#[0-9a-f]{6}(?=[;"])', lambda found: THEME.get(found[0], found[0]), inside)
-    return Markup(f'<svg {view} role="img" fill="currentColor" aria-label="{escape(alt)}">{inside}')
-
-
-def _line(axes: Any, points: Points, label: str, colour: str, style: str, marker: str, **more: Any) -> None:
-    found = [(x, y) for x, y in points if known(x) and known(y)]
-    if found:
-        axes.plot(*zip(*found, strict=True), style, color=colour, marker=marker, label=label, **more)
-
-
-def _bar(axes: Any, xs: Ends, ys: Ends, colour: str) -> None:
-    """A line over an interval; none where it is not known."""
-    if xs and ys:
-        axes.plot(xs, ys, color=colour, linewidth=1.2, zorder=1.9)
-
-
-def _percents(ends: Ends) -> Ends:
-    return [100 * end for end in ends] if ends else None
-
-
-def _legend(axes: Any, *, columns: int = 2, **more: Any) -> None:
-    axes.legend(frameon=False, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), **more)

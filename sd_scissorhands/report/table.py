@@ -69,19 +69,13 @@ def _judged(run: RunRecord, models: Sequence[RunRecord]) -> list[TableColumn]:
             what, by = figure(name), f"by {ours.by[name]}" if name in ours.by else ""
             note = ", ".join(filter(None, [label, _n(ours.n.get(name)), by]))
             second = ours.second or SecondJudge({})
-            cells: list[Cell] = [
-                (worded(ours.original.get(name), what.unit), _beside("second judge", second.original.get(name), what),
-                 _beside("another seed", ours.another_seed.get(name), what))
-            ]  # fmt: skip
+            notes = {"second judge": second.original.get(name), "another seed": ours.another_seed.get(name)}
+            before = worded(ours.original.get(name), what.unit)
+            cells: list[Cell] = [(before, *(_beside(whose, value, what) for whose, value in notes.items()))]
             for other in others:
-                interval, by_other = between(other.intervals.get(name), what.unit), other.second or SecondJudge({})
-                cells.append(
-                    (
-                        worded(other.figures.get(name), what.unit),
-                        interval,
-                        _beside("second judge", by_other.figures.get(name), what),
-                    )
-                )
+                by_second = (other.second or SecondJudge({})).figures.get(name)
+                shown = worded(other.figures.get(name), what.unit), between(other.intervals.get(name), what.unit)
+                cells.append((*shown, _beside("second judge", by_second, what)))
             found.append(TableColumn(what.title, note, what, cells))
     return found
 

@@ -15,8 +15,8 @@ from ..results.attack import AttackResult, OriginalRates
 from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation
 from .declared import graded
 from .phrases import TONES, first_upper, known, number, percent, rank, worded
-from .plots import Point
 from .reading import RunRecord
+from .scatter import Point
 
 WHOLE_WORDS = ("Whole", "Nearly whole", "Damaged")  # by what falls below a metric's limits: neither, the first, both
 
@@ -43,11 +43,8 @@ class Change:
         """Both values, as the page gives them beside the verdict."""
         if self.metric.unit != "share":
             return f"{self.metric.title} {worded(self.now, self.metric.unit)} (was {worded(self.before, self.metric.unit)})"
-        return (
-            f"{percent(self.now)} unchanged"
-            if self.metric.by_seed
-            else f"{percent(self.now)} kept (was {percent(self.before)})"
-        )
+        now, before = percent(self.now), percent(self.before)
+        return f"{now} unchanged" if self.metric.by_seed else f"{now} kept (was {before})"
 
     @property
     def worst(self) -> int:
@@ -85,12 +82,8 @@ def is_gone(run: RunRecord, summary: Evaluation) -> Finding:
             return Finding("Measured", "none", figure, summary)
     else:
         found = [name for name in answering("gone") if known(summary.figures.get(name))]
-        seen = max(
-            (gone.Tally(1 - summary.figures[name], summary.n.get(name)) for name in found),
-            key=lambda one: one.share,
-            default=None,
-        )
-        figure = f"{seen} show it" if seen else ""
+        least = min(found, key=lambda name: summary.figures[name] or 0.0, default=None)
+        figure = f"{seen(summary, least)} show it" if least else ""
     return _answer(run, gone.gone(summary), figure, summary)
 
 
@@ -100,7 +93,7 @@ def _answer(run: RunRecord, found: Verdict, figure: str, summary: Evaluation | A
     return Finding(first_upper(found.words), tone, figure if found.place is not None else "", summary)
 
 
-def seen(summary: ConceptEvaluation, name: str, by_original: bool = False) -> str:
+def seen(summary: ConceptEvaluation, name: str, *, by_original: bool = False) -> str:
     """In how many of the pictures behind a metric of absence, such as UA, the concept is seen; a dash for nothing."""
     share = (summary.original if by_original else summary.figures).get(name)
     return str(gone.Tally(1 - share, summary.n.get(name))) if known(share) else "–"
