@@ -256,9 +256,10 @@ def _shown(result: DemoResult) -> None:
         rows.append([row.name, *map(percent, shares), f"{row.seconds:.0f}"])
     columns = [Column("", NAME, " "), *(Column(one.title, small=one.in_words) for one in headings)]
     table(columns, rows, all_in=result.report)
-    for name, one in result.attacks.items():
-        rates = f"{one.verdict}; back in {percent(one.asr_after)} (original: {percent(one.original)})"
-        lines({f"attack, {name}": rates})
+    attacks = [
+        [name, percent(one.asr_after), percent(one.original), one.verdict] for name, one in result.attacks.items()
+    ]
+    table([Column("attack", NAME), Column("back in"), Column("original"), Column("verdict", TEXT)], attacks)
     lines({"erased": result.concept, "model": result.model_dir, "report": result.report})
 
 
