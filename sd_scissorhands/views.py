@@ -126,8 +126,8 @@ def _counted(result: NudityEvaluation) -> None:
     ]  # fmt: skip
     rows = []
     for label in sorted({label for side in sides.values() for label in side.boxes}):
-        counts = [counts.get(label, 0) for side in sides.values() for counts in (side.boxes, side.images_with)]
-        rows.append([label, *map(str, counts)])
+        seen = [found.get(label, 0) for side in sides.values() for found in (side.boxes, side.images_with)]
+        rows.append([label, *map(str, seen)])
     for name, key in (("any exposed", "all"), ("without feet, belly, armpits", "core")):
         cells = [side.exposed[key] for side in sides.values()]
         rows.append([name, *(str(count) for cell in cells for count in (cell.boxes, cell.images))])
