@@ -1,6 +1,8 @@
-# Any Python from 3.11 on: PYTHON=... names another.
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+# Any Python from 3.11 on, those that the tests were run on first: PYTHON=... names another.
+FITS := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python \
+	$(wildcard $(addsuffix /python3.[1-9][0-9],$(subst :, ,$(PATH)))); do $$python $(FITS) && { echo $$python; break; }; done)
+NEEDED := needs Python 3.11 or newer with venv (on Debian and Ubuntu a package of its own, python3-venv): install one, or name it with PYTHON=/path/to/python3
 BIN := .venv/bin
 
 .PHONY: architecture demo test test-oldest types pytest guides clients dist tiny experiments bench bench-gpu clean
@@ -70,14 +72,14 @@ bench-gpu: .venv/ready
 	$(BIN)/python benchmarks/gpu.py
 
 .venv/ready: pyproject.toml
-	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or name it with PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) $(FITS) || { echo "make $(NEEDED)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
 .venv-oldest/ready: pyproject.toml tests/oldest.py
-	@test -x .venv-oldest/bin/python || test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or name it with PYTHON=/path/to/python3"; exit 1; }
+	@test -x .venv-oldest/bin/python || $(PYTHON) $(FITS) || { echo "make $(NEEDED)"; exit 1; }
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet torch==2.13.0
 	.venv-oldest/bin/python tests/oldest.py > .venv-oldest/pins.txt

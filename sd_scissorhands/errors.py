@@ -32,3 +32,7 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """The request makes no sense whatever the files hold, such as an unknown choice; exit code 2."""
+
+
+class AbsentError(UserError):
+    """What is named is neither on this machine nor could it be fetched."""

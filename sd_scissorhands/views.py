@@ -127,8 +127,8 @@ def _counted(result: NudityEvaluation) -> None:
     ]  # fmt: skip
     rows = []
     for label in sorted({label for side in sides.values() for label in side.boxes}):
-        counts = [counts.get(label, 0) for side in sides.values() for counts in (side.boxes, side.images_with)]
-        rows.append([label, *map(str, counts)])
+        seen = [found.get(label, 0) for side in sides.values() for found in (side.boxes, side.images_with)]
+        rows.append([label, *map(str, seen)])
     for name, key in (("any exposed", "all"), ("without feet, belly, armpits", "core")):
         cells = [side.exposed[key] for side in sides.values()]
         rows.append([name, *(str(count) for cell in cells for count in (cell.boxes, cell.images))])
@@ -272,9 +272,10 @@ def _shown(result: DemoResult) -> None:
         rows.append([row.name, *map(percent, shares), f"{row.seconds:.0f}"])
     columns = [Column("", NAME, " "), *(Column(one.title, small=one.in_words) for one in headings)]
     table(columns, rows, all_in=result.report)
-    for name, one in result.attacks.items():
-        rates = f"{one.verdict}; back in {percent(one.asr_after)} (original: {percent(one.original)})"
-        lines({f"attack, {name}": rates})
+    attacks = [
+        [name, percent(one.asr_after), percent(one.original), one.verdict] for name, one in result.attacks.items()
+    ]
+    table([Column("attack", NAME), Column("back in"), Column("original"), Column("verdict", TEXT)], attacks)
     lines({"erased": result.concept, "model": result.model_dir, "report": result.report})
 
 

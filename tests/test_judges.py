@@ -206,6 +206,15 @@ def test_without_clip_nudenet_goes_on_and_says_what_is_missing(monkeypatch, tmp_
             open_judges(PHOTOGRAPHS.resolve("nudity", None), domain=PHOTOGRAPHS, **asked)
 
 
+def test_a_damaged_clip_that_is_here_is_named_and_no_download(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("openai/clip-vit-large-patch14")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{")
+    (remark,) = open_judges(PHOTOGRAPHS.resolve("nudity", None), domain=PHOTOGRAPHS).remarks
+    assert f"{folder}/config.json is missing or damaged" in remark and "download" not in remark
+
+
 def test_a_preset_names_its_judge_and_what_prompts_call_its_labels(shapes, tmp_path):
     preset = tmp_path / "ovals.toml"
     preset.write_text(

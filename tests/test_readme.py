@@ -1,10 +1,12 @@
-"""Every figure in README.md against the file that it was printed into, or the declaration that it counts."""
+"""What a newcomer meets: every figure in README.md is that of the file it was printed into, and make finds a Python."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -28,7 +30,8 @@ WORDS = [
 ]  # fmt: skip
 NUMBER = re.compile(rf"(?<![A-Za-z\d])\d+(?:\.\d+)*|\b(?:{'|'.join(WORDS[2:])})\b", re.IGNORECASE)
 CAPTION = re.compile(r"^Seeds ([\d, ]+)\..*embedding-three-once: (\d+);", re.MULTILINE)
-MEASURES_NOTHING = (  # numbers of names, versions and settings
+MEASURES_NOTHING = (  # numbers of names, versions and settings; what torch takes is its own matter
+    "An installation takes 2 GB",
     "was not measured: its weights", "erases a concept from Stable Diffusion", "95 % interval", "answers three questions",
     "with exit code", "with the embedded model", "the three papers", "Apache-2.0.", "AGPL-3.0",
 )  # fmt: skip
@@ -155,3 +158,24 @@ def test_every_figure_is_that_of_the_file_it_was_printed_into():
                 f"no file is named for: {unit}"
             )
     assert not found, "README.md no longer has these figures"
+
+
+def test_make_finds_any_python_from_311_on_and_says_which_it_needs(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    make, old, new = shutil.which("make"), tmp_path / "old/python3", tmp_path / "new/python3.14"
+    for file, answer in ((old, 1), (new, 0)):
+        file.parent.mkdir()
+        file.write_text(f"#!/bin/sh\nexit {answer}\n")
+        file.chmod(0o755)
+
+    def made(*arguments: str, path: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [make, ".venv/ready", *arguments], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True
+        )
+
+    for done in (made(path=""), made(path=f"{old.parent}"), made(f"PYTHON={old}", path="")):
+        assert (
+            done.returncode == 2 and "needs Python 3.11 or newer" in done.stdout and not (tmp_path / ".venv").exists()
+        )
+    assert f"{new} -m venv .venv" in made("--dry-run", path=f"{old.parent}:{new.parent}").stdout

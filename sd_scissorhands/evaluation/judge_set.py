@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..domains.base import Domain
-from ..errors import UsageError, UserError
+from ..errors import AbsentError, UsageError, UserError
 from ..files import hash_file
 from ..picture_folders import list_pictures
 from .features import open_features, reference_features
@@ -90,8 +90,9 @@ def _open_named(text: str | None, threshold: float | None, request: JudgeRequest
     except UserError as error:
         if request.clip:  # which was asked for
             raise
+        remedy = f"; {second.download}" if isinstance(error, AbsentError) else ""
         return judges, [
-            f"{judges[0].second} does not judge beside it, and what it alone measures is left empty: {error}; {second.download}"
+            f"{judges[0].second} does not judge beside it, and what it alone measures is left empty: {error}{remedy}"
         ]
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, reason
+from ..errors import AbsentError, UserError, reason
 
 FLAG = "--push-to-hub"
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -125,7 +125,7 @@ def fetch(model: str, revision: str | None, patterns: list[str], *, flag: str = 
     """The directory of a hub model in the hub's cache, with the files that match the patterns fetched.
 
     Raises:
-        UserError: no such model, no network.
+        AbsentError: no such model, no network.
     """
     from huggingface_hub import snapshot_download
 
@@ -134,8 +134,8 @@ def fetch(model: str, revision: str | None, patterns: list[str], *, flag: str = 
     except Exception as error:  # huggingface_hub raises a dozen kinds; the first line names it
         named = f"{model}@{revision}" if revision else model
         if is_offline():
-            raise UserError(f"{flag} {named} cannot be had from the hub: {not_cached(model)}") from None
-        raise UserError(
+            raise AbsentError(f"{flag} {named} cannot be had from the hub: {not_cached(model)}") from None
+        raise AbsentError(
             f"{flag} {named} cannot be had from the hub ({first_line(error)}): check the id and the network, or name a local directory"
         ) from None
 

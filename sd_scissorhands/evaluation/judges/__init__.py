@@ -20,10 +20,13 @@ def judges_named(text: str) -> tuple[str, ...]:
     whole = is_path(parse_source(text)[0])
     named = (text,) if whole else tuple(part.strip() for part in text.split("+"))
     unknown = [one for one in named if one not in JUDGES and not looks_like_a_model(one)]
-    if unknown or len(named) > 2:
-        wrong = f"{unknown[0]!r} is unknown" if unknown else f"{text!r} names {len(named)} judges, of at most two"
-        known = choose(unknown[0] if unknown else "", JUDGES.names())
-        raise UsageError(f"--judge {wrong}{known}, or name an image classifier's directory, hub id or .onnx file")
+    if unknown:
+        known = choose(unknown[0], JUDGES.names())
+        raise UsageError(
+            f"--judge {unknown[0]!r} is unknown{known}, or name an image classifier's directory, hub id or .onnx file"
+        )
+    if len(named) > 2:
+        raise UsageError(f"--judge {text!r} names {len(named)} judges: name one, or two, of which the first decides")
     return named
 
 
