@@ -87,7 +87,7 @@ bench-gpu: .venv/ready
 	touch $@
 
 # What these programs import beyond what is here; torchvision is a stub, see tests/clients.py.
-CLIENTS := einops torchsde trampoline aiohttp aiosignal frozenlist multidict yarl propcache attrs aiohappyeyeballs sentencepiece opencv-python-headless
+CLIENTS := einops opencv-python-headless
 .venv-clients/ready: .venv/ready
 	test -x .venv-clients/bin/python || $(BIN)/python -m venv .venv-clients
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" > "$$(.venv-clients/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/ours.pth"

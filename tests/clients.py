@@ -34,7 +34,11 @@ class Said(logging.Handler):
 
 
 def stub_torchvision() -> None:
-    """Modules of which every name is an empty class."""
+    """Modules of which every name is an empty class; transformers and diffusers, which would take them for the real, look before."""
+    import diffusers
+    import transformers
+
+    assert diffusers.StableDiffusionPipeline and transformers.CLIPTextModel
     for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.models"):
         module = types.ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)

@@ -21,12 +21,15 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.models import tensor_files as stream
+from sd_scissorhands.models.addon import change_of, nearest
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.keys import Blocks, canonical, ldm_locations
 from sd_scissorhands.models.locate import find_pipeline
 from sd_scissorhands.models.modelspec import architecture
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import TensorFile, TensorToWrite, cast, check_no_pickle, write_tensor_file
+from sd_scissorhands.models.verify import verify
+from sd_scissorhands.publishing import format_of
 from sd_scissorhands.tiny import MODEL_DIR
 
 runner = CliRunner()
@@ -374,6 +377,105 @@ def test_a_run_becomes_a_delta_that_gives_its_model_back(run, tmp_path):
     assert again.exit_code == 0, again.output
     assert same(load_file(tmp_path / "m" / UNET_FILE), load_file(run / "model" / UNET_FILE))
     assert "was made by no run" in refused("export", MODEL_DIR, "--to", "delta", "--output", tmp_path / "x.safetensors")
+
+
+# ---------------------------------------------------------------- an add-on
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 6, 3, 3)])
+def test_the_factors_are_those_of_the_nearest_matrix(shape):
+    change = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    up, down = nearest(change, 5)
+    assert up.shape == (shape[0], 5, *(1,) * (len(shape) - 2)) and down.shape == (5, *shape[1:])
+    parts = {".lora_up.weight": up, ".lora_down.weight": down, ".alpha": torch.tensor(5.0)}
+    missed = (change_of("a.weight", parts) - change).square().sum()
+    torch.testing.assert_close(missed, torch.linalg.svdvals(change.flatten(1))[5:].square().sum())
+    low = change_of("a.weight", parts)
+    again, more = nearest(low, 9)  # no more than it has
+    assert again.shape[1] == more.shape[0] == 5
+    whole = nearest(change, 1000)
+    torch.testing.assert_close((whole[0].flatten(1) @ whole[1].flatten(1)).reshape(shape), change, atol=1e-5, rtol=1e-4)
+
+
+def addon(run, path, *more):
+    """What `export --to lycoris` says of an add-on at a path."""
+    done = runner.invoke(
+        app, ["export", str(run), "--to", "lycoris", "--output", str(path), "--json", *more], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def applied(path, folder):
+    done = runner.invoke(app, ["apply", "tiny", str(path), "--output-dir", str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_run_becomes_an_addon_that_gives_its_model_back(run, tmp_path):
+    path = tmp_path / "a.safetensors"
+    told = addon(run, path, "--dtype", "float32")
+    assert told["addon"]["base"] == "tiny" and told["addon"]["energy_lost"] < 1e-6 and "left out" in told["note"]
+    made = applied(path, tmp_path / "m")
+    before, after = (load_file(folder / UNET_FILE) for folder in (MODEL_DIR, run / "model"))
+    back = load_file(tmp_path / "m" / UNET_FILE)
+    assert told["addon"]["equal"] == sum(torch.equal(after[name].float(), back[name].float()) for name in after)
+    assert ("erased_sha256" in made) == (told["addon"]["equal"] < told["addon"]["unet_tensors"] == len(after))
+    moved = [name for name in after if not torch.equal(before[name].float(), after[name].float())]
+    tensors = load_file(path)
+    for name in moved:
+        layer, _, kind = name.rpartition(".")
+        end = {"weight": "diff", "bias": "diff_b"}[kind]
+        assert torch.equal(
+            tensors[f"lora_unet_{layer.replace('.', '_')}.{end}"], after[name].float() - before[name].float()
+        )
+    assert {f"lora_unet_{name.rpartition('.')[0].replace('.', '_')}" for name in moved} == {
+        key.split(".")[0] for key in tensors
+    }
+    assert format_of(path) == "lycoris" and "is an add-on: make" in refused("diff", path, run)
+    shutil.copy(path, copy := run / "heart-lycoris.safetensors")
+    try:
+        assert {f"export {copy.name}"} <= {check.what for check in verify(run).checks if check.holds}
+    finally:
+        copy.unlink()
+
+
+def test_a_low_rank_is_refused_where_it_loses_much_and_counted_where_not(run, tmp_path):
+    path = tmp_path / "a.safetensors"
+    error = refused("export", run, "--to", "lycoris", "--rank", 1, "--output", path)
+    assert (
+        "--rank 1 loses" in error
+        and "5% at most" in error
+        and "raise it, or leave it out" in error
+        and not path.exists()
+    )
+    told = addon(run, path, "--rank", "32", "--dtype", "float32")
+    assert told["addon"]["rank"] == 32 and 0 <= told["addon"]["energy_lost"] < 0.05
+    assert {key.split(".", 1)[1] for key in load_file(path)} == {"lora_up.weight", "lora_down.weight", "alpha"}
+    applied(path, tmp_path / "m")
+    before, after, made = (load_file(folder / UNET_FILE) for folder in (MODEL_DIR, run / "model", tmp_path / "m"))
+    change, missed = (
+        sum((one[name].float() - after[name].float()).double().square().sum() for name in after)
+        for one in (before, made)
+    )
+    assert told["addon"]["energy_lost"] == pytest.approx((missed / change).item(), rel=0.01, abs=1e-9)
+
+
+def test_addons_that_cannot_be_made_or_applied(run, foreign, tmp_path):
+    path, bad = tmp_path / "a.safetensors", tmp_path / "bad.safetensors"
+    addon(run, path)
+    assert "made by no run" in refused("export", MODEL_DIR, "--to", "lycoris", "--output", bad)
+    assert "--rank is for --to lycoris" in refused("export", run, "--rank", 4, "--output", bad)
+    assert "at least 1" in refused("export", run, "--to", "lycoris", "--rank", 0, "--output", bad)
+    whole = path.read_bytes()
+    bad.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "other tensors than its header says" in refused("apply", "tiny", bad, "--output-dir", tmp_path / "m")
+    other = tmp_path / "other"
+    shutil.copytree(foreign, other)
+    tensors = load_file(other / UNET_FILE)
+    save_file(tensors | {"conv_in.bias": tensors["conv_in.bias"] + 1}, other / UNET_FILE, {"format": "pt"})
+    assert "made from another model" in refused("apply", other, path, "--output-dir", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 # ---------------------------------------------------------------- a user's own file

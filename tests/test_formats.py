@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from sd_scissorhands.cli import app
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.models import single_file_reader
+from sd_scissorhands.models.addon import layer_names
 from sd_scissorhands.models.diff import difference
 from sd_scissorhands.models.export import export
 from sd_scissorhands.models.keys import Blocks, canonical, ldm_locations
@@ -201,11 +202,18 @@ def test_every_family_loads_in_half_precision(folder, dtype, tmp_path):
     )
 
 
+def test_the_layers_of_an_addon_are_named_as_kohyas_scripts_name_them(xl):
+    found = layer_names(PipelineDirectory(xl))
+    assert found["conv_in"] == "lora_unet_input_blocks_0_0" and all("down_blocks" not in key for key in found.values())
+    assert len(set(found.values())) == len(found)
+
+
 def test_a_transformer_has_no_single_file(folder, tmp_path):
     if (folder / "unet").exists():
         return
-    with pytest.raises(UserError, match=r"has a transformer.*choose diffusers, unet-only .* or delta"):
-        export(folder, "single-file", output=tmp_path / "x.safetensors")
+    for to in ("single-file", "lycoris"):
+        with pytest.raises(UserError, match=r"has a transformer.*choose diffusers, unet-only .* or delta"):
+            export(folder, to, output=tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
 
 

@@ -245,9 +245,8 @@ def _addon(
     """Returns how many tensors it has, and how near it comes."""
     base = base_pipeline(model)
     assert model.manifest
-    with progress("export", 2) as tick, atomic(output) as new:
-        tensors, fit = make_addon(model, base.denoiser, rank, dtype)
-        tick(1)
+    with progress("export", len(model.denoiser.keys)) as tick, atomic(output) as new:
+        tensors, fit = make_addon(model, base.denoiser, rank, dtype, tick)
         about = metadata(model, weights=weights, ldm=False, base=PT, adapter="lora" if rank else "lycoris")
         write_tensor_file(
             new,
@@ -257,7 +256,6 @@ def _addon(
         )
         _check_stored(new, tensors)
         check_output(output, "lycoris")  # again, after what may have been minutes
-        tick(1)
     return len(tensors), AddOnFit(
         base=str(started_from(model.manifest)),
         rank=rank,
