@@ -9,7 +9,7 @@ commands print, `report` (the page) and `folder` (where their files lie); a note
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ def erase(
     output_format: str = "diffusers",
     resume: bool = False,
     progress: Progress | None = None,
+    consider: Callable[[Any], None] = lambda prepared: None,
 ) -> EraseResult:
     """Erase concepts from a model, and write the run directory with model, card and page; see `erasure.erase`.
 
@@ -50,13 +51,16 @@ def erase(
         output_dir: the run directory; None: runs/MODEL-CONCEPTS-seedN.
         output_format: a file for other programs beside the model, see `settings.OUTPUT_FORMATS`.
         resume: continue the same run where it was cut off.
+        consider: called with a `Prepared` before a new run's work; it may raise.
     """
     from .erasure import erase as run_erasure
     from .report import write_card, write_report
 
     folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
-        result = run_erasure(settings, folder, output_format=output_format, resume=resume, progress=shown)
+        result = run_erasure(
+            settings, folder, output_format=output_format, resume=resume, progress=shown, consider=consider
+        )
         if not processes.main:
             return dataclasses.replace(result, folder=folder)
         write_card(folder)

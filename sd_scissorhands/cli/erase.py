@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..errors import UserError
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from .flags import with_flags_of
 from .options import Json, NotConverged, Own, Public, PushToHub, Quiet, in_panel, repo_to_push
@@ -22,6 +24,7 @@ def erase(
     own: Own = None,
     resume: Annotated[bool, how("Continue the run in --output-dir.", False, "--resume")] = False,
     dry_run: Annotated[bool, how("Say what would be done, with memory and time, and stop.", False, "--dry-run")] = False,
+    yes: Annotated[bool, how("Go on where it takes hours, for there is no GPU; without a terminal it goes on anyway.", False, "--yes")] = False,
     push_to_hub: PushToHub = None,
     public: Public = False,
     as_json: Json = False,
@@ -48,7 +51,14 @@ def erase(
         show.one_thread_if_small(settings.model)
         return show.result(forecast(settings), as_json)
     repo, shown = repo_to_push(push_to_hub, public), show.progress(quiet)
-    result = api.erase(settings, output_dir, output_format=output_format, resume=resume, progress=shown)
+    result = api.erase(
+        settings,
+        output_dir,
+        output_format=output_format,
+        resume=resume,
+        progress=shown,
+        consider=partial(_consider, yes),
+    )
     if Processes.here().main:
         if repo:
             from ..publishing import publish
@@ -61,3 +71,19 @@ def erase(
             raise NotConverged(
                 f"{result.model_dir} is saved and not converged: {result.proof.sentence}; {result.proof.remedy}"
             )
+
+
+def _consider(yes: bool, prepared: Any) -> None:
+    """Say what takes hours before it does.
+
+    Raises:
+        UserError: in a terminal, without --yes.
+    """
+    from .. import show
+    from ..forecast import slowness
+
+    if not (slow := slowness(prepared)):
+        return
+    if show.console.is_terminal and not yes:
+        raise UserError(f"{slow}: add --yes to go on as it is")
+    show.note(slow)

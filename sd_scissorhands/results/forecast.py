@@ -25,4 +25,6 @@ class Forecast(Record):
     memory_bytes: int  # the largest of `peak_bytes`
     peak_bytes: dict[str, int]  # by stage
     seconds: dict[str, float]  # by stage
+    evaluations: dict[str, int]  # of the network by stage, see `evaluations_of`
+    learned: bool  # whether an erasure of its kind was timed on this machine
     settings: dict[str, Any]
