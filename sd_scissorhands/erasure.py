@@ -114,7 +114,8 @@ def _work(run: Run, prepared: Prepared, progress: Progress) -> None:
 def _draw(run: Run, prepared: Prepared) -> Draw:
     """What draws as the original, once; and the run counts from here on what is evaluated and what the cache had."""
     denoiser, opened = prepared.denoiser, prepared.opened
-    run.counters["evaluations"] = lambda: denoiser.evaluations
+    before = denoiser.evaluations
+    run.counters["evaluations"] = lambda: denoiser.evaluations - before
     if not switched_on():
         return denoiser.generate
     original = opened.identity.to_json() | {"compiled": prepared.settings.compile}

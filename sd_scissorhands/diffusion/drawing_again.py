@@ -86,5 +86,5 @@ class DrawingOnce:
         try:
             return action()
         except UserError as error:
-            self.remarks[f"drawn again, for the cache failed: {error}"] = None
+            self.remarks[f"the cache was not used: {error}"] = None
             return None
