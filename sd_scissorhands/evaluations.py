@@ -16,7 +16,9 @@ LOOKED = len(LOOKS) + 2  # looks of a calibration that changes nothing
 
 
 def evaluations_of(s: EraseSettings, *, two_passes: bool = True) -> dict[str, int]:
-    """Forward passes of one sample each; those of backward passes, and of scorers that take more than gradients, are not counted.
+    """Forward passes of one sample each; those of scorers that take more than gradients, and of a Newton step, are not counted.
+
+    In a repair the teacher counts for every sample, as it does in ours; a loss that asks it nothing takes fewer.
 
     Args:
         s: resolved.
