@@ -31,10 +31,8 @@ MOMENTS = {
     "sgd": 4,
     "soap": 16,
 }  # bytes a weight; of SOAP for matrices about as wide as they are long
-SLOW, FEWER = (
-    0.5,
-    (16, 64),
-)  # hours from which on an erasure on a CPU is slow; pictures of a concept and of the rest that take less
+SLOW = 0.5  # hours from which on an erasure on a CPU is slow
+FEWER = (16, 64)  # pictures of a concept and of the rest that take less
 SCRATCH = 16 * SCORES_AT_ONCE  # bytes at most of a selection, beside its result
 
 
@@ -54,8 +52,8 @@ def forecast(settings: EraseSettings) -> Forecast:
 
     A forward and a backward pass are made on one sample, timed and their memory measured, on an accelerator also a forward pass on
     as many as are sampled together; the rest is counted: a backward pass as two forward and as three with checkpointing, guidance
-    as two samples, and of every stage the tensors that it holds at a time. Where an erasure of its kind ran here, times are its. Scorers that take more than gradients, and the Newton
-    step, are not counted.
+    as two samples, and of every stage the tensors that it holds at a time. Where an erasure of its kind ran here, times are its.
+    Scorers that take more than gradients, and the Newton step, are not counted.
     """
     prepared = prepare(settings)
     s, probe = prepared.settings, _probe(prepared)
@@ -74,12 +72,12 @@ def forecast(settings: EraseSettings) -> Forecast:
 def slowness(prepared: Prepared) -> str:
     """That an erasure from a full-size model takes hours on this CPU, and what takes fewer; empty where it does not.
 
-    Two forward passes are made where no erasure of its kind was timed here.
+    Forward passes are timed where no erasure of its kind was timed here.
     """
     s, d = prepared.settings, prepared.denoiser
     if d.device.type != "cpu" or prepared.opened.profile != "large":
         return ""
-    probe = Probe(*_times(d, s.memory))
+    probe = Probe(0.0, 0.0) if {"data", "repair"} <= _learned(prepared).keys() else Probe(*_times(d, s.memory))
     less = dataclasses.replace(prepared, settings=dataclasses.replace(s, forget_count=FEWER[0], retain_count=FEWER[1]))
     hours, fewer = (sum(_seconds(one, probe).values()) / 3600 for one in (prepared, less))
     if hours < SLOW:
