@@ -30,10 +30,8 @@ def evaluations_of(s: EraseSettings, *, two_passes: bool = True) -> dict[str, in
     steps += s.retain_count * (not s.retain_images) * (s.retain_sampling_steps or s.sampling_steps)
     opened = 0 if s.retain_images else int(s.open_share * s.retain_count)
     pairs, retained = _held_out(s)
-    asked, judged = (
-        2 * pairs,
-        (2 + VAGUE) * len(TOLD_AT) * 2 * pairs,
-    )  # with paraphrases; under the name and other words
+    asked = 2 * pairs  # with paraphrases
+    judged = (3 + VAGUE) * len(TOLD_AT) * asked  # under the name, the anchor and vaguer words
     answers = look + 2 * (len(LEFT_AT) + len(MOVED_AT)) * pairs + judged
     chooses = s.edit != "none" or s.train == "selection"
     found = {
