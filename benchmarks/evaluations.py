@@ -42,7 +42,7 @@ def main() -> None:
     given = parser.parse_args()
     header = f"recipe; pictures by; {'; '.join(STAGES)}; all; of own"
     text = markdown(header, [line for recipe in RECIPES for line in lines_of(recipe)])
-    note = "Forward passes of one sample; Stable Diffusion's defaults, one concept, guidance 7.5; counted from the settings."
+    note = "Forward passes of one sample; Stable Diffusion's defaults, one concept, guidance 7.5; counted from the settings, a repair's teacher for every sample."
     print(text)
     publish("evaluations", f"{text}\n\n{note}", given.document)
 
