@@ -9,7 +9,7 @@ commands print, `report` (the page) and `folder` (where their files lie); a note
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,7 @@ def erase(
     resume: bool = False,
     log_with: str | None = None,
     progress: Progress | None = None,
+    consider: Callable[[Any], None] = lambda prepared: None,
 ) -> EraseResult:
     """Erase concepts from a model, and write the run directory with model, card and page; see `erasure.erase`.
 
@@ -55,6 +56,7 @@ def erase(
         output_format: a file for other programs beside the model, see `settings.OUTPUT_FORMATS`.
         resume: continue the same run where it was cut off.
         log_with: tensorboard writes figures and pictures for it into logs/ of the run, see `tracking`.
+        consider: called with a `Prepared` before a new run's work; it may raise.
     """
     from .erasure import erase as run_erasure
     from .pairs import draw_pairs
@@ -64,7 +66,7 @@ def erase(
     folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
         log = Log(folder) if log_with and processes.main else None
-        how: dict[str, Any] = dict(output_format=output_format, resume=resume, log=log, progress=shown)
+        how: dict[str, Any] = dict(output_format=output_format, resume=resume, log=log, progress=shown, consider=consider)
         result = run_erasure(settings, folder, **how)
         if not processes.main:
             return dataclasses.replace(result, folder=folder)

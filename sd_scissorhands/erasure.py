@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from .models.tensor_files import DTYPES, hash_tensors
 from .preparation import Prepared, copy_presets, inputs_of, prepare
 from .proof import can_tell, held_out, prove
 from .results.erase import EraseResult
-from .results.manifest import Stage
+from .results.manifest import MANIFEST, Stage
 from .results.proof import Proof
 from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings
+from .speeds import kind_of, learn
 from .stages import Stages
 from .tracking import Log
 
@@ -48,6 +50,7 @@ def erase(
     resume: bool = False,
     log: Log | None = None,
     progress: Progress = silent,
+    consider: Callable[[Prepared], None] = lambda prepared: None,
 ) -> EraseResult:
     """Erase concepts from a model and save the result as a pipeline directory.
 
@@ -59,6 +62,7 @@ def erase(
         resume: continue the same run after its last whole stage or checkpoint.
         log: takes the repair's figures as they come; of the first process alone.
         progress: opens a progress bar for a stage.
+        consider: called with what a new run starts from, before any work; it may raise.
 
     Returns:
         What the run came to; also in run.json, without the file of another format.
@@ -75,6 +79,8 @@ def erase(
         processes.wait()
         prepared = prepare(settings, processes)
         check_exportable(prepared.opened.files, output_format)
+        if processes.main and not (output_dir / MANIFEST).exists():
+            consider(prepared)
         run = Run.open(
             output_dir, prepared.settings, prepared.opened.identity, resume=resume, inputs=inputs_of(prepared),
             processes=processes, began=began,
@@ -111,7 +117,8 @@ def _work(run: Run, prepared: Prepared, progress: Progress, log: Log | None) -> 
 def _draw(run: Run, prepared: Prepared) -> Draw:
     """What draws as the original, once; and the run counts from here on what is evaluated and what the cache had."""
     denoiser, opened = prepared.denoiser, prepared.opened
-    run.counters["evaluations"] = lambda: denoiser.evaluations
+    before = denoiser.evaluations
+    run.counters["evaluations"] = lambda: denoiser.evaluations - before
     if not switched_on():
         return denoiser.generate
     original = opened.identity.to_json() | {"compiled": prepared.settings.compile}
@@ -192,6 +199,8 @@ def _save_model(
         remarks=(*prepared.remarks, *_remarks_on(pairs, settings.repair), *run.remarks, *_remarks_on_cache(run)),
     )  # fmt: skip
     run.finish("model", Stage("model"), result.to_json())
+    if run.processes.main and run.processes.count == 1:
+        learn(kind_of(denoiser.module, settings.memory, denoiser.latent_shape[-1]), run.manifest)
 
 
 def _remarks_on(pairs: tuple[float, float] | None, repair: str) -> list[str]:

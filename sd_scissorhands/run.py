@@ -160,12 +160,12 @@ class Run:
 
     def finish(self, name: str, stage: Stage, result: dict[str, Any] | None = None) -> None:
         """Enter a stage in the manifest, and what the run came to with the last one."""
-        before = self.manifest.stage(name)
+        totals: dict[str, Any] = {}
         for field, count in self.counters.items():
-            added = count() - self._counted[field]
+            before, added = self.manifest.stage(name), count() - self._counted[field]
             self._counted[field] += added
-            if total := added + ((before and getattr(before, field)) or 0):
-                stage = replace(stage, **{field: total})
+            totals[field] = added + ((before and getattr(before, field)) or 0) or None
+        stage = replace(stage, **totals)
         stages, result = {**self.manifest.stages, name: stage.to_json()}, result or self.manifest.result
         self.manifest = replace(self.manifest, stages=stages, result=result)
         self.save()

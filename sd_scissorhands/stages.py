@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -142,7 +143,7 @@ class Stages:
             return repair
         if run.done("repair"):
             self._restore(repair)
-        before = repair.step
+        before, began = repair.step, time.monotonic()
         with self.progress("repair", s.steps) as tick:
             at = 0
 
@@ -163,7 +164,8 @@ class Stages:
             with self._where(repair):
                 repair.run(after_step)
         if (stage := run.manifest.stage("repair")) and repair.step > before:
-            run.finish("repair", replace(stage, peak_bytes=peak.total()))
+            took = None if before else time.monotonic() - began
+            run.finish("repair", replace(stage, peak_bytes=peak.total(), seconds=took))
         if run.processes.main:
             write_json(run.path / "repair" / "history.json", repair.history)
             if repair.calibration:

@@ -243,7 +243,9 @@ def _expected(result: Forecast) -> None:
         "scope": f"{result.scope}: {result.scope_size:,} weights in {result.tensors} tensors",
         "would trim": f"{result.trimmed:,} weights",
         "memory at most": ", ".join(f"{stage} {b / 2**30:.1f} GiB" for stage, b in result.peak_bytes.items()),
-        "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items()),
+        "time": ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
+        + " (as the last of its kind here)" * result.learned,
+        "evaluations": ", ".join(f"{stage} {count:,}" for stage, count in result.evaluations.items()),
     })  # fmt: skip
 
 

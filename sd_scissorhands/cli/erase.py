@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..declaration import BASIC
-from ..errors import UsageError
+from ..errors import UsageError, UserError
 from ..settings import OUTPUT_FORMATS, EraseSettings, load_settings
 from ..then import FORMS, check_judges, parts_of
 from ..tracking import TRACKERS, check_tracker
@@ -31,6 +32,7 @@ def erase(
     fail_above: Annotated[list[str] | None, how("NAME=VALUE of what --then measures: exit 3 if the figure is above. Repeatable.")] = None,
     fail_below: Annotated[list[str] | None, how("NAME=VALUE of what --then measures: exit 3 if the figure is below. Repeatable.")] = None,
     log_with: Annotated[str | None, how(f"Figures and pictures for {', '.join(TRACKERS)}, in logs/ of the run.", "none")] = None,
+    yes: Annotated[bool, how("Go on where it takes hours, for there is no GPU; without a terminal it goes on anyway.", False, "--yes")] = False,
     push_to_hub: PushToHub = None,
     public: Public = False,
     as_json: Json = False,
@@ -64,8 +66,9 @@ def erase(
     if parts:
         check_judges(settings)
     result = api.erase(
-        settings, output_dir, output_format=output_format, resume=resume, log_with=log_with, progress=shown
-    )
+        settings, output_dir, output_format=output_format, resume=resume, log_with=log_with, progress=shown,
+        consider=partial(_consider, yes),
+    )  # fmt: skip
     finish(result, gates, settings, repo=repo, progress=shown, as_json=as_json)
 
 
@@ -81,3 +84,19 @@ def _foreseen(settings: EraseSettings, output_dir: Path | None, rehearse: bool, 
     from ..rehearsal import rehearse as run_rehearsal
 
     return run_rehearsal(settings, output_dir, resume=resume, progress=show.progress(quiet))
+
+
+def _consider(yes: bool, prepared: Any) -> None:
+    """Say what takes hours before it does.
+
+    Raises:
+        UserError: in a terminal, without --yes.
+    """
+    from .. import show
+    from ..forecast import slowness
+
+    if not (slow := slowness(prepared)):
+        return
+    if show.console.is_terminal and not yes:
+        raise UserError(f"{slow}: add --yes to go on as it is")
+    show.note(slow)

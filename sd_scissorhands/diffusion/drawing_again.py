@@ -55,10 +55,10 @@ class DrawingOnce:
         found = torch.tensor([float(latents is not None)], device=device)
         group.broadcast([found], 0)
         if not found.item():
-            latents = self.denoiser.generate(prompts, seeds, **how, group=group, tick=tick)
+            made = self.denoiser.generate(prompts, seeds, **how, group=group, tick=tick)
             if group.index == 0:
-                self._try(lambda: drawn_before.write(facts, latents.cpu(), self.model))
-            return latents
+                self._try(lambda: drawn_before.write(facts, made.cpu(), self.model))
+            return made
         shape = (len(prompts), *self.denoiser.latent_shape)
         latents = torch.empty(shape, device=device) if latents is None else latents.to(device)
         group.broadcast([latents], 0)
@@ -86,5 +86,5 @@ class DrawingOnce:
         try:
             return action()
         except UserError as error:
-            self.remarks[f"drawn again, for the cache failed: {error}"] = None
+            self.remarks[f"the cache was not used: {error}"] = None
             return None

@@ -28,4 +28,6 @@ class Forecast(Record):
     picture_seconds: float  # of one picture as it is judged, under guidance
     pass_seconds: float  # of one sample's forward pass
     profile: str  # of the model, see `recipes.PROFILES`
+    evaluations: dict[str, int]  # of the network by stage, see `evaluations_of`
+    learned: bool  # whether an erasure of its kind was timed on this machine
     settings: dict[str, Any]

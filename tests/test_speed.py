@@ -1,0 +1,67 @@
+"""What an erasure takes is counted, learned from the last one, and said before hours of work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from huggingface_hub import constants
+
+from sd_scissorhands import drawn_before, show
+from sd_scissorhands import forecast as forecasting
+from sd_scissorhands.cli.erase import _consider
+from sd_scissorhands.erasure import erase
+from sd_scissorhands.errors import UserError
+from sd_scissorhands.evaluations import evaluations_of
+from sd_scissorhands.models.load import LoadedPipeline
+from sd_scissorhands.preparation import prepare
+from sd_scissorhands.settings import EraseSettings
+from sd_scissorhands.terminal import Terminal
+
+
+def test_evaluations_are_counted_before_as_they_are_made_and_their_time_is_learned(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv(drawn_before.SWITCH, "on")
+    asked = dataclasses.replace(short, recipe="scissorhands-open", retain_count=16, calibrate=False, verify=True)
+    before = forecasting.forecast(asked)
+    assert not before.learned
+    erase(asked, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    made = {name: stage.get("evaluations") for name, stage in manifest["stages"].items()}
+    counted = evaluations_of(EraseSettings.from_json(manifest["settings"]))
+    assert before.evaluations == counted
+    assert (made["data"], made["held-out"]) == (counted["data"], counted["held out"])
+    assert made["repair"] == pytest.approx(counted["repair"], rel=0.1)
+    assert made["model"] == pytest.approx(counted["proof"], rel=0.1)
+
+    after = forecasting.forecast(asked)
+    assert after.learned
+    for stage in ("data", "repair"):
+        assert after.seconds[stage] == pytest.approx(manifest["stages"][stage]["seconds"], rel=0.15, abs=0.1)
+    (tmp_path / "hf" / "sd_scissorhands" / "speeds.json").write_text("[1]")
+    assert not forecasting.forecast(asked).learned
+
+
+def test_guidance_of_one_takes_one_pass(short):
+    resolved = dataclasses.replace(short, recipe="scissorhands-anchored").resolved("small")
+    one, two = (evaluations_of(dataclasses.replace(resolved, guidance=scale))["data"] for scale in (1.0, 3.0))
+    assert two == 2 * one == 2 * 16 * 2
+
+
+def test_hours_on_a_cpu_are_said_before_work(short, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(LoadedPipeline, "profile", "large")
+    monkeypatch.setattr(forecasting, "_times", lambda denoiser, memory: (100.0, 100.0))
+    prepared = prepare(dataclasses.replace(short, forget_count=64, retain_count=256))
+    sentence = forecasting.slowness(prepared)
+    assert "hours" in sentence and "--device cuda" in sentence and "--set forget_count=16" in sentence
+    _consider(False, prepared)  # not a terminal
+    assert "hours" in capfd.readouterr().err
+    monkeypatch.setattr(Terminal, "is_terminal", True)
+    _consider(True, prepared)
+    with pytest.raises(UserError, match="add --yes"):
+        erase(short, tmp_path / "run", consider=lambda made: _consider(False, made))
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(forecasting, "_times", lambda denoiser, memory: (1e-4, 1e-4))
+    assert not forecasting.slowness(prepared)
+    assert show.console.is_terminal
