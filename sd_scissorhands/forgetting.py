@@ -206,7 +206,7 @@ def _measured(
 
 
 def _figures(
-    model: nn.Module, prepared: PreparedForgetting, original: float, file: Path | None, tick: Callable[[int], object]
+    model: nn.Module, prepared: PreparedForgetting, original: float, file: Path | None, tick: Callable[[int], None]
 ) -> dict[str, Estimate]:
     """What `measure` finds; read from `file` where another run of the comparison left it there."""
     if file and file.exists():
