@@ -40,6 +40,7 @@ class Shelf:
     pictures: int  # for training
     epochs: int  # of every training
     recipes: str | None = None  # parted by commas; None: all
+    steps: int | None = None  # of every repair; None: the recipe's own
 
     @property
     def seeds(self) -> range:
@@ -170,7 +171,7 @@ def rows_of(shelf: Shelf, what: str, seed: int) -> Rows:
     options = shelf.options
     original, _ = trained(shelf, None, seed)
     retrained, spent = trained(shelf, what, seed)
-    settings = {"retrained": str(retrained)} | ({"steps": 3, "rounds": 1} if options.smoke else {})
+    settings = {"retrained": str(retrained)} | ({"steps": shelf.steps} if shelf.steps else {})
     words = ["--model", original, "--data", written(shelf), "--device", "cpu", *target(shelf, what, seed)]
     words += [*options.overlay(**settings), *(("--recipes", shelf.recipes) if shelf.recipes else ())]
     rows = compared(dataclasses.replace(options, seeds=1), f"{what}-seed{seed}", *words, seeds=1)
@@ -185,8 +186,9 @@ def table_of(shelf: Shelf, what: str) -> str:
         if shelf.pictures < PICTURES
         else "All training pictures"
     )
+    steps = f", {shelf.steps} steps of repair" if shelf.steps else ""
     seeds = ", ".join(map(str, shelf.seeds))
-    return f"{table(rows, ACCURACIES, {'seconds': 0})} {size}, {shelf.epochs} epochs; training seeds: {seeds}."
+    return f"{table(rows, ACCURACIES, {'seconds': 0})} {size}, {shelf.epochs} epochs{steps}; training seeds: {seeds}."
 
 
 TABLES = {"fashion-class": "class", "fashion-random": "random"}
@@ -201,6 +203,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of every training")
     parser.add_argument("--seeds", type=int, help="0, 1, ... up to so many")
     parser.add_argument("--recipes", help="these alone, parted by commas")
+    parser.add_argument("--steps", type=int, help="of every repair; the recipes' own otherwise")
     parser.add_argument("--smoke", action="store_true", help="few steps and pictures; writes no document")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {DOCUMENT.name}")
     parser.add_argument("--root", type=Path, default=Path("runs/fashion"), help="where pictures, models and runs lie")
@@ -214,10 +217,11 @@ def main() -> None:
             )
     if not LEAST <= given.pictures <= PICTURES or given.epochs < 1:
         parser.error(f"--pictures goes from {LEAST} to {PICTURES}, and --epochs from 1 on: choose other numbers")
-    given.recipes = given.recipes or ("scissorhands,l-codec" if given.smoke else None)
+    if given.smoke:
+        given.recipes, given.steps = given.recipes or "scissorhands,lra-npp", given.steps or 3
     count, epochs = (LEAST, 1) if given.smoke else (given.pictures, given.epochs)
     place = given.root / ("smoke" if given.smoke else f"{count}-{epochs}")
-    shelf = Shelf(Options(place, given.seeds, None, given.smoke), given.data, count, epochs, given.recipes)
+    shelf = Shelf(Options(place, given.seeds, None, given.smoke), given.data, count, epochs, given.recipes, given.steps)
     for name in given.tables or TABLES:
         text = table_of(shelf, TABLES[name])
         print(f"<!-- {name} -->\n\n{text}\n", flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,13 +100,13 @@ def _work(run: Run, prepared: PreparedForgetting, data: str, shared: Path | None
     """Every stage that is not done yet, and the figures; `data`: see `_measured`."""
     settings, opened, task = prepared.settings, prepared.opened, prepared.task
     before = copy.deepcopy(opened.model)
-    began, peak = time.monotonic(), PeakMemory()
+    peak = PeakMemory()
     scored = task.scope("full") if prepared.settings.threshold_scope == "global" else prepared.parameters
     stages = Stages(run, task, prepared.parameters, prepared.settings, progress)
     selection = stages.select(scored)
     trimmed = stages.edit(selection)
     repair = stages.repair(selection)
-    seconds, peak_bytes = round(time.monotonic() - began, 2), peak.bytes()
+    seconds, peak_bytes = run.seconds, peak.bytes()
     save_classifier(opened, run.path / "model")
     found = _measured(prepared, before, data, shared, progress)
     figures, beside = found["model"], {name: found[name] for name in ("original", "retrained") if name in found}
@@ -206,7 +205,7 @@ def _measured(
 
 
 def _figures(
-    model: nn.Module, prepared: PreparedForgetting, original: float, file: Path | None, tick: Callable[[int], object]
+    model: nn.Module, prepared: PreparedForgetting, original: float, file: Path | None, tick: Callable[[int], None]
 ) -> dict[str, Estimate]:
     """What `measure` finds; read from `file` where another run of the comparison left it there."""
     if file and file.exists():
