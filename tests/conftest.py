@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +17,7 @@ os.environ["ACCELERATE_USE_CPU"] = "1"  # where there is a GPU as well: bytes ar
 import pytest
 import torch
 
+from sd_scissorhands.cli import main
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -29,6 +33,26 @@ SHORT = dict(
 def short() -> EraseSettings:
     """An erasure of seconds, for mechanics alone."""
     return EraseSettings(**SHORT)
+
+
+@pytest.fixture
+def sdscissor(monkeypatch, capsys) -> Callable[..., CompletedProcess[str]]:
+    """The command as a script sees it, in this process: a program that starts and loads torch takes five seconds."""
+
+    def run(*words: str) -> CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["sdscissor", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return CompletedProcess(words, ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def few_pictures_beside_an_attack(monkeypatch) -> None:
+    """IRA and CRA of 8 pictures, where nothing but the attack measures them: 120 take ten seconds."""
+    monkeypatch.setattr("sd_scissorhands.attacks.attack.RETAIN_COUNT", 8)
 
 
 @pytest.fixture(scope="session")
