@@ -23,6 +23,19 @@ from sd_scissorhands.tiny import MODEL_DIR
 
 torch.set_num_threads(1)
 
+LONGEST = (  # seconds of one core, most first
+    "test_golden.py", "test_erase.py", "test_evaluate.py", "test_team.py", "test_attack.py", "test_cli.py", "test_inputs.py",
+    "test_families.py", "test_report_pages.py", "test_calibration.py", "test_compare.py", "test_robust.py", "test_text_attacks.py",
+    "test_report.py", "test_forget.py", "test_judges.py", "test_export.py", "test_fuzz.py", "test_tiny.py", "test_seams.py",
+    "test_suite.py", "test_benchmarks.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that all workers end at the same time."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.name) in LONGEST else len(LONGEST))
+
+
 SHORT = dict(
     recipe="scissorhands-anchored", model="tiny", concepts=("heart",), forget_count=4, retain_count=8, sampling_steps=2, guidance=3.0, score_draws=2,
     top_k=0.01, steps=4, memory_every=2, batch_size=4, device="cpu", verify=False,
