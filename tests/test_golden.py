@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from sd_scissorhands import (
     erase,
     evaluate,
     forget,
-    forgetting,
 )
 
 FILE = Path(__file__).with_name("golden.json")
@@ -146,14 +144,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def classifiers(folder: Path) -> Iterator[None]:
-    """Every forgetting takes the same classifiers, trained once: the original, and those that never saw what is forgotten."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sd_scissorhands.forgetting.forget", partial(forgetting.forget, shared=folder / "classifiers"))
-        yield
-
-
-@pytest.fixture(scope="module")
 def model(folder: Path) -> str:
     """A model to judge and to attack, from which hearts are half gone."""
     settings = EraseSettings(recipe="scissorhands-anchored", **SHORT | dict(steps=20, lr=2e-3))
@@ -188,9 +178,7 @@ def test_an_erasure_with_what_no_recipe_has_gives_the_same_weights(name: str, ch
 
 
 @pytest.mark.parametrize("recipe", FORGETTINGS)
-def test_a_forgetting_gives_the_same_weights_and_figures(
-    recipe: str, classifiers: None, check: Check, tmp_path: Path
-) -> None:
+def test_a_forgetting_gives_the_same_weights_and_figures(recipe: str, check: Check, tmp_path: Path) -> None:
     steps = None if recipe in UNREPAIRED else QUICK["steps"]
     told = forget(ForgetSettings(recipe=recipe, **QUICK | dict(steps=steps)), tmp_path / "run")
     values = as_dict(told)
