@@ -19,7 +19,7 @@ types: .venv/ready
 	$(BIN)/mypy
 
 pytest: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Erase, load, export, eval with the lowest versions that pyproject.toml allows, torch apart (2.13 on a CPU): minutes.
 OLDEST := tests/test_erase.py $(addprefix tests/test_inputs.py::test_, \

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,10 +18,24 @@ os.environ["ACCELERATE_USE_CPU"] = "1"  # where there is a GPU as well: bytes ar
 import pytest
 import torch
 
+from sd_scissorhands.cli import main
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
 torch.set_num_threads(1)
+
+LONGEST = (  # seconds of one core, most first
+    "test_golden.py", "test_erase.py", "test_evaluate.py", "test_team.py", "test_attack.py", "test_cli.py", "test_inputs.py",
+    "test_families.py", "test_report_pages.py", "test_calibration.py", "test_compare.py", "test_robust.py", "test_text_attacks.py",
+    "test_report.py", "test_forget.py", "test_judges.py", "test_export.py", "test_fuzz.py", "test_tiny.py", "test_seams.py",
+    "test_suite.py", "test_benchmarks.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that all workers end at the same time."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.name) in LONGEST else len(LONGEST))
+
 
 SHORT = dict(
     recipe="scissorhands-anchored", model="tiny", concepts=("heart",), forget_count=4, retain_count=8, sampling_steps=2, guidance=3.0, score_draws=2,
@@ -30,6 +47,26 @@ SHORT = dict(
 def short() -> EraseSettings:
     """An erasure of seconds, for mechanics alone."""
     return EraseSettings(**SHORT)
+
+
+@pytest.fixture
+def sdscissor(monkeypatch, capsys) -> Callable[..., CompletedProcess[str]]:
+    """The command as a script sees it, in this process: a program that starts and loads torch takes five seconds."""
+
+    def run(*words: str) -> CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["sdscissor", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return CompletedProcess(words, ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def few_pictures_beside_an_attack(monkeypatch) -> None:
+    """IRA and CRA of 8 pictures, where nothing but the attack measures them: 120 take ten seconds."""
+    monkeypatch.setattr("sd_scissorhands.attacks.attack.RETAIN_COUNT", 8)
 
 
 @pytest.fixture(scope="session")

@@ -242,7 +242,7 @@ def strings() -> set[str]:
 def covered(message: str, known: set[str]) -> float:
     """The share of a message's characters that are of known strings; `...` in it is left out."""
     places: set[int] = set()
-    for one in known:
+    for one in (text for text in known if text in message):
         places |= {n for hit in re.finditer(re.escape(one), message) for n in range(*hit.span())}
     for piece in re.finditer(r"[^.\s](?:(?!\.\.\.).)*", message):
         length = next((n for n in range(len(piece[0]), 7, -1) if any(piece[0][:n].strip() in one for one in known)), 0)

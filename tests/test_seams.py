@@ -97,6 +97,18 @@ RECIPES["toy-recipe"] = Recipe(
     fits=DENOISERS,
 )
 """
+COMMANDS = """
+import contextlib, io, json, sys, toys
+from sd_scissorhands.cli import main
+for line in sys.stdin:
+    sys.argv, said, code = ["sdscissor", *json.loads(line)], io.StringIO(), 0
+    with contextlib.redirect_stdout(said):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, said.getvalue()]), flush=True)
+"""
 SETTINGS = "steps = 2\nforget_count = 4\nretain_count = 8\nsampling_steps = 2\nbatch_size = 2\nverify = false\n"
 
 
@@ -110,12 +122,14 @@ def sdscissor(tmp_path_factory):
     (folder / "model" / "world.json").rename(folder / "model" / "toy.json")
 
     def run(*words: str, code: int = 0) -> str:
-        program = "import sys, toys; from sd_scissorhands.cli import main; sys.argv[0] = 'sdscissor'; main()"
-        done = subprocess.run([sys.executable, "-c", program, *words], cwd=folder, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        return done.stdout
+        print(json.dumps(words), file=process.stdin, flush=True)
+        ended, said = json.loads(process.stdout.readline())
+        assert ended == code, said
+        return said
 
-    return run, folder
+    piped = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", COMMANDS], cwd=folder, **piped) as process:  # loads torch once
+        yield run, folder
 
 
 def test_help_lists_every_toy(sdscissor):

@@ -230,7 +230,8 @@ def evaluation_beside(context: AttackContext) -> ConceptEvaluation | None:
     model = Path(context.settings.model)
     run, manifest = model.resolve().parent, run_of(model)
     try:
-        values = read_json(run / "eval" / context.domain.evaluation / "summary.json")
+        beside = measurement_directory("eval", str(model), context.domain.evaluation, context.concept.name)
+        values = read_json(beside / "summary.json")
         found = ConceptEvaluation.from_json(values, strict=False)
     except (OSError, ValueError):
         return None
