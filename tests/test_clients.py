@@ -48,7 +48,15 @@ def world(tmp_path_factory):
     facts = dict(recipe="esd", concepts=["heart"], anchors=["star"], seed=0)
     source = {"model": str(base), "weights_sha256": hash_tensors(weights.items())}
     result = facts | {"weights_sha256": hash_tensors(erased.items())}
-    write_json(run / "run.json", {"settings": facts | {"model": str(base)}, "source": source, "result": result})
+    write_json(
+        run / "run.json",
+        {
+            "settings": facts | {"model": str(base)},
+            "source": source,
+            "result": result,
+            "stages": {"model": {"file": "model"}},
+        },
+    )
     for name, to, rank in (
         ("whole", "single-file", None),
         ("unet", "unet-only", None),

@@ -62,7 +62,8 @@ def test_plots_have_the_pages_colours_and_bars(tmp_path: Path) -> None:
     page = read(full_run(tmp_path / "run"))
     drawn = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
     assert not re.search("#(000000|ffffff|0072b2|d55e00|009e73)", drawn) and "var(--orange)" in drawn
-    run = make_run(tmp_path / "curve", evaluated=False, history=False, settings=EraseSettings(edit="none"))
+    settings = EraseSettings(concepts=("heart",), model="tiny", edit="none").resolved("small")
+    run = make_run(tmp_path / "curve", evaluated=False, history=False, settings=settings)
     add_attack(run, "relearn", 0.97, **RELEARN)
     bars = read(run).count("stroke-width: 1.2")
     add_attack(run, "relearn", 0.97, **RELEARN | {"n": None})

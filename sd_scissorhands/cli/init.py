@@ -39,8 +39,8 @@ def template() -> str:
     for name, _, declared, _ in fields_of(EraseSettings, files=True):
         groups[declared.panel] += _lines(name, getattr(EraseSettings, name), declared, chosen)
     groups[OWN] = [
-        line for name, field in declared_settings().items() if (declared := declared_of(field))
-        for line in _lines(name, None, declared, chosen | {name: field.default})
+        line for name, field in declared_settings().items() if (own := declared_of(field))
+        for line in _lines(name, None, own, chosen | {name: field.default})
     ]  # fmt: skip
     titled = ([f"# ---- {title}", "", *lines] for title, lines in groups.items() if lines)
     return "\n".join([*_comment(HEAD), "", *(line for lines in titled for line in lines)])
