@@ -57,13 +57,10 @@ def world(tmp_path_factory):
             "stages": {"model": {"file": "model"}},
         },
     )
-    for name, to, rank in (
-        ("whole", "single-file", None),
-        ("unet", "unet-only", None),
-        ("lycoris", "lycoris", None),
-        ("rank", "lycoris", RANK),
-    ):
-        print(export(run, to, output=files / f"{name}.safetensors", rank=rank))
+    export(run, "single-file", output=files / "whole.safetensors")
+    export(run, "unet-only", output=files / "unet.safetensors")
+    print(export(run, "lycoris", dtype="float32", output=files / "lycoris.safetensors").addon)
+    print(export(run, "lycoris", rank=RANK, output=files / "rank.safetensors").addon)
     export(base, "single-file", output=files / "base.safetensors")
     for name, part in (("vae", "vae/diffusion_pytorch_model"), ("text", "text_encoder/model")):
         (files / f"{name}.safetensors").hardlink_to(base / f"{part}.safetensors")
