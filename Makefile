@@ -87,8 +87,8 @@ bench-gpu: .venv/ready
 	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/pins.txt --editable . "pytest>=8"
 	touch $@
 
-# What these programs import beyond what is here; torchvision is a stub, see tests/clients.py.
-CLIENTS := einops opencv-python-headless
+# What these programs import beyond what is here, in the versions that kohya's scripts ask for; torchvision is a stub, see tests/clients.py.
+CLIENTS := einops opencv-python-headless diffusers==0.32.1 transformers==4.54.1 tokenizers==0.21.4 huggingface-hub==0.34.3
 .venv-clients/ready: .venv/ready
 	test -x .venv-clients/bin/python || $(BIN)/python -m venv .venv-clients
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" > "$$(.venv-clients/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/ours.pth"

@@ -25,7 +25,7 @@ from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.models.tensor_files import hash_tensors
 
 SCRIPT = Path(__file__).with_name("clients.py")
-FAR = 2e-3  # relative: the programs compute attention in another order
+FAR = 1e-5  # relative: the programs add in another order
 RANK = 8
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,9 @@ def world(tmp_path_factory):
     export(run, "single-file", output=files / "whole.safetensors")
     export(run, "unet-only", output=files / "unet.safetensors")
     print(export(run, "lycoris", dtype="float32", output=files / "lycoris.safetensors").addon)
-    print(export(run, "lycoris", rank=RANK, output=files / "rank.safetensors").addon)
+    write_json(
+        files / "rank.json", export(run, "lycoris", rank=RANK, output=files / "rank.safetensors").addon.to_json()
+    )
     export(base, "single-file", output=files / "base.safetensors")
     for name, part in (("vae", "vae/diffusion_pytorch_model"), ("text", "text_encoder/model")):
         (files / f"{name}.safetensors").hardlink_to(base / f"{part}.safetensors")
@@ -135,27 +137,20 @@ def test_the_world_is_what_it_should_be(world):
     assert {key.rpartition(".")[2] for key in load_file(world / "lycoris.safetensors")} == {"diff", "diff_b"}
 
 
-def test_comfyui_reads_every_file(world):
-    found = answer("comfyui", world)
-    assert not [
-        line
-        for line in found["warnings"]
-        if "not loaded" in line or "left over" in line or ("missing" in line and "audio" not in line)
-    ]
-    for name in ("single file, UNet", "single file, VAE", "single file, text encoder", "UNet file", "lycoris"):
-        assert found[name]["equal"] == found[name]["tensors"] and not found[name]["only_one"], (name, found[name])
-    assert max(one["far"] for one in found.values() if isinstance(one, dict) and "far" in one) < FAR
-    assert found["lycoris"]["patches"] == len(load_file(world / "lycoris.safetensors"))
-    assert found["single file, text encoder"]["tokens"][:3] == [
-        49406,
-        320,
-        1125,
-    ]  # of the real vocabulary: start, a, photo
-
-
-def test_kohyas_scripts_read_every_file(world):
-    found = answer("kohya", world)
-    for name in ("single file, UNet", "single file, VAE", "single file, text encoder"):
-        assert found[name]["equal"] == found[name]["tensors"] and not found[name]["only_one"], (name, found[name])
-    assert max(one["far"] for one in found.values() if "far" in one) < FAR
-    assert not found["rank"]["unknown"]
+@pytest.mark.parametrize("program", ["comfyui", "kohya"])
+def test_a_program_reads_every_file(program, world):
+    found, fit = answer(program, world), json.loads((world / "rank.json").read_text())
+    assert not [line for line in found.get("warnings", ()) if "not loaded" in line or "left over" in line]
+    for name, one in found.items():
+        if name not in ("warnings", "rank"):
+            assert one["equal"] == one["tensors"] and not one["only_one"] and one.get("far", 0) < FAR, (name, one)
+    assert found["rank"]["equal"] == pytest.approx(fit["equal"], abs=3)  # which is counted with another order of sums
+    assert FAR < found["rank"]["far"] < 0.01  # the biases are not in it
+    assert not found["rank"].get("unknown")
+    if program == "comfyui":
+        assert found["lycoris"]["patches"] == len(load_file(world / "lycoris.safetensors"))
+        assert found["single file, text encoder"]["tokens"][:3] == [
+            49406,
+            320,
+            1125,
+        ]  # of the real vocabulary: start, a, photo
