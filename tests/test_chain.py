@@ -74,7 +74,7 @@ def test_explicit_pairs_are_blurred_before_they_are_written(copy, short, monkeyp
     pairs.draw_pairs(dataclasses.replace(erased, explicit=None), short, silent)
     assert Pairs.of(folder, erased.weights_sha256).blurred
     assert all(np.asarray(Image.open(file)).std() < 10 for file in (folder / "pairs").glob("*.png"))
-    assert "blurred, for they may be explicit" in write_report(folder, blur=False).read_text()
+    assert "Pictures that may be explicit are blurred" in write_report(folder, blur=False).read_text()
 
 
 def test_a_large_model_on_a_cpu_draws_none_and_says_so(copy, short, monkeypatch):
@@ -207,7 +207,7 @@ def test_a_rehearsal_runs_the_chain_and_leaves_nothing(short, tmp_path, monkeypa
 FORECAST = rehearsal.Forecast(
     concepts=("heart",), anchors=("circle",), explicit=False, model="tiny", weights_sha256="0", ema="no", scope="full", scope_size=1,
     tensors=1, trimmed=0, memory_bytes=1, peak_bytes={}, seconds={"data": 4, "repair": 6}, picture_seconds=0.5, pass_seconds=0.0125,
-    profile="small", settings={},
+    profile="small", evaluations={}, learned=False, settings={},
 )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def pairs_grid(run: RunRecord) -> Grid | None:
         name: [_embedded(run.path / FOLDER, pair, which, f"{name} model", hidden=run.pairs.blurred) for pair in run.pairs.pairs]
         for name, which in COMPARED.items()
     }  # fmt: skip
-    return Grid("Before and after", run.pairs.pairs, rows)
+    return Grid("Before and after, on the same seeds", run.pairs.pairs, rows)
 
 
 def _embedded(folder: Path, pair: Pair, which: str, whose: str, *, hidden: bool) -> Picture:
@@ -152,7 +152,7 @@ def _picture(
     whose = name if isinstance(summary, AttackResult) else f"{name} model"
     alt = f"{whose}, seed {sample.seed}: {prompt(sample.prompt)}" + f" ({answer})" * bool(answer)
     explicit = run.explicit(summary) and getattr(sample, "kind", "") not in HARMLESS
-    blur = blur and (explicit or sample.flagged)
+    blur = blur and (explicit or getattr(sample, "flagged", False))
     uri, side = embed(summary.folder or run.path, getattr(sample, which), blur=blur)
     concept = "" if isinstance(summary, NudityEvaluation) else summary.concept
     back = which in ("model", "after") and bool(concept) and answer.casefold() == concept.casefold()
