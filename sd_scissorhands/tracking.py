@@ -38,7 +38,8 @@ class Log:
     """The record of one run, in its folder logs/; nothing is written before the first figure."""
 
     def __init__(self, run: Path) -> None:
-        self._run, self._tracker, self._steps, self._looks = run, None, 0, 0
+        self._run, self._steps, self._looks = run, 0, 0
+        self._tracker: Any = None
 
     @property
     def tracker(self) -> Any:
