@@ -296,7 +296,7 @@ def test_open_prompts_stand_under_the_findings(tmp_path: Path, explicit: bool) -
     ]
     add_canvas(run, samples=samples)
     page = read(run)
-    row = page[page.index('<div class="first">') : page.index("Against the original")]
+    row = page[page.index('<div class="first">') : page.index('<h2 id="figures"')]
     assert page.index("Is the rest whole?") < page.index(row) and [std < 25 for std in roughness(row)] == [explicit] * 8
     assert row.count("(no words)") == 3 and "<script" not in page and "&lt;script&gt;alert(1)" in row
     assert "a thing" in row and "a fifth" not in row and "a fifth" in page
