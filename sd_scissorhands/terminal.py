@@ -100,7 +100,7 @@ def table(
 def _shown(columns: Sequence[Column], least: Sequence[int], width: int) -> list[int]:
     """Which columns to show: at most FEW on a small terminal, and as many as fit on any; the first two always."""
     every = range(len(columns))
-    small = ([at for at in every if columns[at].small] or list(every))[:FEW]
+    small = ([at for at in every if columns[at].small and len(every) > FEW] or list(every))[:FEW]
     shown = small[:] if width < NARROW else list(every)
     while len(shown) > 2 and sum(least[at] for at in shown) + GAP * (len(shown) - 1) > width:
         shown.remove(next((at for at in reversed(shown) if at not in small), shown[-1]))
