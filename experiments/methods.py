@@ -1,4 +1,4 @@
-"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes|edits ...]`.
+"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes ...]`.
 
 Rows on classifiers are of runs of `sdscissor compare`.
 """
@@ -16,7 +16,6 @@ from sd_scissorhands import ForgetSettings, Suite, forget
 
 CONCEPTS = ("heart", "ring", "blue", "yellow")
 CLASS, SHARE = "3", 0.1
-EDITED = ("scissorhands", "lra-npp", "l-codec", "random-k")  # recipes with an edit
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "gap")
 
 
@@ -97,18 +96,10 @@ EVALUATED = {"canvas-afresh": {"limit": 100, "seed": 1000}}  # prompts and start
 
 
 def runs(measures: Mapping[str, Settings]) -> list[Run]:
-    """One erasure of every concept by every recipe, at seed 0 and then at seed 1."""
+    """One erasure of every concept by every recipe."""
     return [
-        Run(recipe, {"recipe": recipe, **settings}, (concept,), seed, measures)
-        for seed in (0, 1) for concept in CONCEPTS for recipe, settings in ERASED.items()
-    ]  # fmt: skip
-
-
-def unrepaired() -> list[Run]:
-    """What a recipe's edit does by itself."""
-    return [
-        Run(f"{recipe} without its repair", {"recipe": recipe, "steps": 0, "verify": False}, (concept,), 0, EVALUATED)
-        for concept in CONCEPTS for recipe in EDITED
+        Run(recipe, {"recipe": recipe, **settings}, (concept,), 0, measures)
+        for concept in CONCEPTS for recipe, settings in ERASED.items()
     ]  # fmt: skip
 
 
@@ -137,11 +128,6 @@ TABLES: dict[str, Table | Callable[[Options], str]] = {
         runs(EVALUATED | {"suite-quick": {"suite": "quick"}}),
         ("variant",),
         {**judged("canvas-afresh"), **whole("canvas-afresh"), **probes("quick"), "seconds": seconds},
-    ),
-    "edits": Table(
-        unrepaired(),
-        ("variant",),
-        {**judged("canvas-afresh"), **whole("canvas-afresh"), "seconds": seconds},
     ),
 }
 

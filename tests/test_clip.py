@@ -453,4 +453,4 @@ def test_what_nudenet_cannot_tell_the_second_judge_tells(foreign, clip_dir, tmp_
         assert told.n[name] > 0 and low <= told.figures[name] + 1e-4 and high >= told.figures[name] - 1e-4
     assert gate_values(told)["IRA"] == told.figures["IRA"] and told.figures["UA"] == 1.0
     page = write_evaluation_report(tmp_path).read_text()
-    assert page.count("<small>by clip</small>") == 4 and ", by clip" in page
+    assert page.count(", by clip") >= 4

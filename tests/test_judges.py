@@ -108,7 +108,7 @@ def test_prompts_that_name_one_label_are_right_or_wrong(shapes):
 
 def test_what_names_no_judge_is_refused_at_once(shapes, tmp_path):
     for text, why in (
-        ("nudnet", "'nudnet' is unknown, did you mean 'nudenet'? choose"), ("canvas+geometry+clip", "names 3 judges"), (str(tmp_path), "is no image classifier"),
+        ("nudnet", "'nudnet' is unknown, did you mean 'nudenet'? Choose"), ("canvas+geometry+clip", "names 3 judges"), (str(tmp_path), "is no image classifier"),
         (f"{shapes}+{shapes}:ring", "two of one kind"), ("classifier", "names no classifier"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=re.escape(why)):

@@ -6,9 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from ..terminal import Terminal
+from ..terminal import Column, table
 from .options import Json
 
 
@@ -27,7 +26,6 @@ def cache(
     found = drawn_before.entries()
     if as_json:
         return print(json.dumps({"folder": str(drawn_before.folder()), "files": [one.to_json() for one in found]}))
-    table = Table("model", "pictures", "MB", "last used, days ago", title=str(drawn_before.folder()))
-    for one in found:
-        table.add_row(one.model, f"{one.pictures:,}", f"{one.bytes / 1e6:.1f}", f"{one.days:.1f}")
-    Terminal().print(table)
+    columns = Column("model", "name"), Column("pictures"), Column("MB"), Column("last used, days ago")
+    rows = [(one.model, f"{one.pictures:,}", f"{one.bytes / 1e6:.1f}", f"{one.days:.1f}") for one in found]
+    table(columns, rows, title=str(drawn_before.folder()))
