@@ -66,7 +66,9 @@ def erase(
     folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
         log = Log(folder) if log_with and processes.main else None
-        how: dict[str, Any] = dict(output_format=output_format, resume=resume, log=log, progress=shown, consider=consider)
+        how: dict[str, Any] = dict(
+            output_format=output_format, resume=resume, log=log, progress=shown, consider=consider
+        )
         result = run_erasure(settings, folder, **how)
         if not processes.main:
             return dataclasses.replace(result, folder=folder)

@@ -170,10 +170,16 @@ def test_completion_can_be_installed():
 # ---------------------------------------------------------------- stopped
 
 
-def test_a_stopped_erasure_says_where_it_was_what_is_saved_and_how_to_continue(short, tmp_path, monkeypatch, capsys):
+def test_a_stopped_erasure_says_where_it_was_what_is_saved_and_how_to_continue(
+    short, tmp_path, monkeypatch, capsys, request
+):
     settings = {name: value for name, value in short.to_json().items() if value is not None}
     (tmp_path / "c.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
-    whole = Stages._checkpoint
+    whole, before = (
+        Stages._checkpoint,
+        signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # a shell's background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     words = ["erase", "--config", str(tmp_path / "c.toml"), "--output-dir", str(tmp_path / "run")]
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
 

@@ -72,7 +72,7 @@ def export(
     began = time.monotonic()
     check_request(to, dtype=dtype, base=base, rank=rank)
     model = find_pipeline(path)
-    check_exportable(model, to)
+    check_exportable(model, "unet-only" if base else to)
     output = output or default_output(model, to, dtype, rank)
     check_output(output, to)
     if base:
