@@ -32,7 +32,7 @@ NUMBER = re.compile(rf"(?<![A-Za-z\d])\d+(?:\.\d+)*|\b(?:{'|'.join(WORDS[2:])})\
 CAPTION = re.compile(r"^Seeds ([\d, ]+)\..*embedding-three-once: (\d+);", re.MULTILINE)
 MEASURES_NOTHING = (  # numbers of names, versions and settings; what torch takes is its own matter
     "An installation takes 2 GB",
-    "was not measured: its weights", "erases a concept from Stable Diffusion", "95 % interval", "answers three questions",
+    "was not measured: its weights", "erases a concept from Stable Diffusion", "95 % interval", "answers four questions",
     "with exit code", "with the embedded model", "the three papers", "Apache-2.0.", "AGPL-3.0",
 )  # fmt: skip
 
