@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import Column, table
+from ..terminal import Column, Terminal, table
 from .options import Json
 
 
@@ -28,4 +28,4 @@ def cache(
         return print(json.dumps({"folder": str(drawn_before.folder()), "files": [one.to_json() for one in found]}))
     columns = Column("model", "name"), Column("pictures"), Column("MB"), Column("last used, days ago")
     rows = [(one.model, f"{one.pictures:,}", f"{one.bytes / 1e6:.1f}", f"{one.days:.1f}") for one in found]
-    table(columns, rows, title=str(drawn_before.folder()))
+    table(columns, rows, title=str(drawn_before.folder()), to=Terminal())
