@@ -75,7 +75,7 @@ RELEARNED = {"relearn": {**FINE_TUNED, "lr": 3e-4}}
 RELEARNED_BRIEFLY = {"relearn-briefly": {**FINE_TUNED, "count": 16, "lr": 3e-4, "stops": (5, 10, 20, 40, 80, 120, 160)}}
 
 
-def once(attack: dict[str, Settings]) -> dict[str, Settings]:
+def one_restart(attack: dict[str, Settings]) -> dict[str, Settings]:
     """The same attack with one restart, under a name of its own."""
     return {f"{name}-once": {**settings, "restarts": 1} for name, settings in attack.items()}
 
@@ -144,8 +144,8 @@ def plot_frontier(rows: Rows) -> None:
             )  # fmt: skip
 
 
-ATTACKED = {**RELEARNED, **once(THREE)}
-BRIEFLY = {**JUDGED, **once(THREE), **RELEARNED_BRIEFLY}
+ATTACKED = {**RELEARNED, **one_restart(THREE)}
+BRIEFLY = {**JUDGED, **one_restart(THREE), **RELEARNED_BRIEFLY}
 BRIEF_COLUMNS: dict[str, Cell] = {
     **judged("canvas"),
     **whole("canvas"),
@@ -195,7 +195,7 @@ TABLES = {
     ),
     "several": Table(
         [
-            Run("scissorhands-open", OPEN, concepts, 0, JUDGED | once(THREE), chain)
+            Run("scissorhands-open", OPEN, concepts, 0, JUDGED | one_restart(THREE), chain)
             for concepts, chain in ((("heart", "star", "blue", "striped"), False), (("ring", "yellow"), True))
         ],
         ("run", "concept"),

@@ -30,7 +30,7 @@ from .results.forget import ForgetResult
 from .results.suite import SuiteResult
 from .run import Progress, silent
 from .settings import EraseSettings, ForgetSettings
-from .tracking import Log, check_tracker
+from .tracking import RunLog, check_tracker
 
 Folder = str | Path
 Measured = TypeVar("Measured", bound=Measurement)
@@ -65,11 +65,10 @@ def erase(
     check_tracker(log_with)
     folder = Path(output_dir or erasure_directory(settings))
     with _at_work(settings.model, progress) as (processes, shown):
-        log = Log(folder) if log_with and processes.main else None
-        how: dict[str, Any] = dict(
-            output_format=output_format, resume=resume, log=log, progress=shown, consider=consider
+        log = RunLog(folder) if log_with and processes.main else None
+        result = run_erasure(
+            settings, folder, output_format=output_format, resume=resume, log=log, progress=shown, consider=consider
         )
-        result = run_erasure(settings, folder, **how)
         if not processes.main:
             return dataclasses.replace(result, folder=folder)
         if settings.verify and (undone := draw_pairs(result, settings, shown)):

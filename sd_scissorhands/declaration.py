@@ -54,6 +54,13 @@ class Declared:
         return (self.examples() if callable(self.examples) else self.examples) or self.allowed or ()
 
     @property
+    def text(self) -> str:
+        """The help, with the names."""
+        if "{choices}" not in self.help:
+            return self.help
+        return self.help.replace("{choices}", f": {', '.join(self.names)}" if self.names else "")
+
+    @property
     def allowed(self) -> tuple[str, ...] | None:
         """The choices as they are now; None where anything may be given."""
         return self.choices() if callable(self.choices) else self.choices

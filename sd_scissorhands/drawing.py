@@ -104,7 +104,7 @@ def _sheet(rows: Sequence[tuple[str, list[np.ndarray]]], blur: bool) -> Image.Im
     """All pictures, with a line of text over each row."""
     from PIL import Image, ImageDraw
 
-    from .report.pictures import blurred
+    from .pictures import blurred
 
     side = max(SIDE, *(max(picture.shape) for _, row in rows for picture in row))
     size = (len(rows[0][1]) * (side + GAP) + GAP, len(rows) * (LINE + side + GAP) + GAP)

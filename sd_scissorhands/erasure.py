@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import gather, pair_correlation
-from .diffusion.drawing_again import Draw, DrawingOnce
+from .diffusion.drawing_again import DrawingOnce, DrawLatents
 from .diffusion.erasure_task import ErasureTask
 from .disk import locked
 from .drawn_before import SWITCH, switched_on
@@ -37,7 +37,7 @@ from .run import Progress, Run, check_free, silent
 from .settings import EraseSettings
 from .speeds import kind_of, learn
 from .stages import Stages
-from .tracking import Log
+from .tracking import RunLog
 
 IN_COMMON = 0.1  # by how much pairs correlate more than any two pictures, at least
 
@@ -48,7 +48,7 @@ def erase(
     *,
     output_format: str = "diffusers",
     resume: bool = False,
-    log: Log | None = None,
+    log: RunLog | None = None,
     progress: Progress = silent,
     consider: Callable[[Prepared], None] = lambda prepared: None,
 ) -> EraseResult:
@@ -95,7 +95,7 @@ def erase(
 # ---------------------------------------------------------------- the work
 
 
-def _work(run: Run, prepared: Prepared, progress: Progress, log: Log | None) -> None:
+def _work(run: Run, prepared: Prepared, progress: Progress, log: RunLog | None) -> None:
     """Every stage that is not done yet."""
     settings, draw = prepared.settings, _draw(run, prepared)
     data = _data(run, prepared, draw, progress)
@@ -114,7 +114,7 @@ def _work(run: Run, prepared: Prepared, progress: Progress, log: Log | None) -> 
     _save_model(run, prepared, trimmed, repair, proof, pair_correlation(data))
 
 
-def _draw(run: Run, prepared: Prepared) -> Draw:
+def _draw(run: Run, prepared: Prepared) -> DrawLatents:
     """What draws as the original, once; and the run counts from here on what is evaluated and what the cache had."""
     denoiser, opened = prepared.denoiser, prepared.opened
     before = denoiser.evaluations
@@ -128,14 +128,14 @@ def _draw(run: Run, prepared: Prepared) -> Draw:
     return draw
 
 
-def _data(run: Run, prepared: Prepared, draw: Draw, progress: Progress) -> dict[str, Tensor]:
-    """Draw or read the pictures, see `gather`."""
+def _data(run: Run, prepared: Prepared, draw: DrawLatents, progress: Progress) -> dict[str, Tensor]:
+    """DrawLatents or read the pictures, see `gather`."""
     settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
     naming, open_ = prepared.opened.domain.naming, prepared.open_prompts
     named = [[naming(text, concept) for text in open_] for concept in prepared.concepts] if open_ else []
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Draw or read the pictures; the manifest records the prompts."""
+        """DrawLatents or read the pictures; the manifest records the prompts."""
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
             data = gather(
                 prepared.denoiser, settings, pairs, retain, named,

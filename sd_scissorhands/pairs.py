@@ -64,7 +64,7 @@ def _write(run: Path, erased: EraseResult, rows: Sequence[tuple[str, int]], side
     """The pictures and what they are of, whole or not at all."""
     from PIL import Image
 
-    from .report.pictures import blurred
+    from .pictures import blurred
 
     blur = erased.explicit is not False
     each = (Pair(prompt, seed, f"{n}-original.png", f"{n}-model.png") for n, (prompt, seed) in enumerate(rows))

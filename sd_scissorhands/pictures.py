@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from .errors import UserError, printable, reason
 from .files import hash_file, open_file
@@ -226,3 +226,8 @@ def _grey(strip: Image.Image, image: Image.Image) -> np.ndarray:
     if tags.get(PHOTOMETRIC) == 0:  # white is zero
         grey = 255 - grey
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def blurred(image: Image.Image) -> Image.Image:
+    """A picture behind a Gaussian blur of an eighth of its longer side, for what may be explicit."""
+    return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .concepts import SLOT, Concept, shuffled
 from .diffusion.conditions import ConceptSlot, Mixture
 from .diffusion.dataset import at_once, scheduler_of
-from .diffusion.drawing_again import Draw
+from .diffusion.drawing_again import DrawLatents
 from .diffusion.held_out import Asked, Drawn, HeldOut, HeldOutPrompts, HeldOutSampling, draw_held_out
 from .methods.calibration import Look
 from .methods.interface import Weights
@@ -36,7 +36,7 @@ KIND_WORDS = {
 # ---------------------------------------------------------------- what is held out
 
 
-def held_out(run: Run, prepared: Prepared, draw: Draw, teacher: Weights, progress: Progress) -> HeldOut:
+def held_out(run: Run, prepared: Prepared, draw: DrawLatents, teacher: Weights, progress: Progress) -> HeldOut:
     """What is held out of an erasure, with the original's answers to it; to be made before a weight changes.
 
     Args:

@@ -26,7 +26,7 @@ from .results.forecast import Forecast
 from .results.rehearsal import Rehearsal
 from .run import Progress, check_free
 from .settings import EraseSettings
-from .then import SHARED, check_judges, concepts_of
+from .then import check_judges, concepts_of, shared_with
 
 FEW: dict[str, Any] = dict(
     forget_count=2, retain_count=8, sampling_steps=2, retain_sampling_steps=0, score_draws=1, steps=2, memory_every=2, calibrate=False,
@@ -69,8 +69,7 @@ def _parts(settings: EraseSettings, run: Path, progress: Progress) -> Iterator[t
 
     few = dataclasses.replace(settings, **FEW)
     yield "erase", lambda: erased.append(api.erase(few, run, **shown("erase")))
-    shared = {name: value for name in SHARED if (value := getattr(settings, name)) is not None}
-    model, concept = erased[0].model_dir, erased[0].concepts[0]
+    shared, model, concept = shared_with(settings), erased[0].model_dir, erased[0].concepts[0]
     evaluation = EvaluateSettings(model=model, concept=concept, limit=PICTURES, steps=STEPS, **shared)
     yield "eval", lambda: api.evaluate(evaluation, **shown("eval"))
     how = shared | dict(count=PICTURES, sampling_steps=STEPS) | LEARNING

@@ -43,9 +43,9 @@ class Run:
     def __init__(self, path: Path, manifest: Manifest, processes: Processes | None = None):
         self.path, self.manifest, self.processes = path, manifest, processes or Processes()
         self._earlier, self._began = manifest.seconds, time.monotonic()
-        self.counters: dict[
+        self.counters = dict[
             str, Callable[[], int]
-        ] = {}  # fields of `Stage` that go up while it runs -> what they stand at
+        ]()  # fields of `Stage` that go up while it runs -> what they stand at
         self._counted = Counter[str]()
         self.remarks: dict[str, None] = {}  # on what went otherwise than meant, each once
 

@@ -27,7 +27,7 @@ from .methods.selection import Selection, select
 from .results.manifest import Stage
 from .run import Progress, Run
 from .settings import MethodSettings
-from .tracking import Log
+from .tracking import RunLog
 
 
 @contextmanager
@@ -48,7 +48,7 @@ class Stages:
     parameters: Parameters  # what may change
     settings: MethodSettings  # resolved
     progress: Progress
-    log: Log | None = None  # of the repair's figures
+    log: RunLog | None = None  # of the repair's figures
 
     def __post_init__(self) -> None:
         """What may change takes gradients from now on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from .attacks.suite_settings import SUITES, Suite
 from .errors import UsageError, UserError
 from .evaluation.evaluate_settings import EvaluateSettings
 from .files import read_json
+from .parsing import choose
 from .settings import flag
 
 if TYPE_CHECKING:
@@ -65,14 +65,18 @@ def _part(word: str) -> Part:
     if kind != "attack":
         raise UsageError(f"--then {word!r} is unknown: choose {FORMS}")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UsageError(f"--then {word!r}: choose {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UsageError(f"--then {word!r} is unknown{choose(name, known)}")
     if by == "attack":
         try:
             ATTACKS[name].options()
         except UserError as error:
             raise UsageError(f"--then {word!r}: {error}: attack afterwards, by sdscissor attack") from None
     return Part("attack", by, name)
+
+
+def shared_with(settings: EraseSettings) -> dict[str, Any]:
+    """What an evaluation or an attack takes over from an erasure, by the name of the setting; what is left open is left out."""
+    return {name: value for name in SHARED if (value := getattr(settings, name)) not in (None, "auto")}
 
 
 def concepts_of(settings: EraseSettings) -> tuple[Domain, list[Concept]]:
@@ -121,20 +125,20 @@ def _done(part: Part, concept: str, erased: EraseResult, settings: EraseSettings
     from .attacks import attack, suite
     from .evaluation import evaluate
 
-    shared = {name: value for name in SHARED if (value := getattr(settings, name)) not in (None, "auto")}
-    words, model = part.words(erased.run_dir, concept, shared), erased.model_dir
-    how: dict[str, Any] = dict(command=words, progress=progress)
+    shared, model = shared_with(settings), erased.model_dir
+    asked: Any
+    do: Callable[..., Measurement]
     if part.command == "eval":
-        evaluation = EvaluateSettings(model=model, concept=concept, **shared)
-        folder = evaluate.place_of(evaluation)
-        return _finished(folder, words, erased) or api.evaluate(evaluation, folder, **how)
-    if part.by == "suite":
-        every = Suite.of(part.name, concept, model, **shared)
-        folder = suite.place_of(every)
-        return _finished(folder, words, erased) or api.attack_suite(every, folder, **how)
-    one = AttackSettings(part.name, concept, model, **shared)
-    folder = attack.place_of(one)
-    return _finished(folder, words, erased) or api.attack(one, folder, **how)
+        asked = EvaluateSettings(model=model, concept=concept, **shared)
+        folder, do = evaluate.place_of(asked), api.evaluate
+    elif part.by == "suite":
+        asked = Suite.of(part.name, concept, model, **shared)
+        folder, do = suite.place_of(asked), api.attack_suite
+    else:
+        asked = AttackSettings(part.name, concept, model, **shared)
+        folder, do = attack.place_of(asked), api.attack
+    words = part.words(erased.run_dir, concept, shared)
+    return _finished(folder, words, erased) or do(asked, folder, command=words, progress=progress)
 
 
 def _finished(folder: Path, words: list[str], erased: EraseResult) -> Measurement | None:

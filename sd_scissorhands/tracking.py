@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import UsageError, UserError
 from .files import read_json
+from .parsing import choose
 from .results.erase import EraseResult
 from .results.manifest import Manifest
 from .results.pairs import FOLDER, Pairs
@@ -29,12 +30,12 @@ def check_tracker(name: str | None) -> None:
         UserError: the second, with the command that installs it.
     """
     if name is not None and name not in TRACKERS:
-        raise UsageError(f"--log-with {name!r} is unknown: choose {', '.join(TRACKERS)}")
+        raise UsageError(f"--log-with {name!r} is unknown{choose(name, TRACKERS)}")
     if name is not None and not find_spec(name):
         raise UserError(f"--log-with {name} needs the package {name}: pip install {name}")
 
 
-class Log:
+class RunLog:
     """The record of one run, in its folder logs/; nothing is written before the first figure."""
 
     def __init__(self, run: Path) -> None:

@@ -104,7 +104,7 @@ def test_then_names_parts(text, parts):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("evil", "choose eval"), ("eval,eval", "twice"), ("attack:relern", "did you mean relearn"), ("attack:suite=fast", "full"), ("attack:list", "sdscissor attack"),
+        ("evil", "choose eval"), ("eval,eval", "twice"), ("attack:relern", "did you mean 'relearn'"), ("attack:suite=fast", "full"), ("attack:list", "sdscissor attack"),
         ("eval,", "unknown"), ("suite:x", "unknown"),
     ],
 )  # fmt: skip
@@ -245,7 +245,7 @@ def test_a_run_is_recorded(copy, short, monkeypatch):
     monkeypatch.setattr(accelerate.tracking, "TensorBoardTracker", Tracker)
     monkeypatch.setattr(pairs, "pictures", lambda *_, **__: [np.zeros((32, 32, 3), np.uint8)] * 4)
     pairs.draw_pairs(erased, short, silent)
-    tracking.Log(folder).finish(dataclasses.replace(erased, proof=PROOF))
+    tracking.RunLog(folder).finish(dataclasses.replace(erased, proof=PROOF))
     made = Tracker.last
     assert made.place == (folder, "logs") and made.how == {"purge_step": 0} and made.ended
     forget = [(value, step) for name, value, step in made.scalars if name == "repair/forget"]
@@ -258,7 +258,7 @@ def test_a_run_is_recorded(copy, short, monkeypatch):
 
 def test_a_repair_is_recorded_as_it_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerate.tracking, "TensorBoardTracker", Tracker)
-    log, steps = tracking.Log(tmp_path), [{"step": n, "forget": float(n)} for n in range(5)]
+    log, steps = tracking.RunLog(tmp_path), [{"step": n, "forget": float(n)} for n in range(5)]
     looks = [{"step": 2, "left": {"name": 0.5}, "lr": 0.1, "did": ""}]
     log.follow(steps[:2], [])
     log.follow(steps[:4], looks)

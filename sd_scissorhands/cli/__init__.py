@@ -40,22 +40,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-app.command(cls=CommandWithOwnFlags)(erasing.erase)
-app.command(cls=Command)(with_kinds(starting.init))
-app.command(cls=Command)(with_kinds(applying.apply))
-app.command(cls=Command)(with_kinds(exporting.export))
-app.command(cls=Command)(with_kinds(exporting.diff))
-app.command(cls=Command)(with_kinds(exporting.verify))
-app.command(cls=CommandWithOwnFlags)(forgetting.forget)
-app.command(cls=Command, name="eval")(proof.evaluate)
-app.command(cls=Command)(proof.attack)
-app.command(cls=Command)(with_kinds(drawing.draw))
-app.command(cls=Command)(comparing.compare)
-app.command(cls=Command)(with_kinds(reports.concepts))
-app.command(cls=Command)(with_kinds(reports.recipes))
-app.command(cls=Command)(with_kinds(reports.report))
-app.command(cls=Command)(with_kinds(caching.cache))
-app.command(cls=Command)(with_kinds(reports.demo))
+for command in (
+    erasing.erase, starting.init, applying.apply, exporting.export, exporting.diff, exporting.verify, forgetting.forget,
+    proof.evaluate, proof.attack, drawing.draw, comparing.compare, reports.concepts, reports.recipes, reports.report,
+    caching.cache, reports.demo,
+):  # fmt: skip
+    kind = CommandWithOwnFlags if command in (erasing.erase, forgetting.forget) else Command
+    app.command("eval" if command is proof.evaluate else None, cls=kind)(with_kinds(command))
 
 OUT_OF_MEMORY = (
     "out of memory: choose a smaller --batch-size or --scope where the command has them, another --device or a machine with "

@@ -119,9 +119,10 @@ def finish(
 
 def _end(erased: EraseResult, missed: Sequence[str]) -> None:
     """Raise the worst of what is wrong."""
-    proof = erased.proof
-    unproven = f"{erased.model_dir} is saved and not converged: {proof.sentence}; {proof.remedy}" if proof else ""
+    unproven = list[str]()
+    if (proof := erased.proof) and not proof.converged:
+        unproven = [f"{erased.model_dir} is saved and not converged: {proof.sentence}; {proof.remedy}"]
     if missed:
-        raise GateMissed("; ".join([*missed, *([unproven] if proof and not proof.converged else [])]))
-    if proof and not proof.converged:
-        raise NotConverged(unproven)
+        raise GateMissed("; ".join([*missed, *unproven]))
+    if unproven:
+        raise NotConverged(unproven[0])

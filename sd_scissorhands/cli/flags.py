@@ -177,12 +177,9 @@ def _flag(field: Field) -> inspect.Parameter:
     one, repeatable = _single(hint), False
     if typing.get_origin(one) is tuple:
         one, repeatable = str, not declared.listed
-    help_ = declared.help
-    if "{choices}" in help_:
-        help_ = help_.replace("{choices}", f": {', '.join(declared.names)}" if declared.names else "")
     listed = declared.examples or declared.choices
     option = typer.Option(
-        *names, help=help_, show_default=declared.default_text or False, metavar="NAME" if listed else None,
+        *names, help=declared.text, show_default=declared.default_text or False, metavar="NAME" if listed else None,
         rich_help_panel=BASIC if declared.level == "basic" else declared.panel,
         autocompletion=_completion(declared) if listed else None,
     )  # fmt: skip

@@ -48,7 +48,7 @@ def template() -> str:
 
 def _lines(name: str, default: Any, declared: Declared, chosen: dict[str, Any]) -> Iterator[str]:
     """A setting's help, and the setting with its default."""
-    text = declared.help.replace("{choices}", f": {', '.join(declared.names)}" if declared.names else "")
+    text = declared.text
     if default is None:
         text += f" Default: {_when_open(name, declared, chosen)}."
     yield from _comment(text)

@@ -13,7 +13,7 @@ from ..picture_folders import list_pictures, named
 from ..pictures import PictureError, centre_square, read_frames, read_many, refuse_unreadable
 from ..settings import EraseSettings
 from .denoiser import Denoiser
-from .drawing_again import Draw
+from .drawing_again import DrawLatents
 from .probes import shows
 
 AT_ONCE = {"low": 2, "balanced": 8, "fast": 16}  # large pictures that are sampled together
@@ -26,7 +26,7 @@ def gather(
     retain: Sequence[str],
     named: Sequence[Sequence[str]] = (),
     *,
-    draw: Draw | None = None,
+    draw: DrawLatents | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
     tick: Callable[[int], None],
 ) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ DRAWING = 1  # counts the changes here and in `Denoiser` after which the same fa
 DRAWN_BY = ("torch", "diffusers", "transformers")  # that latents depend on
 
 
-class Draw(Protocol):
+class DrawLatents(Protocol):
     """Latents of prompts, as `Denoiser.generate` draws them."""
 
     def __call__(
@@ -32,7 +32,7 @@ class Draw(Protocol):
 
 @dataclass
 class DrawingOnce:
-    """A `Draw` that draws nothing that is in the cache, and puts there what it draws.
+    """A `DrawLatents` that draws nothing that is in the cache, and puts there what it draws.
 
     A set of pictures is taken whole or drawn whole: a picture's rounding may depend on those that it is computed with.
     """
@@ -47,7 +47,7 @@ class DrawingOnce:
         self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, batch_size: int = 32,
         scheduler: str = "", group: ProcessGroup = SINGLE_PROCESS, tick: Callable[[int], None] = lambda count: None,
     ) -> Tensor:  # fmt: skip
-        """See `Draw`; the first process reads and writes the cache for all."""
+        """See `DrawLatents`; the first process reads and writes the cache for all."""
         how: Any = dict(steps=steps, guidance=guidance, batch_size=batch_size, scheduler=scheduler)
         facts = {"prompts": list(prompts), "seeds": list(seeds), **how, **self._facts()}
         device = self.denoiser.device

@@ -16,7 +16,7 @@ from ..methods.interface import Weights
 from .conditions import SHARES, Mixture
 from .dataset import encode_prompts
 from .denoiser import Denoiser
-from .drawing_again import Draw
+from .drawing_again import DrawLatents
 
 LEFT_AT = (0.05, 0.2, 0.7, 2.0)  # signal-to-noise ratios at which the concept is looked for
 MOVED_AT = (0.02, 0.1, 0.5, 2.0)  # and at which the rest is compared
@@ -72,7 +72,7 @@ class Drawn:
 
 
 def draw_held_out(
-    draw: Draw, prompts: HeldOutPrompts, how: HeldOutSampling, tick: Callable[[int], None]
+    draw: DrawLatents, prompts: HeldOutPrompts, how: HeldOutSampling, tick: Callable[[int], None]
 ) -> dict[str, Tensor]:
     """What the original draws: latents (N, c, h, w) of `asked`, `pair` (the same seeds), `retained` and `reseeded` (others)."""
     asked, pairs = [one.prompt for one in prompts.asked], [one.others[0] for one in prompts.named]
@@ -86,7 +86,7 @@ def draw_held_out(
 
 
 def drawn(
-    draw: Draw,
+    draw: DrawLatents,
     texts: Sequence[str],
     how: HeldOutSampling,
     seeds: int,

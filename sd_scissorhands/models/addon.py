@@ -40,6 +40,7 @@ RESULT = OWN + "result_dtype"  # the metadata of what the sum is rounded to, as 
 WEIGHT, BIAS = ".diff", ".diff_b"
 UP, DOWN, ALPHA = ".lora_up.weight", ".lora_down.weight", ".alpha"
 MOST_LOST = 0.05  # of the change's energy; at rank 16 esd loses .03 on the embedded model, the default .3
+ADD_ON = "an add-on"
 BACK = "at a strength below 1, or left out, the concept is back"
 
 
@@ -66,7 +67,7 @@ class Fit:
 
 def change_in(metadata: Mapping[str, str]) -> str | None:
     """What a file is that changes a model and is none, by its header: a delta or an add-on; None: neither."""
-    return "a delta" if FORMAT in metadata else "an add-on" if RANK in metadata else None
+    return "a delta" if FORMAT in metadata else ADD_ON if RANK in metadata else None
 
 
 # ---------------------------------------------------------------- names

@@ -13,7 +13,7 @@ from ..machine import resolve_device
 from ..naming import model_flag
 from ..results.models import AppliedDelta
 from ..run import Progress, silent
-from .addon import RANK, AddOn
+from .addon import ADD_ON, AddOn, change_in
 from .delta import REMEDY, Delta, read_delta, set_weights
 from .load import LoadedPipeline, open_pipeline, save_pipeline
 from .tensor_files import TensorFile, hash_tensors
@@ -59,7 +59,7 @@ def apply_delta(
 def is_addon(path: Path) -> bool:
     """Whether a file is an add-on of ours, by its header; what cannot be read is none."""
     try:
-        return RANK in TensorFile.open(path).metadata
+        return change_in(TensorFile.open(path).metadata) == ADD_ON
     except UserError:
         return False
 

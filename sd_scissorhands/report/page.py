@@ -23,7 +23,7 @@ from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command
 from .declared import Figure, evaluation_titles, figure, graded
 from .phrases import known
-from .pictures import attack_grid, divided, pairs_grid, picture_grids
+from .pictures import attack_grid, first_pictures
 from .plots import attacks_plot, layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
 from .scatter import tradeoff_plot
@@ -108,11 +108,9 @@ def _findings(run: RunRecord) -> dict[str, Any]:
 
 def _sections(run: RunRecord, blur: bool, controls: Sequence[RunRecord]) -> dict[str, Any]:
     """The findings, and what the sections about evaluations and attacks show."""
-    grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]
     attacked = {name: attack_grid(run, attack, blur) for name, attack in run.attacks.items()}
-    drawn = pairs_grid(run) if not grids else None
-    pictured, figures = [grid for grid in [*grids, *attacked.values(), drawn] if grid], columns(run, controls)
-    first, others = divided(grids) if not drawn else ([drawn], [])
+    first, others = first_pictures(run, blur)
+    pictured, figures = [grid for grid in [*first, *others, *attacked.values()] if grid], columns(run, controls)
     return _findings(run) | {
         "first": first, "grids": others, "attacked": attacked, "blurred": any(grid.blurred for grid in pictured),
         "judged": [back for grid in pictured for back in grid.judged], "columns": figures, "terms": _terms(run, figures),

@@ -7,9 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ..pictures import PictureError, read_frames
+from ..pictures import PictureError, blurred, read_frames
 from ..results.attack import AttackResult, AttackSample
 from ..results.evaluation import Evaluation, JudgedSample, NudityEvaluation, Sample
 from ..results.pairs import FOLDER, Pair
@@ -115,8 +114,14 @@ def _embedded(folder: Path, pair: Pair, which: str, whose: str, *, hidden: bool)
     return Picture(uri, hidden, side <= SHARP_SIDE, f"{whose}, seed {pair.seed}: {prompt(pair.prompt)}", "")
 
 
-def divided(grids: Sequence[Grid]) -> tuple[list[Grid], list[Grid]]:
-    """A few pictures of those kinds that say most, of the first evaluation that has them; and all the others."""
+def first_pictures(run: RunRecord, blur: bool) -> tuple[list[Grid], list[Grid]]:
+    """A few pictures of those kinds that say most, of the first evaluation that has them; and all others.
+
+    Where nothing was evaluated, the pairs drawn at the end of the erasure.
+    """
+    grids = [grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)]
+    if not grids:
+        return [drawn] if (drawn := pairs_grid(run)) else [], []
     first = {kind: next((grid for grid in grids if grid.kind == kind), None) for kind in FIRST_KINDS}
     if first["forget"]:
         first[""] = None
@@ -157,13 +162,6 @@ def _picture(
     concept = "" if isinstance(summary, NudityEvaluation) else summary.concept
     back = which in ("model", "after") and bool(concept) and answer.casefold() == concept.casefold()
     return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer, back)
-
-
-def blurred(image: Any) -> Any:
-    """A PIL picture behind a Gaussian blur of an eighth of its longer side."""
-    from PIL import ImageFilter
-
-    return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
 
 
 def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, int]:

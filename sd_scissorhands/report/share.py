@@ -15,7 +15,7 @@ from ..results.manifest import MANIFEST
 from . import verdict
 from .forgetting_page import is_forgetting
 from .phrases import plain, prompt, shareable
-from .pictures import FIRST, divided, picture_grids
+from .pictures import FIRST, first_pictures
 from .reading import RunRecord, read_measurement, read_run
 
 SIZE, MARGIN, GAP = (1200, 630), 48, 14  # pixels, as pages link to a picture
@@ -88,7 +88,7 @@ def _pairs(sheet: Any, draw: Any, run: RunRecord, blur: bool) -> None:
     """Four pairs, of each kind as many."""
     from PIL import Image, ImageOps
 
-    first, _ = divided([grid for summary in run.evaluations.values() for grid in picture_grids(run, summary, blur)])
+    first, _ = first_pictures(run, blur)
     pairs = [pair for grid in first for pair in grid.pairs[: FIRST // len(first)]]
     for at, (sample, pair) in enumerate(pairs):
         x, y = MIDDLE + at * (SIDE + GAP), TOP
