@@ -1,6 +1,6 @@
 """Models that no setting was chosen for, and the table of docs/experiments.md on them.
 
-`python experiments/models.py half` (or sd2, sdxl, wide, digits) builds one below --root unless it is there: a diffusers directory for
+`python experiments/models.py half` (or sd2, sdxl, sd3, wide, digits) builds one below --root unless it is there: a diffusers directory for
 `sdscissor erase --model`, with what it draws right in quality.json. `judge MODEL --concept three --anchor eight` counts what is left
 in a model of the digits' world, which `sdscissor eval` has no judge for. `table` erases from all of them by defaults, and measures.
 """
@@ -20,7 +20,8 @@ from tables import machine, markdown, publish
 
 WORLDS = Path(__file__).parent.parent / "tests"
 TITLES = {
-    "half": "half the width", "wide": "twice the width", "sd2": "SD 2", "sdxl": "SDXL", "digits": "handwritten digits",
+    "half": "half the width", "wide": "twice the width", "sd2": "SD 2", "sdxl": "SDXL", "sd3": "SD 3 (flow matching)",
+    "digits": "handwritten digits",
 }  # fmt: skip
 CONCEPTS: Mapping[str, str | None] = {"heart": None, "yellow": None}  # and their anchors; None: the world's own
 DIGITS: Mapping[str, str | None] = {"three": "eight", "seven": "four"}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import world_families
 
+from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.tiny import networks, world
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
@@ -91,6 +92,22 @@ def test_a_unet_of_twice_the_width_computes_the_same(monkeypatch):
         old = world_families.part(UNet2DConditionModel, "unet")(*given).sample
         new = world_families.wide().unet(*given).sample
     assert torch.allclose(old, new, atol=1e-4)
+
+
+def test_one_token_of_zeros_stands_for_all_of_them_in_training():
+    torch.manual_seed(0)
+    d = Denoiser(world_families.sd3())
+    for parameter in d.module.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    ids = torch.cat([encoder.ids(["a red heart", ""]) for encoder in d.family.encoders], 1)
+    given = torch.randn(2, 4, 8, 8), torch.tensor([900, 50])
+    with torch.no_grad():
+        whole = d.predict(*given, d.family.condition(ids))
+        with world_families.computed_as_one(d, 256):
+            assert d.family.condition(ids).shape[1] < 30
+            short = d.predict(*given, d.family.condition(ids))
+        again = d.predict(*given, d.family.condition(ids))
+    assert torch.allclose(whole, short, atol=1e-5) and torch.equal(whole, again)
 
 
 # ---------------------------------------------------------------- the table

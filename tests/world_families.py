@@ -152,7 +152,12 @@ def widened(name: str, old: Tensor, shape: torch.Size) -> Tensor:
 
 def sd3() -> Any:
     """SD 3 without its T5: two CLIPs' last states but one side by side, both pooled embeddings, a transformer from nothing."""
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
     from transformers import CLIPTextModel, CLIPTokenizer
 
     denoiser = SD3Transformer2DModel(
@@ -160,8 +165,8 @@ def sd3() -> Any:
         joint_attention_dim=2 * WIDTH, caption_projection_dim=4 * 32, pooled_projection_dim=2 * WIDTH, pos_embed_max_size=SIDE,
         qk_norm="rms_norm",
     )  # fmt: skip
-    for name, parameter in denoiser.named_parameters():  # blocks begin as the identity (adaLN-zero, Peebles and Xie 2023)
-        if ".linear." in name and "norm" in name or name.startswith("proj_out"):
+    for name, parameter in denoiser.named_parameters():  # adaLN-zero (Peebles and Xie 2023)
+        if name.startswith("proj_out") or ("norm" in name and ".linear." in name):
             nn.init.zeros_(parameter)
     first, second = (clip_with_projection(part(CLIPTextModel, "text_encoder")) for _ in range(2))
     one, two = (CLIPTokenizer.from_pretrained(MODEL_DIR / "tokenizer") for _ in range(2))
