@@ -8,27 +8,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 LOOKS = (20, 40, 80)  # steps after a change of the rate at which it is looked; and at half, and at the end
-FAST, SLOWER, RESTARTS = (
-    1.0,
-    4.0,
-    5,
-)  # change of the prediction that is too much; the rate is divided by this; so often at most
-SLOW_AT, FALLEN, AIM, RAISES = (
-    40,
-    0.2,
-    0.3,
-    5,
-)  # by then so much must be gone; the rate is raised to reach this; so often at most
-STEEPEST = (2.0, 8.0)  # by what a rate is raised, at least and at most
+FAST = 0.5  # change of the prediction that is too much in these first steps,
+SLOWER, RESTARTS = 4.0, 5  # and by what the rate is divided then; so often at most
+SLOW_AT, FALLEN = 40, 0.2  # by then so much of the concept must be gone, or
+AIM, STEEPEST, RAISES = 0.3, (2.0, 8.0), 5  # the rate is raised to reach this, by no less and no more; so often at most
 TOLERATED, GAIN = 0.5, 0.5  # change of the prediction from which on forgetting weighs less; how fast
 HALFWAY, EXTENSIONS = 0.6, 2  # share of the concept that may be left at half; so often the repair grows by a half
 MORE = 2.0  # by what the forget weight is raised where a repair has ended and the concept is not gone
-MOST_LEFT = {
-    "name": 0.5,
-    "near": 0.55,
-    "arbitrary": 0.8,
-    "generic": 0.8,
-}  # share of the concept that may be left at the end
+MOST_LEFT = {"name": 0.5, "near": 0.55, "arbitrary": 0.8, "generic": 0.8}  # share that may be left at the end
 
 
 @dataclass(frozen=True)
