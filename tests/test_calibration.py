@@ -63,6 +63,18 @@ def test_a_repair_that_needs_nothing_runs_as_without_calibration():
     assert all(torch.equal(one, weights(plain)[name]) for name, one in weights(repair).items())
 
 
+def test_gradients_that_an_earlier_training_left_are_not_learned_from():
+    def repaired(left: float | None) -> dict[str, torch.Tensor]:
+        task = Forgetful(dtype=torch.float64)
+        for parameter in task.parameters.values():
+            parameter.grad = None if left is None else torch.full_like(parameter, left)
+        repair = Repair(task, task.parameters, RepairSettings(STEPS, 1e-2, 0.1, memory_every=10))
+        repair.run()
+        return weights(repair)
+
+    assert all(torch.equal(one, repaired(None)[name]) for name, one in repaired(9.0).items())
+
+
 def test_too_fast_begins_again_from_the_first_weights_at_a_quarter_of_the_rate():
     fast = ran(lambda repair: looked(0.5, 9.0) if repair.plan.lr > 1e-3 else steadily(repair.step))
     slow = ran(lambda repair: steadily(repair.step), lr=1e-2 / 16)

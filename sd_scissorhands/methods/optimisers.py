@@ -49,7 +49,7 @@ class Trained:
     """The weights that are trained: whole parameters, or a selection of their weights, with gradients and moments of that size alone."""
 
     def __init__(self, parameters: Parameters, only: Selection | None = None):
-        """`only`: the weights; None for all."""
+        """`only`: the weights; None for all. Gradients that an earlier training left in them are dropped: backward adds to these."""
         self._rows: dict[str, Tensor] = {}
         if only is not None:
             self._rows = {name: rows.to(parameters[name].device) for name, rows in only.indices.items()}
@@ -58,6 +58,8 @@ class Trained:
         self.tensors: dict[str, Tensor] = dict(parameters)  # by parameter, what the optimiser moves
         for name, rows in self._rows.items():
             self.tensors[name] = parameters[name].detach().view(-1)[rows]
+        for parameter in parameters.values():
+            parameter.grad = None
 
     def gathering(self) -> AbstractContextManager[None]:
         """Within it gradients of selected weights are picked as they come, so that no others are held."""
