@@ -18,9 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from sd_scissorhands.cli import app
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.errors import UserError
@@ -352,29 +350,6 @@ def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monke
     ]
     assert kept[0] == kept[1] and len(kept[0]) == 40
     assert (tmp_path / "cut" / "rows.csv").read_text().count("\n") == 41
-
-
-def test_two_processes_give_the_bytes_of_one(tmp_path):
-    """`torchrun --nproc_per_node 2`, as `accelerate launch` does it, on the CPU."""
-    (tmp_path / "p.txt").write_text("".join(f"a red circle {n}\n" for n in range(40)))
-    words = ["eval", "--model", "tiny", "--steps", "2", "--keep-images", "--json", "--device", "cpu", "--prompts"]
-    words = [*words, str(tmp_path / "p.txt"), "--output-dir"]
-    alone = CliRunner().invoke(app, [*words, str(tmp_path / "1")])
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-            *("-m", "sd_scissorhands", *words, str(tmp_path / "2")),
-        ],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == alone.exit_code == 0, done.stderr
-    told = {1: json.loads(alone.stdout), 2: json.loads(done.stdout)}  # one process alone speaks
-    names = ("seconds", "command", "report")
-    assert {k: v for k, v in told[1].items() if k not in names} == {k: v for k, v in told[2].items() if k not in names}
-    pictures = [{f.name: f.read_bytes() for f in (tmp_path / n / "images" / "model").iterdir()} for n in "12"]
-    assert pictures[0] == pictures[1] and len(pictures[0]) == 40
-    ledgers = [(tmp_path / n / "model.jsonl").read_text().splitlines() for n in "12"]
-    assert sorted(ledgers[0]) == sorted(ledgers[1]) and not list((tmp_path / "2").glob("*.part*"))
 
 
 def test_what_another_process_wrote_before_a_kill_is_not_lost(tmp_path):

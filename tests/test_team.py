@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_unlearn import Regression
+from together import DIES
 from torch import nn
 from typer.testing import CliRunner
 
@@ -203,13 +207,21 @@ def test_eight_bit_moments_take_a_byte_and_resume():
 # ---------------------------------------------------------------- processes
 
 
-def run_together(count: int, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    """`torchrun --nproc_per_node COUNT`, as `accelerate launch` does it, on the CPU."""
+def run_together(count: int, *commands: Sequence[str]) -> CompletedProcess[str]:
+    """Commands in `torchrun --nproc_per_node COUNT`, as `accelerate launch` does it, on the CPU; see `together`."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
-    env = {**os.environ, **environment}
-    return subprocess.run(
-        [sys.executable, *launch, "-m", "sd_scissorhands", *words], capture_output=True, text=True, env=env
-    )
+    words = [sys.executable, *launch, str(Path(__file__).with_name("together.py")), json.dumps(commands)]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """The JSON of every command, which one process alone prints."""
+    found, at = [], 0
+    while at < len(text):
+        one, at = json.JSONDecoder().raw_decode(text, at)
+        found.append(one)
+        at += len(text[at:]) - len(text[at:].lstrip())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -224,45 +236,73 @@ def asked(tmp_path_factory) -> list[str]:
     return ["erase", "--model", "tiny", "--concept", "heart", "--recipe", "scissorhands-anchored", "--config", str(config), "--keep-scores", "--json"]  # fmt: skip
 
 
-def test_two_processes_make_the_erasure_of_one(asked, tmp_path):
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """What one process and two made of the same words; of an erasure more, whose second process died, there is no first."""
+
+    folder: Path
+    words: dict[str, list[str]]  # command -> its words before the folder
+    results: dict[str, list[dict[str, Any]]]  # command -> its JSON by one process, and by two
+    done: CompletedProcess[str]  # the two
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def both(asked, tmp_path_factory) -> Both:
+    """An evaluation, an erasure, and one that its second process does not survive; two processes are started once."""
+    folder = tmp_path_factory.mktemp("both")
+    (folder / "p.txt").write_text("".join(f"a red circle {n}\n" for n in range(40)))
+    drawn = ["eval", "--model", "tiny", "--steps", "2", "--keep-images", "--json", "--device", "cpu", "--prompts"]
+    words = {"eval": [*drawn, str(folder / "p.txt"), "--output-dir"], "erase": [*asked, "--output-dir"]}
+    began = time.monotonic()
+    done = run_together(
+        2,
+        *([*own, str(folder / f"{name}2")] for name, own in words.items()),
+        [DIES, *words["erase"], str(folder / "cut")],
+    )
+    seconds = time.monotonic() - began
+    two = dict(zip(words, documents(done.stdout), strict=True))  # and nothing of the one that died
+    alone = {name: CliRunner().invoke(app, [*own, str(folder / f"{name}1")]) for name, own in words.items()}
+    assert all(one.exit_code == 0 for one in alone.values()), alone
+    return Both(folder, words, {name: [json.loads(alone[name].stdout), two[name]] for name in words}, done, seconds)
+
+
+def test_two_processes_give_the_bytes_of_one(both):
+    one, two = (
+        {k: v for k, v in own.items() if k not in ("seconds", "command", "report")} for own in both.results["eval"]
+    )
+    assert one == two
+    folders = [both.folder / name for name in ("eval1", "eval2")]
+    pictures = [{f.name: f.read_bytes() for f in (folder / "images" / "model").iterdir()} for folder in folders]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 40
+    ledgers = [(folder / "model.jsonl").read_text().splitlines() for folder in folders]
+    assert sorted(ledgers[0]) == sorted(ledgers[1]) and not list(folders[1].glob("*.part*"))
+
+
+def test_two_processes_make_the_erasure_of_one(both):
     """Sampling, scores and selection to the byte, weights up to rounding."""
-    alone = CliRunner().invoke(app, [*asked, "--output-dir", str(tmp_path / "1")])
-    done = run_together(2, *asked, "--output-dir", str(tmp_path / "2"))
-    assert done.returncode == alone.exit_code == 0, done.stderr
-    told = {1: json.loads(alone.stdout), 2: json.loads(done.stdout)}  # one process alone speaks
+    folders = [both.folder / name for name in ("erase1", "erase2")]
     for stage in STAGES:
-        one, two = ((tmp_path / n / f"{stage}.safetensors").read_bytes() for n in "12")
+        one, two = ((folder / f"{stage}.safetensors").read_bytes() for folder in folders)
         assert one == two, stage
     start = load_file(open_pipeline("tiny").directory / "unet" / "diffusion_pytorch_model.safetensors")
-    one, two = unet_of(tmp_path / "1"), unet_of(tmp_path / "2")
+    one, two = map(unet_of, folders)
     assert farthest(one, two) < 1e-4 < 1e-3 < farthest(one, start)
-    assert told[2]["processes"] == 2 and told[1]["trimmed"] == told[2]["trimmed"]
-    assert (tmp_path / "2" / "report.html").exists() and not list(tmp_path.rglob(".*.partial"))
+    one, two = both.results["erase"]
+    assert two["processes"] == 2 and one["trimmed"] == two["trimmed"]
+    assert (folders[1] / "report.html").exists() and not any(list(folder.rglob(".*.partial")) for folder in folders)
 
 
-def test_a_process_that_dies_ends_the_run_and_the_run_resumes(asked, tmp_path):
-    dying = tmp_path / "site"
-    dying.mkdir()
-    (dying / "sitecustomize.py").write_text(  # the second process ends within the third step
-        "import os\n"
-        "if os.environ.get('RANK') == '1':\n"
-        "    import sd_scissorhands.methods.repair as repair\n"
-        "    whole = repair.Repair._backward\n"
-        "    def short(self, *rest):\n"
-        "        return os._exit(9) if self.step == 3 else whole(self, *rest)\n"
-        "    repair.Repair._backward = short\n"
-    )
-    words = [*asked, "--output-dir", str(tmp_path / "run")]
-    path = os.pathsep.join([str(dying), os.environ.get("PYTHONPATH", "")])
-    began = time.monotonic()
-    done = run_together(2, *words, PYTHONPATH=path)
-    assert done.returncode != 0 and time.monotonic() - began < 300
-    assert "another process of this run has ended" in done.stderr or "exitcode  : 9" in done.stderr
-    assert not done.stdout and not (tmp_path / "run" / "model").exists()
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["repair"]["step"] == 3
-    assert CliRunner().invoke(app, [*words, "--resume"]).exit_code == 0  # by one process, as it happens
-    assert [r["step"] for r in json.loads((tmp_path / "run" / "repair" / "history.json").read_text())] == [*range(6)]
-    assert (tmp_path / "run" / "model" / "model_index.json").exists()
+def test_a_process_that_dies_ends_the_run_and_the_run_resumes(both):
+    run = both.folder / "cut"
+    assert both.done.returncode != 0 and both.seconds < 300
+    assert "another process of this run has ended" in both.done.stderr or "exitcode  : 9" in both.done.stderr
+    assert not (run / "model").exists()
+    assert json.loads((run / "run.json").read_text())["stages"]["repair"]["step"] == 3
+    resumed = CliRunner().invoke(app, [*both.words["erase"], str(run), "--resume"])  # by one process, as it happens
+    assert resumed.exit_code == 0
+    assert [r["step"] for r in json.loads((run / "repair" / "history.json").read_text())] == [*range(6)]
+    assert (run / "model" / "model_index.json").exists()
 
 
 @pytest.mark.parametrize("command", ["forget", "compare", "demo"])
@@ -389,9 +429,9 @@ def test_a_thin_copy_halves_what_is_frozen_and_norms_stay(short):
 
 def test_the_forecast_of_memory_is_near_what_a_run_takes(asked, tmp_path):
     words = [*asked, "--scope", "full", "--output-dir", str(tmp_path / "run")]
-    dry, done = run_together(1, *words, "--dry-run"), run_together(1, *words)
-    assert dry.returncode == done.returncode == 0, dry.stderr + done.stderr
-    expected = json.loads(dry.stdout)["peak_bytes"]
+    done = run_together(1, [*words, "--dry-run"], words)
+    assert done.returncode == 0, done.stderr
+    expected = documents(done.stdout)[0]["peak_bytes"]
     stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
     assert set(expected) == {"data", "scores", "selection", "repair"}
     for stage, wanted in expected.items():
