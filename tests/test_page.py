@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.errors import UserError
+from sd_scissorhands.report import page as page_module
 from sd_scissorhands.report import write_card, write_picture
 from sd_scissorhands.settings import EraseSettings
 
@@ -41,6 +42,18 @@ def test_the_filter_knows_where_it_came_back(tmp_path: Path) -> None:
     page = read(run)
     assert "Only pictures where it came back: 3 of the 6 pairs" in page
     assert page.count('<figure class="pair back">') == 3 and page.count('<figure class="pair">') == 3
+
+
+def test_of_several_attacks_only_the_first_pictures_stand_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "ROW", slice(1))
+    monkeypatch.setattr(page_module, "BEHIND", slice(1, None))
+    run = make_run(tmp_path / "run")
+    add_attack(run, "embedding", 0.154)
+    assert 'class="more"' not in read(run)
+    add_attack(run, "relearn", 0.97, **RELEARN)
+    page = read(run)
+    assert page.count('<details class="more"><summary>2 more, 2 where it came back</summary>') == 2
+    assert page.count('<figure class="pair back">') == 6
 
 
 def test_every_link_leads_to_a_section_that_is_there(tmp_path: Path) -> None:
