@@ -93,7 +93,7 @@ def card_text(run_dir: Path, *, repo: str | None = None, file: str | None = None
     run = read_run(run_dir)
     if not (run_dir / "model").is_dir():
         raise UserError(f"{run_dir} has no model yet: finish the run with --resume")
-    return template("card.md.j2").render(use=use(run, repo, file, to), **card_facts(run), **_findings(run))
+    return template("card.md.j2").render(to=to, use=use(run, repo, file, to), **card_facts(run), **_findings(run))
 
 
 def _findings(run: RunRecord) -> dict[str, Any]:
