@@ -34,5 +34,9 @@ class UsageError(UserError):
     """The request makes no sense whatever the files hold, such as an unknown choice; exit code 2."""
 
 
+class OccupiedError(UserError):
+    """A folder holds another measurement than the one that would go there."""
+
+
 class AbsentError(UserError):
     """What is named is neither on this machine nor could it be fetched."""

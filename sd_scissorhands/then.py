@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .attacks import ATTACKS
 from .attacks.attack_settings import AttackSettings
 from .attacks.suite_settings import SUITES, Suite
-from .errors import UsageError, UserError
+from .errors import OccupiedError, UsageError, UserError
 from .evaluation.evaluate_settings import EvaluateSettings
 from .files import read_json
 from .parsing import choose
@@ -120,7 +121,7 @@ def run_part(part: Part, erased: EraseResult, settings: EraseSettings, progress:
 
 
 def _done(part: Part, concept: str, erased: EraseResult, settings: EraseSettings, progress: Progress) -> Measurement:
-    """One part's result, made or read."""
+    """One part's result, made or read; in a folder of its own where the usual one holds another, which nothing overwrites."""
     from . import api
     from .attacks import attack, suite
     from .evaluation import evaluate
@@ -137,14 +138,20 @@ def _done(part: Part, concept: str, erased: EraseResult, settings: EraseSettings
     else:
         asked = AttackSettings(part.name, concept, model, **shared)
         folder, do = attack.place_of(asked), api.attack
-    words = part.words(erased.run_dir, concept, shared)
-    return _finished(folder, words, erased) or do(asked, folder, command=words, progress=progress)
+    words, own = part.words(erased.run_dir, concept, shared), folder.with_name(f"{folder.name}-then")
+    own_words = [*words, "--output-dir", str(own)]
+    if found := _finished(folder, words, erased) or _finished(own, own_words, erased):
+        return found
+    try:
+        return do(asked, folder, command=words, progress=progress)
+    except OccupiedError:
+        result = do(asked, own, command=own_words, progress=progress)
+        left = f"{folder} holds another measurement, made otherwise, and is left as it is: this one is in {own}"
+        return dataclasses.replace(result, remarks=(*result.remarks, left))
 
 
 def _finished(folder: Path, words: list[str], erased: EraseResult) -> Measurement | None:
     """What the same command came to in a folder on these weights; None where it has not ended, or was another."""
-    from dataclasses import replace
-
     from .results.attack import AttackResult
     from .results.evaluation import read_evaluation
     from .results.suite import SuiteResult
@@ -159,4 +166,4 @@ def _finished(folder: Path, words: list[str], erased: EraseResult) -> Measuremen
     except (OSError, ValueError, KeyError, TypeError):
         return None  # which the command itself says, where it is damaged
     same = list(found.command) == words and getattr(found, "weights_sha256", None) == erased.weights_sha256
-    return replace(found, folder=folder, report=erased.report) if same else None
+    return dataclasses.replace(found, folder=folder, report=erased.report) if same else None

@@ -16,9 +16,11 @@ from sd_scissorhands import api, pairs, rehearsal, tracking
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.cli import app, chain
 from sd_scissorhands.cli.options import GateMissed, NotConverged
+from sd_scissorhands.disk import write_json
 from sd_scissorhands.erasure import erase
 from sd_scissorhands.errors import UsageError, UserError
 from sd_scissorhands.evaluation import evaluate
+from sd_scissorhands.evaluation.records import Ledger
 from sd_scissorhands.report import write_report
 from sd_scissorhands.results.attack import AttackResult
 from sd_scissorhands.results.evaluation import ConceptEvaluation
@@ -151,6 +153,27 @@ def test_then_measures_in_one_go_and_a_repetition_reads(copy, monkeypatch):
     again = command("--then", "eval,attack")
     assert again.exit_code == 0 and len(attacked) == 1
     assert [one["weights_sha256"] for one in json.loads(again.stdout)["then"]] == [erased.weights_sha256] * 2
+
+
+def test_then_leaves_another_evaluation_as_it_is_and_makes_its_own(copy, monkeypatch):
+    folder, erased = copy
+    monkeypatch.setattr(api, "erase", lambda *_, **__: dataclasses.replace(erased, folder=folder))
+    Ledger(folder / "eval" / "canvas" / "model.jsonl", {"steps": 4})
+
+    def measure(settings, place, *, command, progress):
+        Ledger(place / "model.jsonl", {"steps": 20})
+        result = ConceptEvaluation(kind="canvas", weights_sha256=erased.weights_sha256, command=tuple(command))
+        write_json(place / "summary.json", result.to_json())
+        return result
+
+    monkeypatch.setattr(api, "evaluate", measure)
+    files = [folder / "eval" / name / "model.jsonl" for name in ("canvas", "canvas-then")]
+    (one,) = json.loads(command("--then", "eval").stdout)["then"]
+    assert [json.loads(file.read_text())["steps"] for file in files] == [4, 20]
+    assert one["command"][-2:] == ["--output-dir", str(files[1].parent)]
+    assert "canvas holds another measurement" in one["remarks"][0] and "canvas-then" in one["remarks"][0]
+    monkeypatch.setattr(api, "evaluate", None)  # it is not made again
+    assert command("--then", "eval").exit_code == 0
 
 
 def test_nothing_follows_an_erasure_that_saved_no_model(monkeypatch):

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from sd_scissorhands.cli import app
 from sd_scissorhands.errors import UserError
-from sd_scissorhands.report import write_card, write_picture
+from sd_scissorhands.report import card_text, share, write_card, write_picture
+from sd_scissorhands.report import page as page_module
+from sd_scissorhands.report.reading import read_run
 from sd_scissorhands.settings import EraseSettings
 
 
@@ -41,6 +43,18 @@ def test_the_filter_knows_where_it_came_back(tmp_path: Path) -> None:
     page = read(run)
     assert "Only pictures where it came back: 3 of the 6 pairs" in page
     assert page.count('<figure class="pair back">') == 3 and page.count('<figure class="pair">') == 3
+
+
+def test_of_several_attacks_only_the_first_pictures_stand_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "ROW", slice(1))
+    monkeypatch.setattr(page_module, "BEHIND", slice(1, None))
+    run = make_run(tmp_path / "run")
+    add_attack(run, "embedding", 0.154)
+    assert 'class="more"' not in read(run)
+    add_attack(run, "relearn", 0.97, **RELEARN)
+    page = read(run)
+    assert page.count('<details class="more"><summary>2 more, 2 where it came back</summary>') == 2
+    assert page.count('<figure class="pair back">') == 6
 
 
 def test_every_link_leads_to_a_section_that_is_there(tmp_path: Path) -> None:
@@ -112,3 +126,20 @@ def test_a_card_names_no_folder_and_what_was_not_tried(tmp_path: Path) -> None:
     limits = card[card.index("## Limits") :]
     assert "those that were run; not run: " in limits and "learned embedding" not in limits
     assert "on pictures of the concept it is back after 40 steps" in limits
+
+
+def test_the_card_of_an_add_on_claims_nothing_that_was_not_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluated=False)
+    how = dict(repo="me/x", file="x.safetensors", to="lycoris")
+    card = card_text(run, **how)
+    assert (
+        "An add-on that makes of its base a Stable Diffusion pipeline" in card
+        and "The erased model's UNet, sha256" in card
+    )
+    assert "Neither it nor the whole erased model was measured." in card and "Not evaluated yet" in card
+    write_picture(run, tmp_path / "bare.png")
+    bare = [one.word for _, one in share._findings(read_run(run))]
+    assert bare == ["Not evaluated yet", "Not attacked yet"]
+    add_canvas(run, figures=FIGURES, original=ORIGINAL)
+    assert "The figures on this card are of the whole erased model, not of this add-on." in card_text(run, **how)
+    assert "This model's UNet" in card_text(run) and "add-on" not in card_text(run)

@@ -11,7 +11,7 @@ from typing import Any
 from ..concepts import read_prompts
 from ..diffusion.dataset import check_pictures
 from ..disk import hash_files, locked, write_json
-from ..errors import UserError
+from ..errors import OccupiedError
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
@@ -132,13 +132,14 @@ def claim(file: Path, ours: dict[str, Any], processes: Processes) -> None:
     """Write into a file what is done in its folder, or find the same written.
 
     Raises:
-        UserError: the folder holds another attack.
+        OccupiedError: the folder holds another attack.
+        UserError: the file is damaged.
     """
     folder = file.parent
     if file.exists():
         theirs = read_object(file, f"delete {folder} or choose another --output-dir")
         if other := [name for name in ours if theirs.get(name) != ours[name]]:
-            raise UserError(
+            raise OccupiedError(
                 f"{folder} holds another attack ({other[0]} differs): choose another --output-dir or delete it"
             )
     elif processes.main:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import OccupiedError, UserError
 from ..machine import Processes
 from ..parsing import parse_json
 from .prompts import Row
@@ -69,7 +69,8 @@ class Ledger:
             check: reads a record as those do that come later; whatever it raises means that the record is damaged.
 
         Raises:
-            UserError: the file holds another measurement, is damaged, or cannot be read or written.
+            OccupiedError: the file holds another measurement.
+            UserError: it is damaged, or cannot be read or written.
         """
         self.path, self.header, self.processes, self.check = path, header, processes or Processes(), check
         self.records: dict[int, dict[str, Any]] = {}
@@ -104,8 +105,9 @@ class Ledger:
     def close(self) -> None:
         """Wait for the other processes and gather what was written; the first puts it into the one file, in order."""
         self.processes.wait()
+        self._read(self.path)  # by all of them, so that none waits for one that was refused
         if self.processes.main:
-            for part in (self.path, *self._parts()):
+            for part in self._parts():
                 self._read(part)
             new = self.path.with_name(f".{self.path.name}.partial")
             new.write_text("".join(json.dumps(line) + "\n" for line in [self.header, *self.in_order()]))
@@ -146,7 +148,7 @@ class Ledger:
             self.records[line["number"]] = line
         elif line != self.header:
             changed = next((name for name in self.header if line.get(name) != self.header[name]), "header")
-            raise UserError(
+            raise OccupiedError(
                 f"{self.path} holds another evaluation ({changed} differs): choose another --output-dir or delete it"
             )
 

@@ -69,8 +69,9 @@ image = pipeline("your prompt").images[0]
 ```"""
 LAY_OVER = (
     "An add-on for the base alone, in LyCORIS's layout: load it in ComfyUI or A1111 as a LoRA, at strength 1. **At a strength below 1, or left "
-    "out, the concept is back.** The figures below are those of the whole erased model; where the add-on has a rank, measure what it makes:"
+    "out, the concept is back.** {whose} What it makes of a base is a model like any other, to be measured as one:"
 )
+OF_THE_WHOLE = "The {measured} on this card {be} of the whole erased model, not of this add-on."
 APPLY = """```bash
 hf download {repo} {file} --local-dir .
 sdscissor apply {base} {file} --output-dir erased
@@ -82,7 +83,7 @@ def use(run: RunRecord, repo: str | None, file: str | None, to: str) -> str:
     loader, base = loader_of(run), base_on_hub(run) or "BASE-MODEL"
     if to in ("delta", "lycoris"):
         made = APPLY.format(repo=repo, file=file, base="tiny" if run.source.model == "tiny" else base)
-        return f"{LAY_OVER}\n\n{made}" if to == "lycoris" else made
+        return f"{LAY_OVER.format(whose=_of_the_whole(run))}\n\n{made}" if to == "lycoris" else made
     if to == "unet-only":
         return PUT_IN.format(repo=repo, file=file, base=base, part=FAMILIES[loader].part)
     if to == "single-file":
@@ -91,6 +92,15 @@ def use(run: RunRecord, repo: str | None, file: str | None, to: str) -> str:
     place, options = repo or "path/to/this/directory", load_options(run)
     torch = "import torch\n" if "torch." in options else ""
     return LOAD.format(loader="DiffusionPipeline", how="from_pretrained", place=place, options=options, torch=torch)
+
+
+def _of_the_whole(run: RunRecord) -> str:
+    """What of an add-on's card is about another model: nothing that was not measured."""
+    proof, figures = run.erased and run.erased.proof, run.summaries
+    if not (proof or figures):
+        return "Neither it nor the whole erased model was measured."
+    measured = " and the ".join(["proof"] * bool(proof) + ["figures"] * bool(figures))
+    return OF_THE_WHOLE.format(measured=measured, be="are" if figures else "is")
 
 
 def load_options(run: RunRecord) -> str:

@@ -23,7 +23,7 @@ from .card import card_facts, use
 from .commands import attack_command, changed, evaluation_command, repeat_command
 from .declared import Figure, evaluation_titles, figure, graded
 from .phrases import known
-from .pictures import attack_grid, first_pictures
+from .pictures import BEHIND, ROW, attack_grid, first_pictures
 from .plots import attacks_plot, layer_plot, looks_plot, relearn_plot, repair_plot, sweep_plot
 from .reading import RunRecord, read_controls, read_measurement, read_run
 from .scatter import tradeoff_plot
@@ -93,7 +93,7 @@ def card_text(run_dir: Path, *, repo: str | None = None, file: str | None = None
     run = read_run(run_dir)
     if not (run_dir / "model").is_dir():
         raise UserError(f"{run_dir} has no model yet: finish the run with --resume")
-    return template("card.md.j2").render(use=use(run, repo, file, to), **card_facts(run), **_findings(run))
+    return template("card.md.j2").render(to=to, use=use(run, repo, file, to), **card_facts(run), **_findings(run))
 
 
 def _findings(run: RunRecord) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _sections(run: RunRecord, blur: bool, controls: Sequence[RunRecord]) -> dict
     first, others = first_pictures(run, blur)
     pictured, figures = [grid for grid in [*first, *others, *attacked.values()] if grid], columns(run, controls)
     return _findings(run) | {
-        "first": first, "grids": others, "attacked": attacked, "blurred": any(grid.blurred for grid in pictured),
+        "ROW": ROW, "BEHIND": BEHIND, "first": first, "grids": others, "attacked": attacked, "blurred": any(grid.blurred for grid in pictured),
         "judged": [back for grid in pictured for back in grid.judged], "columns": figures, "terms": _terms(run, figures),
         "attacks_plot": attacks_plot({run.label(one): one for one in run.attacks.values()}),
         "sweep_plot": sweep_plot, "relearn_plot": relearn_plot, "titles": evaluation_titles(), "settings_of": _settings, "attack_command": attack_command(run),

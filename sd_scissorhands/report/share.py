@@ -66,6 +66,9 @@ def _origin(run: RunRecord) -> str:
 
 def _findings(run: RunRecord) -> Iterator[tuple[str, verdict.Finding]]:
     """The page's cards, of several evaluations the first alone."""
+    if not run.evaluations and not run.alone:
+        proof = "the proof alone, in latent space" if run.erased and run.erased.proof else ""
+        yield "Is it gone, and is the rest whole?", verdict.Finding("Not evaluated yet", "none", proof)
     for summary in list(run.evaluations.values())[:1]:
         yield f"Is {run.concepts} gone?", verdict.is_gone(run, summary)
         yield "Is the rest whole?", verdict.is_whole(run, by_seed=False)

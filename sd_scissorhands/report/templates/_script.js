@@ -1,4 +1,4 @@
-// Copies a command, wipes the first picture of a pair over the second, and shows a pair larger.
+// Copies a command, opens the pictures where it came back, wipes the first picture of a pair over the second, and shows a pair larger.
 const make = (name, facts) => Object.assign(document.createElement(name), facts);
 for (const pre of document.querySelectorAll("pre")) {
   const button = make("button", { type: "button", className: "copy", textContent: "Copy command" });
@@ -8,6 +8,8 @@ for (const pre of document.querySelectorAll("pre")) {
   };
   pre.before(button);
 }
+const back = document.querySelector("#back");
+if (back) back.onchange = () => document.querySelectorAll(".more").forEach((more) => (more.open = back.checked));
 const wipe = (pair) => {
   const [before, after] = pair.querySelectorAll("img");
   if (!after) return;
