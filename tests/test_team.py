@@ -496,7 +496,7 @@ def test_pictures_are_encoded_once_and_drawn_from_their_posterior(short, tmp_pat
     data = {"forget_latents": mean, "forget_deviation": 100 * torch.ones_like(mean), "forget_condition": words}
     settings = dataclasses.replace(short, batch_size=64).resolved("small")
     task = ErasureTask(denoiser, data, settings)
-    rows, clean, _, noise, _ = task.batches.draw("forget", "forget", 5)
+    rows, clean, _, noise, *_ = task.batches.draw("forget", "forget", 5)
     drawn = (clean - mean[rows]) / 100
     assert drawn.std() == pytest.approx(1, abs=0.05) and abs(float((drawn * noise).mean())) < 0.05
     assert torch.equal(clean, task.batches.draw("forget", "forget", 5)[1])
