@@ -14,6 +14,7 @@ from sd_scissorhands import forecast as forecasting
 from sd_scissorhands.cli.erase import _consider
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
+from sd_scissorhands.diffusion.layout import channels_last
 from sd_scissorhands.diffusion.slots import Slotted
 from sd_scissorhands.erasure import _mixture, erase
 from sd_scissorhands.errors import UserError
@@ -21,6 +22,7 @@ from sd_scissorhands.evaluations import evaluations_of
 from sd_scissorhands.methods.adversary import Adversary
 from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.models.load import LoadedPipeline
+from sd_scissorhands.models.tensor_files import hash_tensors
 from sd_scissorhands.preparation import prepare
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.terminal import Terminal
@@ -77,6 +79,24 @@ def test_a_repair_step_reads_nothing_back_from_the_device(recipe, short, monkeyp
         repair.step = step
         repair._descend(None, Adversary(parameters, 1e-3))
     assert {weight.device.type for weight in parameters.values()} == {"meta"}
+
+
+def test_channels_last_changes_no_value_and_leaves_what_is_trained(short):
+    denoiser = prepare(short).denoiser
+    noisy, t, words = torch.randn(2, *denoiser.latent_shape), torch.tensor([10, 900]), denoiser.encode(["a heart"] * 2)
+    trained = [name for name in denoiser.parameters if name.startswith("mid_block")]
+
+    def facts():
+        with torch.no_grad():
+            return hash_tensors(denoiser.module.state_dict().items()), denoiser.predict(noisy, t, words)
+
+    before, out = facts()
+    channels_last(denoiser.module, trained)
+    after, again = facts()
+    assert after == before and torch.allclose(out, again, atol=1e-5)
+    convolutions = {name: own for name, own in denoiser.module.named_parameters() if own.ndim == 4 and own.shape[2] > 1}
+    assert {name for name, own in convolutions.items() if own.is_contiguous()} == {*trained} & {*convolutions}
+    assert len(convolutions) > len({*trained} & {*convolutions}) > 0
 
 
 def test_guidance_of_one_takes_one_pass(short):

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.layout import channels_last
 from ..diffusion.sampler import UNCHANGED, Changes
 from ..disk import atomic, hash_text
 from ..errors import UserError
@@ -117,7 +118,11 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
             raise UserError(
                 f"{model} is not the model that its run made (weights {opened.weights_sha256[:12]}, {MANIFEST} says {made[:12]})"
             )
-    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.dtype if device.startswith("cuda") else "no")
+    if not device.startswith("cuda"):
+        return opened, Denoiser(opened.pipeline)
+    for module in (opened.denoiser, opened.pipeline.vae):
+        channels_last(module)
+    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.dtype)
 
 
 @dataclass
