@@ -314,8 +314,8 @@ def robust(bench: Bench) -> str:
         "speed probe, ms"
     )
     note = (
-        f"Recipe {settings.recipe}, two forget and two retain samples one by one, float32, the teacher's passes included; under the "
-        "prompts' own words, not the mixture's. MiB: beyond the UNet's weights."
+        f"Recipe {settings.recipe}, {8 * bench.latents} x {8 * bench.latents} pixels, two forget and two retain samples one by one, "
+        "float32, the teacher's passes included; under the prompts' own words, not the mixture's. MiB: beyond the UNet's weights."
     )
     return bench.tabulate("robust", header, line, note)
 
