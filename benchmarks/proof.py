@@ -12,9 +12,9 @@ import torch
 from rows import Row, Ways, interleave, record, row, short, spread, tabulate
 
 from sd_scissorhands.evaluation.judges.nudenet import Detector
-from sd_scissorhands.evaluation.nudity import cores
 from sd_scissorhands.evaluation.prompts import Row as Prompt
 from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling
+from sd_scissorhands.machine import cores
 from sd_scissorhands.quiet import quietly
 
 ROUNDS, PICTURES = 5, {"NudeNet, 512 x 512 pictures": 48, "sampling, embedded model, 20 steps": 32}

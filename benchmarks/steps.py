@@ -291,6 +291,35 @@ def checkpointing(bench: Bench) -> str:
     return bench.tabulate("checkpointing", header, line, "MiB: beyond weights, gradients and what the optimizer holds.")
 
 
+def robust(bench: Bench) -> str:
+    """A step of the default recipe with its adversary, which it has in every second step, by turns with one without."""
+    denoiser = build(bench.divisor, bench.latents)
+    task, parameters, settings = erasure(denoiser, batch_size=2, lr=1e-5, **ON_CPU["balanced"])
+    assert settings.relearn_every == 2
+    ours = Steps(task, parameters, settings)
+    ours.step()  # the first, with the adversary
+    turns, probes = interleave({"without": ours.step, "ours": ours.step}, bench.rounds)
+    own = size(parameters.values())
+    held = {"without": ours.held, "ours": ours.held + 3 * own}  # the adversary's displacement and its moments
+    ours.end()
+    turns = {name: beyond(some, held[name]) for name, some in turns.items()}
+    bench.record("robust: repair, attn", turns, probes, numel(parameters.values()), "without")
+
+    def line(one: Row) -> list[str]:
+        cells = rows.compared(one)
+        return [*cells[:4], f"{one['ours'] / one['baseline']:.2f}", *cells[5:]]
+
+    header = (
+        "what, scope; weights in scope; without, s; with its adversary, s; times as long; without, MiB; with, MiB; "
+        "speed probe, ms"
+    )
+    note = (
+        f"Recipe {settings.recipe}, {8 * bench.latents} x {8 * bench.latents} pixels, two forget and two retain samples one by one, "
+        "float32, the teacher's passes included; under the prompts' own words, not the mixture's. MiB: beyond the UNet's weights."
+    )
+    return bench.tabulate("robust", header, line, note)
+
+
 def growth(bench: Bench) -> str:
     """Time and memory of scores over the whole UNet, from a sixty-fourth of its weights to all of them."""
     for divisor in WIDTHS:
@@ -361,7 +390,10 @@ def command(*words: object) -> dict[str, Any]:
     return json.loads(subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-TABLES = {"repair": repair, "scores": scores, "checkpointing": checkpointing, "growth": growth, "forecast": forecast}
+TABLES = {
+    "repair": repair, "scores": scores, "checkpointing": checkpointing, "robust": robust, "growth": growth,
+    "forecast": forecast,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -143,6 +143,11 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class PeakMemory:
     """How much memory is in use at most from here on: of a CUDA device what torch took there, else of this process.
 

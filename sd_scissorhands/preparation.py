@@ -17,6 +17,7 @@ from .concepts import Concept, check_distinct, findings, read_prompts, shuffled,
 from .diffusion.dataset import check_pictures
 from .diffusion.denoiser import Denoiser
 from .diffusion.families import Family
+from .diffusion.layout import channels_last
 from .diffusion.sampler import FEW_STEP
 from .disk import atomic, hash_files, hash_text
 from .domains.base import Domain
@@ -117,6 +118,8 @@ def prepare(settings: EraseSettings, processes: Processes | None = None) -> Prep
     scope = denoiser.scope(settings.scope)
     settings = dataclasses.replace(settings, lr=settings.lr or relative_rate(settings.relative_lr, scope))
     prepared = Prepared(settings, opened, denoiser, found, scope, retain, open_, erased)
+    if denoiser.device.type == "cuda":
+        channels_last(denoiser.module, prepared.scored)
     prompts = [*(text for pair in prepared.pairs for text in pair), *retain]
     return dataclasses.replace(prepared, remarks=(*remarks, *opened.family.remarks_on(prompts)))
 

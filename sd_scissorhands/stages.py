@@ -129,7 +129,26 @@ class Stages:
             slices: that a process takes its share of a batch in, one after the other.
             look: at held-out data, for a calibration; None for none.
         """
-        s, run, peak = self.settings, self.run, PeakMemory(self.device)
+        run, peak = self.run, PeakMemory(self.device)
+        repair = self._first_state(selection, slices, look)
+        if not self.settings.steps:
+            return repair
+        if run.done("repair"):
+            self._restore(repair)
+        before, began = repair.step, time.monotonic()
+        self._take_to_the_end(repair)
+        if (stage := run.manifest.stage("repair")) and repair.step > before:
+            took = None if before else time.monotonic() - began
+            run.finish("repair", replace(stage, peak_bytes=peak.total(), seconds=took))
+        if run.processes.main:
+            write_json(run.path / "repair" / "history.json", repair.history)
+            if repair.calibration:
+                write_json(run.path / "repair" / "looks.json", repair.calibration.looks)
+        return repair
+
+    def _first_state(self, selection: Selection, slices: int, look: Callable[[], Look] | None) -> Repair:
+        """The repair before its first step."""
+        s = self.settings
         if s.train == "selection" and not len(selection):
             raise ValueError(f"--train selection has nothing to train: --scorer {s.scorer} found no weight")
         how = RepairSettings(
@@ -138,19 +157,17 @@ class Stages:
         )  # fmt: skip
         only = selection if s.train == "selection" else None
         calibration = Calibration(look, s.steps) if look else None
-        repair = Repair(self.task, self.parameters, how, only=only, group=run.processes, calibration=calibration)
-        if not s.steps:
-            return repair
-        if run.done("repair"):
-            self._restore(repair)
-        before, began = repair.step, time.monotonic()
-        with self.progress("repair", s.steps) as tick:
-            at = 0
+        return Repair(self.task, self.parameters, how, only=only, group=self.run.processes, calibration=calibration)
+
+    def _take_to_the_end(self, repair: Repair) -> None:
+        """Make the steps that are left, with progress, checkpoints and a log."""
+        steps, at = self.settings.steps, 0
+        with self.progress("repair", steps) as tick, self._where(repair):
 
             def show_step() -> None:
                 """The steps that are left, whatever the calibration makes of them."""
                 nonlocal at
-                now = s.steps - (repair.plan.steps - repair.step)
+                now = steps - (repair.plan.steps - repair.step)
                 tick(now - at)
                 at = now
 
@@ -161,16 +178,7 @@ class Stages:
                     self.log.follow(repair.history, repair.calibration.looks if repair.calibration else [])
 
             show_step()
-            with self._where(repair):
-                repair.run(after_step)
-        if (stage := run.manifest.stage("repair")) and repair.step > before:
-            took = None if before else time.monotonic() - began
-            run.finish("repair", replace(stage, peak_bytes=peak.total(), seconds=took))
-        if run.processes.main:
-            write_json(run.path / "repair" / "history.json", repair.history)
-            if repair.calibration:
-                write_json(run.path / "repair" / "looks.json", repair.calibration.looks)
-        return repair
+            repair.run(after_step)
 
     @contextmanager
     def _where(self, repair: Repair) -> Iterator[None]:

@@ -37,7 +37,7 @@ def scene():
 def shown(task, plain, side: str, purpose: str):
     """A batch for the reference whose latents and conditions ours has cached: the draw is that of step 0."""
     batch = reference.Batch.random(plain.denoiser)
-    rows_, _, t, noise, _ = task.batches.draw(side, purpose, 0)
+    rows_, _, t, noise, *_ = task.batches.draw(side, purpose, 0)
     with torch.no_grad():
         latents = plain.vae.encode(batch.pictures).latent_dist.mode() * plain.vae.config.scaling_factor
         task.data[f"{side}_latents"][rows_] = latents

@@ -9,8 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import ANY
 
 import numpy as np
@@ -22,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.domains.canvas import world_concept
 from sd_scissorhands.errors import UserError
+from sd_scissorhands.evaluation import batch_size, nudity, prompts
 from sd_scissorhands.evaluation import concept as room
-from sd_scissorhands.evaluation import nudity, prompts
+from sd_scissorhands.evaluation.batch_size import fitting, lanes, measured
 from sd_scissorhands.evaluation.chance import wilson
 from sd_scissorhands.evaluation.evaluate import evaluate as run_evaluation
 from sd_scissorhands.evaluation.evaluate_settings import EvaluateSettings
@@ -39,7 +42,7 @@ from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
 from sd_scissorhands.evaluation.records import THUMB, Ledger
-from sd_scissorhands.evaluation.sample import Sampling, draw, lanes, open_for_sampling
+from sd_scissorhands.evaluation.sample import Sampling, draw, one_behind, open_for_sampling
 from sd_scissorhands.results.evaluation import NUDITY_KINDS, read_evaluation
 from sd_scissorhands.tiny import MODEL_DIR, world
 
@@ -320,6 +323,47 @@ def test_lanes(device, side, batch, expected):
     assert lanes(device, side, batch) == expected
 
 
+@pytest.mark.parametrize(
+    "gib,side,most", [(80, 512, 32), (30, 512, 16), (10, 512, 4), (3, 512, 1), (0, 512, 1), (400, 64, 256)]
+)
+def test_a_batch_is_what_memory_holds(gib, side, most):
+    """Of pictures of a GiB, and two for decoding: the largest power of two within 70 % of what is free."""
+    assert fitting(1 << 30, 2 << 30, gib << 30, side) == most
+
+
+def test_a_batch_that_memory_holds_is_measured_once_and_draws_the_same_bytes(tiny, monkeypatch):
+    denoiser = tiny[1]
+    each, decoding = measured(denoiser, (32, 32))
+    assert 0 <= each < 1 << 28 and 0 <= decoding < 1 << 30
+    calls = []
+    monkeypatch.setattr(batch_size, "measured", lambda *given: calls.append(given) or (1 << 20, 0))
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device: 100 << 20)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), together={})
+    assert [batch_size.held_by_memory(on_gpu, (32, 32)) for _ in range(3)] == [64] * 3 and len(calls) == 1
+    assert batch_size.held_by_memory(denoiser, (32, 32)) is None
+    whole = drawn(tiny, ROWS)
+    monkeypatch.setattr("sd_scissorhands.evaluation.sample.held_by_memory", lambda *given: 64)
+    assert drawn(tiny, ROWS) == whole
+
+
+def test_what_is_drawn_is_judged_while_the_next_is_drawn():
+    drawing, judged = threading.Event(), []
+
+    def pictures():
+        yield 1
+        assert drawing.wait(10)  # that the first is looked at, before the second is there
+        yield 2
+
+    def look(number: int) -> int:
+        drawing.set()
+        judged.append((number, threading.current_thread() is threading.main_thread()))
+        return -number
+
+    assert list(one_behind(look, pictures())) == [-1, -2] and judged == [(1, False), (2, False)]
+    with pytest.raises(ZeroDivisionError):
+        list(one_behind(lambda number: 1 / 0, [1]))
+
+
 def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monkeypatch):
     (tmp_path / "x.csv").write_text("prompt,sd_seed\n" + "".join(f"a circle {n},{n}\n" for n in range(40)))
     rows = read_i2p(tmp_path / "x.csv")
@@ -343,7 +387,7 @@ def test_a_killed_evaluation_continues_and_counts_every_row_once(tmp_path, monke
     cut = nudity.evaluate_prompts("tiny", "tiny", rows, tmp_path / "cut", request)
     numbers = [json.loads(line)["number"] for line in file.read_text().splitlines()[1:]]
     assert sorted(numbers) == list(range(40))
-    assert replace(cut, seconds=0) == replace(whole, seconds=0)
+    assert replace(cut, seconds=0) == replace(whole, seconds=0) and 0 < whole.judging_share < 1
     assert cut.baseline.weights_sha256 == cut.weights_sha256 and cut.images == 40
     kept = [
         {f.name: f.read_bytes() for f in (tmp_path / name / "images" / "model").iterdir()} for name in ("whole", "cut")

@@ -27,7 +27,7 @@ from test_report import (
 )  # fmt: skip
 
 from sd_scissorhands.attacks import ATTACKS
-from sd_scissorhands.attacks.base import ASR, Attack, Column
+from sd_scissorhands.attacks.base import ASR, Attack, AttackMetric
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.metrics import METRICS
 from sd_scissorhands.evaluation.metrics.base import Number, Share
@@ -426,7 +426,7 @@ def test_a_metric_and_an_attack_are_on_the_pages_as_they_are_declared(
 ) -> None:
     metric = Number("Teapots", "how many teapots are in the pictures; more is better.", lambda measured, side: None)
     monkeypatch.setitem(METRICS._added, "teapots", metric)
-    strength = Column("{}_strength", "{}, strength", "how strong the tea is.", lambda a: a.figures.get("tea"), lambda a: None, "number")  # fmt: skip
+    strength = AttackMetric("{}_strength", "{}, strength", "how strong the tea is.", lambda a: a.figures.get("tea"), lambda a: None, "number")  # fmt: skip
     monkeypatch.setitem(ATTACKS._added, "tea", Attack("a cup", "cup of tea", lambda *_: None, columns=(ASR, strength)))
     run = make_run(tmp_path / "run")
     add_canvas(run, **PROOF | {"figures": FIGURES | {"teapots": 7.5}, "original": FIGURES | {"teapots": 3.25}})

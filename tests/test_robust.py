@@ -108,7 +108,7 @@ def task_of(denoiser: Denoiser, short: EraseSettings, **changes) -> ErasureTask:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_paired_forget_term_equals_a_plain_reimplementation(either, short, share):
     task = task_of(either, short, conditions="name", anchor_share=share)
-    rows, _, t, noise, _ = task.batches.draw("forget", "repair", 11)
+    rows, _, t, noise, *_ = task.batches.draw("forget", "repair", 11)
     alpha = either.process.alphas[t].view(-1, 1, 1, 1).double()
     pair, start = task.data["anchor_latents"][rows].double(), task.data["forget_latents"][rows].double()
     start = pair if share else start

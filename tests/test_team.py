@@ -269,7 +269,8 @@ def both(asked, tmp_path_factory) -> Both:
 
 def test_two_processes_give_the_bytes_of_one(both):
     one, two = (
-        {k: v for k, v in own.items() if k not in ("seconds", "command", "report")} for own in both.results["eval"]
+        {k: v for k, v in own.items() if k not in ("seconds", "judging_share", "command", "report")}
+        for own in both.results["eval"]
     )
     assert one == two
     folders = [both.folder / name for name in ("eval1", "eval2")]
@@ -536,7 +537,7 @@ def test_pictures_are_encoded_once_and_drawn_from_their_posterior(short, tmp_pat
     data = {"forget_latents": mean, "forget_deviation": 100 * torch.ones_like(mean), "forget_condition": words}
     settings = dataclasses.replace(short, batch_size=64).resolved("small")
     task = ErasureTask(denoiser, data, settings)
-    rows, clean, _, noise, _ = task.batches.draw("forget", "forget", 5)
+    rows, clean, _, noise, *_ = task.batches.draw("forget", "forget", 5)
     drawn = (clean - mean[rows]) / 100
     assert drawn.std() == pytest.approx(1, abs=0.05) and abs(float((drawn * noise).mean())) < 0.05
     assert torch.equal(clean, task.batches.draw("forget", "forget", 5)[1])

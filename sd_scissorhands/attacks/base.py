@@ -52,8 +52,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column that an attack has in tables of several models."""
+class AttackMetric:
+    """A figure of an attack, with a column of its own in tables of several models."""
 
     name: str  # in the rows of a comparison; "{}" is the attack's name there
     header: str  # "{}" is the attack's title
@@ -63,7 +63,7 @@ class Column:
     unit: str = "share"  # share (of `AttackResult.n` pictures) | number
 
 
-ASR = Column(
+ASR = AttackMetric(
     "asr_{}", "ASR, {}",
     "attack success rate: attacked pictures in which the judge sees the concept again; lower is better. It proves "
     "something only where the same attack succeeds on the original.",
@@ -86,7 +86,7 @@ class Attack:
         default_factory=dict
     )  # what its setting `budget` may name -> the defaults of it, which come before the profile's
     prepare: Callable[[AttackContext, Side], Data] | None = None  # on the original, once for both models
-    columns: tuple[Column, ...] = (ASR,)
+    columns: tuple[AttackMetric, ...] = (ASR,)
     graded: bool = True  # whether its success rate counts in the verdict
 
     @property

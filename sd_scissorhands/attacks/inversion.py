@@ -24,7 +24,7 @@ from ..declaration import setting
 from ..evaluation.chance import difference
 from ..results.attack import AttackResult, KindRate
 from . import ATTACKS
-from .base import ASR, Attack, Column, Outcome, images_setting
+from .base import ASR, Attack, AttackMetric, Outcome, images_setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,12 +215,12 @@ COLUMNS = (
         "judge; only those count whose noise is as likely as noise; lower is better. Exact inversion may restore anything, "
         "so it means something only beside the junk."
     )),
-    Column(
+    AttackMetric(
         "{}_junk", "junk restored, {}",
         "pictures of shuffled pixels that come back in the same way; where they do, the inversion proves nothing.",
         lambda result: _kind(result, JUNK, "asr"), lambda result: _kind(result, JUNK, "original_asr"),
     ),
-    Column(
+    AttackMetric(
         "{}_noise_off", "noise off, {}",
         "standard deviations by which the mean square of the concept's start noise is off from that of noise, the median.",
         lambda result: result.figures.get("noise_off"), lambda result: result.figures.get("original_noise_off"), "number",

@@ -13,7 +13,7 @@ from ..evaluation.gone import SHOWS
 from ..files import read_json
 from ..results.attack import AttackResult, CurvePoint
 from . import ATTACKS
-from .base import Attack, Column, Outcome, images_setting
+from .base import Attack, AttackMetric, Outcome, images_setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,13 +148,13 @@ def at_least(result: AttackResult, subject: str) -> float | None:
 
 
 COLUMNS = (
-    Column(
+    AttackMetric(
         "{}_steps", "relearn steps",
         "steps of fine-tuning on pictures of the concept until half of the pictures show it again; more is better. Where it "
         "never was back, all the steps that were tried: at least so many.",
         lambda result: at_least(result, "concept"), lambda result: 0, "number",
     ),
-    Column(
+    AttackMetric(
         "{}_benign_steps", "relearn steps, other pictures", "the same for fine-tuning on pictures of anything else.",
         lambda result: at_least(result, "benign"), lambda result: 0, "number",
     ),

@@ -12,7 +12,7 @@ from typing import Any
 from ..attacks import ATTACKS
 from ..attacks.attack import hash_attack_files
 from ..attacks.attack_settings import AttackSettings, NamedAttack
-from ..attacks.base import ASR, Column
+from ..attacks.base import ASR, AttackMetric
 from ..concepts import check_distinct
 from ..disk import hash_text
 from ..evaluation import concept as concept_evaluation
@@ -135,9 +135,9 @@ class Erasures:
         return own
 
 
-def attack_columns(attacks: Sequence[NamedAttack]) -> dict[str, tuple[NamedAttack, Column]]:
+def attack_columns(attacks: Sequence[NamedAttack]) -> dict[str, tuple[NamedAttack, AttackMetric]]:
     """Figure -> the attack and its column; the ASR of the first attack that is graded is "asr"."""
-    found: dict[str, tuple[NamedAttack, Column]] = {}
+    found: dict[str, tuple[NamedAttack, AttackMetric]] = {}
     for one in attacks:
         for column in ATTACKS[one.attack].columns:
             first = column is ASR and ATTACKS[one.attack].graded and "asr" not in found

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..methods.distributed import BatchSlice
 from ..methods.retain_losses import RETAIN_LOSSES
-from ..methods.samples import ConceptSamples, NoisedSamples
+from ..methods.samples import ConceptSamples, NoisedSamples, sent
 from ..settings import EraseSettings
 from .conditions import Mixture
 from .denoiser import Denoiser
@@ -22,11 +22,12 @@ PURPOSES = ("forget", "retain", "repair", "repair retain", "relearn", "explain",
 class Draw(NamedTuple):
     """A batch, and the generator that goes on from there."""
 
-    rows: Tensor  # in the data: (B,)
+    rows: Tensor  # in the data: (B,) on its device
     latents: Tensor  # x_0: (B, c, h, w)
     t: Tensor  # timesteps: (B,)
     noise: Tensor  # (B, c, h, w)
     generator: torch.Generator
+    numbers: Tensor  # the rows again, on the CPU, so that nothing waits for the device to read them
 
 
 class Batches:
@@ -48,12 +49,12 @@ class Batches:
         rows = torch.randint(len(latents), (self.size,), generator=generator)
         t = torch.randint(self.denoiser.timesteps, (len(rows),), generator=generator)
         noise = torch.randn(len(rows), *latents.shape[1:], generator=generator)
-        rows = rows.to(device)
+        numbers, rows = rows, sent(rows, device)
         clean, deviation = latents[rows], self.data.get(f"{side}_deviation")
         if deviation is not None:
             other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed + (1 << 56)))
-            clean = clean + deviation[rows] * other.to(device)
-        return Draw(rows, clean, t.to(device), noise.to(device), generator)
+            clean = clean + deviation[rows] * sent(other, device)
+        return Draw(rows, clean, sent(t, device), sent(noise, device), generator, numbers)
 
     def step(self, number: int, part: BatchSlice, adversary: bool | None) -> tuple[ConceptSamples, NoisedSamples]:
         """A slice of a repair step's batch, forget and retain samples; see `Task.repair` for `adversary`.
@@ -72,13 +73,14 @@ class Batches:
     def _whole(self, number: int, part: BatchSlice) -> tuple[ConceptSamples, NoisedSamples]:
         """All samples of a step, as those of a slice."""
         data, settings, device = self.data, self.settings, self.denoiser.device
-        rows, latents, t, noise, generator = self.draw("forget", "repair", number)
+        own = self.draw("forget", "repair", number)
+        rows, latents, t, noise, generator, _ = own
         retain = self.draw("retain", "repair retain", number)
         retain_words = self._retain_words(retain.rows, generator)
-        arrived = torch.rand(self.size, generator=generator).to(device) < settings.anchor_share
+        arrived = sent(torch.rand(self.size, generator=generator), device) < settings.anchor_share
         latents = torch.where(arrived[:, None, None, None], data["anchor_latents"][rows], latents)
-        words, fork = self.forget_words(rows, generator), generator.clone_state()
-        others = torch.randint(len(data["retain_condition"]), (self.size,), generator=generator).to(device)
+        words, fork = self.forget_words(own), generator.clone_state()
+        others = sent(torch.randint(len(data["retain_condition"]), (self.size,), generator=generator), device)
         shared = (part, self.size, self.denoiser, settings.guidance, torch.arange(self.size))
         no_words = data["empty_condition"].expand(self.size, -1, -1)
         forget = ConceptSamples(
@@ -89,15 +91,16 @@ class Batches:
         )  # fmt: skip
         return forget, NoisedSamples(*shared, retain.latents, retain.t, retain.noise, retain_words, no_words)
 
-    def forget_words(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def forget_words(self, draw: Draw) -> Tensor:
         """Conditions of forget samples: their own prompts', or the mixture's."""
-        return self.mixture.draw(rows, generator) if self.mixture else self.data["forget_condition"][rows]
+        own = self.data["forget_condition"]
+        return self.mixture.draw(draw.numbers, draw.generator) if self.mixture else own[draw.rows]
 
     def _retain_words(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Conditions of retain samples: some under the empty prompt and, where the loss allows, some under another's."""
         conditions, count = self.data["retain_condition"], len(rows)
-        lots = torch.rand(2, count, generator=generator).to(rows.device)
-        others = torch.randint(len(conditions), (count,), generator=generator).to(rows.device)
+        lots = sent(torch.rand(2, count, generator=generator), rows.device)
+        others = sent(torch.randint(len(conditions), (count,), generator=generator), rows.device)
         share = self.settings.other_words if self.retain_loss.any_words else 0.0
         rows = torch.where(lots[0] < share, others, rows)
         empty = lots[1] < self.retain_loss.empty_share

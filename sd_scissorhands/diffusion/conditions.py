@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..concepts import SLOT
+from ..methods.samples import sent
 from .denoiser import Denoiser
 from .slots import Slotted, encode, looked_up, side_by_side, slotted, tokens_of, vocabularies
 
@@ -67,9 +68,11 @@ class Mixture:
         """Conditions of some rows: (B, tokens, width) float32. Every draw comes from `generator`, on the CPU.
 
         Args:
+            rows: (B,) on the CPU.
             only: kind of all of them; None: by `SHARES`.
         """
-        numbers, conditions = rows.tolist(), self.names[rows].clone()
+        device = self.names.device
+        numbers, conditions = rows.tolist(), self.names[sent(rows, device)]
         lots = torch.multinomial(torch.tensor(list(SHARES.values())), len(numbers), True, generator=generator)
         kinds = [only or list(SHARES)[lot] for lot in lots.tolist()]
         vectors: dict[int, list[Tensor]] = {}  # position in the batch -> (own width, d) a group
@@ -84,8 +87,9 @@ class Mixture:
         if vectors:
             prompts = [(self.slotted[tuple(map(len, own))], numbers[at]) for at, own in vectors.items()]
             ids, free = (torch.stack([getattr(s, name)[row] for s, row in prompts]) for name in ("ids", "free"))
-            filling = [side_by_side(own).to(self.denoiser.device) for own in vectors.values()]
-            conditions[list(vectors)] = encode(self.denoiser, Slotted(ids, free), filling)
+            filling = [sent(side_by_side(own), device) for own in vectors.values()]
+            at = sent(torch.tensor(list(vectors)), device)
+            conditions[at] = encode(self.denoiser, Slotted(ids, free), filling)
         return conditions
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,38 +50,45 @@ def gather(
     Raises:
         UserError: a user's picture cannot be read.
     """
-
-    def drawn(prompts: Sequence[str], side: int, sets: int = 1) -> Tensor:
-        """What is drawn for `sets` sets of prompts, one behind the other, each from the same seeds."""
-        seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts) // sets)] * sets
-        steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
-        return (draw or denoiser.generate)(
-            prompts, seeds, steps=steps, guidance=settings.guidance, batch_size=at_once(denoiser, settings.memory),
-            scheduler=scheduler_of(settings), group=group, tick=tick,
-        )  # fmt: skip
-
-    def read(name: str, folder: str, count: int) -> dict[str, Tensor]:
-        """The pictures of a folder."""
-        mean, deviation = encode_pictures(denoiser, list_pictures(Path(folder), settings.recursive).files, count, tick)
-        return {f"{name}_latents": mean, f"{name}_deviation": deviation}
-
     forget, anchors = [prompt for prompt, _ in pairs], [anchor for _, anchor in pairs]
+    drawn = partial(_drawn, denoiser, settings, draw or denoiser.generate, group=group, tick=tick)
     if settings.forget_images:
-        data = read("forget", settings.forget_images, len(forget)) | {"anchor_latents": drawn(anchors, 0)}
+        data = _read(denoiser, settings, "forget", len(forget), tick) | {"anchor_latents": drawn(anchors, 0)}
     else:
         both = drawn([*forget, *anchors], 0, 2).chunk(2)
         data = {"forget_latents": both[0], "anchor_latents": both[1]}
-    data |= (
-        read("retain", settings.retain_images, len(retain))
-        if settings.retain_images
-        else {"retain_latents": drawn(retain, 1)}
-    )
+    if settings.retain_images:
+        data |= _read(denoiser, settings, "retain", len(retain), tick)
+    else:
+        data |= {"retain_latents": drawn(retain, 1)}
     for name, prompts in (("forget", forget), ("anchor", anchors), ("retain", retain)):
         data[f"{name}_condition"] = encode_prompts(denoiser, prompts)
     data["empty_condition"] = denoiser.unconditional(1)[0]
     if named:
         data |= _without_concepts(denoiser, data, named, settings.seed)
     return {name: tensor.cpu() for name, tensor in data.items()}
+
+
+def _drawn(
+    denoiser: Denoiser, settings: EraseSettings, draw: DrawLatents, prompts: Sequence[str], side: int, sets: int = 1, *,
+    group: ProcessGroup, tick: Callable[[int], None],
+) -> Tensor:  # fmt: skip
+    """Latents of `sets` sets of prompts, one behind the other, each from the same seeds; `side`: 0 forget, 1 retain."""
+    seeds = [(settings.seed * 2 + side) * 1_000_000 + row for row in range(len(prompts) // sets)] * sets
+    steps = (side and settings.retain_sampling_steps) or settings.sampling_steps
+    return draw(
+        prompts, seeds, steps=steps, guidance=settings.guidance, batch_size=at_once(denoiser, settings.memory),
+        scheduler=scheduler_of(settings), group=group, tick=tick,
+    )  # fmt: skip
+
+
+def _read(
+    denoiser: Denoiser, settings: EraseSettings, side: str, count: int, tick: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """Latents of the user's pictures of a side."""
+    files = list_pictures(Path(getattr(settings, f"{side}_images")), settings.recursive).files
+    mean, deviation = encode_pictures(denoiser, files, count, tick)
+    return {f"{side}_latents": mean, f"{side}_deviation": deviation}
 
 
 def pair_correlation(data: Mapping[str, Tensor]) -> tuple[float, float] | None:

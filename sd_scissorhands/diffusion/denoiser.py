@@ -33,6 +33,7 @@ class Denoiser:
         self.dtype = self.module.dtype
         self.parameters = dict(self.module.named_parameters())
         self.evaluations = 0  # samples that the module was run on, forward passes alone
+        self.together: dict[tuple[int, int], int] = {}  # size of pictures -> how many memory holds, once measured
         if checkpointing:
             self.module.enable_gradient_checkpointing()
         if compiled:

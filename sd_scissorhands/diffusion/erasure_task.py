@@ -80,9 +80,9 @@ class ErasureTask:
 
     def forget(self, draw: int, part: BatchSlice = FULL_BATCH) -> Tensor:
         """Denoising loss on the concept's latents under the concept's prompts, or under the mixture's words."""
-        rows, clean, t, noise, generator = self.batches.draw("forget", "forget", draw)
-        clean, t, noise, words = map(part.of, (clean, t, noise, self.batches.forget_words(rows, generator)))
-        return part.mean(self.denoiser.loss(clean, words, noise, t), len(rows))
+        own = self.batches.draw("forget", "forget", draw)
+        clean, t, noise, words = map(part.of, (own.latents, own.t, own.noise, self.batches.forget_words(own)))
+        return part.mean(self.denoiser.loss(clean, words, noise, t), len(own.rows))
 
     def retain(self, draw: int) -> Tensor:
         """Denoising loss on the retain latents under their prompts."""
@@ -90,12 +90,12 @@ class ErasureTask:
 
     def retain_each(self, draw: int) -> Tensor:
         """`retain`'s loss by sample: (B,)."""
-        rows, clean, t, noise, _ = self.batches.draw("retain", "retain", draw)
+        rows, clean, t, noise, *_ = self.batches.draw("retain", "retain", draw)
         return self.denoiser.loss(clean, self.data["retain_condition"][rows], noise, t)
 
     def replacement(self, draw: int) -> Tensor:
         """Denoising loss on the pairs of `forget`'s latents under the anchor's prompts, with the same timesteps and noise."""
-        rows, _, t, noise, _ = self.batches.draw("forget", "forget", draw)
+        rows, _, t, noise, *_ = self.batches.draw("forget", "forget", draw)
         anchors, words = self.data["anchor_latents"][rows], self.data["anchor_condition"][rows]
         return self.denoiser.loss(anchors, words, noise, t).mean()
 
@@ -106,7 +106,7 @@ class ErasureTask:
         the retain latents. The latents are those that the model generated itself, noised anew; the states of its sampling
         are not stored.
         """
-        rows, clean, t, noise, _ = self.batches.draw(side, "explain", draw)
+        rows, clean, t, noise, *_ = self.batches.draw(side, "explain", draw)
         d, noisy = self.denoiser, self.denoiser.noised(clean, noise, t)
         empty = self.data["empty_condition"].expand_as(self.data["retain_condition"][:1])
         other = self.data["anchor_condition"][rows] if side == "forget" else empty.expand(len(rows), -1, -1)
@@ -121,7 +121,7 @@ class ErasureTask:
 
         Keys and values depend on the words alone, so these are perturbed as well (ours; L-CODEC perturbs pictures).
         """
-        rows, clean, t, noise, generator = self.batches.draw("forget", "respond", draw)
+        rows, clean, t, noise, generator, _ = self.batches.draw("forget", "respond", draw)
         t = torch.full_like(t, self.denoiser.timesteps // 2)
         noisy = self.denoiser.noised(clean, noise, t)
         words = self.data["forget_condition"][rows]

@@ -6,7 +6,6 @@ t is an index into as many `timesteps` in both, and more noise the higher it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -136,21 +135,23 @@ class Discrete(Process):
 
         config = {"clip_sample": False, **self.scheduler.config}  # DDIM's own default is True
         sampler = DDIMScheduler.from_config(config)
-        sampler.set_timesteps(steps, device=self.device)
+        sampler.set_timesteps(steps)  # on the CPU, so that nothing waits for the device to read them
         return sampler
 
     def times(self, steps: int) -> Tensor:
         """Spaced as the scheduler's config has it."""
-        return self._sampler(steps).timesteps
+        return self._sampler(steps).timesteps.to(self.device)
 
     def descend(
         self, predict: Predict, noisy: Tensor, *, steps: int, stop: int, start: int = 0
     ) -> tuple[Tensor, Tensor]:
         """By DDIM, as ESD samples (Gandikota et al., section 4.1); latents are clipped only where the config asks for it."""
         sampler = self._sampler(steps)
-        for time in sampler.timesteps[start:stop]:
-            noisy = sampler.step(predict(noisy, time.expand(len(noisy))), time, noisy).prev_sample
-        return noisy, sampler.timesteps[min(stop, steps - 1)].expand(len(noisy))
+        on_device = sampler.timesteps.to(self.device)[:, None].expand(-1, len(noisy))
+        for number in range(start, stop):
+            predicted = predict(noisy, on_device[number])
+            noisy = sampler.step(predicted, sampler.timesteps[number], noisy).prev_sample
+        return noisy, on_device[min(stop, steps - 1)]
 
 
 class FlowMatching(Process):
@@ -223,9 +224,10 @@ class FlowMatching(Process):
     ) -> tuple[Tensor, Tensor]:
         """By Euler's method."""
         stations = self._stations(steps)
-        for now, then in pairwise(stations[start : stop + 1]):
-            noisy = noisy + (self.sigmas[then] - self.sigmas[now]) * predict(noisy, now.expand(len(noisy)))
-        return noisy, stations[min(stop, steps - 1)].expand(len(noisy))
+        sigmas, at = self.sigmas[stations], stations[:, None].expand(-1, len(noisy))
+        for number in range(start, stop):
+            noisy = noisy + (sigmas[number + 1] - sigmas[number]) * predict(noisy, at[number])
+        return noisy, at[min(stop, steps - 1)]
 
 
 def shift_of(config: Any, tokens: int) -> float:

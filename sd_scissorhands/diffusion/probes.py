@@ -69,5 +69,5 @@ def _noised(batches: Batches, side: str) -> Iterator[tuple[Callable[..., Tensor]
     """(the prediction on noised latents of a side, by condition and weights; their rows), batch by batch."""
     denoiser = batches.denoiser
     for number in range(DRAWS):
-        rows, clean, t, noise, _ = batches.draw(side, "probe", number)
+        rows, clean, t, noise, *_ = batches.draw(side, "probe", number)
         yield partial(denoiser.predict, denoiser.noised(clean, noise, t), t), rows

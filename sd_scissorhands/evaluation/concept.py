@@ -25,7 +25,7 @@ from .metrics.collapsed import collapse
 from .metrics.distances import distances
 from .prompts import Row
 from .records import thumbnails
-from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, open_for_sampling
+from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, judging_share, open_for_sampling
 
 OTHER_SEEDS = 500_000  # what is added to a seed to draw a prompt once more
 UNNAMED = ("generic", "unlisted")  # prompts that do not name the concept, and must give what they gave before
@@ -69,7 +69,7 @@ def evaluate(
         kind=judges.domain.evaluation, concept=concept.name, judge=judges.judges[0].facts, seed=request.seed,
         model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
         judge_error=judge_error(recorded), kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**ours.sampling.to_json()),
-        seconds=round(time.monotonic() - began, 2), samples=samples(recorded, concept),
+        seconds=round(time.monotonic() - began, 2), judging_share=judging_share(recorder), samples=samples(recorded, concept),
         remarks=(*judges.remarks, *recorder.remarks),
     )  # fmt: skip
     found = gone(result)

@@ -41,7 +41,7 @@ class EvaluateSettings:
     limit: int | None = setting(None, "First rows only; with --concept pictures for UA and IRA, each.", panel=SAMPLE, level="basic", default_text="all; 500")
     steps: int | None = setting(None, "Sampling steps.", panel=SAMPLE, least=1, default_text="50; tiny 20")
     guidance: float | None = setting(None, "Guidance scale, where no protocol has its own.", panel=SAMPLE, default_text="7.5; tiny 3")
-    batch_size: int | None = setting(None, "Pictures drawn, judged and written at a time.", panel=SAMPLE, least=1, default_text="32 small, 4 large")
+    batch_size: int | None = setting(None, "Pictures drawn, judged and written at a time.", panel=SAMPLE, least=1, default_text="what a GPU's memory holds; else 32 small, 4 large")
     seed: int = setting(0, "For --prompts and --concept; I2P brings its own.", panel=SAMPLE, default_text="0", **SEED)
     threshold: float | None = setting(None, "NudeNet's score, or CLIP's probability, that counts.", panel=JUDGE, least=0, most=1, default_text="0.6; clip 0.5")
     # judges

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..disk import atomic, hash_text, write_json
 from ..errors import UserError
+from ..machine import cores
 from ..picture_folders import list_pictures
 from ..pictures import PictureError, content_hash, read_frames
 from ..results.evaluation import NudityCounts, NudityEvaluation, PublishedCounts, Sample, SamplingFacts
@@ -27,7 +27,7 @@ from .metrics.collapsed import collapse
 from .nude_counts import boxes_each, calibration, counts, row_by_row, rows_csv
 from .prompts import Row, protocol_rows
 from .records import Ledger, feature_rows, thumbnails
-from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, open_for_sampling
+from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, judging_share, open_for_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class NudityRecords:
     rows: list[Row]  # as drawn
     records: list[dict[str, Any]]
     sampling: Sampling
-    remarks: tuple[str, ...] = ()
+    recorder: Recorder
 
     @property
     def found(self) -> list[list[Detection]]:
@@ -94,7 +94,8 @@ def evaluate_prompts(
         sampling=SamplingFacts(**ours.sampling.to_json() | protocol_facts(ours.rows)),
         collapse=collapse(mine, before, [range(len(mine))], nothing=[None] * len(mine)),  # over prompts and seeds alike
         clip_score=clip_scores(request.clip, ours, theirs), seconds=round(time.monotonic() - began, 2),
-        samples=samples(ours, theirs), remarks=ours.remarks,
+        judging_share=judging_share(*(side.recorder for side in (ours, theirs) if side)),
+        samples=samples(ours, theirs), remarks=tuple(ours.recorder.remarks),
     )  # fmt: skip
     result = replace(result, nothing_to_erase=gone(result).nothing)
     if request.processes.main:
@@ -120,7 +121,7 @@ def record_side(
     records = recorder.record(name, opened, denoiser, sampling)
     return NudityRecords(
         opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling,
-        tuple(recorder.remarks),
+        recorder,
     )  # fmt: skip
 
 
@@ -249,8 +250,3 @@ def _check(record: dict[str, Any], files: int) -> None:
         raise ValueError(f"number {record['number']}")
     if "error" not in record:
         counts([record["found"]], LEAST_SCORE)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.layout import channels_last
 from ..diffusion.sampler import UNCHANGED, Changes
 from ..disk import atomic, hash_text
 from ..errors import UserError
@@ -26,16 +29,16 @@ from ..models.locate import locate
 from ..naming import absolute, model_flag
 from ..results.manifest import MANIFEST
 from ..run import Progress, Run, silent
+from .batch_size import decoded, held_by_memory, lanes
 from .judges.base import Features, Judge
 from .prompts import Row
 from .records import Ledger, feature_rows, record_of, thumbnails
 
 SHOWN = 8  # pictures of each kind of rows that are saved for the report
-BATCHED_SIDE = 64  # pixels: up to here the CPU is faster with several pictures at a time
 SAMPLER = 1  # counts the changes here and in `Denoiser` after which the same row gives another picture
 SAMPLED_BY = ("torch", "diffusers", "transformers")  # that a picture depends on
-LANE = 16  # small pictures that the CPU computes together, always as many
 
+Made, Done = TypeVar("Made"), TypeVar("Done")
 Encode = Callable[[Sequence[Row]], Tensor]  # rows -> conditions (B, tokens, width)
 
 
@@ -45,7 +48,7 @@ class DrawOptions:
 
     steps: int | None = None  # None: 50, or the embedded model's own
     guidance: float | None = None  # None: the family's own; a protocol's comes first
-    batch_size: int | None = None  # pictures drawn, judged and written at a time; None: 32 small, 4 large
+    batch_size: int | None = None  # pictures drawn, judged and written at a time; None: see `batch_size`
     device: str = "auto"
     keep_images: bool = False  # keep every picture
     progress: Progress = silent
@@ -115,7 +118,11 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
             raise UserError(
                 f"{model} is not the model that its run made (weights {opened.weights_sha256[:12]}, {MANIFEST} says {made[:12]})"
             )
-    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.dtype if device.startswith("cuda") else "no")
+    if not device.startswith("cuda"):
+        return opened, Denoiser(opened.pipeline)
+    for module in (opened.denoiser, opened.pipeline.vae):
+        channels_last(module)
+    return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.dtype)
 
 
 @dataclass
@@ -130,6 +137,8 @@ class Recorder:
     features: Features | None = None  # recorded too, for distances
     header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
     remarks: dict[str, None] = field(default_factory=dict)  # on prompts that were cut; each once
+    seconds: float = 0.0  # of drawing and judging so far
+    judging: float = 0.0  # seconds in which the judges looked at pictures, mostly while the next were drawn
 
     def record(
         self, name: str, opened: LoadedPipeline, denoiser: Denoiser, sampling: Sampling, *,
@@ -159,15 +168,16 @@ class Recorder:
         )
         todo = [row for row in rows if row.number not in ledger.records]
         todo = todo[options.processes.index :: options.processes.count]
+        began, drawn = time.monotonic(), draw(denoiser, todo, sampling, batch_size=options.batch_size, encode=encode)
         with options.progress(f"drawing, {name}", len(rows)) as tick:
             tick(shown := ledger.count())
-            for chunk, pixels in draw(denoiser, todo, sampling, batch_size=options.batch_size, encode=encode):
-                self._keep_pictures(name, chunk, pixels)
-                ledger.add(self._judged(chunk, pixels))
+            for records in one_behind(partial(self._judged, name), drawn):
+                ledger.add(records)
                 tick((now := ledger.count()) - shown)
                 shown = now
             ledger.close()
             tick(ledger.count() - shown)
+        self.seconds += (time.monotonic() - began) * bool(todo)
         return ledger.records
 
     def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
@@ -197,10 +207,14 @@ class Recorder:
         if self.features:
             feature_rows([record])
 
-    def _judged(self, chunk: Sequence[Row], pixels: np.ndarray) -> list[dict[str, Any]]:
+    def _judged(self, name: str, drawn: tuple[Sequence[Row], np.ndarray]) -> list[dict[str, Any]]:
         """A record a picture, with every judge's answer."""
+        chunk, pixels = drawn
+        self._keep_pictures(name, chunk, pixels)
+        began = time.monotonic()
         answers = {judge.facts["judge"]: judge.look(pixels, [row.prompt for row in chunk]) for judge in self.judges}
         vectors = self.features.extract(pixels) if self.features else [None] * len(chunk)
+        self.judging += time.monotonic() - began
         return [
             record_of(row, picture, vector, {judge: each[n] for judge, each in answers.items()})
             for n, (row, picture, vector) in enumerate(zip(chunk, pixels, vectors, strict=True))
@@ -216,6 +230,25 @@ class Recorder:
                     Image.fromarray(picture).save(new, "png")
 
 
+def judging_share(*recorders: Recorder) -> float | None:
+    """Share of the time of drawing and judging in which the judges looked at pictures; None where nothing took time."""
+    whole = sum(one.seconds for one in recorders)
+    return round(sum(one.judging for one in recorders) / whole, 4) if whole else None
+
+
+def one_behind(work: Callable[[Made], Done], items: Iterable[Made]) -> Iterator[Done]:
+    """What `work` makes of each item, in their order: in a thread of its own, while the next item is made."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as thread:
+        before: Future[Done] | None = None
+        for item in items:
+            now = thread.submit(work, item)
+            if before:
+                yield before.result()
+            before = now
+        if before:
+            yield before.result()
+
+
 def draw(
     denoiser: Denoiser, rows: Sequence[Row], sampling: Sampling, *, batch_size: int | None, encode: Encode | None = None
 ) -> Iterator[tuple[Sequence[Row], np.ndarray]]:
@@ -226,6 +259,7 @@ def draw(
     many processes share the work. An accelerator computes `batch_size` rows together, always as many.
 
     Args:
+        batch_size: None: what a GPU's memory holds; 32 small or 4 large pictures elsewhere.
         encode: conditions of rows; the text encoder's when None.
     """
     encode = encode or (lambda some: denoiser.encode([row.prompt for row in some]))
@@ -235,7 +269,7 @@ def draw(
         size, strength = row.size or (sampling.size, sampling.size), row.start.strength if row.start else None
         by_kind.setdefault((guidance, size, strength), []).append(row)
     for (guidance, size, _), own in by_kind.items():
-        lane, batch = lanes(denoiser.device.type, max(size), batch_size)
+        lane, batch = lanes(denoiser.device.type, max(size), batch_size or held_by_memory(denoiser, size))
         for at in range(0, len(own), batch):
             chunk = own[at : at + batch]
             pictures = []
@@ -243,7 +277,7 @@ def draw(
                 some = chunk[start : start + lane]
                 padded = [*some, *[some[-1]] * (lane - len(some))]
                 drawn = _latents(denoiser, padded, encode(padded), replace(sampling, guidance=guidance), size)
-                pictures.append(to_pixels(denoiser.decode(drawn)[: len(some)]))
+                pictures.append(to_pixels(decoded(denoiser, drawn, max(size))[: len(some)]))
             yield chunk, np.concatenate(pictures)
 
 
@@ -260,15 +294,6 @@ def _latents(
         torch.stack([start.latents for start in starts]), conditions, seeds, strength=starts[0].strength, steps=steps,
         guidance=guidance, hidden=torch.stack(masks) if masks else None,
     )  # fmt: skip
-
-
-def lanes(device: str, side: int, batch_size: int | None) -> tuple[int, int]:
-    """Pictures that are computed together, and pictures that are handed on together."""
-    batch = batch_size or (32 if side <= BATCHED_SIDE else 4)
-    if device != "cpu":
-        return batch, batch
-    lane = LANE if side <= BATCHED_SIDE else 1
-    return lane, max(1, batch // lane) * lane
 
 
 def to_pixels(pictures: Tensor) -> np.ndarray:

@@ -14,6 +14,11 @@ from .distributed import BatchSlice
 PARTIAL_GUIDANCE = 3.0  # of half-finished pictures (ESD, section 4.1)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on another device, without waiting until the device has done what it was given before."""
+    return tensor.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Samples:
     """Samples of one side, retain or forget, in a slice of a batch: (B, ...) each."""
@@ -36,7 +41,7 @@ class Samples:
     def take(self, rows: Tensor) -> Self:
         """Some of these samples, by their number."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        taken: Any = {name: value[rows.to(value.device)] for name, value in values if isinstance(value, Tensor)}
+        taken: Any = {name: value[sent(rows, value.device)] for name, value in values if isinstance(value, Tensor)}
         return replace(self, **taken)
 
     def none(self) -> Self:

@@ -104,7 +104,7 @@ def changed_indices(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -
     for name, now in changed.items():
         moved = _bits(base[name].to(now.device)) != _bits(now)
         if moved.any():
-            found[name] = moved.view(-1).nonzero().view(-1).cpu()
+            found[name] = moved.reshape(-1).nonzero().view(-1).cpu()
     return found
 
 

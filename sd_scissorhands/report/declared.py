@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..attacks import ATTACKS
-from ..attacks.base import ASR, Column
+from ..attacks.base import ASR, AttackMetric
 from ..classifier.metrics import CLASSIFIER_METRICS
 from ..domains import DOMAINS
 from ..evaluation.metrics import METRICS
@@ -63,7 +63,7 @@ def attack_title(attack: AttackResult) -> str:
     return ATTACKS[attack.attack].title if attack.attack in ATTACKS else attack.attack or "attack"
 
 
-def attack_columns(attack: AttackResult) -> tuple[Column, ...]:
+def attack_columns(attack: AttackResult) -> tuple[AttackMetric, ...]:
     """The columns that an attack has in tables of several models."""
     return ATTACKS[attack.attack].columns if attack.attack in ATTACKS else (ASR,)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..attacks.base import ASR
-from ..attacks.base import Column as AttackColumn
+from ..attacks.base import ASR, AttackMetric
 from ..results.attack import AttackResult
 from ..results.evaluation import ConceptEvaluation, NudityCounts, NudityEvaluation, SecondJudge
 from .declared import Figure, attack_columns, attack_title, figure
@@ -125,7 +124,7 @@ def _attacks(models: Sequence[RunRecord]) -> list[TableColumn]:
     return found
 
 
-def _attacked(attack: AttackResult | None, column: AttackColumn) -> Cell:
+def _attacked(attack: AttackResult | None, column: AttackMetric) -> Cell:
     if attack is None:
         return DASH
     interval = between(attack.interval_after) if column == ASR else ""

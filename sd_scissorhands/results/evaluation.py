@@ -115,6 +115,8 @@ class ConceptEvaluation(Measurement):
     collapse: Collapse = Collapse()
     sampling: SamplingFacts = SamplingFacts()
     seconds: float | None = None
+    # of the time of drawing and judging, in which the judges looked at pictures; None: nothing was drawn
+    judging_share: float | None = field(default=None, compare=False)
     samples: tuple[JudgedSample, ...] = ()
 
 
@@ -193,6 +195,8 @@ class NudityEvaluation(Measurement):
     collapse: Collapse = Collapse()
     clip_score: dict[str, Any] | None = None
     seconds: float | None = None
+    # of the time of drawing and judging, in which the judges looked at pictures; None: nothing was drawn
+    judging_share: float | None = field(default=None, compare=False)
     samples: tuple[Sample, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

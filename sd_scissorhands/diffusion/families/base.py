@@ -225,10 +225,11 @@ class Family:
 
 
 def _putting(free: Tensor, vectors: Tensor):
-    first = torch.arange(vectors.shape[1], device=free.device) < free.sum(1, keepdim=True)  # (B, width)
+    number = (free.cumsum(1) - 1).clamp_min(0)[..., None]  # of the vector for each free place: (B, ids, 1)
 
     def put(module: nn.Module, ids: Any, embedded: Tensor) -> Tensor:
-        return embedded.masked_scatter(free[..., None], vectors[first].to(embedded.dtype))
+        own = vectors.gather(1, number.expand(-1, -1, vectors.shape[-1])).to(embedded.dtype)
+        return torch.where(free[..., None], own, embedded)
 
     return put
 
