@@ -67,6 +67,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/scale.py selection projection growth
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/formats.py
+	$(BIN)/python benchmarks/first_steps.py
 
 # Its table of a GPU: at most eight minutes; where there is none, it prints so and ends well.
 bench-gpu: .venv/ready

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import UserError
 
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 FORM = re.compile(r"(?P<location>[^@:]+)(@(?P<revision>[^@:]+))?(:(?P<variant>[\w.-]+))?")
 
 
@@ -78,7 +79,20 @@ def is_path(text: str) -> bool:
 
 def may_be_on_hub(text: str) -> bool:
     """Whether a text has the form of a hub id, owner/name, and not that of a path."""
-    return not text.startswith((".", "/", "~")) and text.count("/") == 1
+    return HUB_ID.fullmatch(text) is not None and not text.endswith(".safetensors")
+
+
+def check_model(model: str) -> None:
+    """Refuse what is not on this machine and cannot be on the hub.
+
+    Raises:
+        UserError: naming --model.
+    """
+    location = Name.parse(model).location
+    if location != "tiny" and not is_path(location) and not may_be_on_hub(location):
+        raise UserError(
+            f"--model {model} does not exist: name a diffusers directory, a .safetensors file, a hub id (owner/name), or tiny"
+        )
 
 
 @contextmanager

@@ -108,6 +108,9 @@ TYPOS = {
     "compare --concept hart": "did you mean 'heart'?",
     "compare --concept heart --recipes esdd": "--recipes 'esdd' is unknown, did you mean 'esd'?",
     "concepts --check nuditty": "did you mean 'nudity'?",
+    "erase --concept heart --model ./nowhere": "--model ./nowhere does not exist",
+    "eval --concept heart --model me/heart.safetensors": "does not exist",
+    "draw nowhere": "does not exist",
 }
 COMPLETED = {
     "erase --recipe l": ["lra-npp", "l-codec"],

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from ..naming import check_model
 from .options import Json, NoBlur, Quiet
 
 LONGEST = 1024  # seeds in a range
@@ -35,6 +36,7 @@ def draw(
         sdscissor draw CompVis/stable-diffusion-v1-4 --prompt "a harbour at dawn" --output dawn.png
     """
     chosen = seeds_of(seeds)
+    check_model(model)
     from .. import show
     from ..drawing import draw as run_drawing
 

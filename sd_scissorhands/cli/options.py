@@ -13,7 +13,7 @@ import typer
 from ..errors import UsageError, UserError
 from ..lineage import meant
 from ..models.hub import Repo
-from ..naming import Name, is_path, may_be_on_hub
+from ..naming import Name, check_model, is_path, may_be_on_hub
 from ..parsing import did_you_mean
 from ..terminal import lines
 from ..tiny import MODEL_DIR
@@ -86,17 +86,19 @@ def in_one_process(command: str) -> None:
 
 
 def check_concepts(concepts: Iterable[str], anchor: str | None, model: str, *, on_hub: bool = True) -> None:
-    """Refuse a concept or an anchor that the model's domain does not know, before torch is imported.
+    """Refuse a model that is not there, and a concept or an anchor that its domain does not know, before torch is imported.
 
     A single word of free text that is nearly a preset's name may be meant as it is: a line on stderr names the preset. Of a
-    model that is not there, and of a single file, nothing is known yet.
+    single file, and of a model that may be on the hub, nothing is known yet.
 
     Args:
         on_hub: whether a name such as owner/name that is no path means a model of the hub; else a path may be mistyped.
 
     Raises:
-        UserError: see `Domain.resolve`.
+        UserError: see `check_model` and `Domain.resolve`.
     """
+    if concepts := list(dict.fromkeys(concepts)):
+        check_model(model)
     location = Name.parse(model).location
     directory = MODEL_DIR if location == "tiny" else Path(location).expanduser()
     if not (directory.is_dir() or (on_hub and may_be_on_hub(location) and not is_path(location))):

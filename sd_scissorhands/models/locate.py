@@ -8,7 +8,7 @@ from ..domains import domain_of
 from ..domains.base import Domain
 from ..errors import UserError
 from ..lineage import run_of
-from ..naming import Name, may_be_on_hub, model_flag
+from ..naming import Name, check_model, model_flag
 from ..results.manifest import MANIFEST
 from ..run import Run
 from ..tiny import MODEL_DIR
@@ -47,10 +47,7 @@ def locate_here(model: str, config: str | None = None) -> PipelineDirectory | No
         raise UserError(f"--model-config {config} is for a single file, and --model {model} is none: leave it out")
     if path.exists():
         return PipelineDirectory(path, name.variant or _variant_of_run(path))
-    if not may_be_on_hub(name.location):
-        raise UserError(
-            f"--model {model} does not exist: name a diffusers directory, a .safetensors file, a hub id (owner/name), or tiny"
-        )
+    check_model(model)
     return None
 
 
