@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -23,6 +24,7 @@ from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
 torch.set_num_threads(1)
+gc.set_threshold(50_000, 20, 20)  # as of the command line, see `cli.main`
 
 LONGEST = (  # seconds of one core, most first
     "test_golden.py", "test_erase.py", "test_evaluate.py", "test_team.py", "test_attack.py", "test_cli.py", "test_inputs.py",
