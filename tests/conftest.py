@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,10 +22,13 @@ import pytest
 import torch
 
 from sd_scissorhands.cli import main
+from sd_scissorhands.models import load as models
+from sd_scissorhands.models.pipeline_directory import PipelineDirectory
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
 torch.set_num_threads(1)
+gc.set_threshold(50_000, 20, 20)  # as of the command line, see `cli.main`
 
 LONGEST = (  # seconds of one core, most first
     "test_golden.py", "test_erase.py", "test_evaluate.py", "test_team.py", "test_attack.py", "test_cli.py", "test_inputs.py",
@@ -67,6 +73,33 @@ def sdscissor(monkeypatch, capsys) -> Callable[..., CompletedProcess[str]]:
 def few_pictures_beside_an_attack(monkeypatch) -> None:
     """IRA and CRA of 8 pictures, where nothing but the attack measures them: 120 take ten seconds."""
     monkeypatch.setattr("sd_scissorhands.attacks.attack.RETAIN_COUNT", 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded_model_from_disk_once() -> Iterator[None]:
+    """What diffusers makes of the embedded model's own directory, and a copy of it each time: a quarter of the seconds.
+
+    All that the package does then, such as comparing every tensor with the files, is done each time.
+    """
+    made, load = dict[torch.dtype, Any](), models._load
+
+    def loaded(files: PipelineDirectory, dtype: torch.dtype) -> Any:
+        if files.directory != MODEL_DIR:
+            return load(files, dtype)
+        if dtype not in made:
+            made[dtype] = load(files, dtype)
+        words = made[dtype].tokenizer  # which nothing changes
+        return copy.deepcopy(made[dtype], {id(words): words})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "_load", loaded)
+        yield
+
+
+@pytest.fixture
+def four_at_a_time(monkeypatch) -> None:
+    """Small pictures on a CPU are computed by four and not by sixteen, for attacks on four."""
+    monkeypatch.setattr("sd_scissorhands.evaluation.sample.LANE", 4)
 
 
 @pytest.fixture(scope="session")

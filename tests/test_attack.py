@@ -36,6 +36,8 @@ from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR
 from sd_scissorhands.tiny.judge import load_judge
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 CANVAS = DOMAINS["canvas"]
 PHOTOGRAPHS = DOMAINS["photographs"]
 

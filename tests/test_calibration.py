@@ -24,6 +24,8 @@ from sd_scissorhands.preparation import relative_rate
 from sd_scissorhands.proof import proof_of
 from sd_scissorhands.settings import EraseSettings
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 STEPS = 100
 
 

@@ -575,7 +575,7 @@ def test_odd_environments_are_one_line(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc")]
 )
-def test_memory_that_is_used_up_at_load_is_one_line_and_no_file_s_fault(error, monkeypatch, capsys):
+def test_memory_that_is_used_up_at_load_is_one_line_and_no_file_s_fault(error, foreign, monkeypatch, capsys):
     from sd_scissorhands.models.load import open_pipeline
 
     def full(*arguments, **more):
@@ -583,8 +583,9 @@ def test_memory_that_is_used_up_at_load_is_one_line_and_no_file_s_fault(error, m
 
     monkeypatch.setattr("diffusers.StableDiffusionPipeline.from_pretrained", full)
     with pytest.raises(type(error)):
-        open_pipeline("tiny")
-    code, line = failed(monkeypatch, capsys, "erase", "--model", "tiny", "--concept", "heart", "--dry-run")
+        open_pipeline(str(foreign))
+    words = ("erase", "--model", str(foreign), "--concept", "nudity", "--dry-run")
+    code, line = failed(monkeypatch, capsys, *words)
     assert code == 1 and "out of memory: choose a smaller" in line
 
 

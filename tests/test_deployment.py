@@ -29,6 +29,8 @@ from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.run import silent
 from sd_scissorhands.tiny import MODEL_DIR
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 KINDS = [
     "guidance 1", "guidance 7.5", "guidance 15", "10 steps", "50 steps", "Euler ancestral", "DPM-Solver++ 2M", "LMS",
     "quality as negative prompt", "anchor as negative prompt", "0.1 of the original merged in",

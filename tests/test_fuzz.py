@@ -6,6 +6,7 @@ A case is a number: it says which file is damaged and how. `python tests/test_fu
 from __future__ import annotations
 
 import faulthandler
+import gc
 import io
 import json
 import os
@@ -355,6 +356,7 @@ def main(numbers: list[int]) -> None:
     def too_slow(*_: object) -> None:
         raise TooSlow(f"over {SECONDS} s")
 
+    gc.set_threshold(50_000, 20, 20)  # as of the command line, see `cli.main`
     signal.signal(signal.SIGPROF, too_slow)
     with tempfile.TemporaryDirectory() as folder:
         readers, slow = quick_readers(Path(folder) / "quick"), slow_readers(Path(folder) / "slow")

@@ -27,6 +27,8 @@ from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.tiny import world
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 HEART = world_concept("heart")
 OWN = dict(searches=2, generations=15, population=32, tokens=6)
 SETTINGS = AttackSettings("ring-a-bell", "heart", "tiny", "tiny", count=4, sampling_steps=4, device="cpu", **OWN)

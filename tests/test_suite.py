@@ -17,6 +17,8 @@ from sd_scissorhands.errors import UserError
 from sd_scissorhands.results.attack import AttackResult, KindRate, OriginalRates
 from sd_scissorhands.results.suite import SuiteResult
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 SHORT = dict(count=4, sampling_steps=2, device="cpu")
 
 

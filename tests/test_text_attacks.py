@@ -21,6 +21,8 @@ from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.results.attack import KindRate
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 QUICK = dict(count=4, sampling_steps=2, device="cpu")
 STEPS = 10  # of the sampler that is inverted
 

@@ -17,6 +17,8 @@ from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 
 @pytest.fixture(scope="module")
 def denoiser():

@@ -20,6 +20,8 @@ from sd_scissorhands.preset_check import check, names
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.tiny import world
 
+pytestmark = pytest.mark.usefixtures("four_at_a_time")
+
 CANVAS, PHOTOGRAPHS = DOMAINS["canvas"], DOMAINS["photographs"]
 PLAIN = {"templates": ["{}", "a photo of {}"], "words": {"a red kite": "a red balloon"}}
 
