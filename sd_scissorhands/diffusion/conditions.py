@@ -68,7 +68,7 @@ class Mixture:
         """Conditions of some rows: (B, tokens, width) float32. Every draw comes from `generator`, on the CPU.
 
         Args:
-            rows: (B,) on the CPU.
+            rows: (B,), best on the CPU, where reading them waits for nothing.
             only: kind of all of them; None: by `SHARES`.
         """
         device = self.names.device
