@@ -88,8 +88,8 @@ class Mixture:
             prompts = [(self.slotted[tuple(map(len, own))], numbers[at]) for at, own in vectors.items()]
             ids, free = (torch.stack([getattr(s, name)[row] for s, row in prompts]) for name in ("ids", "free"))
             filling = [sent(side_by_side(own), device) for own in vectors.values()]
-            at = sent(torch.tensor(list(vectors)), device)
-            conditions[at] = encode(self.denoiser, Slotted(ids, free), filling)
+            places = sent(torch.tensor(list(vectors)), device)
+            conditions[places] = encode(self.denoiser, Slotted(ids, free), filling)
         return conditions
 
 

@@ -38,7 +38,8 @@ SHOWN = 8  # pictures of each kind of rows that are saved for the report
 SAMPLER = 1  # counts the changes here and in `Denoiser` after which the same row gives another picture
 SAMPLED_BY = ("torch", "diffusers", "transformers")  # that a picture depends on
 
-Made, Done = TypeVar("Made"), TypeVar("Done")
+Made = TypeVar("Made")
+Done = TypeVar("Done")
 Encode = Callable[[Sequence[Row]], Tensor]  # rows -> conditions (B, tokens, width)
 
 
