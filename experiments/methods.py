@@ -9,12 +9,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 
 from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
+from plots import plot
 from runner import Options, Run, Settings, Table, command, main
 from tables import machine, markdown
 
 from sd_scissorhands import ForgetSettings, Suite, forget
 
 CONCEPTS = ("heart", "ring", "blue", "yellow")
+SEEDS = (0, 1)
 CLASS, SHARE = "3", 0.1
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "gap")
 
@@ -96,18 +98,22 @@ EVALUATED = {"canvas-afresh": {"limit": 100, "seed": 1000}}  # prompts and start
 
 
 def runs(measures: Mapping[str, Settings]) -> list[Run]:
-    """One erasure of every concept by every recipe."""
+    """Two erasures of every concept by every recipe."""
     return [
-        Run(recipe, {"recipe": recipe, **settings}, (concept,), 0, measures)
-        for concept in CONCEPTS for recipe, settings in ERASED.items()
+        Run(recipe, {"recipe": recipe, **settings}, (concept,), seed, measures)
+        for seed in SEEDS for concept in CONCEPTS for recipe, settings in ERASED.items()
     ]  # fmt: skip
+
+
+def attacks_of(suite: str) -> list[str]:
+    """Attacks of a suite whose figure is a share of pictures."""
+    return [name for name in Suite.of(suite, CONCEPTS[0], "tiny").attacks if name != "relearn"]
 
 
 def probes(suite: str) -> dict[str, Cell]:
     """Columns on the attacks of a suite, the original behind the stroke, and on the strongest of them."""
-    names = [name for name in Suite.of(suite, CONCEPTS[0], "tiny").attacks if name != "relearn"]
     return {
-        **{name: joined(rate(name), rate(name, original=True)) for name in names},
+        **{name: joined(rate(name), rate(name, original=True)) for name in attacks_of(suite)},
         "strongest (worst)": lambda rows: (
             f"{mean((row[f'suite-{suite}']['asr_after'] for row in rows), 2)} "
             f"({max(row[f'suite-{suite}']['asr_after'] for row in rows):.2f})"
@@ -128,6 +134,7 @@ TABLES: dict[str, Table | Callable[[Options], str]] = {
         runs(EVALUATED | {"suite-quick": {"suite": "quick"}}),
         ("variant",),
         {**judged("canvas-afresh"), **whole("canvas-afresh"), **probes("quick"), "seconds": seconds},
+        finish=lambda rows: plot(rows, attacks_of("quick")),
     ),
 }
 

@@ -24,6 +24,7 @@ import columns  # noqa: E402
 import default  # noqa: E402
 import fashion  # noqa: E402
 import methods  # noqa: E402
+import plots  # noqa: E402
 import runner  # noqa: E402
 import tables  # noqa: E402
 
@@ -177,3 +178,23 @@ def test_a_table_comes_out_of_erasure_evaluation_and_attack(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^\| scissorhands-open \| \d\.\d{3} \|", done.stdout, re.M)
+
+
+def test_the_plot_of_recipes_pools_pictures_and_is_the_same_twice(tmp_path):
+    def row(recipe: str, concept: str, again: float, n: int) -> dict[str, object]:
+        shares, counts = dict.fromkeys(plots.KEPT, 0.75), dict.fromkeys(plots.KEPT, 4)
+        kept = {"figures": shares, "original": shares, "another_seed": dict.fromkeys(plots.KEPT, 0.25), "n": counts}
+        attack = {"asr_after": again, "n": n, "original": {"asr_after": 1.0}}
+        return {"variant": recipe, "concept": concept, "canvas-afresh": kept, "words": attack}
+
+    rows = [row("esd", "heart", 0.5, 10), row("esd", "blue", 0.0, 30), row("salun", "heart", 1.0, 10)]
+    assert plots.attacked(rows, "words") == {"esd": (0.125, 40), "salun": (1.0, 10), "original": (1.0, 40)}
+    assert plots.kept(rows, "IRA")["original"] == (0.75, 8) and plots.kept(rows, "open_unchanged")["original"] == (
+        0.25,
+        8,
+    )
+    assert [round(end, 4) for end in plots.interval(0.0, 48)] == [0.0, 0.0741]
+    for name in ("a.svg", "b.svg"):
+        plots.plot(rows, ["words"], tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert "salun" in (tmp_path / "a.svg").read_text()
