@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -21,6 +22,8 @@ os.environ["ACCELERATE_USE_CPU"] = "1"  # where there is a GPU as well: bytes ar
 import pytest
 import torch
 
+from sd_scissorhands import forgetting
+from sd_scissorhands.classifier import load as classifiers
 from sd_scissorhands.cli import main
 from sd_scissorhands.models import load as models
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
@@ -93,6 +96,32 @@ def embedded_model_from_disk_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_load", loaded)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_trained_once() -> Iterator[None]:
+    """Classifiers of digits by seed and pictures, each trained once: the same training gives the same weights."""
+    made, first, retrain = dict[Any, Any](), classifiers.train_digits, forgetting.retrain
+
+    def once(key: Any, train: Callable[[], Any]) -> Any:
+        if key not in made:
+            made[key] = train()
+        return copy.deepcopy(made[key])
+
+    def retrained(model: Any, data: Any, how: Any, *, seed: int, tick: Callable[[], None]) -> Any:
+        key = (
+            classifiers.hash_weights(model),
+            data.pictures.numpy().tobytes(),
+            data.labels.numpy().tobytes(),
+            how,
+            seed,
+        )
+        return once(key, partial(retrain, model, data, how, seed=seed, tick=tick))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifiers, "train_digits", lambda seed: once(seed, partial(first, seed)))
+        patch.setattr(forgetting, "retrain", retrained)
         yield
 
 
