@@ -27,6 +27,7 @@ from sd_scissorhands.classifier import load as classifiers
 from sd_scissorhands.cli import main
 from sd_scissorhands.models import load as models
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
+from sd_scissorhands.report import forgetting_page, page
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -123,6 +124,24 @@ def digits_trained_once() -> Iterator[None]:
         patch.setattr(classifiers, "train_digits", lambda seed: once(seed, partial(first, seed)))
         patch.setattr(forgetting, "retrain", retrained)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures() -> Iterator[dict[str, Any]]:
+    """The figures of pages by what they show, each drawn once: matplotlib takes nine tenths of a page's seconds."""
+    made = dict[str, Any]()
+
+    def once(draw: Callable[..., Any], *shown: Any) -> Any:
+        key = f"{draw.__name__} {shown!r}"
+        if key not in made:
+            made[key] = draw(*shown)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (page, forgetting_page):
+            for name in [name for name in vars(place) if name.endswith("_plot")]:
+                patch.setattr(place, name, partial(once, getattr(place, name)))
+        yield made
 
 
 @pytest.fixture
