@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -21,9 +22,12 @@ os.environ["ACCELERATE_USE_CPU"] = "1"  # where there is a GPU as well: bytes ar
 import pytest
 import torch
 
+from sd_scissorhands import forgetting
+from sd_scissorhands.classifier import load as classifiers
 from sd_scissorhands.cli import main
 from sd_scissorhands.models import load as models
 from sd_scissorhands.models.pipeline_directory import PipelineDirectory
+from sd_scissorhands.report import forgetting_page, page
 from sd_scissorhands.settings import EraseSettings
 from sd_scissorhands.tiny import MODEL_DIR
 
@@ -94,6 +98,50 @@ def embedded_model_from_disk_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_load", loaded)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_trained_once() -> Iterator[None]:
+    """Classifiers of digits by seed and pictures, each trained once: the same training gives the same weights."""
+    made, first, retrain = dict[Any, Any](), classifiers.train_digits, forgetting.retrain
+
+    def once(key: Any, train: Callable[[], Any]) -> Any:
+        if key not in made:
+            made[key] = train()
+        return copy.deepcopy(made[key])
+
+    def retrained(model: Any, data: Any, how: Any, *, seed: int, tick: Callable[[], None]) -> Any:
+        key = (
+            classifiers.hash_weights(model),
+            data.pictures.numpy().tobytes(),
+            data.labels.numpy().tobytes(),
+            how,
+            seed,
+        )
+        return once(key, partial(retrain, model, data, how, seed=seed, tick=tick))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifiers, "train_digits", lambda seed: once(seed, partial(first, seed)))
+        patch.setattr(forgetting, "retrain", retrained)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures() -> Iterator[dict[str, Any]]:
+    """The figures of pages by what they show, each drawn once: matplotlib takes nine tenths of a page's seconds."""
+    made = dict[str, Any]()
+
+    def once(draw: Callable[..., Any], *shown: Any) -> Any:
+        key = f"{draw.__name__} {shown!r}"
+        if key not in made:
+            made[key] = draw(*shown)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (page, forgetting_page):
+            for name in [name for name in vars(place) if name.endswith("_plot")]:
+                patch.setattr(place, name, partial(once, getattr(place, name)))
+        yield made
 
 
 @pytest.fixture

@@ -307,7 +307,7 @@ def test_the_default_recipe_erases_a_concept_and_keeps_the_rest(tmp_path):
 
     result = erase(EraseSettings(concepts=("ring",), model="tiny", steps=100, device="cpu", seed=11), tmp_path / "run")
     ring = world_concept("ring")
-    judges, request = open_judges(ring, domain=CANVAS), room.ConceptRequest(seed=5, count=48, device="cpu")
+    judges, request = open_judges(ring, domain=CANVAS), room.ConceptRequest(seed=5, count=48, steps=12, device="cpu")
     told = room.evaluate(result.model_dir, "tiny", ring, tmp_path / "eval", judges=judges, request=request).to_json()
     assert told["figures"]["UA"] >= 0.95 and told["figures"]["UA_synonyms"] >= 0.9 and told["original"]["UA"] <= 0.05
     assert told["figures"]["UA_generic"] >= 0.95 and told["figures"]["IRA"] >= 0.9 and told["figures"]["CRA"] >= 0.95

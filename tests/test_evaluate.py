@@ -710,7 +710,7 @@ def evaluate(model, folder, concept="heart", count=24, **how):
 @pytest.fixture(scope="module")
 def self_evaluation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("canvas")
-    return folder, evaluate("tiny", folder)
+    return folder, evaluate("tiny", folder, steps=12)
 
 
 def test_canvas_on_the_original_sees_the_concept(self_evaluation):
