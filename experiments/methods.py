@@ -1,4 +1,4 @@
-"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes ...]`.
+"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes|full ...]`.
 
 Rows on classifiers are of runs of `sdscissor compare`.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
 from plots import plot
-from runner import Options, Run, Settings, Table, command, main
+from runner import Options, Run, Settings, Table, command, main, rows_of
 from tables import machine, markdown
 
 from sd_scissorhands import ForgetSettings, Suite, forget
@@ -127,6 +127,27 @@ def rate(attack: str, *, original: bool = False) -> Cell:
     return lambda rows: mean(((row[attack]["original"] if original else row[attack])["asr_after"] for row in rows), 2)
 
 
+def full(options: Options) -> str:
+    """One erasure by the default under every attack of the full suite, the most successful first."""
+    run = Run("scissorhands-open", {}, (CONCEPTS[0],), 0, {"suite-full": {"suite": "full"}})
+    row = rows_of(run.reduced() if options.smoke else run, options.root)[0]
+    names = [part["name"] for part in row["suite-full"]["attacks"]]
+    shares = [name for name in names if name != "relearn"]
+    lines = [
+        [name.replace("-", " "), str(own["n"]), interval_of(own), f"{own['original']['asr_after']:.2f}", f"{own['seconds']:.0f}"]
+        for name, own in sorted(((name, row[name]) for name in shares), key=lambda one: -one[1]["asr_after"])
+    ]  # fmt: skip
+    back = steps_back("relearn")([row]) if "relearn" in names else ""
+    table = markdown("attack; pictures; shows the concept again (95 % interval); original; seconds", lines)
+    return f"{table}\n\n{row['variant']}, {row['concept']}, seed 0. Fine-tuning steps until it is back: {back}. {machine()}"
+
+
+def interval_of(attack: Row) -> str:
+    """The share of an attack's pictures that show the concept, with its interval."""
+    low, high = attack["interval_after"]
+    return f"{attack['asr_after']:.2f} ({low:.2f} to {high:.2f})"
+
+
 TABLES: dict[str, Table | Callable[[Options], str]] = {
     "digits-class": digits_class,
     "digits-random": digits_random,
@@ -136,6 +157,7 @@ TABLES: dict[str, Table | Callable[[Options], str]] = {
         {**judged("canvas-afresh"), **whole("canvas-afresh"), **probes("quick"), "seconds": seconds},
         finish=lambda rows: plot(rows, attacks_of("quick")),
     ),
+    "full": full,
 }
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def figures() -> Iterator[dict[str, Any]]:
 @pytest.fixture
 def four_at_a_time(monkeypatch) -> None:
     """Small pictures on a CPU are computed by four and not by sixteen, for attacks on four."""
-    monkeypatch.setattr("sd_scissorhands.evaluation.sample.LANE", 4)
+    monkeypatch.setattr("sd_scissorhands.evaluation.batch_size.LANE", 4)
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ def small():
         patch.setattr(Flux, "side", SIDE)
         for family in (StableDiffusion3, Flux):
             patch.setattr(family, "t5_length", TOKENS)
-        patch.setattr("sd_scissorhands.evaluation.sample.LANE", 2)
+        patch.setattr("sd_scissorhands.evaluation.batch_size.LANE", 2)
         yield
 
 
