@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import digits_world
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sd_scissorhands import api
 from sd_scissorhands.attacks.attack import attack
@@ -30,34 +33,38 @@ CANVAS, PHOTOGRAPHS = DOMAINS["canvas"], DOMAINS["photographs"]
 SHAPES = tuple(world.CATEGORIES["shape"])
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    """A small ResNet of transformers that names the shape of the embedded world's pictures, with its image processor."""
+def trained(folder: Path, names: Sequence[str], pictures: Tensor, labels: Tensor, steps: int) -> Path:
+    """A small ResNet of transformers that names what pictures of 32 x 32 show, with its image processor."""
     from transformers import ResNetConfig, ResNetForImageClassification
     from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
     torch.manual_seed(0)
     config = ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", id2label=dict(enumerate(SHAPES)),
-        label2id={name: at for at, name in enumerate(SHAPES)},
+        embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", id2label=dict(enumerate(names)),
+        label2id={name: at for at, name in enumerate(names)},
     )  # fmt: skip
     model = ResNetForImageClassification(config)
-    pictures, drawings = make_drawings(2000, 0)
     processor = ConvNextImageProcessorPil(
         do_resize=False, size={"shortest_edge": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    labels = torch.tensor([SHAPES.index(one.shape) for one in drawings])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step in range(240):
+    for step in range(steps):
         rows = torch.randint(len(pictures), (64,), generator=torch.Generator().manual_seed(step))
         loss = model(pixel_values=pictures[rows].float() / 127.5 - 1, labels=labels[rows]).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    folder = tmp_path_factory.mktemp("judge") / "shapes"
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    """A judge of the shapes of the embedded world."""
+    pictures, drawings = make_drawings(2000, 0)
+    labels = torch.tensor([SHAPES.index(one.shape) for one in drawings])
+    return trained(tmp_path_factory.mktemp("judge") / "shapes", SHAPES, pictures, labels, 240)
 
 
 def judges_of(judge: str, concept: str = "heart", domain=CANVAS):
@@ -79,6 +86,21 @@ def test_a_classifier_of_the_worlds_shapes_agrees_with_the_worlds_judge(shapes, 
     )  # it sees the hearts, and the siblings for what they are
     assert abs(found.figures["UA"] - found.second.figures["UA"]) <= 0.25
     assert found.figures["open_unchanged"] == 1.0  # the same model
+
+
+def test_a_judge_of_handwritten_digits_by_its_directory_names_digits_that_it_never_saw(tmp_path):
+    drawn, unseen = digits_world.draw(1000, 0), digits_world.draw(200, 1, held_out=True)
+    digits = trained(tmp_path / "digits", tuple(digits_world.DIGITS), drawn.pixels, drawn.shown["digit"], 60)
+    concept = PHOTOGRAPHS.resolve("three", "eight")
+    judge = open_judges(concept, domain=PHOTOGRAPHS, judge=f"{digits}:three").judges[0]
+    names = [unseen.named(row)["digit"] for row in range(200)]
+    records = judge.look(unseen.pixels.permute(0, 2, 3, 1).numpy(), names)
+    right = [judge.right(record, name) for record, name in zip(records, names, strict=True)]
+    seen = [judge.sees(record) == (name == "three") for record, name in zip(records, names, strict=True)]
+    assert np.mean([answer is True for answer in right]) >= 0.7 and np.mean(seen) >= 0.9, (
+        np.mean(right),
+        np.mean(seen),
+    )
 
 
 def test_it_decides_attacks_as_well(shapes, tmp_path):
