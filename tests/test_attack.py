@@ -220,6 +220,7 @@ def test_the_original_completes_what_it_completes(tmp_path):
 
 
 def test_a_killed_completion_continues(tmp_path, monkeypatch):
+    monkeypatch.setattr("sd_scissorhands.evaluation.batch_size.LANE", 16)  # all pictures of a strength in one call
     whole, real, calls = completed(tmp_path / "whole"), Denoiser.complete, []
 
     def die(self, *arguments, **options):
