@@ -122,7 +122,7 @@ def others() -> dict[str, list[str]]:
     concepts, seeds = results()["eight concepts, three training seeds"]
     weaker = [1 - int(part) / int(whole) for part, whole in re.findall(r"at seed \d: [\d.]+ %, (\d+) of (\d+)", text)]
     return {
-        "Five other models": [str(len(gone)), *ends(100 * one for one in lost), str(len(rows))],
+        "Six other models": [str(len(gone)), *ends(100 * one for one in lost), str(len(rows))],
         "erasures left the concept": [str(len(weaker)), str(int(concepts) * int(seeds)), *ends(100 * one for one in weaker)],
         "Fine-tuning on eight pictures": [str(RelearnOptions.few)],
         "quick attacks on": [str(len(SUITES["quick"])), str(len(methods.ERASED))],
