@@ -24,6 +24,7 @@ from rows import ROOT, Row, Turn, spread
 NO_MODEL = ["sdscissor erase --model ./nowhere --concept heart", "sdscissor erase --model tiny --concept haert"]
 QUICK = ["sdscissor --help", *NO_MODEL, "sdscissor erase --model tiny --concept heart --dry-run"]
 SET_UP = {"clone": f"git clone --quiet {ROOT} clone", "install": "make --directory clone .venv/ready"}
+STEPS = ("quick", "readme", *SET_UP)
 
 
 def readme() -> list[str]:
@@ -59,14 +60,16 @@ def waited(line: str, folder: Path) -> Row:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("steps", nargs="*", default=["quick", "readme"], choices=["quick", "readme", *SET_UP])
+    parser.add_argument("steps", nargs="*", help=f"of {', '.join(STEPS)}; without any quick and readme")
     parser.add_argument("--place", type=Path, help="work here and leave it, so that a later step finds the run")
     parser.add_argument("--only", default="", help="the lines alone that hold these words")
     given = parser.parse_args()
+    if unknown := set(given.steps) - set(STEPS):
+        parser.error(f"there is no step {min(unknown)}: choose from {', '.join(STEPS)}")
     with tempfile.TemporaryDirectory() as temporary:
         place = given.place or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        for line in lines_of(given.steps):
+        for line in lines_of(given.steps or ["quick", "readme"]):
             if given.only in line:
                 rows.record([row := waited(line, place)])
                 print(f"{row['name']}: {row['ours']:.1f} s, {row['cpu_seconds']} s of CPU", flush=True)
