@@ -94,6 +94,10 @@ ERASED: dict[str, Settings] = {
     "scissorhands-open": {},  # the default, as a user gives it
     **{name: {"verify": False} for name in ("scissorhands", "lra-npp", "l-codec", "esd", "substitution", "salun")},
 }
+PUBLISHED: dict[str, Settings] = {  # tokens of published budgets, on few prompts: each is learned for minutes
+    "token-unlearndiffatk": {"attack": "token", "budget": "unlearndiffatk", "count": 16},
+    "token-p4d": {"attack": "token", "budget": "p4d", "count": 8},
+}
 EVALUATED = {"canvas-afresh": {"limit": 100, "seed": 1000}}  # prompts and start noise that no choice saw
 
 
@@ -128,10 +132,10 @@ def rate(attack: str, *, original: bool = False) -> Cell:
 
 
 def full(options: Options) -> str:
-    """One erasure by the default under every attack of the full suite, the most successful first."""
-    run = Run("scissorhands-open", {}, (CONCEPTS[0],), 0, {"suite-full": {"suite": "full"}})
+    """One erasure by the default under every attack of the full suite and published tokens, the most successful first."""
+    run = Run("scissorhands-open", {}, (CONCEPTS[0],), 0, {"suite-full": {"suite": "full"}} | PUBLISHED)
     row = rows_of(run.reduced() if options.smoke else run, options.root)[0]
-    names = [part["name"] for part in row["suite-full"]["attacks"]]
+    names = [*(part["name"] for part in row["suite-full"]["attacks"]), *PUBLISHED]
     shares = [name for name in names if name != "relearn"]
     lines = [
         [name.replace("-", " "), str(own["n"]), interval_of(own), f"{own['original']['asr_after']:.2f}", f"{own['seconds']:.0f}"]
