@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from columns import Cell, Rows, judged, mean, seconds, share_under, steps_back, success, whole
+from plots import saved
 from runner import DOCUMENT, Run, Settings, Table, command, main
 
 if TYPE_CHECKING:
@@ -114,16 +115,11 @@ MARKERS = "os^DvPX*<>dp"
 @contextlib.contextmanager
 def plotted(file: Path, **labels: Any) -> Iterator[Axes]:
     """Axes to draw named points into, saved with a legend at the end: the same rows give the same bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6, 4.5), layout="constrained")
+    with saved(file, (6, 4.5)) as figure:
         axes = figure.subplots()
         yield axes
         axes.set(**labels)
         axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
 
 
 def plot_frontier(rows: Rows) -> None:

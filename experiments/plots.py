@@ -1,9 +1,10 @@
-"""The figure beside the table `recipes`: how often an attack brings the concept back, and what stays as it was, by recipe."""
+"""Figures of docs/experiments.md, and that of the table `recipes`: what attacks bring back, and what stays as it was."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from columns import Row, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PLOT = Path(__file__).parent.parent / "docs" / "recipes.svg"
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")  # the first six Okabe and Ito's
@@ -25,19 +27,26 @@ Share = tuple[float, int]  # and of how many pictures
 
 def plot(rows: Rows, attacks: Iterable[str], file: Path = PLOT) -> None:
     """Save the figure as SVG, the same bytes for the same rows; attacks that bring most back, over all recipes, come first."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     found = {attack.replace("-", " "): attacked(rows, attack) for attack in attacks}
     under = dict(sorted(found.items(), key=lambda own: -sum(share for share, _ in own[1].values())))
     after = {title: kept(rows, figure) for figure, title in KEPT.items()}
-    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8, 6), layout="constrained")
+    with saved(file, (8, 6)) as figure:
         left, right = figure.subplots(1, 2, sharey=False)
         dots(left, under, "shows the concept again, % (less is better)")
         dots(right, after, "as before, % (more is better)")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, ncols=4, loc="outside upper center")
+
+
+@contextlib.contextmanager
+def saved(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure of so many inches to draw into, saved as SVG at the end: the same bytes for the same drawing."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "experiments", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
 
 

@@ -129,13 +129,13 @@ def _draw(run: Run, prepared: Prepared) -> DrawLatents:
 
 
 def _data(run: Run, prepared: Prepared, draw: DrawLatents, progress: Progress) -> dict[str, Tensor]:
-    """DrawLatents or read the pictures, see `gather`."""
+    """Draw or read the pictures, see `gather`."""
     settings, pairs, retain = prepared.settings, prepared.pairs, prepared.retain_prompts
     naming, open_ = prepared.opened.domain.naming, prepared.open_prompts
     named = [[naming(text, concept) for text in open_] for concept in prepared.concepts] if open_ else []
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """DrawLatents or read the pictures; the manifest records the prompts."""
+        """Draw or read the pictures; the manifest records the prompts."""
         with progress("data", 2 * len(pairs) + settings.retain_count) as tick:
             data = gather(
                 prepared.denoiser, settings, pairs, retain, named,

@@ -10,10 +10,8 @@ from ..machine import PeakMemory
 
 BATCHED_SIDE = 64  # pixels: up to here the CPU is faster with several pictures at a time
 LANE = 16  # small pictures that the CPU computes together, always as many
-FIRST, MOST = (
-    (32, 4),
-    (256, 32),
-)  # small and large pictures at a time where memory is not measured, and at most where it is
+FIRST = (32, 4)  # small and large pictures at a time where memory is not measured,
+MOST = (256, 32)  # and at most where it is
 SHARE = 0.7  # of the free memory that a batch may take
 
 

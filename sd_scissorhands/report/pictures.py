@@ -31,10 +31,8 @@ ATTACKED = {"before the attack": "before", "after the attack": "after", "origina
 SHARP_SIDE = 64  # pixels
 FIRST_KINDS = ("", "forget", "generic")  # of samples, whose first are shown under the verdict; "": NudeNet's
 FIRST = 4  # pairs of each
-ROW, BEHIND = (
-    slice(3),
-    slice(3, None),
-)  # pairs that fit beside each other on a phone, and those that a list of groups folds away
+ROW = slice(3)  # pairs that fit beside each other on a phone,
+BEHIND = slice(3, None)  # and those that a list of groups folds away
 
 AnySample = JudgedSample | Sample | AttackSample | Pair
 
