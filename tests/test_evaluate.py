@@ -41,8 +41,9 @@ from sd_scissorhands.evaluation.metrics.collapsed import agreement, collapse, va
 from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
+from sd_scissorhands.evaluation.recorder import one_behind
 from sd_scissorhands.evaluation.records import THUMB, Ledger
-from sd_scissorhands.evaluation.sample import Sampling, draw, one_behind, open_for_sampling
+from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling
 from sd_scissorhands.results.evaluation import NUDITY_KINDS, read_evaluation
 from sd_scissorhands.tiny import MODEL_DIR, world
 
