@@ -437,7 +437,7 @@ def test_a_verdict_is_not_repeated_of_other_contents_under_the_same_names(foreig
     elif part == "detector":
         monkeypatch.setattr("sd_scissorhands.evaluation.judges.nudenet.hash_file", lambda file: "another")
     elif part in ("nudenet", "torch"):
-        where = "judges.nudenet" if part == "nudenet" else "sample"
+        where = "judges.nudenet" if part == "nudenet" else "recorder"
         monkeypatch.setattr(f"sd_scissorhands.evaluation.{where}.version", lambda name: "0.0")
     else:
         changed = min((base / part).glob("*.json"))
