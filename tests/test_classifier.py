@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 import os
@@ -26,18 +25,15 @@ from sd_scissorhands.classifier.load import (
     Classifier,
     hash_weights,
     open_classifier,
-    profile_of,
-    profile_of_model,
     save_classifier,
     wrap,
 )
 from sd_scissorhands.classifier.preprocess import prepare
 from sd_scissorhands.classifier.train import Training, answer, fresh, retrain, train
-from sd_scissorhands.comparison.forgettings import Forgettings
-from sd_scissorhands.comparison.jobs import Comparison
 from sd_scissorhands.errors import UserError
+from sd_scissorhands.methods.batch_norm import statistics
 from sd_scissorhands.methods.distributed import BatchSlice
-from sd_scissorhands.recipes import BATCH_NORM
+from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.tiny import MODEL_DIR
 
 
@@ -101,23 +97,52 @@ def one_line(found: pytest.ExceptionInfo[UserError], *words: str) -> None:
     assert "\n" not in text and all(word in text for word in words), text
 
 
-# ---------------------------------------------------------------- profiles
+# ---------------------------------------------------------------- batch normalisation
 
 
-def test_batch_normalisation_takes_a_tenth_of_the_rate_before_and_after_a_model_is_opened(families, tmp_path):
-    where = {name: str(folder) for name, folder in families.items()} | {"digits": "digits"}
-    profiles = {name: profile_of_model(place) for name, place in where.items()}
-    assert profiles == {"resnet": BATCH_NORM, "vit": "classifier", "digits": "classifier"}
-    assert profile_of(open_classifier(where["resnet"]).model.state_dict()) == BATCH_NORM
-    asked, data = (
-        ForgetSettings(forget_class="ant", model=where["resnet"], recipe="retain-only"),
-        D.Parts(*[blank()] * 3),
+def of_resnet(families, **settings) -> tuple[ForgetSettings, D.Parts]:
+    few = {"batch_size": 4, "steps": 4, "memory_every": 2, "device": "cpu"} | settings
+    return ForgetSettings(forget_class="ant", model=str(families["resnet"]), **few), D.Parts(*[blank()] * 3)
+
+
+def test_a_repair_moves_the_statistics_of_batch_normalisation_by_retained_pictures_alone(families):
+    asked, data = of_resnet(families, recipe="retain-only")
+    task = forgetting.prepare(asked, parts=data).task
+
+    def moved(act) -> bool:
+        before = {name: tensor.clone() for name, tensor in statistics(task.module).items()}
+        act()
+        return any(not torch.equal(tensor, before[name]) for name, tensor in statistics(task.module).items())
+
+    assert statistics(task.module) and not task.module.training
+    assert (
+        not moved(lambda: task.forget(0))
+        and not moved(lambda: task.retain(0))
+        and not moved(lambda: task.explain("retain", 0))
     )
-    assert asked.resolved(BATCH_NORM).lr == 0.003 and asked.resolved("classifier").lr == 0.03
-    assert dataclasses.replace(asked, lr=0.03).resolved(BATCH_NORM).lr == 0.03
-    assert forgetting.prepare(asked, parts=data).settings.lr == 0.003
-    jobs = Forgettings(Comparison(asked, ({"forget_class": "ant"},), ("retain-only", "salun"), 1)).jobs(tmp_path)
-    assert [job.settings.lr for job in jobs] == pytest.approx([0.003, 0.0003])
+    assert not moved(lambda: task.repair(0, adversary=True))  # which takes no retained picture
+    assert moved(lambda: task.repair(0))
+    assert not any(layer.training for layer in task.module.modules())
+
+
+def test_a_killed_repair_continues_with_its_running_statistics(families, tmp_path, monkeypatch):
+    asked, data = of_resnet(families, recipe="gradient-ascent")
+    whole = forgetting.forget(asked, tmp_path / "whole", parts=data)
+    descend = Repair._descend
+
+    def die(repair, *rest):
+        if repair.step == 3:
+            raise KeyboardInterrupt
+        descend(repair, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Repair, "_descend", die)
+        forgetting.forget(asked, tmp_path / "cut", parts=data)
+    again = forgetting.forget(asked, tmp_path / "cut", parts=data, resume=True)
+    assert again.weights_sha256 == whole.weights_sha256  # of parameters and statistics
+    original = open_classifier(asked.model).model
+    assert all(not torch.equal(tensor, statistics(original)[name]) for name, tensor in
+               statistics(open_classifier(str(tmp_path / "cut" / "model")).model).items())  # fmt: skip
 
 
 # ---------------------------------------------------------------- data
@@ -653,14 +678,6 @@ def test_scope_leaves_norms_out_by_type(families, model, parts):
         with pytest.raises(UserError) as error:
             digits.scope(wrong)
         one_line(error, "--scope")
-
-
-def test_batch_statistics_stay(families):
-    network = open_classifier(str(families["resnet"])).model.train()
-    task = ClassifierTask(network, D.split_by_class(D.Parts(blank(), blank(seed=1), blank(seed=2)), "ant"))
-    before = {name: b.clone() for name, b in network.named_buffers()}
-    sum(task.repair(0)).backward()
-    assert before and all(torch.equal(b, before[name]) for name, b in network.named_buffers())
 
 
 def test_a_task_that_cannot_be_is_one_line(families, model, parts):

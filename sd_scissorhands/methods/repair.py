@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .adversary import EPISODE, PACE, Adversary
+from .batch_norm import statistics
 from .calibration import RESTARTS, Calibration, Plan
 from .distributed import SINGLE_PROCESS, BatchSlice, ProcessGroup, backward, swapped_weights
 from .interface import Parameters, Task
@@ -19,6 +20,7 @@ from .project import Memory, Projection, Rule, project, protect_retained
 from .selection import Selection
 
 MEMORY_DRAWS = 1 << 20  # draws of the memory gradients lie apart from those of the steps
+STATISTICS = "statistics"  # kind of tensors in a state
 READ_EVERY = 10  # steps between reading the losses, for which an accelerator must be waited
 
 History = list[dict[str, float]]  # of every step: step, forget, retain, conflict (of any way), correction (sum of both)
@@ -219,14 +221,18 @@ class Repair:
         return sum(corrections) / len(corrections) if corrections else None
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a continued repair needs, see `state_of`."""
-        return state_of(self.trained.tensors, self.optimizer)
+        """Everything that a continued repair needs: see `state_of`, and running statistics of the kind `statistics`."""
+        running = {f"{STATISTICS}/{name}": tensor.clone() for name, tensor in statistics(self.task.module).items()}
+        return state_of(self.trained.tensors, self.optimizer) | running
 
     def restore(
         self, state: dict[str, Tensor], step: int, history: History, calibrated: Mapping[str, Any] | None = None
     ) -> None:
         """Continue from a `state` taken after `step` steps, and `calibrated` then."""
+        running, state = dict(state), {n: t for n, t in state.items() if not n.startswith(f"{STATISTICS}/")}
         restore_into(self.trained.tensors, self.optimizer, state, step)
+        for name, tensor in statistics(self.task.module).items():
+            tensor.copy_(running[f"{STATISTICS}/{name}"])
         self.trained.put_back()
         self.step, self.history = step, list(history)
         if self.calibration and calibrated:
