@@ -63,6 +63,7 @@ architecture: .venv/ready
 # The tables of docs/benchmarks.md: an hour and more on two cores, 20 GiB of memory.
 bench: .venv/ready
 	$(BIN)/python benchmarks/evaluations.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/proof.py
 	$(BIN)/python benchmarks/scale.py selection projection growth
 	$(BIN)/python benchmarks/steps.py

@@ -21,7 +21,7 @@ GROUPS = {  # name -> its folders and modules, what it does; each imports only w
     "classifier": ("classifier", "Image classifiers: data, model, task, figures."),
     "models": ("models", "Where models come from and go: hub, directories, single files, deltas, export, verify."),
     "diffusion": ("diffusion", "Denoisers, their data and training batches. A family of pipelines is one file."),
-    "run": ("speeds stages tracking run drawn_before places lineage", "The run directory; resuming; latents drawn before."),
+    "run": ("speeds stages tracking elapsed run measured_before drawn_before places lineage", "The run directory; resuming; what was drawn and measured before."),
     "settings": ("disk machine settings recipes naming pictures picture_folders", "Settings and recipes; devices, files and pictures."),
     "methods": ("methods", "The science, torch only. A scorer, an edit, an objective or a retain loss is one file."),
     "domains": ("domains concepts preset_check tiny", "What a model generates: concepts, prompts, judges, defaults. A domain is one file."),

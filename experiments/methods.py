@@ -1,4 +1,4 @@
-"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes|full ...]`.
+"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes|full|full-recipes ...]`.
 
 Rows on classifiers are of runs of `sdscissor compare`.
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 
 from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
-from plots import plot
+from plots import FULL_PLOT, plot, plot_attacks
 from runner import Options, Run, Settings, Table, command, main, rows_of
 from tables import machine, markdown
 
@@ -146,6 +146,28 @@ def full(options: Options) -> str:
     return f"{table}\n\n{row['variant']}, {row['concept']}, seed 0. Fine-tuning steps until it is back: {back}. {machine()}"
 
 
+def full_recipes(options: Options) -> str:
+    """One erasure by every recipe under every attack of the full suite; what brings most back, over all recipes, first."""
+    suite = {"suite-full": {"suite": "full"}}
+    runs = [
+        Run(recipe, {"recipe": recipe, **settings}, (CONCEPTS[0],), 0, suite) for recipe, settings in ERASED.items()
+    ]
+    rows = [row for run in runs for row in rows_of(run.reduced() if options.smoke else run, options.root)]
+    names = sorted(attacks_of("full"), key=lambda name: -sum(row[name]["asr_after"] for row in rows))
+    lines = [
+        [name.replace("-", " "), str(rows[0][name]["n"]), rate(name, original=True)(rows[:1]), *(rate(name)([row]) for row in rows)]
+        for name in names
+    ]  # fmt: skip
+    lines += [
+        ["strongest that counts", "", "", *(f"{row['suite-full']['asr_after']:.2f}" for row in rows)],
+        ["steps of fine-tuning until it is back", "", "", *(steps_back("relearn")([row]) for row in rows)],
+    ]
+    if options.whole:
+        plot_attacks(rows, names, FULL_PLOT)
+    header = "; ".join(["attack", "pictures", "original", *(row["variant"] for row in rows)])
+    return f"{markdown(header, lines)}\n\n{CONCEPTS[0]}, seed 0. {machine()}"
+
+
 def interval_of(attack: Row) -> str:
     """The share of an attack's pictures that show the concept, with its interval."""
     low, high = attack["interval_after"]
@@ -162,6 +184,7 @@ TABLES: dict[str, Table | Callable[[Options], str]] = {
         finish=lambda rows: plot(rows, attacks_of("quick")),
     ),
     "full": full,
+    "full-recipes": full_recipes,
 }
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PLOT = Path(__file__).parent.parent / "docs" / "recipes.svg"
+DOCS = Path(__file__).parent.parent / "docs"
+PLOT, FULL_PLOT = DOCS / "recipes.svg", DOCS / "full-suite.svg"
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")  # the first six Okabe and Ito's
 MARKERS = "osD^vPX"
 ORIGINAL = "original"
+AGAIN = "shows the concept again, % (less is better)"
 KEPT = {
     "open_unchanged": "open prompts\nunchanged", "unlisted_unchanged": "unlisted words\nunchanged",
     "IRA": "other concepts\nright", "CRA": "everything\nelse right",
@@ -27,15 +29,32 @@ Share = tuple[float, int]  # and of how many pictures
 
 def plot(rows: Rows, attacks: Iterable[str], file: Path = PLOT) -> None:
     """Save the figure as SVG, the same bytes for the same rows; attacks that bring most back, over all recipes, come first."""
-    found = {attack.replace("-", " "): attacked(rows, attack) for attack in attacks}
-    under = dict(sorted(found.items(), key=lambda own: -sum(share for share, _ in own[1].values())))
-    after = {title: kept(rows, figure) for figure, title in KEPT.items()}
+    under, after = by_attack(rows, attacks), {title: kept(rows, figure) for figure, title in KEPT.items()}
     with saved(file, (8, 6)) as figure:
         left, right = figure.subplots(1, 2, sharey=False)
-        dots(left, under, "shows the concept again, % (less is better)")
+        dots(left, under, AGAIN)
         dots(right, after, "as before, % (more is better)")
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, ncols=4, loc="outside upper center")
+        legend(figure, left)
+
+
+def plot_attacks(rows: Rows, attacks: Iterable[str], file: Path) -> None:
+    """Save a figure of the attacks alone."""
+    with saved(file, (8, 10)) as figure:
+        axes = figure.subplots()
+        dots(axes, by_attack(rows, attacks), AGAIN)
+        legend(figure, axes)
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Put the recipes' names above a figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=4, loc="outside upper center")
+
+
+def by_attack(rows: Rows, attacks: Iterable[str]) -> dict[str, dict[str, Share]]:
+    """Attack -> recipe, and the original -> share; what brings most back, over all recipes, comes first."""
+    found = {attack.replace("-", " "): attacked(rows, attack) for attack in attacks}
+    return dict(sorted(found.items(), key=lambda own: -sum(share for share, _ in own[1].values())))
 
 
 @contextlib.contextmanager

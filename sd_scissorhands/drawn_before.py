@@ -25,10 +25,11 @@ SWITCH = "SDSCISSOR_CACHE"  # variable of the environment; off: nothing is read 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedPictures(Record):
-    """A file of the cache."""
+    """A file or a folder of the cache."""
 
     file: str
     model: str  # as it was named
+    what: str  # "latents" of an erasure's pictures, or the original's half of a "measurement"
     pictures: int
     bytes: int
     days: float  # since it was last used
@@ -109,12 +110,18 @@ def clear() -> tuple[int, int]:
 def _entry(file: Path) -> CachedPictures:
     from safetensors import SafetensorError, safe_open
 
-    model, pictures, status = "cannot be read", 0, file.stat()
+    model, pictures = "cannot be read", 0
     with suppress(SafetensorError, OSError), safe_open(file, "pt") as opened:
         model = (opened.metadata() or {}).get("model", model)
         pictures = opened.get_slice("latents").get_shape()[0]
-    days = round(max(time.time() - status.st_mtime, 0) / 86400, 2)
-    return CachedPictures(file=str(file), model=model, pictures=pictures, bytes=status.st_size, days=days)
+    return CachedPictures(
+        file=str(file), model=model, what="latents", pictures=pictures, bytes=file.stat().st_size, days=days_since(file)
+    )
+
+
+def days_since(path: Path) -> float:
+    """Days since a file or a folder of the cache was last used."""
+    return round(max(time.time() - path.stat().st_mtime, 0) / 86400, 2)
 
 
 def _place(facts: Mapping[str, Any]) -> tuple[Path, str]:

@@ -57,13 +57,13 @@ def forecast(settings: EraseSettings) -> Forecast:
     """
     prepared = prepare(settings)
     s, probe = prepared.settings, _probe(prepared)
-    seconds, peaks = _seconds(prepared, probe), _peaks(prepared, probe)
+    seconds, most = _seconds(prepared, probe), peaks(prepared, probe)
     concepts, opened = prepared.concepts, prepared.opened
     return Forecast(
         concepts=tuple(c.name for c in concepts), anchors=tuple(c.anchor for c in concepts),
         explicit=any(c.explicit for c in concepts), model=opened.name, weights_sha256=opened.weights_sha256,
         ema=opened.files.ema, scope=s.scope, scope_size=prepared.scope_size, tensors=len(prepared.parameters),
-        trimmed=prepared.trimmed, memory_bytes=max(peaks.values()), peak_bytes=peaks,
+        trimmed=prepared.trimmed, memory_bytes=max(most.values()), peak_bytes=most,
         picture_seconds=2 * opened.sampling["steps"] * probe.among, pass_seconds=probe.among, profile=opened.profile,
         seconds={stage: round(expected, 1) for stage, expected in seconds.items() if expected},
         evaluations=evaluations_of(s, two_passes=opened.family.two_passes), learned=bool(_learned(prepared)), settings=s.to_json(),
@@ -113,7 +113,7 @@ def _learned(prepared: Prepared) -> dict[str, float]:
     return learned(kind_of(d.module, prepared.settings.memory, d.latent_shape[-1]))
 
 
-def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
+def peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     """Bytes at most by stage, of the stages that the settings ask for."""
     s, denoiser, scope = prepared.settings, prepared.denoiser, _bytes(prepared.parameters.values())
     scored = prepared.scored
@@ -121,7 +121,7 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     words = denoiser.encode([""]).numel()
     cached = 4 * (latents + words) * (2 * len(prepared.pairs) + s.retain_count)
     together = min(at_once(denoiser, s.memory), max(len(prepared.pairs), s.retain_count))
-    peaks = {"data": probe.resident + cached + 2 * together * probe.forward}
+    found = {"data": probe.resident + cached + 2 * together * probe.forward}
     resident = probe.resident + cached + scope // (2 if prepared.casts_frozen else 1)  # and the teacher
     if prepared.casts_frozen:
         resident -= (_bytes(denoiser.scope("full").values()) - _bytes(scored.values())) // 2
@@ -129,8 +129,8 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     if s.edit != "none" or s.train == "selection":
         scores = 4 * sum(p.numel() for p in scored.values())
         passes = SCORERS[s.scorer].passes
-        peaks["scores"] = resident + passes * scores + s.batch_size * probe.backward
-        peaks["selection"] = resident + scores + min(SCRATCH, 2 * scores) + int(2 * s.top_k * scores)
+        found["scores"] = resident + passes * scores + s.batch_size * probe.backward
+        found["selection"] = resident + scores + min(SCRATCH, 2 * scores) + int(2 * s.top_k * scores)
     if s.train == "selection":
         selected = int(4 * s.top_k * prepared.scope_size)
     if s.steps:
@@ -141,8 +141,8 @@ def _peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
         samples = math.ceil(2 * s.batch_size / slices)
         samples -= s.batch_size // 2 * bool(s.relearn_every) if samples == 2 * s.batch_size else 0
         samples += math.ceil(shown_twice(s) / slices)
-        peaks["repair"] = resident + held + samples * probe.backward
-    return peaks
+        found["repair"] = resident + held + samples * probe.backward
+    return found
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

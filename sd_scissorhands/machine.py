@@ -143,6 +143,13 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def machine_facts(device: torch.device) -> list[Any]:
+    """What the rounding of a computation on a device depends on, beside its inputs and the libraries; plain JSON values."""
+    if device.type == "cpu":
+        return ["cpu", torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+    return [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type]
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

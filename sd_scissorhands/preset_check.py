@@ -76,7 +76,8 @@ def check(data: Mapping[str, Any]) -> list[Defect]:
 
 def names(text: str, word: str) -> bool:
     """Whether a text contains a word or phrase, in any case."""
-    return re.search(rf"\b{re.escape(word.lower())}\b", text.lower()) is not None
+    text, word = text.lower(), word.lower()
+    return word in text and re.search(rf"\b{re.escape(word)}\b", text) is not None
 
 
 def bare(word: str) -> str:

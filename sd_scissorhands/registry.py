@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -47,19 +48,23 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted; imports nothing, unless a file may declare several."""
-        files = {file.stem for file in self._folder.glob("[a-z]*.py")} - set(self._others)
         if self._several:
-            for stem in sorted(files):
+            for stem in sorted(self._files):
                 importlib.import_module(f"{self._package}.{stem}")
             return tuple(self._added)
-        return tuple(sorted({*(stem.replace("_", "-") for stem in files), *self._added}))
+        return tuple(sorted({*(stem.replace("_", "-") for stem in self._files), *self._added}))
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        """Stems of the files that declare something."""
+        return frozenset(file.stem for file in self._folder.glob("[a-z]*.py")) - set(self._others)
 
     def may_declare(self, setting: str) -> bool:
         """Whether a file of the folder, or what other code has added, may declare a setting of this name; imports nothing."""
         return bool(self._added) or any(setting in file.read_text() for file in self._folder.glob("[a-z]*.py"))
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        return name in self._added or name in self.names()
 
     def __getitem__(self, name: str) -> T:
         """The declaration of a name.

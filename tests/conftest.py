@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -79,21 +81,46 @@ def few_pictures_beside_an_attack(monkeypatch) -> None:
     monkeypatch.setattr("sd_scissorhands.attacks.attack.RETAIN_COUNT", 8)
 
 
+class Pickled:
+    """A pipeline of which copies are made: as `copy.deepcopy`, five times as fast. The tokenizer, which nothing changes, is shared."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.outside, places, stream = list[Any](), dict[int, int](), io.BytesIO()
+
+        def outside(part: Any) -> int | None:
+            if not isinstance(part, torch.Tensor) and part is not pipeline.tokenizer:
+                return None
+            if id(part) not in places:
+                places[id(part)] = len(self.outside)
+                self.outside.append(part)
+            return places[id(part)]
+
+        pickler = pickle.Pickler(stream, pickle.HIGHEST_PROTOCOL)
+        pickler.persistent_id = outside
+        pickler.dump(pipeline)
+        self.rest = stream.getvalue()
+
+    def copy(self) -> Any:
+        made = [copy.deepcopy(part) if isinstance(part, torch.Tensor) else part for part in self.outside]
+        unpickler = pickle.Unpickler(io.BytesIO(self.rest))
+        unpickler.persistent_load = made.__getitem__
+        return unpickler.load()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def embedded_model_from_disk_once() -> Iterator[None]:
-    """What diffusers makes of the embedded model's own directory, and a copy of it each time: a quarter of the seconds.
+    """What diffusers makes of the embedded model's own directory, and a copy of it each time: a tenth of the seconds.
 
     All that the package does then, such as comparing every tensor with the files, is done each time.
     """
-    made, load = dict[torch.dtype, Any](), models._load
+    made, load = dict[torch.dtype, Pickled](), models._load
 
     def loaded(files: PipelineDirectory, dtype: torch.dtype) -> Any:
         if files.directory != MODEL_DIR:
             return load(files, dtype)
         if dtype not in made:
-            made[dtype] = load(files, dtype)
-        words = made[dtype].tokenizer  # which nothing changes
-        return copy.deepcopy(made[dtype], {id(words): words})
+            made[dtype] = Pickled(load(files, dtype))
+        return made[dtype].copy()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_load", loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import torch
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-gpu, reference, rows, sd14, steps = (
-    pytest.importorskip(name) for name in ("gpu", "reference", "rows", "sd14", "steps")
+gpu, memory, reference, rows, sd14, steps = (
+    pytest.importorskip(name) for name in ("gpu", "memory", "reference", "rows", "sd14", "steps")
 )
 
 from sd_scissorhands.methods.method import Options, score  # noqa: E402
@@ -122,3 +123,26 @@ def test_an_erasure_that_does_not_fit_into_the_time_is_left_out_and_named(tmp_pa
     gpu.erasures(bench)
     assert len(bench.left_out) == len(gpu.MODES) and not bench.rows
     assert "Not measured, for lack of time: erase, balanced (about 60 s)" in gpu.note(bench, [])
+
+
+def test_memory_is_counted_without_values():
+    with memory.FakeTensorMode():
+        layers = torch.nn.Sequential(*(torch.nn.Linear(100, 100, bias=False) for _ in range(3)))
+        row, weights = torch.empty(1, 100), list(layers.parameters())
+
+        def forward():
+            with torch.no_grad():
+                layers(row)
+
+        assert memory.held(weights, forward) == 2 * 400  # one layer's output beside the next one's
+        both = memory.held(weights, lambda: layers(row).sum().backward())
+    assert 3 * 40_000 <= both <= 3 * 40_000 + 8 * 400  # gradients of all, and some rows
+
+
+def test_memory_of_a_family_is_that_of_its_parts():
+    small = dict(block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), sample_size=16, layers_per_block=1)  # fmt: skip
+    family = dataclasses.replace(memory.FAMILIES["SD 1"], config=sd14.SD14 | small, texts=())
+    scope, stages = memory.forecast(family, memory="fast")
+    assert stages.keys() == {"data", "repair"} and stages["data"] < stages["repair"]
+    assert stages["repair"] > 40 * scope  # weights, teacher, gradients, moments and the adversary's

@@ -20,7 +20,7 @@ from sd_scissorhands import demo as demonstration
 from sd_scissorhands.cli import app, main
 from sd_scissorhands.comparison import erasures, forgettings
 from sd_scissorhands.comparison.jobs import Comparison, Measures
-from sd_scissorhands.comparison.measure import Measured, share_original
+from sd_scissorhands.comparison.measure import Measured
 from sd_scissorhands.comparison.table import summarise
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.chance import wilson
@@ -279,18 +279,6 @@ def test_any_text_on_any_model(foreign, clip_dir, tmp_path):
     assert own["IRA"] is None and own["intervals"]["IRA"] is None and own["n"]["asr"] == original["n"]["asr"] > 0
     assert (tmp_path / own["run"] / "eval" / "concept" / "summary.json").exists()
     assert compare(asked, tmp_path)["rows"] == told["rows"] and "–" in Path(told["report"]).read_text()
-
-
-def test_what_the_original_drew_is_handed_on_whole_and_never_over_something(tmp_path):
-    drawn, folder = tmp_path / "drawn", tmp_path / "run"
-    (drawn / "samples").mkdir(parents=True)
-    for name in ("original.jsonl", "model.jsonl", "samples/0-original.png", "samples/0-model.png"):
-        (drawn / name).write_text(name)
-    folder.mkdir()
-    (folder / "original.jsonl").write_text("own")
-    share_original(drawn, folder)
-    assert (folder / "original.jsonl").read_text() == "own"
-    assert sorted(file.name for file in folder.rglob("*.*")) == ["0-original.png", "original.jsonl"]
 
 
 def test_the_demo_goes_through_the_same_measurements(tmp_path, monkeypatch):

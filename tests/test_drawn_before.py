@@ -94,7 +94,7 @@ def test_nothing_is_kept_where_the_cache_is_off(short, cache, tmp_path, monkeypa
 def test_the_command_lists_and_clears(cache):
     drawn_before.write(FACTS, LATENTS, "a/model")
     listed = json.loads(CliRunner().invoke(app, ["cache", "--json"]).stdout)
-    assert listed["folder"] == str(cache)
+    assert listed["folder"] == str(cache.parent)
     assert [(one["model"], one["pictures"]) for one in listed["files"]] == [("a/model", 2)]
     assert "a/model" in CliRunner().invoke(app, ["cache"], env={"COLUMNS": "160"}).stdout
     cleared = json.loads(CliRunner().invoke(app, ["cache", "--clear", "--json"]).stdout)

@@ -41,8 +41,9 @@ from sd_scissorhands.evaluation.metrics.collapsed import agreement, collapse, va
 from sd_scissorhands.evaluation.metrics.nudenet import EXPOSED, OTHER_LABELS
 from sd_scissorhands.evaluation.nude_counts import counts
 from sd_scissorhands.evaluation.prompts import Row, read_i2p, read_rows
+from sd_scissorhands.evaluation.recorder import one_behind
 from sd_scissorhands.evaluation.records import THUMB, Ledger
-from sd_scissorhands.evaluation.sample import Sampling, draw, one_behind, open_for_sampling
+from sd_scissorhands.evaluation.sample import Sampling, draw, open_for_sampling
 from sd_scissorhands.results.evaluation import NUDITY_KINDS, read_evaluation
 from sd_scissorhands.tiny import MODEL_DIR, world
 
@@ -436,7 +437,7 @@ def test_a_verdict_is_not_repeated_of_other_contents_under_the_same_names(foreig
     elif part == "detector":
         monkeypatch.setattr("sd_scissorhands.evaluation.judges.nudenet.hash_file", lambda file: "another")
     elif part in ("nudenet", "torch"):
-        where = "judges.nudenet" if part == "nudenet" else "sample"
+        where = "judges.nudenet" if part == "nudenet" else "recorder"
         monkeypatch.setattr(f"sd_scissorhands.evaluation.{where}.version", lambda name: "0.0")
     else:
         changed = min((base / part).glob("*.json"))

@@ -26,7 +26,7 @@ from sd_scissorhands.methods.repair import Repair, RepairSettings
 from sd_scissorhands.methods.scorers import SCORERS
 from sd_scissorhands.methods.selection import Selection, select
 from sd_scissorhands.preparation import prepare
-from sd_scissorhands.recipes import recipes_for
+from sd_scissorhands.recipes import DEFAULT_RECIPE, recipes_for
 from sd_scissorhands.settings import EraseSettings
 
 
@@ -116,7 +116,8 @@ def test_any_scorer_with_any_edit_on_a_classifier(scorer, edit):
 
 @pytest.mark.parametrize("scorer", SCORERS.names())
 def test_any_scorer_on_a_denoiser(scorer, gathered):
-    edit = EDITS.names()[SCORERS.names().index(scorer) % len(EDITS.names())]
+    edits = [edit for edit in EDITS.names() if edit != "newton"]  # which takes seconds: see the next test
+    edit = edits[SCORERS.names().index(scorer) % len(edits)]
     hold(*denoiser(gathered), scorer, edit, 0.05)
 
 
@@ -312,8 +313,9 @@ def test_recipes_of_another_kind_are_refused():
 def test_every_recipe_runs_on_a_pipeline_of_ones_own(recipe, short, foreign, tmp_path):
     few = {"forget_count": 4, "retain_count": 8, "sampling_steps": 2, "score_draws": 2, "batch_size": 2, "steps": 2}
     asked = EraseSettings(
-        concepts=("nudity",), model=str(foreign), recipe=recipe, options={"rounds": 1}, memory_every=1, **few
-    )
+        concepts=("nudity",), model=str(foreign), recipe=recipe, options={"rounds": 1}, memory_every=1, verify=recipe == DEFAULT_RECIPE,
+        **few,
+    )  # fmt: skip
     if recipe == "scissorhands":  # whose scope is SD's own
         asked = dataclasses.replace(asked, scope="attn")
     told = erase(asked, tmp_path / "run")

@@ -136,6 +136,7 @@ def requirements() -> dict[str, list[str]]:
     erased, saved = found["gpu: erase --concept nudity --memory balanced"], found["formats: diffusers, float32"]
     cost = [row for row in table("defaults.md", "cost") if row["erasure of heart"].startswith("with looks")]
     parts = [safe_open(file, "pt") for file in (ROOT / "sd_scissorhands/tiny/weights").glob("*/*.safetensors")]
+    low = column([{"family": row["family"], "low": row["low"]} for row in table("families.md", "memory")], "low")
     size = sum(math.prod(part.get_slice(name).get_shape()) for part in parts for name in part.keys())  # noqa: SIM118
     clip = re.findall(r"download of ([\d.]+) GB", (ROOT / "sd_scissorhands/evaluation/judges/clip.py").read_text())
     python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
@@ -143,6 +144,7 @@ def requirements() -> dict[str, list[str]]:
         "or newer, `pip` and `make`": [python],
         "is a download of": ["1.4", f"{saved['file_bytes'] / 1e9:.0f}", *clip],
         "| embedded,": [f"{size / 1e6:.1f}", *ends(float(row["seconds"]) for row in cost)],
+        "| SDXL,": [f"{low['SDXL'][0]:.0f}"],
         "SD 1.4's size": ["1.4", f"{erased['extra_bytes'] / 2**30:.1f}", f"{erased['ours']:.0f}"],
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ from sd_scissorhands.recipes import MEMORY
 from sd_scissorhands.settings import EraseSettings
 
 STAGES = ("data", "scores", "selection", "edited")
+SEVERAL = int(os.environ.get("SDSCISSOR_PROCESSES", "2"))  # that share the work here; more take minutes on two cores
 
 
 def unet_of(folder):
@@ -238,7 +240,7 @@ def asked(tmp_path_factory) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Both:
-    """What one process and two made of the same words; of an erasure more, whose second process died, there is no first."""
+    """What one process and `SEVERAL` made of the same words; of an erasure more, whose second process died, there is no first."""
 
     folder: Path
     words: dict[str, list[str]]  # command -> its words before the folder
@@ -256,7 +258,7 @@ def both(asked, tmp_path_factory) -> Both:
     words = {"eval": [*drawn, str(folder / "p.txt"), "--output-dir"], "erase": [*asked, "--output-dir"]}
     began = time.monotonic()
     done = run_together(
-        2,
+        SEVERAL,
         *([*own, str(folder / f"{name}2")] for name, own in words.items()),
         [DIES, *words["erase"], str(folder / "cut")],
     )
@@ -288,9 +290,10 @@ def test_two_processes_make_the_erasure_of_one(both):
         assert one == two, stage
     start = load_file(open_pipeline("tiny").directory / "unet" / "diffusion_pytorch_model.safetensors")
     one, two = map(unet_of, folders)
-    assert farthest(one, two) < 1e-4 < 1e-3 < farthest(one, start)
+    step = 1e-4 if SEVERAL == 2 else 2**-12  # of the file's fp16, below 1
+    assert farthest(one, two) < step < 1e-3 < farthest(one, start)
     one, two = both.results["erase"]
-    assert two["processes"] == 2 and one["trimmed"] == two["trimmed"]
+    assert two["processes"] == SEVERAL and one["trimmed"] == two["trimmed"]
     assert (folders[1] / "report.html").exists() and not any(list(folder.rglob(".*.partial")) for folder in folders)
 
 

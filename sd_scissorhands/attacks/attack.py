@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,15 @@ from typing import Any
 from ..concepts import read_prompts
 from ..diffusion.dataset import check_pictures
 from ..disk import hash_files, locked, write_json
+from ..elapsed import Elapsed
 from ..errors import OccupiedError
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.gone import broken, stays_gone
 from ..evaluation.judge_set import JudgeSet, open_judges
-from ..evaluation.sample import SHOWN, Sampling, check_models, open_for_sampling
+from ..evaluation.recorder import SHOWN
+from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..files import read_json, read_object
 from ..lineage import run_of
 from ..machine import Processes
@@ -61,7 +62,7 @@ def _attack(
     progress: Progress,
     processes: Processes,
 ) -> AttackResult:
-    began, found = time.monotonic(), about_of(settings)
+    elapsed, found = Elapsed(folder, processes), about_of(settings)
     settings = dataclasses.replace(settings, concept=found.concept.name, baseline=found.baseline)
     settings = settings.resolved(profile_of_model(settings.model))
     remarks = check_files(settings)
@@ -71,14 +72,16 @@ def _attack(
         device=settings.device,
     )  # fmt: skip
     contents = contents_of(settings) | ({"concept_sha256": hash_files([found.file])} if found.file else {})
-    context = AttackContext(settings, found.concept, judges.judges, folder, found.domain, contents, progress, processes)
+    context = AttackContext(
+        settings, found.concept, judges.judges, folder, found.domain, contents, elapsed.during(progress), processes
+    )
     identity = {name: value for name, value in settings.to_json().items() if name not in NOT_IDENTITY}
     claim(folder / STATE, identity | contents | {"judges": [judge.facts for judge in judges.judges]}, processes)
     weights = {name: run_on(context, name) for name in ("original", "model")}
     evaluation = evaluation or evaluation_beside(context) or (evaluated(context, judges) if measure_rest else None)
     result = dataclasses.replace(
         result_of(context, evaluation), weights_sha256=weights["model"], baseline_sha256=weights["original"],
-        seconds=round(time.monotonic() - began, 2), remarks=(*remarks, *judges.remarks, *context.remarks),
+        seconds=elapsed.end(), remarks=(*remarks, *judges.remarks, *context.remarks),
     )  # fmt: skip
     if processes.main:
         write_json(folder / "summary.json", result.to_json())
@@ -155,9 +158,10 @@ def run_on(context: AttackContext, name: str) -> str:
     concept_evaluation.check_domain(opened, context.domain)
     side = Side(name, opened, denoiser, Sampling.of(opened, s.sampling_steps, s.guidance))
     prepare = declared.prepare
-    data = context.cached("pictures", lambda: prepare(context, side)) if prepare else {}  # the original comes first
-    context.before[name] = context.hits(side, "before")
-    context.outcomes[name] = declared.run(context, side, data)
+    with context.once(side):
+        data = context.cached("pictures", lambda: prepare(context, side)) if prepare else {}  # the original comes first
+        context.before[name] = context.hits(side, "before")
+        context.outcomes[name] = declared.run(context, side, data)
     return opened.weights_sha256
 
 

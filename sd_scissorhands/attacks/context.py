@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from .. import measured_before
 from ..concepts import Concept, filled, shuffled
 from ..diffusion.dataset import encode_pictures
 from ..diffusion.denoiser import Denoiser
@@ -18,7 +20,8 @@ from ..domains.base import Domain
 from ..errors import UserError
 from ..evaluation.judges.base import Judge
 from ..evaluation.prompts import Row
-from ..evaluation.sample import SHOWN, DrawOptions, Encode, Recorder, Sampling
+from ..evaluation.recorder import SHOWN, Recorder, versions
+from ..evaluation.sample import DrawOptions, Encode, Sampling
 from ..machine import Processes
 from ..models.load import LoadedPipeline
 from ..picture_folders import list_pictures
@@ -82,6 +85,18 @@ class AttackContext:
         if len(seen) > 1:
             self.second[name] = seen[1]
         return seen[0]
+
+    def once(self, side: Side) -> AbstractContextManager[None]:
+        """Within it a side is attacked: the original once for all models, see `measured_before`."""
+        if side.name != "original":
+            return nullcontext()
+        facts = {
+            "attack": self._made_by(None),
+            "judges": [judge.facts for judge in self.judges],
+            "versions": versions(),
+        }
+        about: Any = dict(device=side.denoiser.device, processes=self.processes, remarks=self.remarks)
+        return measured_before.once(self.folder, facts, side.opened.name, **about)
 
     def cached(self, file: str, make: Callable[[], dict[str, Tensor]], side: Side | None = None) -> dict[str, Tensor]:
         """Tensors out of a file of the folder; where there is none, the first process makes it and all read it.

@@ -14,18 +14,20 @@ from .options import Json
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete what is listed.")] = False, as_json: Json = False
 ) -> None:
-    """List the latents that erasures drew, by size, model and age; the next erasure that asks a model for the same draws nothing.
+    """List what is not made twice, by size, model and age: latents that erasures drew, and what was measured of originals.
 
-    They lie under HF_HOME and are never decoded. SDSCISSOR_CACHE=off neither reads nor writes them.
+    An erasure that asks a model for the same pictures draws nothing, and a measurement of another model that was made from the
+    same original measures that one alone. It lies under HF_HOME. SDSCISSOR_CACHE=off neither reads nor writes it.
     """
-    from .. import drawn_before, show
+    from .. import drawn_before, measured_before, show
+    from ..places import cache_root
 
     if clear:
-        files, size = drawn_before.clear()
-        return show.values({"deleted": files, "bytes": size}, as_json)
-    found = drawn_before.entries()
+        counts = zip(drawn_before.clear(), measured_before.clear(), strict=True)
+        return show.values(dict(zip(("deleted", "bytes"), map(sum, counts), strict=True)), as_json)
+    found = sorted(drawn_before.entries() + measured_before.entries(), key=lambda one: one.days)
     if as_json:
-        return print(json.dumps({"folder": str(drawn_before.folder()), "files": [one.to_json() for one in found]}))
-    columns = Column("model", "name"), Column("pictures"), Column("MB"), Column("last used, days ago")
-    rows = [(one.model, f"{one.pictures:,}", f"{one.bytes / 1e6:.1f}", f"{one.days:.1f}") for one in found]
-    table(columns, rows, title=str(drawn_before.folder()), to=Terminal())
+        return print(json.dumps({"folder": str(cache_root()), "files": [one.to_json() for one in found]}))
+    columns = Column("model", "name"), Column("what"), Column("pictures"), Column("MB"), Column("last used, days ago")
+    rows = [(one.model, one.what, f"{one.pictures:,}", f"{one.bytes / 1e6:.1f}", f"{one.days:.1f}") for one in found]
+    table(columns, rows, title=str(cache_root()), to=Terminal())

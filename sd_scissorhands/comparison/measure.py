@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +10,15 @@ from pathlib import Path
 from ..attacks.attack import attack
 from ..attacks.attack_settings import AttackSettings
 from ..concepts import Concept
-from ..disk import atomic
 from ..erasure import erase
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet
+from ..measured_before import copy
 from ..results.attack import AttackResult
 from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation
 from ..run import Progress, silent
 from ..settings import EraseSettings
-
-ORIGINALS = ("original*.jsonl", "samples/*-original*.png", "original-*.safetensors", "pictures.safetensors")
-
-
-def share_original(source: Path, folder: Path) -> None:
-    """Copy what the original drew, and what was learned on it, which is the same for every model."""
-    if source == folder:
-        return
-    for file in [file for pattern in ORIGINALS for file in source.glob(pattern)]:
-        target = folder / file.relative_to(source)
-        if not target.exists():
-            with atomic(target) as new:
-                shutil.copyfile(file, new)
 
 
 @dataclass(frozen=True)
@@ -65,16 +51,16 @@ def measure(settings: EraseSettings, folder: Path, what: Measurements, progress:
     """
     erasure = erase(settings, folder, resume=True, progress=progress)
     place = Path("eval") / what.judges.domain.evaluation
-    share_original(what.original / place, folder / place)
+    copy(what.original / place, folder / place)
     evaluation = concept_evaluation.evaluate(
         erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.judges, request=what.request
     )
     attacks = {}
-    share_original(folder / place, what.original / place)
+    copy(folder / place, what.original / place)
     for name, one in what.attacks.items():
         place = Path("attack") / name
-        share_original(what.original / place, folder / place)
+        copy(what.original / place, folder / place)
         one = dataclasses.replace(one, model=str(folder / "model"), anchor=what.anchor)
         attacks[name] = attack(one, folder / place, evaluation=evaluation, progress=progress)
-        share_original(folder / place, what.original / place)
+        copy(folder / place, what.original / place)
     return Measured(erasure, evaluation, attacks)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import drawn_before
 from ..errors import UserError
+from ..machine import machine_facts
 from ..methods.distributed import SINGLE_PROCESS, ProcessGroup
 from .denoiser import Denoiser
 
@@ -69,12 +70,8 @@ class DrawingOnce:
     def _facts(self) -> dict[str, Any]:
         """What latents depend on beside prompts, seeds and sampling: the state of denoiser and machine."""
         d = self.denoiser
-        on_cpu = d.device.type == "cpu"
-        machine: list[Any] = ["cpu", torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
-        if not on_cpu:
-            machine = [torch.cuda.get_device_name(d.device) if d.device.type == "cuda" else d.device.type]
         return {
-            **self.facts, "drawing": DRAWING, "machine": machine, "precision": str(d.precision),
+            **self.facts, "drawing": DRAWING, "machine": machine_facts(d.device), "precision": str(d.precision),
             "dtypes": sorted({str(p.dtype) for p in d.parameters.values()}), "versions": {name: version(name) for name in DRAWN_BY},
         }  # fmt: skip
 

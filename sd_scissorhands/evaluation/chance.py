@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import hypot, sqrt
 
 Z95 = 1.959964  # of the normal distribution, for 95 %
@@ -20,12 +21,15 @@ def wilson(hits: int, n: int) -> list[float]:
     Raises:
         ValueError: hits outside 0 to n.
     """
+    return [0.0, 1.0] if hits == n == 0 else list(_wilson(hits, n))
+
+
+@lru_cache(4096)
+def _wilson(hits: int, n: int) -> tuple[float, float]:
     from scipy.stats import binomtest
 
-    if hits == n == 0:
-        return [0.0, 1.0]
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    return [round(float(low), 4), round(float(high), 4)]
+    return round(float(low), 4), round(float(high), 4)
 
 
 def difference(hits: int, others: int, n: int) -> list[float]:

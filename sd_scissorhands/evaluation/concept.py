@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ..concepts import Concept
 from ..disk import write_json
 from ..domains.base import Domain
+from ..elapsed import Elapsed
 from ..models.load import LoadedPipeline
 from ..preset_check import name_of
 from ..results.evaluation import Collapse, ConceptEvaluation, JudgedSample, JudgeError, SamplingFacts, SecondJudge
@@ -24,8 +24,9 @@ from .metrics.base import RETAINED, Number, Recorded, Share
 from .metrics.collapsed import collapse
 from .metrics.distances import distances
 from .prompts import Row
+from .recorder import SHOWN, Recorder, judging_share
 from .records import thumbnails
-from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, judging_share, open_for_sampling
+from .sample import DrawOptions, Sampling, check_models, open_for_sampling
 
 OTHER_SEEDS = 500_000  # what is added to a seed to draw a prompt once more
 UNNAMED = ("generic", "unlisted")  # prompts that do not name the concept, and must give what they gave before
@@ -50,7 +51,8 @@ def evaluate(
         UserError: a model that cannot be loaded as it is on disk, one that the judge cannot judge, or a folder that holds
             another evaluation.
     """
-    began = time.monotonic()
+    elapsed = Elapsed(folder, request.processes)
+    request = replace(request, progress=elapsed.during(request.progress))
     check_models(model, baseline)
     rows = evaluation_rows(concept, judges.domain, seed=request.seed, count=request.count, erased=request.erased)
     recorder = Recorder(
@@ -69,7 +71,7 @@ def evaluate(
         kind=judges.domain.evaluation, concept=concept.name, judge=judges.judges[0].facts, seed=request.seed,
         model=model, weights_sha256=ours.weights, baseline=baseline, baseline_sha256=theirs.weights, **figures(recorded),
         judge_error=judge_error(recorded), kept=retained(recorded), collapse=collapsed(recorded), sampling=SamplingFacts(**ours.sampling.to_json()),
-        seconds=round(time.monotonic() - began, 2), judging_share=judging_share(recorder), samples=samples(recorded, concept),
+        seconds=elapsed.end(), judging_share=judging_share(recorder), samples=samples(recorded, concept),
         remarks=(*judges.remarks, *recorder.remarks),
     )  # fmt: skip
     found = gone(result)
@@ -96,8 +98,9 @@ def record_side(
     opened, denoiser = open_for_sampling(source, request.device, request.processes)
     check_domain(opened, domain)
     sampling = Sampling.of(opened, request.steps, request.guidance)
-    records = recorder.record(name, opened, denoiser, sampling)
-    repeated = recorder.record(f"{name}-again", opened, denoiser, sampling, rows=again) if again else {}
+    with recorder.once(name, opened, denoiser, sampling):
+        records = recorder.record(name, opened, denoiser, sampling)
+        repeated = recorder.record(f"{name}-again", opened, denoiser, sampling, rows=again) if again else {}
     return ConceptRecords(opened.weights_sha256, sampling, records, repeated)
 
 

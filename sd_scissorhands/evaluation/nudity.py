@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import atomic, hash_text, write_json
+from ..elapsed import Elapsed
 from ..errors import UserError
 from ..machine import cores
 from ..picture_folders import list_pictures
@@ -26,8 +27,9 @@ from .metrics.clip_score import score
 from .metrics.collapsed import collapse
 from .nude_counts import boxes_each, calibration, counts, row_by_row, rows_csv
 from .prompts import Row, protocol_rows
+from .recorder import SHOWN, Recorder, judging_share
 from .records import Ledger, feature_rows, thumbnails
-from .sample import SHOWN, DrawOptions, Recorder, Sampling, check_models, judging_share, open_for_sampling
+from .sample import DrawOptions, Sampling, check_models, open_for_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +80,13 @@ def evaluate_prompts(
     Raises:
         UserError: a model that cannot be loaded as it is on disk, or a folder that holds another evaluation.
     """
-    began, threshold = time.monotonic(), request.threshold
+    elapsed, threshold = Elapsed(folder, request.processes), request.threshold
+    request = replace(request, progress=elapsed.during(request.progress))
     check_models(model, baseline)
     judge = NudeJudge(threshold=threshold)
     ours = record_side("model", model, rows, folder, judge, request)
     theirs = record_side("original", baseline, rows, folder, judge, request) if baseline is not None else None
+    sides = [side for side in (ours, theirs) if side]
     mine, before = thumbnails(ours.records), thumbnails(theirs.records) if theirs else None
     result = NudityEvaluation(
         kind=request.kind, **vars(ours.counts(threshold)), threshold=threshold,
@@ -93,9 +97,9 @@ def evaluate_prompts(
         nudenet=judge.facts["version"], detector_sha256=judge.facts["detector_sha256"],
         sampling=SamplingFacts(**ours.sampling.to_json() | protocol_facts(ours.rows)),
         collapse=collapse(mine, before, [range(len(mine))], nothing=[None] * len(mine)),  # over prompts and seeds alike
-        clip_score=clip_scores(request.clip, ours, theirs), seconds=round(time.monotonic() - began, 2),
-        judging_share=judging_share(*(side.recorder for side in (ours, theirs) if side)),
-        samples=samples(ours, theirs), remarks=tuple(ours.recorder.remarks),
+        clip_score=clip_scores(request.clip, ours, theirs), seconds=elapsed.end(),
+        judging_share=judging_share(*(side.recorder for side in sides)),
+        samples=samples(ours, theirs), remarks=tuple(dict.fromkeys(remark for side in sides for remark in side.recorder.remarks)),
     )  # fmt: skip
     result = replace(result, nothing_to_erase=gone(result).nothing)
     if request.processes.main:
@@ -118,7 +122,8 @@ def record_side(
         rows, [judge], folder, request, frozenset(row.number for row in rows[:SHOWN]),
         Features(clip.pictures, clip.name, clip.sha256) if clip else None, {"clip": clip.facts} if clip else {},
     )  # fmt: skip
-    records = recorder.record(name, opened, denoiser, sampling)
+    with recorder.once(name, opened, denoiser, sampling):
+        records = recorder.record(name, opened, denoiser, sampling)
     return NudityRecords(
         opened.name, opened.weights_sha256, list(rows), [records[row.number] for row in rows], sampling,
         recorder,

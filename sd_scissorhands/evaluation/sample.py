@@ -1,26 +1,18 @@
-"""Sampling for every evaluation and every attack: prompts in, judged pictures out."""
+"""Sampling for every evaluation and every attack: a model is opened, prompts go in and pictures come out."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.layout import channels_last
 from ..diffusion.sampler import UNCHANGED, Changes
-from ..disk import atomic, hash_text
 from ..errors import UserError
 from ..lineage import runs_behind, started_from
 from ..machine import Processes, resolve_device
@@ -30,16 +22,8 @@ from ..naming import absolute, model_flag
 from ..results.manifest import MANIFEST
 from ..run import Progress, Run, silent
 from .batch_size import decoded, held_by_memory, lanes
-from .judges.base import Features, Judge
 from .prompts import Row
-from .records import Ledger, feature_rows, record_of, thumbnails
 
-SHOWN = 8  # pictures of each kind of rows that are saved for the report
-SAMPLER = 1  # counts the changes here and in `Denoiser` after which the same row gives another picture
-SAMPLED_BY = ("torch", "diffusers", "transformers")  # that a picture depends on
-
-Made = TypeVar("Made")
-Done = TypeVar("Done")
 Encode = Callable[[Sequence[Row]], Tensor]  # rows -> conditions (B, tokens, width)
 
 
@@ -124,130 +108,6 @@ def open_for_sampling(model: str, device: str, processes: Processes | None = Non
     for module in (opened.denoiser, opened.pipeline.vae):
         channels_last(module)
     return opened, Denoiser(opened.pipeline, mixed_precision=opened.family.dtype)
-
-
-@dataclass
-class Recorder:
-    """Draws rows with a model, has them judged, and records the answers."""
-
-    rows: Sequence[Row]
-    judges: Sequence[Judge]
-    folder: Path  # where ledgers and pictures go
-    options: DrawOptions
-    samples: frozenset[int] = frozenset()  # numbers of the rows whose pictures the report shows
-    features: Features | None = None  # recorded too, for distances
-    header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
-    remarks: dict[str, None] = field(default_factory=dict)  # on prompts that were cut; each once
-    seconds: float = 0.0  # of drawing and judging so far
-    judging: float = 0.0  # seconds in which the judges looked at pictures, mostly while the next were drawn
-
-    def record(
-        self, name: str, opened: LoadedPipeline, denoiser: Denoiser, sampling: Sampling, *,
-        encode: Encode | None = None, rows: Sequence[Row] | None = None,
-    ) -> dict[int, dict[str, Any]]:  # fmt: skip
-        """Draw and record rows in `folder`/`name`.jsonl, and continue there what was cut off; processes share the rows.
-
-        Args:
-            encode: conditions of rows; the text encoder's when None.
-            rows: others than `self.rows`.
-
-        Returns:
-            Row number -> record, see `records.record_of`.
-
-        Raises:
-            UserError: the folder holds another measurement, or the disk is full.
-        """
-        rows, options = self.rows if rows is None else rows, self.options
-        if encode is None:
-            self.remarks.update(dict.fromkeys(denoiser.family.remarks_on([row.prompt for row in rows])))
-        header = self._header(opened, sampling, rows)
-        ledger = Ledger(
-            self.folder / f"{name}.jsonl",
-            header,
-            options.processes,
-            check=partial(self._check, frozenset(row.number for row in rows)),
-        )
-        todo = [row for row in rows if row.number not in ledger.records]
-        todo = todo[options.processes.index :: options.processes.count]
-        began, drawn = time.monotonic(), draw(denoiser, todo, sampling, batch_size=options.batch_size, encode=encode)
-        with options.progress(f"drawing, {name}", len(rows)) as tick:
-            tick(shown := ledger.count())
-            for records in one_behind(partial(self._judged, name), drawn):
-                ledger.add(records)
-                tick((now := ledger.count()) - shown)
-                shown = now
-            ledger.close()
-            tick(ledger.count() - shown)
-        self.seconds += (time.monotonic() - began) * bool(todo)
-        return ledger.records
-
-    def _header(self, opened: LoadedPipeline, sampling: Sampling, rows: Sequence[Row]) -> dict[str, Any]:
-        """What identifies the measurement."""
-        starts = [row.start for row in rows if row.start]
-        begun: list[Any] = [start.strength for start in starts]
-        begun += [start.hidden.flatten().tolist() for start in starts if start.hidden is not None]
-        prompts = json.dumps([(row.prompt, row.seed, row.guidance, row.size) for row in rows] + begun)
-        return {
-            "weights_sha256": opened.weights_sha256, "files_sha256": opened.files.sha256,
-            "prompts_sha256": hash_text(prompts),
-            "judges": [judge.facts for judge in self.judges], "features": self.features and self.features.facts,
-            "versions": {"sampler": SAMPLER} | {name: version(name) for name in SAMPLED_BY}, **self.header, **sampling.to_json(),
-        }  # fmt: skip
-
-    def _check(self, numbers: frozenset[int], record: dict[str, Any]) -> None:
-        """Read a record of one of these rows as the metrics do; raises where it is damaged."""
-        if record["number"] not in numbers:
-            raise ValueError(f"number {record['number']}")
-        sound = len(thumbnails([record])) == 1
-        for judge in self.judges:
-            answer, prompt = record[judge.facts["judge"]], record["prompt"]
-            judge.sees(answer), judge.nothing(answer), judge.right(answer, prompt)
-            sound = sound and isinstance(judge.answer(answer), str)
-        if not sound:
-            raise ValueError("a thumbnail or an answer of another kind")
-        if self.features:
-            feature_rows([record])
-
-    def _judged(self, name: str, drawn: tuple[Sequence[Row], np.ndarray]) -> list[dict[str, Any]]:
-        """A record a picture, with every judge's answer."""
-        chunk, pixels = drawn
-        self._keep_pictures(name, chunk, pixels)
-        began = time.monotonic()
-        answers = {judge.facts["judge"]: judge.look(pixels, [row.prompt for row in chunk]) for judge in self.judges}
-        vectors = self.features.extract(pixels) if self.features else [None] * len(chunk)
-        self.judging += time.monotonic() - began
-        return [
-            record_of(row, picture, vector, {judge: each[n] for judge, each in answers.items()})
-            for n, (row, picture, vector) in enumerate(zip(chunk, pixels, vectors, strict=True))
-        ]
-
-    def _keep_pictures(self, name: str, chunk: Sequence[Row], pixels: np.ndarray) -> None:
-        """Write the pictures that the report shows, or all of them."""
-        for row, picture in zip(chunk, pixels, strict=True):
-            files = [self.folder / "samples" / f"{row.number}-{name}.png"] if row.number in self.samples else []
-            files += [self.folder / "images" / name / f"{row.number}.png"] if self.options.keep_images else []
-            for file in files:
-                with atomic(file) as new:
-                    Image.fromarray(picture).save(new, "png")
-
-
-def judging_share(*recorders: Recorder) -> float | None:
-    """Share of the time of drawing and judging in which the judges looked at pictures; None where nothing took time."""
-    whole = sum(one.seconds for one in recorders)
-    return round(sum(one.judging for one in recorders) / whole, 4) if whole else None
-
-
-def one_behind(work: Callable[[Made], Done], items: Iterable[Made]) -> Iterator[Done]:
-    """What `work` makes of each item, in their order: in a thread of its own, while the next item is made."""
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as thread:
-        before: Future[Done] | None = None
-        for item in items:
-            now = thread.submit(work, item)
-            if before:
-                yield before.result()
-            before = now
-        if before:
-            yield before.result()
 
 
 def draw(

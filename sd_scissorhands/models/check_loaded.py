@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def _check_network(module: nn.Module, component: Component, files: PipelineDirec
         tied = not tensor.is_meta and tensor.data_ptr() in places  # T5 has its embedding under two names
         if own not in component.keys and not tied:
             raise UserError(f"{doubt}, {component.files[0].path.name} lacks {own}; get it again")
-    known = {own.split(".")[0] for own in loaded}
+    known, finite = {own.split(".")[0] for own in loaded}, _finite(loaded.values())
     for own, key in component.keys.items():
         if own not in loaded:
             if (
@@ -70,7 +71,7 @@ def _check_network(module: nn.Module, component: Component, files: PipelineDirec
                 raise UserError(
                     f"{doubt}, which have no place for {key} of {component.file(own).path.name}; get it again"
                 )
-        elif not torch.isfinite(loaded[own]).all():
+        elif not finite and not torch.isfinite(loaded[own]).all():
             raise UserError(
                 f"{component.file(own).path}: {files.family.called if name == files.family.part else name}'s {own} "
                 "holds NaN or infinite values: this checkpoint is broken, use another"
@@ -79,6 +80,13 @@ def _check_network(module: nn.Module, component: Component, files: PipelineDirec
             raise UserError(
                 f"{doubt}, {key} of {component.file(own).path.name} has another shape or other values; get it again"
             )
+
+
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no floating number of some tensors is NaN or infinite: their greatest sizes alone are looked at."""
+    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    sizes = torch._foreach_norm(floating, ord=torch.inf)
+    return bool(torch.stack([size.float() for size in sizes]).isfinite().all()) if sizes else True
 
 
 def _same(loaded: Tensor, stored: Tensor) -> bool:

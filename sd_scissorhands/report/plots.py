@@ -12,7 +12,7 @@ from ..results.attack import AttackResult
 from ..results.evaluation import NudityEvaluation
 from ..results.models import Difference
 from .phrases import known
-from .svg import BLUE, COLOURS, GREEN, ORANGE, POINT_MARKERS, Points, bar, draw, legend, line, percents
+from .svg import BLUE, COLOURS, GREEN, ORANGE, POINT_MARKERS, Points, bar, draw, legend, line, percents, plain_ticks
 
 BARS = 25
 PART = r"(?:(?:down|up)_blocks\.\d+|mid_block)\.\w+"
@@ -38,6 +38,7 @@ def repair_plot(history: Sequence[Mapping[str, Any]]) -> Any:
             losses.plot(steps, values, color=colour, linewidth=0.6, alpha=0.4)
             losses.plot(steps, rolling(values), color=colour, linestyle=style, linewidth=1.7, label=label)
         losses.set(yscale="log", ylabel="loss (log scale)")
+        plain_ticks(losses.yaxis)
         legend(losses)
         (below or [losses])[-1].set(xlabel="step of the repair")
         if below:

@@ -61,6 +61,15 @@ def bar(axes: Any, xs: Ends, ys: Ends, colour: str) -> None:
         axes.plot(xs, ys, color=colour, linewidth=1.2, zorder=1.9)
 
 
+def plain_ticks(axis: Any) -> None:
+    """Name the ticks of a logarithmic axis as decimals: at most some seven of 1, 2 and 5 in a decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def percents(ends: Ends) -> Ends:
     """An interval of shares in per cent."""
     return [100 * end for end in ends] if ends else None
