@@ -28,7 +28,7 @@ TITLES = {
 CONCEPTS: Mapping[str, str | None] = {"heart": None, "yellow": None}  # and their anchors; None: the world's own
 DIGITS: Mapping[str, str | None] = {"three": "eight", "seven": "four"}
 SEEDS, PICTURES, ATTACKED = 2, 100, 48
-SOLVED = ("sd2", "sdxl")  # Stable Diffusion's guidance, 7.5, has a meaning for these
+SOLVED = "sd2"
 SOLVERS: Mapping[str, Mapping[str, Any]] = {
     "own, 30 steps": {"solver": "own", "sampling_steps": 30},
     "few-step, 10 steps": {"solver": "few-step", "sampling_steps": 10},
@@ -166,32 +166,31 @@ def table(models: tuple[str, ...], options: Options) -> str:
 def solvers(options: Options) -> str:
     """Erasures on pictures that the model's own sampler drew, and on those of the few-step one in a third of the steps."""
     header = (
-        "model; concept; seed; pictures by; "
-        + "; ".join((*BESIDE, "UA_synonyms", *ALONE)).replace("_", " ")
-        + "; seconds"
+        "concept; seed; pictures by; " + "; ".join((*BESIDE, "UA_synonyms", *ALONE)).replace("_", " ") + "; seconds"
     )
     lines = [
-        solved(name, concept, seed, solver, options)
-        for name in SOLVED
+        solved(concept, seed, solver, options)
         for concept in options.concepts or CONCEPTS
         for seed in range(options.seeds or SEEDS)
         for solver in SOLVERS
     ]
-    note = f"Guidance 7.5; {PICTURES} pictures for UA and IRA, half for the others, prompts and noise of the tables' evaluations."
+    note = f"{TITLES[SOLVED]}'s small model, guidance 7.5; {PICTURES} pictures for UA and IRA, half for the others, prompts and noise of the tables' evaluations."
     return f"{markdown(header, lines)}\n\n{note} {machine()}"
 
 
-def solved(name: str, concept: str, seed: int, solver: str, options: Options) -> list[str]:
+def solved(concept: str, seed: int, solver: str, options: Options) -> list[str]:
     """A line of the table on solvers: one erasure."""
-    base = built(name, options)
-    place = options.root / "solvers" / f"{name}-{concept}-{seed}-{SOLVERS[solver]['solver']}"
+    base = built(SOLVED, options)
+    place = options.root / "solvers" / f"{SOLVED}-{concept}-{seed}-{SOLVERS[solver]['solver']}"
     words, settings = ("--concept", concept, "--seed", seed), {**LIKE_LARGE, **SOLVERS[solver]}
     run = once(place / "erase.json", lambda: erased(base, place, words, options, settings))
+    if not run["model_dir"]:
+        return [concept, str(seed), solver, "no model", *[""] * (len(BESIDE) + len(ALONE) + 1)]
     both = ("--model", place / "run" / "model", "--baseline", base, "--concept", concept, "--quiet")
     pictures = 8 if options.smoke else PICTURES
     figures = once(place / "eval.json", lambda: command("eval", *both, "--limit", pictures))["figures"]
     shown = [number(figures, figure) for figure in (*BESIDE, "UA_synonyms", *ALONE)]
-    return [TITLES[name], concept, str(seed), solver, *shown, f"{run['seconds']:.0f}"]
+    return [concept, str(seed), solver, *shown, f"{run['seconds']:.0f}"]
 
 
 # ---------------------------------------------------------------- commands
