@@ -3,6 +3,7 @@
 `python experiments/models.py half` (or sd2, sdxl, sd3, wide, digits) builds one below --root unless it is there: a diffusers directory for
 `sdscissor erase --model`, with what it draws right in quality.json. `judge MODEL --concept three --anchor eight` counts what is left
 in a model of the digits' world, which `sdscissor eval` has no judge for. `table` erases from all of them by defaults, and measures.
+`solvers` erases from some on pictures by the model's own sampler and by the few-step one: that table is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runner import DOCUMENT, SMOKE_ERASURE, Options, command
@@ -26,6 +28,13 @@ TITLES = {
 CONCEPTS: Mapping[str, str | None] = {"heart": None, "yellow": None}  # and their anchors; None: the world's own
 DIGITS: Mapping[str, str | None] = {"three": "eight", "seven": "four"}
 SEEDS, PICTURES, ATTACKED = 2, 100, 48
+SOLVED = "sd2"
+SOLVERS: Mapping[str, Mapping[str, Any]] = {
+    "own, 30 steps": {"solver": "own", "sampling_steps": 30},
+    "few-step, 10 steps": {"solver": "few-step", "sampling_steps": 10},
+}
+LIKE_LARGE = {"guidance": 7.5, "retain_sampling_steps": 0}  # as Stable Diffusion's defaults draw
+BENCHMARKS = DOCUMENT.with_name("benchmarks.md")
 BESIDE = ("UA", "UA_generic", "IRA", "CRA", "CRA_forget")  # figures with the original's behind the stroke
 ALONE = ("open_unchanged", "unlisted_unchanged")
 ROOT = "runs/models"
@@ -78,9 +87,15 @@ def once(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def erased(base: Path, place: Path, words: tuple[object, ...], options: Options) -> dict[str, Any]:
-    """What `sdscissor erase` prints with no setting but model, concept and anchor; without a model where it saved none."""
-    more = options.overlay(**SMOKE_ERASURE) if options.smoke else ()
+def erased(
+    base: Path,
+    place: Path,
+    words: tuple[object, ...],
+    options: Options,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What `sdscissor erase` prints with few settings but model, concept and anchor; without a model where it saved none."""
+    more = options.overlay(**{**settings, **(SMOKE_ERASURE if options.smoke else {})})
     if (place / "run" / "run.json").exists():
         more += ("--resume",)
     try:
@@ -148,13 +163,43 @@ def table(models: tuple[str, ...], options: Options) -> str:
     return f"{markdown(header, lines)}\n\nDrawn right: {drawn}. {PICTURES} pictures for UA and IRA, half for the others. {machine()}"
 
 
+def solvers(options: Options) -> str:
+    """Erasures on pictures that the model's own sampler drew, and on those of the few-step one in a third of the steps."""
+    header = (
+        "concept; seed; pictures by; " + "; ".join((*BESIDE, "UA_synonyms", *ALONE)).replace("_", " ") + "; seconds"
+    )
+    lines = [
+        solved(concept, seed, solver, options)
+        for concept in options.concepts or CONCEPTS
+        for seed in range(options.seeds or SEEDS)
+        for solver in SOLVERS
+    ]
+    note = f"{TITLES[SOLVED]}'s small model, guidance 7.5; {PICTURES} pictures for UA and IRA, half for the others, prompts and noise of the tables' evaluations."
+    return f"{markdown(header, lines)}\n\n{note} {machine()}"
+
+
+def solved(concept: str, seed: int, solver: str, options: Options) -> list[str]:
+    """A line of the table on solvers: one erasure."""
+    base = built(SOLVED, options)
+    place = options.root / "solvers" / f"{SOLVED}-{concept}-{seed}-{SOLVERS[solver]['solver']}"
+    words, settings = ("--concept", concept, "--seed", seed), {**LIKE_LARGE, **SOLVERS[solver]}
+    run = once(place / "erase.json", lambda: erased(base, place, words, options, settings))
+    if not run["model_dir"]:
+        return [concept, str(seed), solver, "no model", *[""] * (len(BESIDE) + len(ALONE) + 1)]
+    both = ("--model", place / "run" / "model", "--baseline", base, "--concept", concept, "--quiet")
+    pictures = 8 if options.smoke else PICTURES
+    figures = once(place / "eval.json", lambda: command("eval", *both, "--limit", pictures))["figures"]
+    shown = [number(figures, figure) for figure in (*BESIDE, "UA_synonyms", *ALONE)]
+    return [concept, str(seed), solver, *shown, f"{run['seconds']:.0f}"]
+
+
 # ---------------------------------------------------------------- commands
 
 
 def main() -> None:
     """Build a model, count what is left in one, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=[*TITLES, "judge", "table"])
+    parser.add_argument("command", choices=[*TITLES, "judge", "table", "solvers"])
     parser.add_argument("model", nargs="?", type=Path, help="of judge: a pipeline's directory")
     parser.add_argument("--root", type=Path, default=Path(ROOT), help="where models and runs lie")
     parser.add_argument("--concept", help="of judge: a digit in words")
@@ -173,6 +218,10 @@ def main() -> None:
         print(text)
         if options.whole and given.models == list(TITLES):
             publish("models", text, DOCUMENT)
+    elif given.command == "solvers":
+        print(text := solvers(options))
+        if options.whole:
+            publish("solvers", text, BENCHMARKS)
     elif given.command != "judge":
         print(built(given.command, options))
     elif not (given.model and given.concept and given.anchor):
