@@ -151,7 +151,7 @@ def opened(family: Published, mode: FakeTensorMode) -> Any:
     with mode:
         network = getattr(diffusers, family.network)(**family.config).requires_grad_(False)
         texts = {
-            f"text_encoder_{n}": getattr(transformers, kind)(getattr(transformers, CONFIGS[kind])(**own))
+            f"text_encoder{f'_{n}' * (n > 1)}": getattr(transformers, kind)(getattr(transformers, CONFIGS[kind])(**own))
             for n, (kind, own) in enumerate(family.texts, 1)
         }
         vae = diffusers.AutoencoderKL(**VAE)

@@ -124,7 +124,8 @@ def peaks(prepared: Prepared, probe: Probe) -> dict[str, int]:
     found = {"data": probe.resident + cached + 2 * together * probe.forward}
     resident = probe.resident + cached + scope // (2 if prepared.casts_frozen else 1)  # and the teacher
     if prepared.casts_frozen:
-        resident -= (_bytes(denoiser.scope("full").values()) - _bytes(scored.values())) // 2
+        frozen = _bytes(denoiser.scope("full").values()) - _bytes(scored.values())
+        resident -= (frozen + _bytes(weight for part in denoiser.texts for weight in part.parameters())) // 2
     selected = scope
     if s.edit != "none" or s.train == "selection":
         scores = 4 * sum(p.numel() for p in scored.values())

@@ -25,6 +25,7 @@ from sd_scissorhands.cli import app
 from sd_scissorhands.diffusion.dataset import encode_pictures
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.diffusion.erasure_task import ErasureTask
+from sd_scissorhands.diffusion.slots import encode, slotted, vocabularies
 from sd_scissorhands.erasure import erase, slices_of
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.forecast import Probe, forecast
@@ -416,7 +417,7 @@ def test_low_memory_leaves_the_frozen_weights_as_they_were(short, tmp_path):
     assert result.scope_size == sum(start[name].numel() for name in scope)
 
 
-def test_a_thin_copy_halves_what_is_frozen_and_norms_stay(short):
+def test_little_memory_halves_what_is_frozen_and_norms_stay(short):
     prepared = prepare(dataclasses.replace(short, memory="low", mixed_precision="bf16"))
     denoiser = prepared.denoiser
     teacher = denoiser.teacher(prepared.parameters, dtype=torch.bfloat16)
@@ -425,7 +426,9 @@ def test_a_thin_copy_halves_what_is_frozen_and_norms_stay(short):
     for name, p in denoiser.module.named_parameters():
         wanted = name not in prepared.parameters and name in denoiser.scope("full")
         assert p.dtype == (torch.bfloat16 if wanted else torch.float32), name
-    words = denoiser.encode(["a red heart"] * 2)
+    assert {p.dtype for encoder in denoiser.texts for p in encoder.parameters()} == {torch.bfloat16}
+    some = vocabularies(denoiser)[0][:2]  # as vectors in the concept's place
+    words = encode(denoiser, slotted(denoiser, ["a red {}"] * 2, width=2), some)
     noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
     with torch.no_grad():
         assert denoiser.predict(noisy, t, words, teacher).isfinite().all()

@@ -44,6 +44,12 @@ class Denoiser:
         """What is edited: a UNet or a transformer."""
         return self.family.module
 
+    @property
+    def texts(self) -> list[nn.Module]:
+        """The text encoders that the pipeline has."""
+        found = [getattr(self.pipeline, name, None) for name in self.family.texts]
+        return [encoder for encoder in found if encoder is not None]
+
     def scope(self, expression: str) -> dict[str, nn.Parameter]:
         """Parameters of the module by name, norm layers left out by type.
 
@@ -66,10 +72,12 @@ class Denoiser:
 
     @torch.no_grad()
     def cast_frozen(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Cast to bf16 what is not among `parameters`, norm layers apart: autocast computes with nothing more."""
+        """Cast to bf16 what is not among `parameters`, norm layers apart, since autocast computes with nothing more; and the text encoders."""
         for name, frozen in self.scope("full").items():
             if name not in parameters:
                 frozen.data = frozen.data.bfloat16()
+        for encoder in self.texts:
+            encoder.to(torch.bfloat16)
 
     @contextlib.contextmanager
     def whole_graph(self) -> Iterator[None]:
