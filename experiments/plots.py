@@ -32,7 +32,7 @@ def plot(rows: Rows, attacks: Iterable[str], file: Path = PLOT) -> None:
     under, after = by_attack(rows, attacks), {title: kept(rows, figure) for figure, title in KEPT.items()}
     with saved(file, (8, 6)) as figure:
         left, right = figure.subplots(1, 2, sharey=False)
-        dots(left, under, AGAIN)
+        dots(left, under, AGAIN, "original, or another seed's")
         dots(right, after, "as before, % (more is better)")
         legend(figure, left)
 
@@ -105,8 +105,12 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return (middle - half) / (1 + z2 / count), (middle + half) / (1 + z2 / count)
 
 
-def dots(axes: Axes, groups: dict[str, dict[str, Share]], label: str) -> None:
-    """A group of lines for every title, from the top: a dot and its interval for every recipe, a rule for the original."""
+def dots(axes: Axes, groups: dict[str, dict[str, Share]], label: str, rule: str = ORIGINAL) -> None:
+    """A group of lines for every title, from the top: a dot and its interval for every recipe, a rule for the original.
+
+    Args:
+        rule: what the rule is, for the legend.
+    """
     recipes: Sequence[str] = list(dict.fromkeys(name for own in groups.values() for name in own if name != ORIGINAL))
     for at, own in enumerate(groups.values()):
         for place, recipe in enumerate(recipes):
@@ -115,7 +119,7 @@ def dots(axes: Axes, groups: dict[str, dict[str, Share]], label: str) -> None:
             axes.plot([100 * end for end in interval(share, count)], [y, y], color=COLOURS[place], linewidth=1)
             axes.plot([100 * share], [y], MARKERS[place], markersize=4, **style)
         x = 100 * own[ORIGINAL][0]
-        named = "original, or another seed's" if not at else None
+        named = rule if not at else None
         axes.plot([x, x], [at - 0.45, at + 0.45], color="#000000", linewidth=2, zorder=1.5, label=named)
     axes.set(xlabel=label, xlim=(-2, 102), ylim=(len(groups) - 0.5, -0.5))
     axes.set_yticks(range(len(groups)), list(groups))

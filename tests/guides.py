@@ -229,6 +229,8 @@ def prepare(guide: Path, folder: Path, place: Path, home: Path) -> None:
         for name in ("sd_scissorhands", "tests", "prompts"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
+        (folder / "docs").mkdir()
+        shutil.copy(ROOT / "docs" / "architecture.py", folder / "docs")  # which tests/test_house.py goes by
     folder.mkdir(exist_ok=True)
     for other in marks_of(text, "starts from"):
         shutil.copytree(place / Path(other).stem / "runs", folder / "runs", dirs_exist_ok=True)
