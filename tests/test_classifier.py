@@ -33,7 +33,9 @@ from sd_scissorhands.classifier.train import Training, answer, fresh, retrain, t
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods.batch_norm import statistics
 from sd_scissorhands.methods.distributed import BatchSlice
+from sd_scissorhands.methods.edits import newton
 from sd_scissorhands.methods.repair import Repair
+from sd_scissorhands.methods.selection import select
 from sd_scissorhands.tiny import MODEL_DIR
 
 
@@ -122,6 +124,10 @@ def test_a_repair_moves_the_statistics_of_batch_normalisation_by_retained_pictur
     )
     assert not moved(lambda: task.repair(0, adversary=True))  # which takes no retained picture
     assert moved(lambda: task.repair(0))
+    selection = select({name: tensor.abs() for name, tensor in task.scope("head").items()}, 0.5)
+    assert not moved(
+        lambda: newton.remove(task, task.scope("head"), selection, newton.NewtonOptions(draws=1, rounds=1))
+    )
     assert not any(layer.training for layer in task.module.modules())
 
 

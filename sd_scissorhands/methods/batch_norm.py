@@ -22,6 +22,17 @@ def learning(module: nn.Module) -> Iterator[None]:
             layer.eval()
 
 
+@contextmanager
+def unmoved(module: nn.Module) -> Iterator[None]:
+    """Within it the running statistics may move; after it they are what they were."""
+    before = {name: tensor.clone() for name, tensor in statistics(module).items()}
+    try:
+        yield
+    finally:
+        for name, tensor in statistics(module).items():
+            tensor.copy_(before[name])
+
+
 def statistics(module: nn.Module) -> dict[str, Tensor]:
     """The running statistics by name; none where nothing is normalised so."""
     return {

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...declaration import setting
+from ..batch_norm import unmoved
 from ..interface import Parameters, Task
 from ..method import Edit, Options
 from ..optimisers import WEIGHT_DECAY
@@ -85,7 +86,8 @@ def remove(
     for number in range(options.rounds):
         if task.forgotten():
             break
-        direction = step * _direction(task, chosen, selection, options, number, decay)
+        with unmoved(task.module):
+            direction = step * _direction(task, chosen, selection, options, number, decay)
         lowest = done.retained[0] - options.tolerance - 1e-9  # the product's rounding
         alpha, retained = _line_search(task, chosen, selection, direction, lowest)
         if not alpha:
