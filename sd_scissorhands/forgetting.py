@@ -13,7 +13,7 @@ from torch import nn
 
 from .classifier.data import Parts, Split, split_at_random, split_by_class, split_by_indices
 from .classifier.forgetting_task import ClassifierTask
-from .classifier.load import Classifier, hash_weights, open_classifier, save_classifier
+from .classifier.load import Classifier, hash_weights, open_classifier, profile_of, save_classifier
 from .classifier.measure import Estimate, gap, measure
 from .classifier.reading import digits, read_folder, read_indices, read_npz
 from .classifier.train import Training, retrain
@@ -134,7 +134,8 @@ def prepare(
     targets = (settings.forget_class, settings.forget_indices, settings.forget_random)
     if sum(target is not None for target in targets) != 1:
         raise UserError("say what to forget with one of --forget-class, --forget-indices and --forget-random")
-    settings = (settings if own is None else dataclasses.replace(settings, model=own.name)).resolved("classifier")
+    asked = settings if own is None else dataclasses.replace(settings, model=own.name)
+    settings = asked.resolved("classifier")
     loss_of(settings.repair, "classifier")
     if settings.relearn_every:
         raise UserError("--relearn-every is for diffusion models: leave it out")
@@ -148,6 +149,7 @@ def prepare(
         opened = open_classifier(
             settings.model, device, revision=settings.revision, cache_dir=shared, seed=settings.seed
         )
+    settings = asked.resolved(profile_of(opened.model.state_dict()))
     parts = parts or _read(settings, opened)
     if settings.forget_class is not None:
         split, target = split_by_class(parts, settings.forget_class), f"class {settings.forget_class}"

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Values = Mapping[str, Any]  # fields of EraseSettings or ForgetSettings
-# Profiles of models, by size and kind; see `PipelineDirectory.profile`.
-DENOISERS, CLASSIFIERS = ("small", "large"), ("classifier",)
+BATCH_NORM = "classifier with batch norm"
+DENOISERS, CLASSIFIERS = (
+    ("small", "large"),
+    ("classifier", BATCH_NORM),
+)  # profiles of models, by size and kind; see `PipelineDirectory.profile` and `classifier.load.profile_of`
 
 
 @dataclass(frozen=True)

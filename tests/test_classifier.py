@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -25,17 +26,22 @@ from sd_scissorhands.classifier.load import (
     Classifier,
     hash_weights,
     open_classifier,
+    profile_of,
+    profile_of_model,
     save_classifier,
     wrap,
 )
 from sd_scissorhands.classifier.preprocess import prepare
 from sd_scissorhands.classifier.train import Training, answer, fresh, retrain, train
+from sd_scissorhands.comparison.forgettings import Forgettings
+from sd_scissorhands.comparison.jobs import Comparison
 from sd_scissorhands.errors import UserError
 from sd_scissorhands.methods.batch_norm import statistics
 from sd_scissorhands.methods.distributed import BatchSlice
 from sd_scissorhands.methods.edits import newton
 from sd_scissorhands.methods.repair import Repair
 from sd_scissorhands.methods.selection import select
+from sd_scissorhands.recipes import BATCH_NORM
 from sd_scissorhands.tiny import MODEL_DIR
 
 
@@ -100,6 +106,22 @@ def one_line(found: pytest.ExceptionInfo[UserError], *words: str) -> None:
 
 
 # ---------------------------------------------------------------- batch normalisation
+
+
+def test_batch_normalisation_takes_a_tenth_of_the_rate_before_and_after_a_model_is_opened(families, tmp_path):
+    where = {name: str(folder) for name, folder in families.items()} | {"digits": "digits"}
+    profiles = {name: profile_of_model(place) for name, place in where.items()}
+    assert profiles == {"resnet": BATCH_NORM, "vit": "classifier", "digits": "classifier"}
+    assert profile_of(open_classifier(where["resnet"]).model.state_dict()) == BATCH_NORM
+    asked, data = (
+        ForgetSettings(forget_class="ant", model=where["resnet"], recipe="retain-only"),
+        D.Parts(*[blank()] * 3),
+    )
+    assert asked.resolved(BATCH_NORM).lr == 0.003 and asked.resolved("classifier").lr == 0.03
+    assert dataclasses.replace(asked, lr=0.03).resolved(BATCH_NORM).lr == 0.03
+    assert forgetting.prepare(asked, parts=data).settings.lr == 0.003
+    jobs = Forgettings(Comparison(asked, ({"forget_class": "ant"},), ("retain-only", "salun"), 1)).jobs(tmp_path)
+    assert [job.settings.lr for job in jobs] == pytest.approx([0.003, 0.0003])
 
 
 def of_resnet(families, **settings) -> tuple[ForgetSettings, D.Parts]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..files import check_regular, read_object
 from ..models.config_bounds import check_bounds
 from ..models.hub import fetch
 from ..naming import absolute, may_be_on_hub
+from ..recipes import BATCH_NORM
 from ..results.manifest import BaseModel
 from ..settings import DIGITS
 from .preprocess import PREPROCESSING, prepare
@@ -117,6 +118,32 @@ def hash_weights(module: nn.Module) -> str:
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def profile_of_model(name: str, revision: str | None = None) -> str:
+    """Which of `recipes.CLASSIFIERS` a model is, by the names of its tensors alone.
+
+    Raises:
+        UserError: no such model, or a file of weights that is damaged.
+    """
+    if name == DIGITS:
+        return "classifier"
+    from safetensors import SafetensorError, safe_open
+
+    directory, keys = _locate(name, revision), list[str]()
+    _check_files(directory)
+    for file in sorted(directory.glob("model*.safetensors")):
+        try:
+            with safe_open(file, "pt") as opened:
+                keys += opened.keys()
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file} cannot be read ({reason(error)}): download it again") from None
+    return profile_of(keys)
+
+
+def profile_of(keys: Iterable[str]) -> str:
+    """Which of `recipes.CLASSIFIERS` has tensors of these names."""
+    return BATCH_NORM if any(key.endswith("running_mean") for key in keys) else "classifier"
 
 
 # ---------------------------------------------------------------- opening

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..classifier.data import class_number
+from ..classifier.load import profile_of_model
 from ..classifier.metrics import CLASSIFIER_METRICS
 from ..classifier.reading import digits
 from ..disk import hash_files
@@ -32,7 +33,9 @@ class Forgettings:
     def jobs(self, root: Path) -> list[Job]:
         """All rows to be made, those of a target and a seed together; cheap."""
         targets = [(_named(target), target) for target in self.comparison.targets]
-        return jobs_of(self.comparison, "classifier", root, targets, _depends_on)
+        asked: Any = self.comparison.settings
+        profile = profile_of_model(asked.model, asked.revision)
+        return jobs_of(self.comparison, profile, root, targets, _depends_on)
 
     def contents(self, job: Job) -> dict[str, str]:
         """What a row depends on beside settings: hashes of models and data. A class is looked up where it costs nothing."""
