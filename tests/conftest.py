@@ -37,10 +37,11 @@ torch.set_num_threads(1)
 gc.set_threshold(50_000, 20, 20)  # as of the command line, see `cli.main`
 
 LONGEST = (  # seconds of one core, most first
-    "test_golden.py", "test_erase.py", "test_evaluate.py", "test_team.py", "test_attack.py", "test_cli.py", "test_inputs.py",
-    "test_families.py", "test_report_pages.py", "test_calibration.py", "test_compare.py", "test_robust.py", "test_text_attacks.py",
-    "test_report.py", "test_forget.py", "test_judges.py", "test_export.py", "test_fuzz.py", "test_tiny.py", "test_seams.py",
-    "test_suite.py", "test_benchmarks.py",
+    "test_erase.py", "test_attack.py", "test_golden.py", "test_team.py", "test_evaluate.py", "test_methods.py",
+    "test_calibration.py", "test_families.py", "test_families_world.py", "test_text_attacks.py", "test_inputs.py",
+    "test_compare.py", "test_robust.py", "test_cli.py", "test_report_pages.py", "test_judges.py", "test_formats.py",
+    "test_speed.py", "test_forget.py", "test_fuzz.py", "test_seams.py", "test_tiny.py", "test_benchmarks.py",
+    "test_deployment.py", "test_chain.py", "test_measured_before.py", "test_export.py", "test_hub.py",
 )  # fmt: skip
 
 
