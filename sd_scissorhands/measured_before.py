@@ -106,7 +106,7 @@ def clear() -> tuple[int, int]:
     size = sum(map(_bytes, places))
     for place in places:
         try:
-            shutil.rmtree(place)
+            place.unlink() if place.is_symlink() else shutil.rmtree(place)
         except OSError as error:
             raise UserError(f"cannot delete {place} ({reason(error)}): change its permissions") from None
     return len(places), size

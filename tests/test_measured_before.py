@@ -164,6 +164,13 @@ def test_it_is_listed_and_cleared(measured, cache):
     assert measured_before.clear() == (1, entry.bytes) and not measured_before.entries()
 
 
+def test_of_a_link_in_the_cache_the_link_alone_is_deleted(cache, tmp_path):
+    cache.mkdir(parents=True)
+    (tmp_path / "own").mkdir()
+    (cache / "link").symlink_to(tmp_path / "own")
+    assert measured_before.clear() == (1, 0) and not measured_before.entries() and (tmp_path / "own").exists()
+
+
 def figures(result) -> dict:
     return {name: value for name, value in dataclasses.asdict(result).items() if name not in OTHER}
 
