@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from sd_scissorhands import AttackSettings, EvaluateSettings, evaluate, measured_before
 from sd_scissorhands.attacks.attack import attack
+from sd_scissorhands.domains import DOMAINS
 from sd_scissorhands.drawn_before import SWITCH
 from sd_scissorhands.evaluation import recorder
 from sd_scissorhands.machine import Processes
@@ -46,10 +47,10 @@ def measured(tmp_path):
         place, remarks = tmp_path / folder, dict[str, None]()
         about = dict(device=torch.device("cpu"), processes=Processes(), remarks=remarks)
         with measured_before.once(place, facts, "a/model", **about):
-            there = sorted(file.name for file in place.rglob("*.*"))
+            there = sorted(file.name for file in place.rglob("*.*") if file.name != measured_before.BEGUN)
             (place / "samples").mkdir(parents=True, exist_ok=True)
             for name in ("original.jsonl", "model.jsonl", "samples/0-original.png", "samples/0-model.png"):
-                (place / name).write_text(f"{name}\n")
+                (place / name).write_text(f"{name}\na picture\n")
         return there, list(remarks)
 
     return measure
@@ -74,6 +75,80 @@ def test_what_was_damaged_is_measured_again(measured, cache):
     assert measured("third")[0] == ["0-original.png", "original.jsonl"]
 
 
+def test_a_half_that_was_begun_is_not_mixed_with_another(measured, tmp_path, cache):
+    measured("first")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "original.jsonl").write_text("original.jsonl\n")
+    assert measured("begun") == (["original.jsonl"], [])
+
+
+def test_a_repeated_measurement_says_whether_it_was_taken_over(measured, monkeypatch, cache):
+    measured("first")
+    measured("second")
+    assert measured("first")[1] == [] and measured("second")[1] == [measured_before.TAKEN]
+    monkeypatch.setenv(SWITCH, "off")
+    assert measured("second")[1] == [measured_before.TAKEN]
+
+
+def test_a_half_that_was_begun_by_other_code_is_not_handed_on(measured, monkeypatch, cache):
+    monkeypatch.setattr(measured_before, "_code", lambda: "before")
+    measured("first")
+    monkeypatch.setattr(measured_before, "_code", lambda: "now")
+    measured("first")
+    assert len(list(cache.iterdir())) == 1 and measured("second") == ([], [])
+
+
+def test_prompts_are_part_of_the_code(monkeypatch, tmp_path):
+    found = set()
+    for text in ("a", "b"):
+        (tmp_path / "nudity.toml").write_text(text)
+        monkeypatch.setattr(measured_before, "prompts_dir", lambda: tmp_path)
+        found.add(measured_before._code.__wrapped__())
+    assert len(found) == 2
+
+
+def test_what_other_packages_declare_is_measured_each_time():
+    assert measured_before.declared_here(attack, DOMAINS["photographs"], recorder.Recorder)
+    assert not measured_before.declared_here(attack, figures) and not measured_before.declared_here(attack, object())
+
+
+def test_a_picture_of_a_model_with_the_original_merged_in_is_none_of_the_original(tmp_path):
+    names = ("3-model-0.1-of-the-original-merged-in.png", "3-original-after.png", "3-original.png")
+    for name in names:
+        (tmp_path / "from" / "samples" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / "samples" / name).touch()
+    assert measured_before.copy(tmp_path / "from", tmp_path / "to") == [f"samples/{name}" for name in names[1:]]
+
+
+def test_what_was_added_to_the_cache_is_not_taken(measured, cache):
+    measured("first")
+    (place,) = cache.iterdir()
+    (place / "original-more.jsonl").touch()
+    assert measured("second")[0] == []
+
+
+def test_a_cache_that_cannot_be_read_is_a_remark(measured, tmp_path, monkeypatch):
+    monkeypatch.setenv(SWITCH, "on")
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / ("long" * 99)))
+    there, (remark,) = measured("first")
+    assert there == [] and remark == "the cache was not used: File name too long"
+
+
+def test_two_processes_may_store_the_same(measured, cache, tmp_path, monkeypatch):
+    shown, copy = [], measured_before.copy
+
+    def copy_late(source: Path, folder: Path) -> list[str]:
+        """Then another process stores it, under the same temporary name."""
+        monkeypatch.setattr(measured_before, "copy", copy)
+        copied = copy(source, folder)
+        shown.extend(measured("second")[1])
+        return copied
+
+    monkeypatch.setattr(measured_before, "copy", copy_late)
+    assert measured("first")[1] == shown == []
+    assert measured("third")[1] == [measured_before.TAKEN]
+
+
 def test_what_a_folder_has_is_left_alone(measured, tmp_path, cache):
     measured("first")
     (tmp_path / "second").mkdir()
@@ -87,6 +162,13 @@ def test_it_is_listed_and_cleared(measured, cache):
     (entry,) = measured_before.entries()
     assert (entry.model, entry.what, entry.pictures) == ("a/model", "measurement", 1) and entry.bytes > 0
     assert measured_before.clear() == (1, entry.bytes) and not measured_before.entries()
+
+
+def test_of_a_link_in_the_cache_the_link_alone_is_deleted(cache, tmp_path):
+    cache.mkdir(parents=True)
+    (tmp_path / "own").mkdir()
+    (cache / "link").symlink_to(tmp_path / "own")
+    assert measured_before.clear() == (1, 0) and not measured_before.entries() and (tmp_path / "own").exists()
 
 
 def figures(result) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -25,6 +28,7 @@ from sd_scissorhands.report import plots, write_card, write_report
 from sd_scissorhands.report.commands import difference, flags, hub_id, repeat_command
 from sd_scissorhands.report.plots import by_block
 from sd_scissorhands.report.reading import read_run
+from sd_scissorhands.report.svg import plain_ticks
 from sd_scissorhands.report.verdict import is_whole
 from sd_scissorhands.settings import EraseSettings, file_only, load_settings
 
@@ -166,6 +170,19 @@ def test_verdict_and_table_hold_the_numbers(tmp_path: Path) -> None:
     assert "sdscissor erase --concept heart --model tiny" in page
     assert page.count("<svg") == 2 and "down_blocks.0.attentions.0" in page
     assert all(name.replace("_", " ") in page for name in EraseSettings().to_json())
+
+
+@pytest.mark.parametrize("losses", [(1e-5, 3), (1e-12, 1e3)])
+def test_a_logarithmic_axis_of_many_decades_has_ticks_that_do_not_overlap(losses):
+    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(losses)
+    axes.set(yscale="log")
+    plain_ticks(axes.yaxis)
+    FigureCanvasAgg(figure).draw()
+    (low, high), ticks = axes.get_ylim(), axes.yaxis.get_major_ticks()
+    boxes = [tick.label1.get_window_extent() for tick in ticks if low <= tick.get_loc() <= high]
+    assert len(boxes) > 1 and all(one.y1 <= above.y0 for one, above in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize(

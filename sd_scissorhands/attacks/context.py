@@ -88,10 +88,12 @@ class AttackContext:
 
     def once(self, side: Side) -> AbstractContextManager[None]:
         """Within it a side is attacked: the original once for all models, see `measured_before`."""
-        if side.name != "original":
+        run = ATTACKS[self.settings.attack].run
+        if side.name != "original" or not measured_before.declared_here(run, self.domain, *self.judges):
             return nullcontext()
         facts = {
             "attack": self._made_by(None),
+            "domain": self.domain.name,
             "judges": [judge.facts for judge in self.judges],
             "versions": versions(),
         }

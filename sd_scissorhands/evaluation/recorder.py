@@ -97,9 +97,9 @@ class Recorder:
         Args:
             name: of the side; the model's own is recorded anew, and so is everything where every picture is to be there.
         """
-        if name != "original" or self.options.keep_images:
+        if name != "original" or self.options.keep_images or not measured_before.declared_here(*self.judges):
             return nullcontext()
-        facts = self._header(opened, sampling, self.rows)
+        facts = self._header(opened, sampling, self.rows) | {"samples": sorted(self.samples)}
         about: Any = dict(device=denoiser.device, processes=self.options.processes, remarks=self.remarks)
         return measured_before.once(self.folder, facts, opened.name, **about)
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from .phrases import known
 
+FEW_DECADES = (
+    1e4  # the end of a logarithmic axis by its beginning, up to which 1, 2 and 5 of each decade do not overlap
+)
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -62,10 +65,11 @@ def bar(axes: Any, xs: Ends, ys: Ends, colour: str) -> None:
 
 
 def plain_ticks(axis: Any) -> None:
-    """Name the ticks of a logarithmic axis as decimals: at most some seven of 1, 2 and 5 in a decade."""
+    """Name the ticks of a logarithmic axis as decimals: 1, 2 and 5 in each of a few decades, seven powers of ten in many."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < FEW_DECADES * low else (1,), numticks=7))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
