@@ -30,7 +30,7 @@ def test_a_killed_measurement_counts_what_it_took_before(tmp_path, clock):
     assert Elapsed(tmp_path, Processes()).end() == 9.5  # repeated when all was done
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "-3", '"no"', "1e999", f"1{0:0400}"])
+@pytest.mark.parametrize("text", ["", "[1]", "-3", '"no"', "1e999", "1" + "0" * 400])
 def test_a_damaged_file_counts_nothing(tmp_path, clock, text):
     (tmp_path / FILE).write_text(text)
     assert Elapsed(tmp_path, Processes()).end() == 0.0
