@@ -211,6 +211,8 @@ def main() -> None:
     parser.add_argument("families", nargs="*", help=f"{', '.join(FAMILIES)}; some alone write no document")
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     given = parser.parse_args()
+    if unknown := set(given.families) - set(FAMILIES):
+        parser.error(f"{min(unknown)} is no family here: choose {', '.join(FAMILIES)}")
     header = "; ".join(["family", *WAYS])
     text = markdown(header, [line(title) for title in given.families or FAMILIES])
     print(text)
