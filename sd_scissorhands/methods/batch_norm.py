@@ -24,13 +24,15 @@ def learning(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unmoved(module: nn.Module) -> Iterator[None]:
-    """Within it the running statistics may move; after it they are what they were."""
-    before = {name: tensor.clone() for name, tensor in statistics(module).items()}
+    """Within it no running statistics move, whatever `learning` has them do."""
+    before = [(layer, layer.momentum, layer.num_batches_tracked) for layer in _layers(module).values()]
+    for layer, _, count in before:
+        layer.momentum, layer.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield
     finally:
-        for name, tensor in statistics(module).items():
-            tensor.copy_(before[name])
+        for layer, momentum, count in before:
+            layer.momentum, layer.num_batches_tracked = momentum, count
 
 
 def statistics(module: nn.Module) -> dict[str, Tensor]:
