@@ -213,7 +213,7 @@ class ForgetSettings(MethodSettings):
     def resolved(self, profile: str) -> Self:
         """As of every method; of the recipe's rate a tenth where there is batch normalisation (ours).
 
-        Such networks are trained at higher rates and end at lower ones: at the recipe's own `salun` cost a ResNet-18 ten points of
+        Such networks are trained at higher rates and end at lower ones: at the recipe's own `salun` cost a ResNet-18 nine points of
         test accuracy more.
         """
         settings = super().resolved("classifier")
