@@ -24,9 +24,8 @@ class Elapsed:
         self._file, self._main = folder / FILE, processes.main
         self._began = self._written = time.monotonic()
         self._earlier = 0.0
-        with suppress(
-            OSError, ValueError, TypeError, OverflowError
-        ):  # none, or damaged: a figure, for which nothing is stopped
+        # No file, or a damaged one: it is a figure, for which nothing is stopped.
+        with suppress(OSError, ValueError, TypeError, OverflowError):
             earlier = float(read_json(self._file))
             self._earlier = earlier if 0 <= earlier < math.inf else 0.0
 

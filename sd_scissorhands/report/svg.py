@@ -9,9 +9,7 @@ from typing import Any
 
 from .phrases import known
 
-FEW_DECADES = (
-    1e4  # the end of a logarithmic axis by its beginning, up to which 1, 2 and 5 of each decade do not overlap
-)
+FEW_DECADES = 1e4  # end over beginning of a logarithmic axis, up to which 1, 2 and 5 of each decade do not overlap
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 POINT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
