@@ -39,7 +39,7 @@ LISTING = "files.json"  # of a folder of the cache: the model's name and every f
 BEGUN = "begun.json"  # of a measurement's folder: what its half of the original was begun under, and whether it was taken over
 
 
-def copy(source: Path, folder: Path) -> list[str]:
+def copy_original(source: Path, folder: Path) -> list[str]:
     """Copy what a measurement's folder has of the original into another that has nothing else of it; names of what was copied.
 
     Parts of two measurements do not mix: a fine-tuning that one has finished would go without its weights in the other.
@@ -130,7 +130,7 @@ def _begin(place: Path, folder: Path) -> None:
     if not sound:
         shutil.rmtree(place, ignore_errors=True)
         raise UserError(f"{place} does not hold what it did{': delete it' if place.exists() else ', and was deleted'}")
-    if copy(place, folder):
+    if copy_original(place, folder):
         write_json(folder / BEGUN, {"place": place.name, "taken": True})
     with suppress(OSError):
         os.utime(place)
@@ -153,7 +153,7 @@ def _keep(place: Path, folder: Path, model: str) -> None:
     try:
         with atomic(place) as new:
             new.mkdir(parents=True)
-            hashes = {name: hash_file(new / name) for name in copy(folder, new)}
+            hashes = {name: hash_file(new / name) for name in copy_original(folder, new)}
             ledgers = [new / name for name in hashes if name.endswith(".jsonl")]
             pictures = sum(ledger.read_bytes().count(b"\n") - 1 for ledger in ledgers)  # the first line is no picture's
             write_json(new / LISTING, {"model": model, "pictures": pictures, "files": hashes})

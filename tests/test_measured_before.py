@@ -117,7 +117,9 @@ def test_a_picture_of_a_model_with_the_original_merged_in_is_none_of_the_origina
     for name in names:
         (tmp_path / "from" / "samples" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "from" / "samples" / name).touch()
-    assert measured_before.copy(tmp_path / "from", tmp_path / "to") == [f"samples/{name}" for name in names[1:]]
+    assert measured_before.copy_original(tmp_path / "from", tmp_path / "to") == [
+        f"samples/{name}" for name in names[1:]
+    ]
 
 
 def test_what_was_added_to_the_cache_is_not_taken(measured, cache):
@@ -135,16 +137,16 @@ def test_a_cache_that_cannot_be_read_is_a_remark(measured, tmp_path, monkeypatch
 
 
 def test_two_processes_may_store_the_same(measured, cache, tmp_path, monkeypatch):
-    shown, copy = [], measured_before.copy
+    shown, copy = [], measured_before.copy_original
 
     def copy_late(source: Path, folder: Path) -> list[str]:
         """Then another process stores it, under the same temporary name."""
-        monkeypatch.setattr(measured_before, "copy", copy)
+        monkeypatch.setattr(measured_before, "copy_original", copy)
         copied = copy(source, folder)
         shown.extend(measured("second")[1])
         return copied
 
-    monkeypatch.setattr(measured_before, "copy", copy_late)
+    monkeypatch.setattr(measured_before, "copy_original", copy_late)
     assert measured("first")[1] == shown == []
     assert measured("third")[1] == [measured_before.TAKEN]
 
@@ -153,7 +155,7 @@ def test_what_a_folder_has_is_left_alone(measured, tmp_path, cache):
     measured("first")
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "original.jsonl").write_text("own")
-    measured_before.copy(tmp_path / "first", tmp_path / "second")
+    measured_before.copy_original(tmp_path / "first", tmp_path / "second")
     assert (tmp_path / "second" / "original.jsonl").read_text() == "own"
 
 

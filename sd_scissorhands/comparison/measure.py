@@ -13,7 +13,7 @@ from ..concepts import Concept
 from ..erasure import erase
 from ..evaluation import concept as concept_evaluation
 from ..evaluation.judge_set import JudgeSet
-from ..measured_before import copy
+from ..measured_before import copy_original
 from ..results.attack import AttackResult
 from ..results.erase import EraseResult
 from ..results.evaluation import ConceptEvaluation
@@ -51,16 +51,16 @@ def measure(settings: EraseSettings, folder: Path, what: Measurements, progress:
     """
     erasure = erase(settings, folder, resume=True, progress=progress)
     place = Path("eval") / what.judges.domain.evaluation
-    copy(what.original / place, folder / place)
+    copy_original(what.original / place, folder / place)
     evaluation = concept_evaluation.evaluate(
         erasure.model_dir, what.baseline, what.concept, folder / place, judges=what.judges, request=what.request
     )
     attacks = {}
-    copy(folder / place, what.original / place)
+    copy_original(folder / place, what.original / place)
     for name, one in what.attacks.items():
         place = Path("attack") / name
-        copy(what.original / place, folder / place)
+        copy_original(what.original / place, folder / place)
         one = dataclasses.replace(one, model=str(folder / "model"), anchor=what.anchor)
         attacks[name] = attack(one, folder / place, evaluation=evaluation, progress=progress)
-        copy(folder / place, what.original / place)
+        copy_original(folder / place, what.original / place)
     return Measured(erasure, evaluation, attacks)
