@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent.parent / "docs"
-PLOT, FULL_PLOT = DOCS / "recipes.svg", DOCS / "full-suite.svg"
+PLOT, FULL_PLOT, CONCEPTS_PLOT = DOCS / "recipes.svg", DOCS / "full-suite.svg", DOCS / "full-suite-concepts.svg"
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")  # the first six Okabe and Ito's
 MARKERS = "osD^vPX"
 ORIGINAL = "original"
@@ -72,8 +72,7 @@ def saved(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
 def attacked(rows: Rows, attack: str) -> dict[str, Share]:
     """Recipe, and the original -> the share of an attack's pictures that show the concept."""
     found = by_recipe(rows, lambda row: (row[attack]["asr_after"], row[attack]["n"]))
-    once = {row["concept"]: row for row in rows}.values()  # the original is the same under every recipe
-    return found | {ORIGINAL: pooled((row[attack]["original"]["asr_after"], row[attack]["n"]) for row in once)}
+    return found | {ORIGINAL: pooled((row[attack]["original"]["asr_after"], row[attack]["n"]) for row in rows)}
 
 
 def kept(rows: Rows, figure: str) -> dict[str, Share]:

@@ -7,6 +7,7 @@ what was stopped continues. Two worker processes of one thread each: seconds are
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -14,7 +15,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["SDSCISSOR_CACHE"] = "off"  # each run draws: its seconds are an erasure's
+os.environ["SDSCISSOR_CACHE"] = "off"  # each erasure draws: its seconds are whole
 
 from columns import Cell, Row, Rows
 from tables import machine, markdown, publish
@@ -58,6 +59,8 @@ class Run:
             fields of EvaluateSettings, by the name of their folder: the attack, the suite or the judge, with more behind a
             hyphen. Their `seed` is added to the run's.
         chain: each concept is erased from the result of the one before, instead of all in one erasure.
+        originals_cached: whether what a measurement draws and learns with the original is taken from the package's cache: the
+            same figures, in seconds of the erased half alone.
     """
 
     variant: str
@@ -66,6 +69,7 @@ class Run:
     seed: int
     measures: Mapping[str, Settings]
     chain: bool = False
+    originals_cached: bool = False
 
     def folder(self, root: Path, count: int | None = None) -> Path:
         """The run directory of its first `count` concepts."""
@@ -128,8 +132,19 @@ def rows_of(run: Run, root: Path) -> list[Row]:
     rows = []
     for concept in run.concepts:
         place = folder if concept == run.concepts[0] and not run.chain else folder / "concepts" / concept
-        rows.append({**about, "concept": concept, **measured(about["model"], concept, run.seed, place, run.measures)})
+        with cache(on=run.originals_cached):
+            rows.append(
+                {**about, "concept": concept, **measured(about["model"], concept, run.seed, place, run.measures)}
+            )
     return rows
+
+
+@contextlib.contextmanager
+def cache(*, on: bool) -> Iterator[None]:
+    """Within it the package's cache is used, or not."""
+    os.environ["SDSCISSOR_CACHE"] = "on" if on else "off"
+    yield
+    os.environ["SDSCISSOR_CACHE"] = "off"
 
 
 def rows_of_all(runs: Sequence[Run], root: Path, workers: int = WORKERS) -> list[Row]:
@@ -226,11 +241,11 @@ class Options:
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
         return "--config", str(file)
 
-    def runs(self, table: Table) -> list[Run]:
-        """The runs of a table that these options ask for."""
+    def chosen(self, runs: Sequence[Run]) -> list[Run]:
+        """Those of a table's runs that these options ask for."""
         runs = [
             run
-            for run in table.runs
+            for run in runs
             if (self.seeds is None or run.seed < self.seeds) and set(run.concepts) <= set(self.concepts or run.concepts)
         ]
         return [run.reduced() for run in runs] if self.smoke else runs
@@ -255,7 +270,7 @@ def main(
     for name in given.tables or tables:
         table, rows = tables[name], list[Row]()
         if isinstance(table, Table):
-            rows = rows_of_all(options.runs(table), options.root, given.workers)
+            rows = rows_of_all(options.chosen(table.runs), options.root, given.workers)
             text = text_of(table, rows)
         else:
             text = table(options)

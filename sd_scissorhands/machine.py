@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,8 +147,20 @@ def resolve_device(device: str) -> str:
 def machine_facts(device: torch.device) -> list[Any]:
     """What the rounding of a computation on a device depends on, beside its inputs and the libraries; plain JSON values."""
     if device.type == "cpu":
-        return ["cpu", torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+        return ["cpu", processor(), torch.get_num_threads()]
     return [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type]
+
+
+def processor() -> str:
+    """The kind of CPU, each of which rounds in its own way: vendor, family and model on Linux, and what torch uses of it."""
+    cpuinfo, kind = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    if cpuinfo.exists():
+        first = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        fields = {
+            name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())
+        }
+        kind = " ".join(fields[name] for name in ("vendor_id", "cpu family", "model") if name in fields) or kind
+    return f"{kind} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def cores() -> int:
