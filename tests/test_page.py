@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,47 @@ def test_of_several_attacks_only_the_first_pictures_stand_open(tmp_path: Path, m
     page = read(run)
     assert page.count('<details class="more"><summary>2 more, 2 where it came back</summary>') == 2
     assert page.count('<figure class="pair back">') == 6
+
+
+def test_attacks_stand_worst_first_and_of_many_the_rest_is_folded_away(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    rates = {"embedding": 0.02, "token": 0.31, "paraphrase": 0.1, "words": 0.0}
+    for name, rate in rates.items():
+        add_attack(run, name, rate)
+    headings = r'<section>(<details class="more attack"><summary>)?<h3>([^<]*): [^<]*</h3>'
+    found = re.findall(headings, read(run))
+    assert [bool(fold) for fold, _ in found[-4:]] == [False] * 4 and "more attack" not in read(run)
+    add_attack(run, "completion", 0.2)
+    found = re.findall(headings, read(run))[-5:]
+    assert [bool(fold) for fold, _ in found] == [False] * 3 + [True] * 2
+    assert [title for _, title in found] == [
+        "Learned token", "Completed pictures", "Paraphrases", "Learned embedding", "Other words",
+    ]  # fmt: skip
+    page = read(run)
+    assert page.count("<details") == page.count("</details>") and page.count("<summary>") == page.count("</summary>")
+
+
+def test_attacks_of_a_suite_that_are_of_one_kind_have_short_names(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    run = make_run(tmp_path / "run")
+    add_attack(run, "embedding", 0.02)
+    attacks = run / "attack"
+    for name in ("embedding", "embedding-tokens-3", "embedding-budget-published-restarts-1", "token"):
+        shutil.copytree(attacks / "embedding", attacks / "suite-full" / name)
+    shutil.rmtree(attacks / "embedding")
+    record = read_run(run)
+    assert [record.label(one) for one in record.attacks.values()] == [
+        "learned embedding", "learned embedding, budget published restarts 1", "learned embedding, tokens 3",
+        "learned embedding, token",
+    ]  # fmt: skip
+    read(run)
+    assert not recwarn.list
+    shutil.copytree(attacks / "suite-full" / "embedding", attacks / "embedding")
+    record = read_run(run)
+    assert {record.label(one) for one in record.attacks.values()} >= {
+        "learned embedding, embedding", "learned embedding, suite-full/embedding", "learned embedding, tokens 3",
+    }  # fmt: skip
 
 
 def test_every_link_leads_to_a_section_that_is_there(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ FILTERS = (
     "between", "brief", "command", "described", "facts", "first_upper", "judge_errs", "links", "markdown", "number", "opposite", "percent", "plain", "points",
     "prompt", "shareable", "total", "worded",
 )  # fmt: skip
+WHOLE = 3  # attacks whose sections are open, the worst; those of more are folded away
 SETTINGS = ("model", "baseline", "seed", "threshold", "protocol", "subset", "sampling", "judge")  # that results repeat
 
 
@@ -112,7 +113,7 @@ def _sections(run: RunRecord, blur: bool, controls: Sequence[RunRecord]) -> dict
     first, others = first_pictures(run, blur)
     pictured, figures = [grid for grid in [*first, *others, *attacked.values()] if grid], columns(run, controls)
     return _findings(run) | {
-        "ROW": ROW, "BEHIND": BEHIND, "first": first, "grids": others, "attacked": attacked, "blurred": any(grid.blurred for grid in pictured),
+        "ROW": ROW, "BEHIND": BEHIND, "WHOLE": WHOLE, "first": first, "grids": others, "attacked": attacked, "blurred": any(grid.blurred for grid in pictured),
         "judged": [back for grid in pictured for back in grid.judged], "columns": figures, "terms": _terms(run, figures),
         "attacks_plot": attacks_plot({run.label(one): one for one in run.attacks.values()}),
         "sweep_plot": sweep_plot, "relearn_plot": relearn_plot, "titles": evaluation_titles(), "settings_of": _settings, "attack_command": attack_command(run),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -158,6 +159,7 @@ def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
     if len(shown) < 2:
         return None
     order = sorted(shown, key=lambda label: (shown[label].asr_after or 0.0, label))
+    names = ["\n".join(textwrap.wrap(label, 30, max_lines=2, placeholder="…")) for label in order]
 
     def _paint(figure: Any) -> None:
         axes, places = figure.subplots(), range(len(order))
@@ -177,14 +179,14 @@ def attacks_plot(attacks: Mapping[str, AttackResult]) -> Any:
                 markersize=5,
                 label=name,
             )
-        axes.set_yticks(places, order)
+        axes.set_yticks(places, names)
         axes.set(xlabel="attacked pictures that show the concept, %", xlim=(-3, 103))
         axes.set_ylim(-0.6, len(order) - 0.4)
         legend(axes)
 
     worst = order[-1]
     alt = f"Success of every attack, on the model and the original; worst: {worst}, {shown[worst].asr_after:.1%}"
-    return draw(_paint, alt, height=1.1 + 0.28 * len(order))
+    return draw(_paint, alt, height=1.1 + sum(0.36 if "\n" in name else 0.28 for name in names))
 
 
 def relearn_plot(attack: AttackResult) -> Any:

@@ -24,9 +24,9 @@ from ..results.evaluation import ConceptEvaluation, Evaluation, NudityEvaluation
 from ..results.forget import ForgetResult
 from ..results.manifest import MANIFEST, BaseModel
 from ..results.pairs import Pairs
-from ..results.suite import FOLDER, SuiteResult
+from ..results.suite import FOLDER, SuiteResult, SuiteRow, worst_first
 from ..run import Run
-from .declared import attack_title, evaluation_titles
+from .declared import attack_title, evaluation_titles, graded
 from .phrases import plain
 
 T = TypeVar("T")
@@ -92,12 +92,24 @@ class RunRecord:
         return "large"
 
     def label(self, summary: Evaluation | AttackResult) -> str:
-        """What a summary is called: who judged or what attacked, with the concept where the page knows several, or its folder."""
+        """What a summary is called: who judged or what attacked, with the concept where the page knows several.
+
+        Of several that would be called alike each has what its folder's name adds ("tokens 3" of "suite-full/embedding-tokens-3"),
+        or all of it where two add the same.
+        """
         named = self._named(summary)
-        if [self._named(one) for one in self.summaries].count(named) < 2:
+        alike = {name: one for name, one in self._folders if self._named(one) == named}
+        if len(alike) < 2:
             return named
-        folders = (*self.evaluations.items(), *self.attacks.items())
-        return f"{named}, {next((name for name, one in folders if one is summary), summary.kind)}"
+        added = {name: _added(name, one) for name, one in alike.items()}
+        own = next((name for name, one in alike.items() if one is summary), "")
+        if own and list(added.values()).count(added[own]) == 1:
+            return ", ".join(filter(None, [named, added[own]]))
+        return f"{named}, {own or summary.kind}"
+
+    @property
+    def _folders(self) -> list[tuple[str, Evaluation | AttackResult]]:
+        return [*self.evaluations.items(), *self.attacks.items()]
 
     def _named(self, summary: Evaluation | AttackResult) -> str:
         title = attack_title(summary) if isinstance(summary, AttackResult) else evaluation_titles()[summary.kind]
@@ -128,7 +140,7 @@ def read_run(path: Path) -> RunRecord:
     run.history = _json(run, path / "repair" / "history.json", list)
     run.looks = _json(run, path / "repair" / "looks.json", list)
     run.evaluations = _measured(run, "eval", list(evaluation_titles()))
-    run.attacks = _measured(run, "attack", [name for name, _ in sorted(ATTACKS, key=lambda one: not one[1].graded)])
+    run.attacks = _worst_first(_measured(run, "attack", ATTACKS.names()))
     for summary in run.summaries:
         if summary.weights_sha256 not in (None, run.result and run.result.weights_sha256):
             where = Path(str(summary.folder)).relative_to(path).as_posix()
@@ -199,6 +211,18 @@ def _measured(run: RunRecord, parent: str, order: Sequence[str]) -> dict[str, An
             found.append((folder.relative_to(run.path / parent).as_posix(), summary))
     place = {name: at for at, name in enumerate(order)}
     return dict(sorted(found, key=lambda one: place.get(getattr(one[1], "attack", one[1].kind), len(order))))
+
+
+def _added(folder: str, summary: Evaluation | AttackResult) -> str:
+    """What a folder's name says beyond the name of what was done in it."""
+    done = summary.attack if isinstance(summary, AttackResult) else summary.kind
+    return folder.rpartition("/")[2].removeprefix(done or "").strip("-").replace("-", " ")
+
+
+def _worst_first(attacks: dict[str, AttackResult]) -> dict[str, AttackResult]:
+    """In the order that a suite's table has."""
+    rows = [SuiteRow.of(name, "", graded(one), one) for name, one in attacks.items()]
+    return {row.name: attacks[row.name] for row in sorted(rows, key=worst_first)}
 
 
 def _suite(run: RunRecord) -> dict[str, AttackResult]:
