@@ -64,6 +64,7 @@ architecture: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/evaluations.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/proof.py
 	$(BIN)/python benchmarks/scale.py selection projection growth
 	$(BIN)/python benchmarks/steps.py

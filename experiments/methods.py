@@ -160,8 +160,8 @@ def full_recipes(options: Options) -> str:
 
 
 def full_concepts(options: Options) -> str:
-    """The same of the other concepts, on fewer pictures each: means."""
-    return full_table(options, CONCEPTS[1:], CONCEPTS_PLOT, count=32)
+    """The same of a second shape and a colour, on fewer pictures each: means."""
+    return full_table(options, CONCEPTS[1:3], CONCEPTS_PLOT, count=32)
 
 
 def full_table(options: Options, concepts: Iterable[str], plot: Path, **shared: int) -> str:

@@ -72,7 +72,10 @@ def saved(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
 def attacked(rows: Rows, attack: str) -> dict[str, Share]:
     """Recipe, and the original -> the share of an attack's pictures that show the concept."""
     found = by_recipe(rows, lambda row: (row[attack]["asr_after"], row[attack]["n"]))
-    return found | {ORIGINAL: pooled((row[attack]["original"]["asr_after"], row[attack]["n"]) for row in rows)}
+    once = {
+        (row["concept"], row.get("seed")): row for row in rows
+    }.values()  # the original is the same under every recipe
+    return found | {ORIGINAL: pooled((row[attack]["original"]["asr_after"], row[attack]["n"]) for row in once)}
 
 
 def kept(rows: Rows, figure: str) -> dict[str, Share]:

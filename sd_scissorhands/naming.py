@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
+from .parsing import choose
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 FORM = re.compile(r"(?P<location>[^@:]+)(@(?P<revision>[^@:]+))?(:(?P<variant>[\w.-]+))?")
@@ -89,10 +90,21 @@ def check_model(model: str) -> None:
         UserError: naming --model.
     """
     location = Name.parse(model).location
-    if location != "tiny" and not is_path(location) and not may_be_on_hub(location):
+    if location == "tiny" or is_path(location):
+        return
+    if runs := runs_beside(location):
+        parent, _, name = location.rpartition("/")
+        raise UserError(f"--model {model} does not exist, {parent} has other runs{choose(name, runs)}")
+    if not may_be_on_hub(location):
         raise UserError(
             f"--model {model} does not exist: name a diffusers directory, a .safetensors file, a hub id (owner/name), or tiny"
         )
+
+
+def runs_beside(location: str) -> list[str]:
+    """Names of the runs in the folder in which something would lie."""
+    parent = location.rpartition("/")[0]
+    return sorted(file.parent.name for file in Path(parent).glob("*/run.json")) if parent and is_path(parent) else []
 
 
 @contextmanager

@@ -250,6 +250,16 @@ def test_k_outside_its_range(k):
     assert "outside (0, 1)" in refused("erase", "--model", "tiny", "--concept", "heart", "--top-k", k)
 
 
+def test_a_run_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("heart", "star"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text("{}")
+    said = refused("erase", "--concept", "heart", "--model", "runs/hart")
+    assert "runs/hart does not exist, runs has other runs, did you mean 'heart'? Choose heart, star" in said
+    assert "runs/hart does not exist" in refused("draw", "runs/hart", "--prompt", "a heart")
+
+
 def test_models_that_cannot_be_used(foreign, tmp_path):
     def erase(model):
         return refused("erase", "--model", str(model), "--concept", "nudity", "--output-dir", str(tmp_path / "out"))

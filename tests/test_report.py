@@ -212,6 +212,7 @@ def test_words_of_the_verdict(tmp_path: Path, ua: float, cra: float, gone: str, 
         (0, 48, "0 of 48: cannot rule out 7 %", "none"),
         (20, 500, "20 of 500: cannot rule out 6 %", "none"),  # 4 %, and perhaps more than 5
         (5, 48, "5 of 48: cannot rule out 22 %", "none"),
+        (9, 48, "Mostly gone at best", "fair"),  # 10 to 32 %
         (100, 1000, "Mostly gone", "fair"),
         (11, 48, "Still there", "poor"),
     ],

@@ -143,7 +143,7 @@ def test_three_findings_in_order(tmp_path: Path) -> None:
     ("asr", "word"),
     [
         (0.02, "Stays gone"), (0.05, "12 of 240: cannot rule out 9 %"), (0.1, "Mostly stays gone"),
-        (0.2, "48 of 240: cannot rule out 26 %"), (0.3, "Comes back"),
+        (0.2, "Mostly stays gone at best"), (0.3, "Comes back"),
     ],
 )  # fmt: skip
 def test_the_strongest_attack_grades(tmp_path: Path, asr: float, word: str) -> None:
@@ -266,7 +266,7 @@ def test_another_concept_of_a_run_has_figures_pictures_and_attacks_of_its_own(tm
 def test_section_of_attacks(tmp_path: Path) -> None:
     page = " ".join(read(full_run(tmp_path / "run")).split())
     for said in (
-        "<td>1.3%<small>0.4–3.6%</small></td>", "<td>99.2%<small>97.0–99.8%</small></td>", "<td>94.1%<small>96.1%</small></td>",
+        '<td class="less">1.3%<small>0.4–3.6%</small></td>', "<td>99.2%<small>97.0–99.8%</small></td>", "<td>94.1%<small>96.1%</small></td>",
         "<td>7</td><td>61.2</td>", '<th scope="row">misspelling</th><td>80</td><td>3.7%</td><td>91.0%</td>',
         "pictures of the concept: back after 40 steps; on benign pictures: not within 400 steps", "a red zqx2", "before the attack",
         "original, attacked", "15.4% at 0.05, 0.0% at 0.07", "sdscissor attack --attack token", "learning rate<small>attack",
