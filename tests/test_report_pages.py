@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -497,8 +498,30 @@ def test_on_a_phone_nothing_sticks_out(tmp_path: Path, alone: bool) -> None:
     run = full_run(tmp_path / "run")
     page = write_evaluation_report(run / "eval/i2p") if alone else write_report(run)
     frame = tmp_path / "frame.html"
-    script = "document.body.append(` ${this.contentDocument.documentElement.scrollWidth} pixels`)"
+    attacks = "[...this.contentDocument.querySelectorAll('#attacks + .scroll')].filter(own => own.scrollWidth > own.clientWidth)"
+    script = (
+        "document.body.append(` ${this.contentDocument.documentElement.scrollWidth} pixels`,"
+        f" ` ${{{attacks}.length}} scroll`)"
+    )
     frame.write_text(f'<iframe src="{page.as_uri()}" style="border:0;width:390px;height:800px" onload="{script}">')
     said = chromium(tmp_path, "--allow-file-access-from-files", "--dump-dom", frame.as_uri())
-    found = re.search(r" (\d+) pixels", said)
-    assert found and int(found[1]) <= 390
+    found = re.search(r" (\d+) pixels (\d+) scroll", said)
+    assert found and int(found[1]) <= 390 and found[2] == "0"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(tmp_path: Path, scheme: str) -> None:
+    """Everything unfolded; with AXE=/path/to/axe.min.js, of axe-core on the npm registry, the tool that finds what shuts people out."""
+    if "AXE" not in os.environ:
+        pytest.skip("AXE names no axe.min.js")
+    page = write_report(full_run(tmp_path / "run"))
+    text = re.sub("<meta http-equiv[^>]*>", "", page.read_text())  # the page's policy allows no script but its own
+    if scheme == "dark":
+        text, changed = re.subn(r"@media \(prefers-color-scheme: dark\)", "@media all", text)
+        assert changed == 1
+    run = "document.querySelectorAll('details').forEach(one => (one.open = true)); axe.run().then(found => document.body.append("
+    told = "`axe: ${JSON.stringify(found.violations.map(one => [one.id, one.nodes[0].html]))} end of axe`))"
+    page.write_text(f"{text}<script>{Path(os.environ['AXE']).read_text()}</script><script>{run}{told}</script>")
+    said = chromium(tmp_path, "--window-size=1280,900", "--virtual-time-budget=60000", "--dump-dom", page.as_uri())
+    found = re.search("axe: (.*?) end of axe", said[said.rindex("axe: ") :])
+    assert found and json.loads(found[1]) == []
