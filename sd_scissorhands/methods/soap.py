@@ -70,7 +70,10 @@ class Soap(torch.optim.Optimizer):
 
 def basis(matrix: Tensor, former: Tensor, *, first: bool) -> Tensor:
     """Eigenvectors of a symmetric matrix (n, n), or the former ones turned towards them by a step of power iteration."""
-    return torch.linalg.eigh(matrix)[1] if first else torch.linalg.qr(matrix @ former)[0]
+    found = torch.linalg.eigh(matrix)[1] if first else torch.linalg.qr(matrix @ former)[0]
+    return (
+        found.contiguous()
+    )  # as a checkpoint restores it: products with another layout round otherwise on some processors
 
 
 def rotated(matrix: Tensor, state: dict[str, Any], *, back: bool = False) -> Tensor:
