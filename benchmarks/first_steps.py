@@ -28,7 +28,7 @@ STEPS = ("quick", "readme", *SET_UP)
 
 
 def readme() -> list[str]:
-    """The lines of README's two minutes, without the installation."""
+    """The lines of README's first try, without the installation."""
     found = re.search(r"## Try it.*?```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert found
     return [line for line in found[1].splitlines() if line.startswith("sdscissor")]

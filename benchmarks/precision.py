@@ -1,7 +1,8 @@
 """What half precision changes in an evaluation: `python benchmarks/precision.py` writes its table to docs/benchmarks.md.
 
-The embedded model and two erasures of it, one that leaves some of the concept, draw an evaluation's prompts from the same noise in float32 and under autocast to bf16 and fp16,
-and the embedded world's judge names what the pictures show. On a CPU: what is compared is rounding, not speed.
+The embedded model and two erasures of it, one that leaves some of the concept, draw an evaluation's prompts from the same noise in float32
+and under autocast to bf16 and fp16, and the embedded world's judge names what the pictures show. On a CPU: what is compared is
+rounding, not speed.
 """
 
 from __future__ import annotations
