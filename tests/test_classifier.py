@@ -146,6 +146,8 @@ def test_a_repair_moves_the_statistics_of_batch_normalisation_by_retained_pictur
     )
     assert not moved(lambda: task.repair(0, adversary=True))  # which takes no retained picture
     assert moved(lambda: task.repair(0))
+    retained = task.repair(1)[1]  # of the module as it will be used, in eval mode
+    torch.testing.assert_close(retained, task._losses(task.split.retain, task._rows("repair retain", 1)).mean())
     monkeypatch.setattr(task, "forgotten", lambda: False)
     selection = select({name: tensor.abs() for name, tensor in task.scope("head").items()}, 0.5)
     assert not moved(
@@ -804,6 +806,18 @@ def test_relearning_counts_steps_on_a_copy(model, parts):
     assert one == two and 0 < one.low <= one.value <= one.high < 200 and one.n == 3 and hash_weights(model) == before
     capped = M.relearn(model, split.forget, cap=1)
     assert capped.value == 1 and "3 of 3" in capped.note
+
+
+def test_steps_that_their_own_batch_rules_out_are_not_judged_and_the_count_is_the_same(model, parts, monkeypatch):
+    split, judged, answer = D.split_by_class(parts, "3"), [], M.answer
+    with torch.no_grad():
+        model.head.bias[3] = -30.0
+    monkeypatch.setattr(M, "answer", lambda module, data: judged.append(len(data)) or answer(module, data))
+    found = M.relearn(model, split.forget, seed=2)
+    few, judged[:] = len(judged), []
+    monkeypatch.setattr(M, "CLEAR", math.inf)  # every step is judged
+    assert M.relearn(model, split.forget, seed=2) == found
+    assert 3 <= few < len(judged) / 2
 
 
 def test_gap_is_the_mean_of_four_differences():

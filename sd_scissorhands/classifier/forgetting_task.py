@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..methods.batch_norm import learning
+from ..methods.batch_norm import follow
 from ..methods.distributed import FULL_BATCH, BatchSlice
 from ..methods.interface import Parameters
 from ..methods.objectives import loss_of
@@ -52,7 +51,7 @@ class ClassifierTask:
     Every batch is a function of the seed, of what it is for and of the number of the draw alone. Successive draws go
     through all pictures in a random order, and then in another. The module is put and stays in eval mode: no dropout acts, so a
     loss depends on weights, pictures and the running statistics of a batch normalisation, which only a repair's retained
-    pictures move, as a training does.
+    pictures move, see `batch_norm.follow`.
 
     What the repair descends to forget is one of `methods.objectives`. The other labels that "random-label" trains on are
     chosen once, from the classes that the training data hold. A Newton removal needs an objective with a forget loss.
@@ -102,8 +101,9 @@ class ClassifierTask:
         """Forget and retain loss of a slice of a batch of D_f and one of D_r, see `Task`."""
         retain_rows = self._rows("repair retain", draw)
         mine = part.of(retain_rows)[: 0 if adversary else None]
-        with learning(self.module) if len(mine) > 1 else nullcontext():  # of one picture batch norm has no statistics
-            retain = part.mean(self._losses(self.split.retain, mine), len(retain_rows))
+        if len(mine) > 1:  # of one picture batch norm has no statistics
+            follow(self.module, lambda: self._losses(self.split.retain, mine))
+        retain = part.mean(self._losses(self.split.retain, mine), len(retain_rows))
         rows = self._rows("repair", draw)
         places = part.of(torch.arange(len(rows)))
         places = places if adversary is None else places[(places < len(rows) // 2) == adversary]
