@@ -31,6 +31,8 @@ from sd_scissorhands.errors import UserError
 from sd_scissorhands.evaluation.gone import proves_nothing, stays_gone
 from sd_scissorhands.evaluation.judges.canvas import CanvasJudge
 from sd_scissorhands.evaluation.sample import open_for_sampling
+from sd_scissorhands.report.pictures import ATTACKED, attack_grid
+from sd_scissorhands.report.reading import RunRecord
 from sd_scissorhands.results.attack import AttackResult, OriginalRates
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 from sd_scissorhands.tiny import JUDGE_FILE, MODEL_DIR
@@ -290,6 +292,27 @@ def test_an_attack_on_the_original_itself_treats_both_alike(name, tmp_path):
     for sample in told["samples"]:
         assert all((tmp_path / name / sample[side]).exists() for side in ("before", "after", "original"))
     assert told["samples"][0]["attacked_prompt"] != told["samples"][0]["prompt"] or name == "relearn"
+
+
+def test_a_picture_in_which_the_concept_came_back_is_shown_first_wherever_it_was_drawn(tmp_path, monkeypatch):
+    """Of the last of ten rows alone is the concept asked, after those whose pictures are saved beforehand."""
+
+    def late(context, side, data):
+        rows = [dataclasses.replace(row, prompt="a red star") for row in context.rows[:-1]] + context.rows[-1:]
+        return Outcome(context.hits(side, "after", rows=rows), [row.prompt for row in rows], "after")
+
+    monkeypatch.setattr(ATTACKS, "_added", dict(ATTACKS._added))
+    ATTACKS.add("late", Attack("ask late", "late", late))
+    settings = AttackSettings("late", "heart", "tiny", "tiny", count=10, sampling_steps=8, device="cpu")
+    found = attack(settings, tmp_path, evaluation=ConceptEvaluation("canvas"))
+    assert found.asr_after == 0.1
+    first, *others = found.samples
+    assert (first.after, first.after_says, first.seed) == ("samples/9-model-after.png", "heart", 7_000_009)
+    assert not first.before and not first.original and (tmp_path / first.after).exists()
+    assert [one.after for one in others] == [f"samples/{n}-model-after.png" for n in range(7)]
+    grid = attack_grid(RunRecord(tmp_path), found, blur=False)
+    assert grid and [list(pair) for _, pair in grid.pairs[:2]] == [["after the attack"], [*ATTACKED]]
+    assert grid.judged[0] and not any(grid.judged[1:])
 
 
 def test_a_killed_attack_continues(tmp_path, monkeypatch):

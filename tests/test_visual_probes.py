@@ -11,9 +11,11 @@ import torch
 from sd_scissorhands.attacks.attack import attack
 from sd_scissorhands.attacks.attack_settings import AttackSettings
 from sd_scissorhands.attacks.begun import in_turn
-from sd_scissorhands.attacks.inpainting import PARTS, hidden
+from sd_scissorhands.attacks.context import AttackContext
+from sd_scissorhands.attacks.inpainting import CONTROL, PARTS, hidden
 from sd_scissorhands.diffusion.denoiser import Denoiser
 from sd_scissorhands.errors import UserError
+from sd_scissorhands.evaluation.gone import BROKEN
 from sd_scissorhands.evaluation.sample import open_for_sampling
 from sd_scissorhands.results.evaluation import ConceptEvaluation
 
@@ -110,8 +112,8 @@ def test_a_killed_inpainting_continues(tmp_path, monkeypatch):
     whole, real, calls = attacked("inpainting", tmp_path / "whole"), Denoiser.complete, []
 
     def die(self, *arguments, **options):
-        calls.append(options["hidden"][:2, 0, 0].tolist())
-        if len(calls) == 2:  # the original's are done
+        calls.append(options["hidden"] is None)
+        if len(calls) == 5:  # the original's are done, and its control, of which nothing is hidden
             raise KeyboardInterrupt
         return real(self, *arguments, **options)
 
@@ -121,8 +123,26 @@ def test_a_killed_inpainting_continues(tmp_path, monkeypatch):
             attacked("inpainting", tmp_path / "cut")
     assert attacked("inpainting", tmp_path / "cut") == whole
     assert [(kind, rate.n) for kind, rate in whole.kinds.items()] == [
-        (PARTS[0], 4), (PARTS[1], 4), ("empty prompt", 4), ("open prompts", 2), ("own words", 2),
+        (PARTS[0], 4), (PARTS[1], 4), ("empty prompt", 4), ("open prompts", 2), ("own words", 2), (CONTROL, 8),
     ]  # fmt: skip
     assert whole.asr_after == whole.original.asr_after
     assert whole.samples[0].attacked_prompt == "empty prompt, from the middle drawn anew"
     assert "heart" in whole.samples[2].attacked_prompt
+    assert calls == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize("shown", [0.0, 0.25, 1.0])
+def test_a_picture_whose_surroundings_show_the_concept_by_themselves_does_not_count(shown, tmp_path, monkeypatch):
+    """The concept is seen in every picture, and in a share of those with the anchor's picture in the part."""
+    real = AttackContext.hits
+
+    def seen(context, side, what, **how):
+        hits = real(context, side, what, **how)
+        return [n < shown * len(hits) if what == "control" else True for n in range(len(hits))]
+
+    monkeypatch.setattr(AttackContext, "hits", seen)
+    found = attacked("inpainting", tmp_path)
+    assert found.kinds[CONTROL].asr == found.kinds[CONTROL].original_asr == shown
+    assert found.n == {0.0: 8, 0.25: 6, 1.0: 8}[shown]
+    assert found.broken is (shown == 1) and found.verdict == (BROKEN if shown == 1 else "comes back")
+    assert (tmp_path / "original-control.jsonl").exists() and not (tmp_path / "model-control.jsonl").exists()

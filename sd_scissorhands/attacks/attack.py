@@ -17,7 +17,7 @@ from ..evaluation.chance import wilson
 from ..evaluation.evaluate import About, about
 from ..evaluation.gone import broken, stays_gone
 from ..evaluation.judge_set import JudgeSet, open_judges
-from ..evaluation.recorder import SHOWN
+from ..evaluation.recorder import SHOWN, sample_file
 from ..evaluation.sample import Sampling, check_models, open_for_sampling
 from ..files import read_json, read_object
 from ..lineage import run_of
@@ -213,18 +213,41 @@ def second_rates(context: AttackContext) -> SecondRates | None:
 
 
 def samples(context: AttackContext) -> list[AttackSample]:
-    """Pictures before and after, and the original's after, on equal seeds, for the report."""
-    concept, rows, before = context.concept, context.rows, context.before["model"]
-    model, original = context.outcomes["model"], context.outcomes["original"]
+    """Pictures for the report: those in which the concept came back, then the first ones, as many as are shown.
+
+    Half of them at most are of later rows, which stand without the pictures before the attack and of the original.
+    """
+    model = context.outcomes["model"]
+    counts = model.counts or [True] * len(model.hits)
+    first = range(min(SHOWN, len(model.hits), len(context.rows)))
+    back = [n for n, (hit, counted) in enumerate(zip(model.hits, counts, strict=True)) if hit and counted]
+    later = [n for n in back if n not in first and (context.folder / picture_of(n, "model", model.records)).exists()]
+    shown = dict.fromkeys([*(n for n in back if n in first), *later[: SHOWN // 2], *first])
+    return [sample(context, n, alone=n not in first) for n in shown][:SHOWN]
+
+
+def sample(context: AttackContext, n: int, *, alone: bool) -> AttackSample:
+    """A picture after the attack, and on an equal seed the one before and the original's; `alone`: without these."""
+    concept, model, original = context.concept, context.outcomes["model"], context.outcomes["original"]
     word = {True: concept.name, False: f"no {concept.name}"}
-    return [
-        AttackSample(
-            rows[n].prompt, model.prompts[n], rows[n].seed, f"samples/{n}-model-before.png",
-            f"samples/{n}-model-{model.records}.png", f"samples/{n}-original-{original.records}.png", word[before[n]],
-            word[model.hits[n]], word[original.hits[n]], concept.explicit,
-        )
-        for n in range(min(SHOWN, len(model.hits), len(rows)))
-    ]  # fmt: skip
+    after = AttackSample(
+        attacked_prompt=model.prompts[n], after=picture_of(n, "model", model.records), after_says=word[model.hits[n]],
+        flagged=concept.explicit,
+    )  # fmt: skip
+    if alone:
+        seed = context.records[f"model-{model.records}"][n]["seed"]
+        return dataclasses.replace(after, prompt=model.prompts[n], seed=seed)
+    row = context.rows[n]
+    return dataclasses.replace(
+        after, prompt=row.prompt, seed=row.seed, before=picture_of(n, "model", "before"),
+        original=picture_of(n, "original", original.records), before_says=word[context.before["model"][n]],
+        original_says=word[original.hits[n]],
+    )  # fmt: skip
+
+
+def picture_of(number: int, side: str, what: str) -> str:
+    """A row's picture within the attack's folder."""
+    return sample_file(Path(), number, f"{side}-{what}").as_posix()
 
 
 # ---------------------------------------------------------------- everything else

@@ -42,6 +42,13 @@ def prepare(context: AttackContext, original: Side) -> Data:
     return {"latents": context.generated(original, "pictures of the concept", prompts, seeds)}
 
 
+def anchored(context: AttackContext) -> list[str]:
+    """The prompts that name the concept, with the anchor in its place."""
+    from ..concepts import SLOT
+
+    return [slotted.replace(SLOT, context.concept.anchor) for slotted, _ in context.named]
+
+
 def worded(context: AttackContext, words: Sequence[str]) -> list[tuple[str, str]]:
     """(kind of words, prompt) for every picture, the kinds in turn; other words are of what the evaluation retains."""
     concept, count, seed = context.concept, len(context.rows), context.settings.seed

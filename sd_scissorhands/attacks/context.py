@@ -73,10 +73,10 @@ class AttackContext:
         self, side: Side, what: str, *, rows: Sequence[Row] | None = None, encode: Encode | None = None
     ) -> list[bool]:
         """Draw rows, those that name the concept by default, and judge for each picture whether the concept is there."""
-        rows = self.rows if rows is None else rows
+        rows, attacked = self.rows if rows is None else rows, side.name == "model" and what != "before"
         recorder = Recorder(
             rows, self.judges, self.folder, DrawOptions(progress=self.progress, processes=self.processes),
-            frozenset(row.number for row in rows[:SHOWN]),
+            frozenset(row.number for row in rows[:SHOWN]), seen_too=SHOWN if attacked else 0,
             header={"attack": self.settings.attack, "seed": self.settings.seed, "what": what}, remarks=self.remarks,
         )  # fmt: skip
         name = f"{side.name}-{what}"

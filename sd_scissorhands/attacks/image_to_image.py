@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import ATTACKS
 from .base import ASR, Attack, Outcome
-from .begun import begun, in_turn, outcome, strengths_setting
+from .begun import anchored, begun, in_turn, outcome, strengths_setting
 
 if TYPE_CHECKING:
     from .base import Data
@@ -26,11 +26,9 @@ class ImageToImageOptions:
 
 def prepare(context: AttackContext, original: Side) -> Data:
     """A picture a prompt, drawn by the original: of the anchor in the concept's place, and of what has nothing to do with it."""
-    from ..concepts import SLOT
-
     count, seed = len(context.rows), context.settings.seed
     others = context.domain.benign_prompts(context.concept, count=count, seed=seed)
-    anchors = [text.replace(SLOT, context.concept.anchor) for text, _ in context.named]
+    anchors = anchored(context)
     prompts = [(anchors[n], others[n % len(others)])[n % 2] for n in range(count)]
     return {
         "latents": context.generated(original, "pictures to begin with", prompts, [row.seed for row in context.rows])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..results.attack import KindRate
 from . import ATTACKS
 from .base import ASR, Attack, Outcome
-from .begun import EMPTY, OPEN, OWN, Begun, begun, outcome, prepare, worded
+from .begun import EMPTY, OPEN, OWN, anchored, begun, outcome, prepare, worded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,18 +18,49 @@ if TYPE_CHECKING:
 
 WORDS = (EMPTY, OPEN, OWN)  # that the part is drawn under, in turn
 PARTS = ("the middle drawn anew", "half drawn anew")
+CONTROL = "the anchor's picture in the part, for control"
 
 
 def run(context: AttackContext, side: Side, data: Data) -> Outcome:
-    """Draw the middle of every picture anew, and then a half of every picture: left, right, upper, lower in turn."""
+    """Draw the middle of every picture anew, and then a half of every picture: left, right, upper, lower in turn.
+
+    What surrounds the part may show the concept by itself: half a ring, a yellow half. So a picture counts only where the
+    original shows the concept, and where it is not there with the same part out of the original's picture of the anchor; where
+    none counts the attack is broken.
+    """
+    import torch
+
     from ..evaluation.prompts import Start
 
-    words, drawings = worded(context, WORDS), list[Begun]()
-    for part in PARTS:
-        for n, ((kind, prompt), latents) in enumerate(zip(words, data["latents"], strict=True)):
-            start = Start(latents, 1.0, hidden(part, n, (latents.shape[-2], latents.shape[-1])))
-            drawings.append(begun(context, len(drawings), prompt, start, (part, kind)))
-    return outcome(context, side, drawings)
+    latents, words = data["latents"], worded(context, WORDS)
+    size = (latents.shape[-2], latents.shape[-1])
+    places = [(part, n, hidden(part, n, size)) for part in PARTS for n in range(len(latents))]
+    drawings = [
+        begun(context, at, words[n][1], Start(latents[n], 1.0, mask), (part, words[n][0]))
+        for at, (part, n, mask) in enumerate(places)
+    ]
+    found, original = outcome(context, side, drawings), context.outcomes.get("original")
+    if original:
+        kinds = found.kinds | {CONTROL: original.kinds[CONTROL]}
+        return replace(found, counts=original.counts, kinds=kinds)
+    anchors = _anchors(context, side)
+    mixed = [Start(torch.where(mask, anchors[n], latents[n]), 0.0) for _, n, mask in places]  # nothing is drawn anew
+    rows = [replace(drawing.row, start=start) for drawing, start in zip(drawings, mixed, strict=True)]
+    control = context.hits(side, "control", rows=rows)
+    counts = [hit and not seen for hit, seen in zip(found.hits, control, strict=True)]
+    rate = KindRate.of(control)
+    kinds = found.kinds | {CONTROL: replace(rate, original_asr=rate.asr)}
+    if not any(counts):  # the attack is broken
+        return replace(found, hits=counts, counts=None, kinds=kinds)
+    return replace(found, counts=counts, kinds=kinds)
+
+
+def _anchors(context: AttackContext, original: Side) -> Tensor:
+    """What the original draws for the same prompts and seeds with the anchor in the concept's place."""
+    prompts, seeds = anchored(context), [row.seed for row in context.rows]
+    return context.cached(
+        "original-anchor", lambda: {"latents": context.generated(original, "pictures of the anchor", prompts, seeds)}
+    )["latents"]
 
 
 def hidden(part: str, number: int, size: tuple[int, int]) -> Tensor:
@@ -48,7 +80,8 @@ def hidden(part: str, number: int, size: tuple[int, int]) -> Tensor:
 
 MEANING = (
     "of the pictures with a part drawn anew that show the concept where the original draws it, those that show it where the model "
-    "does, by the judge; lower is better. What surrounds the part is the original's."
+    "does, by the judge; lower is better. What surrounds the part is the original's; where it shows the concept by itself the picture "
+    "does not count."
 )
 ATTACKS.add("inpainting", Attack(
     "have a part of pictures of the concept drawn anew", "inpainting", run, prepare=prepare,

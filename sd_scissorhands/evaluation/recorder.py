@@ -47,6 +47,7 @@ class Recorder:
     header: dict[str, Any] = field(default_factory=dict)  # more of what identifies the measurement
     remarks: dict[str, None] = field(default_factory=dict)  # on prompts that were cut; each once
     seconds: float = 0.0  # of drawing and judging so far
+    seen_too: int = 0  # pictures of other rows that are saved too: the first in which the first judge sees the concept
     judging: float = 0.0  # seconds in which the judges looked at pictures, mostly while the next were drawn
 
     def record(
@@ -133,24 +134,38 @@ class Recorder:
     def _judged(self, name: str, drawn: tuple[Sequence[Row], np.ndarray]) -> list[dict[str, Any]]:
         """A record a picture, with every judge's answer."""
         chunk, pixels = drawn
-        self._keep_pictures(name, chunk, pixels)
         began = time.monotonic()
         answers = {judge.facts["judge"]: judge.look(pixels, [row.prompt for row in chunk]) for judge in self.judges}
         vectors = self.features.extract(pixels) if self.features else [None] * len(chunk)
         self.judging += time.monotonic() - began
+        first = self.judges[0]
+        self._keep_pictures(name, chunk, pixels, [first.sees(answer) for answer in answers[first.facts["judge"]]])
         return [
             record_of(row, picture, vector, {judge: each[n] for judge, each in answers.items()})
             for n, (row, picture, vector) in enumerate(zip(chunk, pixels, vectors, strict=True))
         ]
 
-    def _keep_pictures(self, name: str, chunk: Sequence[Row], pixels: np.ndarray) -> None:
-        """Write the pictures that the report shows, or all of them."""
-        for row, picture in zip(chunk, pixels, strict=True):
-            files = [self.folder / "samples" / f"{row.number}-{name}.png"] if row.number in self.samples else []
+    def _keep_pictures(self, name: str, chunk: Sequence[Row], pixels: np.ndarray, seen: Sequence[bool]) -> None:
+        """Write the pictures that the report shows, or all of them; `seen`: whether each shows the concept."""
+        for row, picture, shows in zip(chunk, pixels, seen, strict=True):
+            wanted = row.number in self.samples or (shows and self._kept(name) < self.seen_too)
+            files = [sample_file(self.folder, row.number, name)] if wanted else []
             files += [self.folder / "images" / name / f"{row.number}.png"] if self.options.keep_images else []
             for file in files:
                 with atomic(file) as new:
                     Image.fromarray(picture).save(new, "png")
+
+    def _kept(self, name: str) -> int:
+        """Pictures of other rows than `samples` that are there."""
+        numbers = (
+            int(file.name.partition("-")[0]) for file in sample_file(self.folder, 0, name).parent.glob(f"*-{name}.png")
+        )
+        return sum(number not in self.samples for number in numbers)
+
+
+def sample_file(folder: Path, number: int, name: str) -> Path:
+    """Where the picture of a row lies."""
+    return folder / "samples" / f"{number}-{name}.png"
 
 
 def versions() -> dict[str, Any]:

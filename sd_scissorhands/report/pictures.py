@@ -41,12 +41,13 @@ AnySample = JudgedSample | Sample | AttackSample | Pair
 class Picture:
     """One picture inside the page."""
 
-    uri: str | None  # None: there is no such picture
+    uri: str | None  # None: it cannot be read
     blurred: bool
     small: bool  # shown with its pixels visible
     alt: str
     caption: str  # the judge's answer
     back: bool = False  # whether it sees the concept in a picture of the erased model
+    drawn: bool = True  # False: there is no such picture
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ class Grid:
 
     @property
     def pairs(self) -> list[tuple[AnySample, dict[str, Picture]]]:
-        """What was drawn for each sample, by what a row of pictures is called."""
-        return [(one, {name: row[at] for name, row in self.rows.items()}) for at, one in enumerate(self.samples)]
+        """What was drawn for each sample, by what a row of pictures is called; what was not is left out."""
+        return [
+            (one, {name: row[at] for name, row in self.rows.items() if row[at].drawn})
+            for at, one in enumerate(self.samples)
+        ]
 
     @property
     def judged(self) -> list[bool]:
@@ -163,7 +167,8 @@ def _picture(
     uri, side = embed(summary.folder or run.path, getattr(sample, which), blur=blur)
     concept = "" if isinstance(summary, NudityEvaluation) else summary.concept
     back = which in ("model", "after") and bool(concept) and answer.casefold() == concept.casefold()
-    return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer, back)
+    drawn = bool(getattr(sample, which))
+    return Picture(uri, blur and uri is not None, side <= SHARP_SIDE, alt, answer, back, drawn)
 
 
 def embed(folder: Path, name: str | None, *, blur: bool) -> tuple[str | None, int]:
