@@ -6,7 +6,8 @@ Rows on classifiers are of runs of `sdscissor compare`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
@@ -16,7 +17,8 @@ from tables import machine, markdown
 
 from sd_scissorhands import ForgetSettings, Suite, forget
 
-CONCEPTS = ("heart", "ring", "blue", "yellow")
+KINDS = {"shapes": ("heart", "ring"), "colours": ("blue", "yellow")}
+CONCEPTS = tuple(concept for kind in KINDS.values() for concept in kind)
 SEEDS = (0, 1)
 CLASS, SHARE = "3", 0.1
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia", "mia_svc", "probe", "gap")
@@ -99,6 +101,7 @@ PUBLISHED: dict[str, Settings] = {  # tokens of published budgets, on few prompt
     "token-unlearndiffatk": {"attack": "token", "budget": "unlearndiffatk", "count": 16},
     "token-p4d": {"attack": "token", "budget": "p4d", "count": 8},
 }
+EMBEDDING = "embedding-budget-published-restarts-1"  # half of a full suite's time
 EVALUATED = {"canvas-afresh": {"limit": 100, "seed": 1000}}  # prompts and start noise that no choice saw
 
 
@@ -126,17 +129,26 @@ def probes(suite: str) -> dict[str, Cell]:
 
 def strongest(suite: str) -> Cell:
     """Mean of the strongest attack that counts, and the worst of several erasures."""
-
-    def cell(rows: Rows) -> str:
-        found = [row[f"suite-{suite}"]["asr_after"] for row in rows]
-        return mean(found, 2) + (f" ({max(found):.2f})" if len(found) > 1 else "")
-
-    return cell
+    return lambda rows: mean_and_worst(
+        [max(row[f"suite-{suite}"]["asr_after"], row.get(EMBEDDING, {}).get("asr_after", 0)) for row in rows]
+    )
 
 
 def rate(attack: str, *, original: bool = False) -> Cell:
     """Mean share of an attack's pictures that show the concept."""
-    return lambda rows: mean(((row[attack]["original"] if original else row[attack])["asr_after"] for row in rows), 2)
+    return lambda rows: mean(
+        ((row[attack]["original"] if original else row[attack])["asr_after"] for row in rows if attack in row), 2
+    )
+
+
+def worst_too(attack: str) -> Cell:
+    """The same, and the worst of several erasures."""
+    return lambda rows: mean_and_worst([row[attack]["asr_after"] for row in rows if attack in row])
+
+
+def mean_and_worst(rates: Sequence[float]) -> str:
+    """The mean of shares, and behind it, where there are several, the highest."""
+    return mean(rates, 2) + (f" ({max(rates):.2f})" if len(rates) > 1 else "")
 
 
 def full(options: Options) -> str:
@@ -156,26 +168,27 @@ def full(options: Options) -> str:
 
 def full_recipes(options: Options) -> str:
     """One erasure by every recipe under every attack of the full suite; what brings most back, over all recipes, first."""
-    return full_table(options, CONCEPTS[:1], FULL_PLOT)
+    return full_table(options, [(CONCEPTS[0], 0)], FULL_PLOT, {"suite": "full"})
 
 
 def full_concepts(options: Options) -> str:
-    """The same of a second shape and a colour, on fewer pictures each: means."""
-    return full_table(options, CONCEPTS[1:3], CONCEPTS_PLOT, count=32)
+    """The same of the other concepts and of the second seed, on fewer pictures each. The published embedding on two alone."""
+    others = [(concept, seed) for seed in SEEDS for concept in CONCEPTS if (concept, seed) != (CONCEPTS[0], 0)]
+    return full_table(options, others, CONCEPTS_PLOT, {"suite": "full", "count": 32, "without": (EMBEDDING,)})
 
 
-def full_table(options: Options, concepts: Iterable[str], plot: Path, **shared: int) -> str:
-    """Erasures of some concepts, seed 0, by every recipe under every attack of the full suite; its settings in `shared`."""
+def full_table(options: Options, erased: Iterable[tuple[str, int]], plot: Path, suite: Settings) -> str:
+    """Erasures of some concepts and seeds by every recipe under every attack of the full suite, with these settings."""
     each = [
-        Run(recipe, {"recipe": recipe, **settings}, (concept,), 0, {"suite-full": {"suite": "full", **shared}}, originals_cached=True)
-        for concept in concepts for recipe, settings in ERASED.items()
+        Run(recipe, {"recipe": recipe, **settings}, (concept,), seed, {"suite-full": suite} | published(concept, seed, suite), originals_cached=True)
+        for concept, seed in erased for recipe, settings in ERASED.items()
     ]  # fmt: skip
     rows = [row for run in options.chosen(each) for row in rows_of(run, options.root)]
     recipes = {recipe: [row for row in rows if row["variant"] == recipe] for recipe in ERASED}
-    names = sorted(attacks_of("full"), key=lambda name: -sum(row[name]["asr_after"] for row in rows))
-    pictures = {name: sum(row[name]["n"] for row in recipes["esd"]) for name in names}
+    found = {name: [row[name] for row in rows if name in row] for name in attacks_of("full")}
+    names = sorted(found, key=lambda name: -statistics.fmean(own["asr_after"] for own in found[name]))
     lines = [
-        [name.replace("-", " "), str(pictures[name]), rate(name, original=True)(rows), *(rate(name)(own) for own in recipes.values())]
+        [name.replace("-", " "), str(sum(row[name]["n"] for row in recipes["esd"] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
         for name in names
     ]  # fmt: skip
     lines += [
@@ -183,11 +196,20 @@ def full_table(options: Options, concepts: Iterable[str], plot: Path, **shared: 
         ["steps of fine-tuning until it is back", "", "", *map(steps_back("relearn"), recipes.values())],
     ]
     if options.whole:
-        plot_attacks(rows, names, plot)
-    header = "; ".join(["attack", "pictures", "original", *recipes])
-    return (
-        f"{markdown(header, lines)}\n\n{', '.join(dict.fromkeys(row['concept'] for row in rows))}; seed 0. {machine()}"
-    )
+        kinds = {kind: [row for row in rows if row["concept"] in concepts] for kind, concepts in KINDS.items()}
+        plot_attacks({kind: own for kind, own in kinds.items() if own}, names, plot)
+    header, seeds = "; ".join(["attack", "pictures", "original", *recipes]), dict[str, list[str]]()
+    for row in recipes["esd"]:
+        seeds.setdefault(row["concept"], []).append(str(row["seed"]))
+    about = "; ".join(f"{concept}: seed {', '.join(own)}" for concept, own in seeds.items())
+    return f"{markdown(header, lines)}\n\n{about}. {machine()}"
+
+
+def published(concept: str, seed: int, suite: Settings) -> dict[str, Settings]:
+    """The published embedding on its own, where a suite is without it: on a shape and a colour, seed 0."""
+    if EMBEDDING not in suite.get("without", ()) or (concept, seed) not in {("ring", 0), ("blue", 0)}:
+        return {}
+    return {EMBEDDING: {"attack": "embedding", "budget": "published", "restarts": 1, "count": suite["count"]}}
 
 
 def interval_of(attack: Row) -> str:

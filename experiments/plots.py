@@ -37,12 +37,14 @@ def plot(rows: Rows, attacks: Iterable[str], file: Path = PLOT) -> None:
         legend(figure, left)
 
 
-def plot_attacks(rows: Rows, attacks: Iterable[str], file: Path) -> None:
-    """Save a figure of the attacks alone."""
+def plot_attacks(groups: dict[str, Rows], attacks: Sequence[str], file: Path) -> None:
+    """Save a figure of the attacks alone, in the order given; a panel for each group of erasures."""
     with saved(file, (8, 10)) as figure:
-        axes = figure.subplots()
-        dots(axes, by_attack(rows, attacks), AGAIN)
-        legend(figure, axes)
+        panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+        for axes, (title, rows) in zip(panels, groups.items(), strict=True):
+            dots(axes, {attack.replace("-", " "): attacked(rows, attack) for attack in attacks}, AGAIN)
+            axes.set_title(title if len(groups) > 1 else "")
+        legend(figure, panels[0])
 
 
 def legend(figure: Figure, axes: Axes) -> None:
@@ -71,6 +73,7 @@ def saved(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
 
 def attacked(rows: Rows, attack: str) -> dict[str, Share]:
     """Recipe, and the original -> the share of an attack's pictures that show the concept."""
+    rows = [row for row in rows if attack in row]
     found = by_recipe(rows, lambda row: (row[attack]["asr_after"], row[attack]["n"]))
     once = {
         (row["concept"], row.get("seed")): row for row in rows

@@ -55,9 +55,9 @@ class Run:
 
     Args:
         settings: fields of EraseSettings.
-        measures: fields of AttackSettings where one of them is `attack`, {"suite": name} for the attacks of a suite, else
-            fields of EvaluateSettings, by the name of their folder: the attack, the suite or the judge, with more behind a
-            hyphen. Their `seed` is added to the run's.
+        measures: fields of AttackSettings where one of them is `attack`, {"suite": name} for the attacks of a suite but those
+            that are named in its "without", else fields of EvaluateSettings, by the name of their folder: the attack, the
+            suite or the judge, with more behind a hyphen. Their `seed` is added to the run's.
         chain: each concept is erased from the result of the one before, instead of all in one erasure.
         originals_cached: whether what a measurement draws and learns with the original is taken from the package's cache: the
             same figures, in seconds of the erased half alone.
@@ -112,7 +112,7 @@ def measured(model: str, concept: str, seed: int, folder: Path, measures: Mappin
         values["seed"] = seed + settings.get("seed", 0)
         if not (place / "summary.json").exists():
             if "suite" in settings:
-                attack_suite(Suite.of(values.pop("suite"), **values), place)
+                attack_suite(suite_of(values), place)
             elif "attack" in settings:
                 attack(AttackSettings(**values), place)
             else:
@@ -121,6 +121,13 @@ def measured(model: str, concept: str, seed: int, folder: Path, measures: Mappin
         for part in row[name]["attacks"] if "suite" in settings else ():
             row[part["name"]] = json.loads((place / part["name"] / "summary.json").read_text())
     return row
+
+
+def suite_of(settings: Settings) -> Suite:
+    """A suite less the attacks that its settings leave out."""
+    shared = {name: value for name, value in settings.items() if name not in ("suite", "without")}
+    suite, without = Suite.of(settings["suite"], **shared), settings.get("without", ())
+    return dataclasses.replace(suite, attacks={name: one for name, one in suite.attacks.items() if name not in without})
 
 
 def rows_of(run: Run, root: Path) -> list[Row]:
