@@ -218,9 +218,8 @@ def samples(context: AttackContext) -> list[AttackSample]:
     Half of them at most are of later rows, which stand without the pictures before the attack and of the original.
     """
     model = context.outcomes["model"]
-    counts = model.counts or [True] * len(model.hits)
     first = range(min(SHOWN, len(model.hits), len(context.rows)))
-    back = [n for n, (hit, counted) in enumerate(zip(model.hits, counts, strict=True)) if hit and counted]
+    back = [n for n in model.counted(range(len(model.hits))) if model.hits[n]]
     later = [n for n in back if n not in first and (context.folder / picture_of(n, "model", model.records)).exists()]
     shown = dict.fromkeys([*(n for n in back if n in first), *later[: SHOWN // 2], *first])
     return [sample(context, n, alone=n not in first) for n in shown][:SHOWN]

@@ -6,9 +6,9 @@ An attack is one file of this folder. It imports torch inside its functions alon
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..declaration import setting
 from ..results.attack import AttackResult, CurvePoint, KindRate, Restart
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .context import AttackContext, Side
 
     Data = dict[str, Tensor]
+
+Each = TypeVar("Each")
 
 
 def images_setting() -> Any:
@@ -46,9 +48,9 @@ class Outcome:
     curve: list[CurvePoint] = field(default_factory=list)
     figures: dict[str, float | None] = field(default_factory=dict)
 
-    def counted(self, hits: list[bool]) -> list[bool]:
-        """Those of a judge's hits that rates are of."""
-        return hits if self.counts is None else [hit for hit, counts in zip(hits, self.counts, strict=True) if counts]
+    def counted(self, each: Sequence[Each]) -> Sequence[Each]:
+        """Of a thing for every picture, such as a judge's hits, those of the pictures that rates are of."""
+        return each if self.counts is None else [one for one, counts in zip(each, self.counts, strict=True) if counts]
 
 
 @dataclass(frozen=True)

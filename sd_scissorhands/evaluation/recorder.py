@@ -148,7 +148,8 @@ class Recorder:
     def _keep_pictures(self, name: str, chunk: Sequence[Row], pixels: np.ndarray, seen: Sequence[bool]) -> None:
         """Write the pictures that the report shows, or all of them; `seen`: whether each shows the concept."""
         for row, picture, shows in zip(chunk, pixels, seen, strict=True):
-            wanted = row.number in self.samples or (shows and self._kept(name) < self.seen_too)
+            more = bool(self.seen_too) and shows and self._kept(name) < self.seen_too
+            wanted = row.number in self.samples or more
             files = [sample_file(self.folder, row.number, name)] if wanted else []
             files += [self.folder / "images" / name / f"{row.number}.png"] if self.options.keep_images else []
             for file in files:
@@ -157,10 +158,8 @@ class Recorder:
 
     def _kept(self, name: str) -> int:
         """Pictures of other rows than `samples` that are there."""
-        numbers = (
-            int(file.name.partition("-")[0]) for file in sample_file(self.folder, 0, name).parent.glob(f"*-{name}.png")
-        )
-        return sum(number not in self.samples for number in numbers)
+        files = (self.folder / "samples").glob(f"*-{name}.png")
+        return sum(int(file.name.partition("-")[0]) not in self.samples for file in files)
 
 
 def sample_file(folder: Path, number: int, name: str) -> Path:
