@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
-from plots import CONCEPTS_PLOT, FULL_PLOT, plot, plot_attacks
+from plots import CONCEPTS_PLOT, EVALUATION, FULL_PLOT, PLOT, plot
 from runner import Options, Run, Settings, Table, command, main, rows_of
 from tables import machine, markdown
 
@@ -102,7 +102,7 @@ PUBLISHED: dict[str, Settings] = {  # tokens of published budgets, on few prompt
     "token-p4d": {"attack": "token", "budget": "p4d", "count": 8},
 }
 EMBEDDING = "embedding-budget-published-restarts-1"  # half of a full suite's time
-EVALUATED = {"canvas-afresh": {"limit": 100, "seed": 1000}}  # prompts and start noise that no choice saw
+EVALUATED = {EVALUATION: {"limit": 100, "seed": 1000}}  # prompts and start noise that no choice saw
 
 
 def runs(measures: Mapping[str, Settings]) -> list[Run]:
@@ -116,6 +116,11 @@ def runs(measures: Mapping[str, Settings]) -> list[Run]:
 def attacks_of(suite: str) -> list[str]:
     """Attacks of a suite whose figure is a share of pictures."""
     return [name for name in Suite.of(suite, CONCEPTS[0], "tiny").attacks if name != "relearn"]
+
+
+def by_success(attacks: Iterable[str], rows: Rows) -> list[str]:
+    """Attacks in the order of what they bring back, over all rows: the most first."""
+    return sorted(attacks, key=lambda name: -statistics.fmean(row[name]["asr_after"] for row in rows if name in row))
 
 
 def probes(suite: str) -> dict[str, Cell]:
@@ -168,25 +173,27 @@ def full(options: Options) -> str:
 
 def full_recipes(options: Options) -> str:
     """One erasure by every recipe under every attack of the full suite; what brings most back, over all recipes, first."""
-    return full_table(options, [(CONCEPTS[0], 0)], FULL_PLOT, {"suite": "full"})
+    return full_table(options, [(CONCEPTS[0], 0)], FULL_PLOT, {"suite-full": {"suite": "full"}})
 
 
 def full_concepts(options: Options) -> str:
-    """The same of the other concepts and of the second seed, on fewer pictures each. The published embedding on two alone."""
+    """The same of the other concepts and of the second seed, on fewer pictures each, evaluated too. The published embedding on two alone."""
     others = [(concept, seed) for seed in SEEDS for concept in CONCEPTS if (concept, seed) != (CONCEPTS[0], 0)]
-    return full_table(options, others, CONCEPTS_PLOT, {"suite": "full", "count": 32, "without": (EMBEDDING,)})
+    suite = {"suite": "full", "count": 32, "without": (EMBEDDING,)}
+    return full_table(options, others, CONCEPTS_PLOT, {"suite-full": suite} | EVALUATED)
 
 
-def full_table(options: Options, erased: Iterable[tuple[str, int]], plot: Path, suite: Settings) -> str:
+def full_table(
+    options: Options, erased: Iterable[tuple[str, int]], file: Path, measures: Mapping[str, Settings]
+) -> str:
     """Erasures of some concepts and seeds by every recipe under every attack of the full suite, with these settings."""
     each = [
-        Run(recipe, {"recipe": recipe, **settings}, (concept,), seed, {"suite-full": suite} | published(concept, seed, suite), originals_cached=True)
+        Run(recipe, {"recipe": recipe, **settings}, (concept,), seed, measures | published(concept, seed, measures["suite-full"]), originals_cached=True)
         for concept, seed in erased for recipe, settings in ERASED.items()
     ]  # fmt: skip
     rows = [row for run in options.chosen(each) for row in rows_of(run, options.root)]
     recipes = {recipe: [row for row in rows if row["variant"] == recipe] for recipe in ERASED}
-    found = {name: [row[name] for row in rows if name in row] for name in attacks_of("full")}
-    names = sorted(found, key=lambda name: -statistics.fmean(own["asr_after"] for own in found[name]))
+    names = by_success(attacks_of("full"), rows)
     lines = [
         [name.replace("-", " "), str(sum(row[name]["n"] for row in recipes["esd"] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
         for name in names
@@ -197,7 +204,7 @@ def full_table(options: Options, erased: Iterable[tuple[str, int]], plot: Path, 
     ]
     if options.whole:
         kinds = {kind: [row for row in rows if row["concept"] in concepts] for kind, concepts in KINDS.items()}
-        plot_attacks({kind: own for kind, own in kinds.items() if own}, names, plot)
+        plot({kind: own for kind, own in kinds.items() if own}, names, file)
     header, seeds = "; ".join(["attack", "pictures", "original", *recipes]), dict[str, list[str]]()
     for row in recipes["esd"]:
         seeds.setdefault(row["concept"], []).append(str(row["seed"]))
@@ -224,8 +231,8 @@ TABLES: dict[str, Table | Callable[[Options], str]] = {
     "recipes": Table(
         runs(EVALUATED | {"suite-quick": {"suite": "quick"}}),
         ("variant",),
-        {**judged("canvas-afresh"), **whole("canvas-afresh"), **probes("quick"), "seconds": seconds},
-        finish=lambda rows: plot(rows, attacks_of("quick")),
+        {**judged(EVALUATION), **whole(EVALUATION), **probes("quick"), "seconds": seconds},
+        finish=lambda rows: plot({"": rows}, by_success(attacks_of("quick"), rows), PLOT),
     ),
     "full": full,
     "full-recipes": full_recipes,

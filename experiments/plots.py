@@ -1,9 +1,10 @@
-"""Figures of docs/experiments.md, and that of the table `recipes`: what attacks bring back, and what stays as it was."""
+"""Figures of recipes side by side: what attacks bring back, and what stays as it was."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ PLOT, FULL_PLOT, CONCEPTS_PLOT = DOCS / "recipes.svg", DOCS / "full-suite.svg", 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")  # the first six Okabe and Ito's
 MARKERS = "osD^vPX"
 ORIGINAL = "original"
-AGAIN = "shows the concept again, % (less is better)"
+AGAIN, AS_BEFORE = "shows the concept again, %\n(less is better)", "as before, %\n(more is better)"
+EVALUATION = "canvas-afresh"  # the measure of what is kept
+KEPT_PANEL = "all together"
 KEPT = {
     "open_unchanged": "open prompts\nunchanged", "unlisted_unchanged": "unlisted words\nunchanged",
     "IRA": "other concepts\nright", "CRA": "everything\nelse right",
@@ -27,36 +30,26 @@ KEPT = {
 Share = tuple[float, int]  # and of how many pictures
 
 
-def plot(rows: Rows, attacks: Iterable[str], file: Path = PLOT) -> None:
-    """Save the figure as SVG, the same bytes for the same rows; attacks that bring most back, over all recipes, come first."""
-    under, after = by_attack(rows, attacks), {title: kept(rows, figure) for figure, title in KEPT.items()}
-    with saved(file, (8, 6)) as figure:
-        left, right = figure.subplots(1, 2, sharey=False)
-        dots(left, under, AGAIN, "original, or another seed's")
-        dots(right, after, "as before, % (more is better)")
-        legend(figure, left)
+def plot(groups: dict[str, Rows], attacks: Sequence[str], file: Path) -> None:
+    """Save a figure as SVG, the same bytes for the same rows: a panel of the attacks, in the order given, for every group of erasures.
 
-
-def plot_attacks(groups: dict[str, Rows], attacks: Sequence[str], file: Path) -> None:
-    """Save a figure of the attacks alone, in the order given; a panel for each group of erasures."""
-    with saved(file, (8, 10)) as figure:
-        panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-        for axes, (title, rows) in zip(panels, groups.items(), strict=True):
-            dots(axes, {attack.replace("-", " "): attacked(rows, attack) for attack in attacks}, AGAIN)
-            axes.set_title(title if len(groups) > 1 else "")
-        legend(figure, panels[0])
-
-
-def legend(figure: Figure, axes: Axes) -> None:
-    """Put the recipes' names above a figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=4, loc="outside upper center")
-
-
-def by_attack(rows: Rows, attacks: Iterable[str]) -> dict[str, dict[str, Share]]:
-    """Attack -> recipe, and the original -> share; what brings most back, over all recipes, comes first."""
-    found = {attack.replace("-", " "): attacked(rows, attack) for attack in attacks}
-    return dict(sorted(found.items(), key=lambda own: -sum(share for share, _ in own[1].values())))
+    Where all of them were evaluated, one more panel has what stays as it was, of all groups together.
+    """
+    rows = [row for own in groups.values() for row in own]
+    evaluated = all(EVALUATION in row for row in rows)
+    top, below = list(groups) + [KEPT_PANEL] * evaluated, list(groups) + ["."] * evaluated
+    with saved(file, (8 + (len(groups) - 1) * evaluated, 0.8 + 0.65 * len(attacks))) as figure:
+        panels = figure.subplot_mosaic([top, below], height_ratios=[len(KEPT), max(len(attacks) - len(KEPT), 1)])
+        for number, (title, own) in enumerate(groups.items()):
+            under = {textwrap.fill(attack.replace("-", " "), 20): attacked(own, attack) for attack in attacks}
+            dots(panels[title], under, AGAIN, f"{ORIGINAL}, or another seed's" if evaluated else ORIGINAL)
+            panels[title].set_title(title if len(groups) > 1 else "")
+            panels[title].tick_params(labelleft=not number)
+        if evaluated:
+            dots(panels[KEPT_PANEL], {title: kept(rows, name) for name, title in KEPT.items()}, AS_BEFORE)
+            panels[KEPT_PANEL].set_title(KEPT_PANEL if len(groups) > 1 else "")
+        handles, labels = panels[top[0]].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, ncols=4, loc="outside upper center")
 
 
 @contextlib.contextmanager
@@ -75,19 +68,22 @@ def attacked(rows: Rows, attack: str) -> dict[str, Share]:
     """Recipe, and the original -> the share of an attack's pictures that show the concept."""
     rows = [row for row in rows if attack in row]
     found = by_recipe(rows, lambda row: (row[attack]["asr_after"], row[attack]["n"]))
-    once = {
-        (row["concept"], row.get("seed")): row for row in rows
-    }.values()  # the original is the same under every recipe
-    return found | {ORIGINAL: pooled((row[attack]["original"]["asr_after"], row[attack]["n"]) for row in once)}
+    return found | {
+        ORIGINAL: pooled((row[attack]["original"]["asr_after"], row[attack]["n"]) for row in once_each(rows))
+    }
 
 
 def kept(rows: Rows, figure: str) -> dict[str, Share]:
     """Recipe -> a figure of what is retained, and the original's, or another seed's of what can only change."""
-    measure = "canvas-afresh"
-    found = by_recipe(rows, lambda row: (row[measure]["figures"][figure], row[measure]["n"][figure]))
+    found = by_recipe(rows, lambda row: (row[EVALUATION]["figures"][figure], row[EVALUATION]["n"][figure]))
     beside = "another_seed" if figure.endswith("unchanged") else "original"
-    once = {row["concept"]: row[measure] for row in rows}.values()
-    return found | {ORIGINAL: pooled((one[beside][figure], one["n"][figure]) for one in once)}
+    theirs = [row[EVALUATION] for row in once_each(rows)]
+    return found | {ORIGINAL: pooled((one[beside][figure], one["n"][figure]) for one in theirs)}
+
+
+def once_each(rows: Rows) -> Rows:
+    """One row for every concept and seed: what was measured of the original is the same under every recipe."""
+    return list({(row["concept"], row["seed"]): row for row in rows}.values())
 
 
 def by_recipe(rows: Rows, share: Callable[[Row], Share]) -> dict[str, Share]:

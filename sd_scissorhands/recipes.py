@@ -45,7 +45,10 @@ PROFILES: dict[str, dict[str, Any]] = {
         steps=400, lr=3e-2, batch_size=64, scope="full", optimiser="sgd", memory_every=20, repair="ascent",
         forget_weight=0.05, damping=0.03,
     ),
+    # Such networks are trained at higher rates and end at lower ones.
+    BATCH_NORM: dict(steps=200, lr=3e-3),
 }  # fmt: skip
+BASED_ON = {BATCH_NORM: "classifier"}  # a profile -> the one whose values it has where it names none
 
 # How much memory a run may take, from the least to what is there; bf16 is autocast around float32 master weights. `low` also keeps
 # what stays frozen and the teacher in bf16, and takes Adam's moments in 8 bits where bitsandbytes is installed.
@@ -72,6 +75,8 @@ PAIRED_WHOLE = PAIRED | WHOLE | dict(
     forget_weight=0.7, steps=260, retain_loss="guided", retain_count=480, retain_sampling_steps=6
 )  # fmt: skip
 OPEN_TOO = dict(open_share=0.5)
+# One threshold over all weights would reset 70 % of a ResNet-18's first layer, and leave a repair nothing to build on.
+FEWER_BY_LAYER = dict(top_k=0.005, threshold_scope="layer")
 RECIPES: dict[str, Recipe] = {
     "scissorhands-open": Recipe(
         "Paired targets under any condition, and prompts that leave the concept open are retained too.",
@@ -107,6 +112,7 @@ RECIPES: dict[str, Recipe] = {
             ),
             "small": dict(top_k=0.001, projection="scale-free"),
             "classifier": dict(top_k=0.015, projection="scale-free"),
+            BATCH_NORM: FEWER_BY_LAYER,
         },
     ),
     "lra-npp": Recipe(
@@ -143,7 +149,10 @@ RECIPES: dict[str, Recipe] = {
         "Baseline: wrong answers for what is to be forgotten, on the half of the weights that it moves most.",
         "Fan et al., ICLR 2024, arXiv 2310.12508",
         dict(scorer="gradient", top_k=0.5, train="selection", repair="random-label", retain_loss="denoise"),
-        {"small": WHOLE | dict(steps=200), "large": dict(scope="full"), "classifier": dict(forget_weight=1.0, lr=3e-3)},
+        {
+            "small": WHOLE | dict(steps=200), "large": dict(scope="full"),
+            "classifier": dict(forget_weight=1.0, lr=3e-3), BATCH_NORM: dict(lr=3e-4),
+        },
         baseline=True,
     ),
     "esd": Recipe(
@@ -169,10 +178,19 @@ RECIPES: dict[str, Recipe] = {
             "small": dict(top_k=0.001, projection="scale-free"),
             "large": dict(top_k=0.005, init="kaiming"),
             "classifier": dict(top_k=0.015, projection="scale-free"),
+            BATCH_NORM: FEWER_BY_LAYER,
         },
         baseline=True,
     ),
 }  # fmt: skip
+
+
+def values_for(recipe: Recipe, profile: str) -> dict[str, Any]:
+    """All settings of a recipe on models of a profile: the recipe's own before the profile's, and that before `COMMON`."""
+    profiles = [BASED_ON[profile], profile] if profile in BASED_ON else [profile]
+    layers = [COMMON, *(PROFILES[name] for name in profiles), recipe.values]
+    layers += [recipe.profiles.get(name, {}) for name in profiles]
+    return {setting: value for layer in layers for setting, value in layer.items()}
 
 
 def recipes_for(profile: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from .methods.retain_losses import RETAIN_LOSSES
 from .methods.scorers import SCORERS
 from .naming import model_named
 from .parsing import assignment, did_you_mean, of_type
-from .recipes import BATCH_NORM, COMMON, DEFAULT_RECIPE, MEMORY, PROFILES, RECIPES, recipes_for
+from .recipes import COMMON, DEFAULT_RECIPE, MEMORY, RECIPES, recipes_for, values_for
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 DIGITS = "digits"  # the embedded classifier and its data
@@ -93,7 +93,7 @@ class MethodSettings:
             raise UserError(
                 f"--recipe {self.recipe} is not for this kind of model: choose {', '.join(recipes_for(profile))}"
             )
-        values = {**COMMON, **PROFILES[profile], **recipe.values, **recipe.profiles.get(profile, {})}
+        values = values_for(recipe, profile)
         values |= OBJECTIVES[self.repair or values["repair"]].defaults
         filled = dataclasses.replace(self, **{n: values[n] for n in left_open(self) if getattr(self, n) is None})
         edits = [EDITS[filled.edit]] if filled.edit != "none" else []
@@ -209,17 +209,6 @@ class ForgetSettings(MethodSettings):
     data: str | None = setting(None, "Image folder (train/CLASS/*.png, test/ or val/ beside it) or .npz.", panel=WHAT, level="basic", default_text="the digits")
     retrained: str | None = setting(None, "A model trained without it, to measure against.", panel=WHAT, default_text="the digits' is trained here")
     # fmt: on
-
-    def resolved(self, profile: str) -> Self:
-        """As of every method; of the recipe's rate a tenth where there is batch normalisation (ours).
-
-        Such networks are trained at higher rates and end at lower ones: at the recipe's own `salun` cost a ResNet-18 nine points of
-        test accuracy more.
-        """
-        settings = super().resolved("classifier")
-        if profile != BATCH_NORM or self.lr is not None:
-            return settings
-        return dataclasses.replace(settings, lr=settings.lr / 10)
 
 
 def left_open(settings: Any) -> frozenset[str]:

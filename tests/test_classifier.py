@@ -108,7 +108,7 @@ def one_line(found: pytest.ExceptionInfo[UserError], *words: str) -> None:
 # ---------------------------------------------------------------- batch normalisation
 
 
-def test_batch_normalisation_takes_a_tenth_of_the_rate_before_and_after_a_model_is_opened(families, tmp_path):
+def test_batch_normalisation_has_its_own_settings_before_and_after_a_model_is_opened(families, tmp_path):
     where = {name: str(folder) for name, folder in families.items()} | {"digits": "digits"}
     profiles = {name: profile_of_model(place) for name, place in where.items()}
     assert profiles == {"resnet": BATCH_NORM, "vit": "classifier", "digits": "classifier"}
@@ -119,6 +119,9 @@ def test_batch_normalisation_takes_a_tenth_of_the_rate_before_and_after_a_model_
     )
     assert asked.resolved(BATCH_NORM).lr == 0.003 and asked.resolved("classifier").lr == 0.03
     assert dataclasses.replace(asked, lr=0.03).resolved(BATCH_NORM).lr == 0.03
+    trimming = dataclasses.replace(asked, recipe="scissorhands").resolved(BATCH_NORM)
+    assert (trimming.threshold_scope, trimming.top_k, trimming.steps) == ("layer", 0.005, 200)
+    assert (trimming.projection, trimming.edit, trimming.batch_size) == ("scale-free", "reinitialise", 64)
     assert forgetting.prepare(asked, parts=data).settings.lr == 0.003
     jobs = Forgettings(Comparison(asked, ({"forget_class": "ant"},), ("retain-only", "salun"), 1)).jobs(tmp_path)
     assert [job.settings.lr for job in jobs] == pytest.approx([0.003, 0.0003])

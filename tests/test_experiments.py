@@ -185,7 +185,7 @@ def test_the_plot_of_recipes_pools_pictures_and_is_the_same_twice(tmp_path):
         shares, counts = dict.fromkeys(plots.KEPT, 0.75), dict.fromkeys(plots.KEPT, 4)
         kept = {"figures": shares, "original": shares, "another_seed": dict.fromkeys(plots.KEPT, 0.25), "n": counts}
         attack = {"asr_after": again, "n": n, "original": {"asr_after": 1.0}}
-        return {"variant": recipe, "concept": concept, "canvas-afresh": kept, "words": attack}
+        return {"variant": recipe, "concept": concept, "seed": 0, plots.EVALUATION: kept, "words": attack}
 
     rows = [row("esd", "heart", 0.5, 10), row("esd", "blue", 0.0, 30), row("salun", "heart", 1.0, 10)]
     assert plots.attacked(rows, "words") == {"esd": (0.125, 40), "salun": (1.0, 10), "original": (1.0, 40)}
@@ -195,6 +195,9 @@ def test_the_plot_of_recipes_pools_pictures_and_is_the_same_twice(tmp_path):
     )
     assert [round(end, 4) for end in plots.interval(0.0, 48)] == [0.0, 0.0741]
     for name in ("a.svg", "b.svg"):
-        plots.plot(rows, ["words"], tmp_path / name)
+        plots.plot({"": rows}, ["words"], tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    assert "salun" in (tmp_path / "a.svg").read_text()
+    assert "salun" in (tmp_path / "a.svg").read_text() and "another seed" in (tmp_path / "a.svg").read_text()
+    attacked = [{name: value for name, value in row.items() if name != plots.EVALUATION} for row in rows]
+    plots.plot({"shapes": attacked[::2], "colours": attacked[1:2]}, ["words"], tmp_path / "c.svg")
+    assert "colours" in (tmp_path / "c.svg").read_text() and "another seed" not in (tmp_path / "c.svg").read_text()
