@@ -151,7 +151,7 @@ RECIPES: dict[str, Recipe] = {
         dict(scorer="gradient", top_k=0.5, train="selection", repair="random-label", retain_loss="denoise"),
         {
             "small": WHOLE | dict(steps=200), "large": dict(scope="full"),
-            "classifier": dict(forget_weight=1.0, lr=3e-3), BATCH_NORM: dict(lr=3e-4),
+            "classifier": dict(forget_weight=1.0, lr=3e-3), BATCH_NORM: dict(lr=1e-3),
         },
         baseline=True,
     ),

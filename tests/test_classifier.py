@@ -124,7 +124,7 @@ def test_batch_normalisation_has_its_own_settings_before_and_after_a_model_is_op
     assert (trimming.projection, trimming.edit, trimming.batch_size) == ("scale-free", "reinitialise", 64)
     assert forgetting.prepare(asked, parts=data).settings.lr == 0.003
     jobs = Forgettings(Comparison(asked, ({"forget_class": "ant"},), ("retain-only", "salun"), 1)).jobs(tmp_path)
-    assert [job.settings.lr for job in jobs] == pytest.approx([0.003, 0.0003])
+    assert [job.settings.lr for job in jobs] == pytest.approx([0.003, 0.001])
 
 
 def of_resnet(families, **settings) -> tuple[ForgetSettings, D.Parts]:
