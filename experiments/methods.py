@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
-from plots import CONCEPTS_PLOT, EVALUATION, FULL_PLOT, PLOT, plot
+from plots import CONCEPTS_PLOT, EVALUATION, FULL_PLOT, KEPT, ORIGINAL, PLOT, Share, kept, plot
 from runner import Options, Run, Settings, Table, command, main, rows_of
 from tables import machine, markdown
 
@@ -202,6 +202,8 @@ def full_table(
         ["strongest that counts", "", "", *map(strongest("full"), recipes.values())],
         ["steps of fine-tuning until it is back", "", "", *map(steps_back("relearn"), recipes.values())],
     ]
+    if all(EVALUATION in row for row in rows):
+        lines += [kept_line(title, kept(rows, name), ERASED) for name, title in KEPT.items()]
     if options.whole:
         kinds = {kind: [row for row in rows if row["concept"] in concepts] for kind, concepts in KINDS.items()}
         plot({kind: own for kind, own in kinds.items() if own}, names, file)
@@ -210,6 +212,12 @@ def full_table(
         seeds.setdefault(row["concept"], []).append(str(row["seed"]))
     about = "; ".join(f"{concept}: seed {', '.join(own)}" for concept, own in seeds.items())
     return f"{markdown(header, lines)}\n\n{about}. {machine()}"
+
+
+def kept_line(title: str, shares: Mapping[str, Share], recipes: Iterable[str]) -> list[str]:
+    """What stays as it was: pictures of a recipe, then the original's share, or another seed's, and every recipe's."""
+    found = [f"{shares[name][0]:.2f}" for name in (ORIGINAL, *recipes)]
+    return [title.replace("\n", " "), str(shares["esd"][1]), *found]
 
 
 def published(concept: str, seed: int, suite: Settings) -> dict[str, Settings]:
