@@ -1,17 +1,17 @@
-"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes|full|full-recipes|full-concepts ...]`.
+"""The tables of docs/experiments.md on recipes side by side: `python experiments/methods.py [digits-class|digits-random|recipes|full|full-recipes ...]`.
 
 Rows on classifiers are of runs of `sdscissor compare`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from columns import Cell, Row, Rows, joined, judged, mean, seconds, steps_back, whole
-from plots import CONCEPTS_PLOT, EVALUATION, FULL_PLOT, KEPT, ORIGINAL, PLOT, Share, kept, plot
+from plots import EVALUATION, FULL_PLOT, KEPT, ORIGINAL, PLOT, Share, kept, plot
 from runner import Options, Run, Settings, Table, command, main, rows_of
 from tables import machine, markdown
 
@@ -158,9 +158,10 @@ def mean_and_worst(rates: Sequence[float]) -> str:
 
 def full(options: Options) -> str:
     """One erasure by the default under every attack of the full suite and published tokens, the most successful first."""
-    run = Run("scissorhands-open", {}, (CONCEPTS[0],), 0, {"suite-full": {"suite": "full"}} | PUBLISHED)
+    measure = "suite-full-whole"  # nothing left out, and as many pictures as the suite has
+    run = Run("scissorhands-open", {}, (CONCEPTS[0],), 0, {measure: {"suite": "full"}} | PUBLISHED)
     row = rows_of(run.reduced() if options.smoke else run, options.root)[0]
-    names = [*(part["name"] for part in row["suite-full"]["attacks"]), *PUBLISHED]
+    names = [*(part["name"] for part in row[measure]["attacks"]), *PUBLISHED]
     shares = [name for name in names if name != "relearn"]
     lines = [
         [name.replace("-", " "), str(own["n"]), interval_of(own), f"{own['original']['asr_after']:.2f}", f"{own['seconds']:.0f}"]
@@ -172,25 +173,11 @@ def full(options: Options) -> str:
 
 
 def full_recipes(options: Options) -> str:
-    """One erasure by every recipe under every attack of the full suite; what brings most back, over all recipes, first."""
-    return full_table(options, [(CONCEPTS[0], 0)], FULL_PLOT, {"suite-full": {"suite": "full"}})
-
-
-def full_concepts(options: Options) -> str:
-    """The same of the other concepts and of the second seed, on fewer pictures each, evaluated too. The published embedding on two alone."""
-    others = [(concept, seed) for seed in SEEDS for concept in CONCEPTS if (concept, seed) != (CONCEPTS[0], 0)]
-    suite = {"suite": "full", "count": 32, "without": (EMBEDDING,)}
-    return full_table(options, others, CONCEPTS_PLOT, {"suite-full": suite} | EVALUATED)
-
-
-def full_table(
-    options: Options, erased: Iterable[tuple[str, int]], file: Path, measures: Mapping[str, Settings]
-) -> str:
-    """Erasures of some concepts and seeds by every recipe under every attack of the full suite, with these settings."""
+    """Two erasures of every concept by every recipe under every attack of the full suite; what brings most back comes first."""
     each = [
-        Run(recipe, {"recipe": recipe, **settings}, (concept,), seed, measures | published(concept, seed, measures["suite-full"]), originals_cached=True)
-        for concept, seed in erased for recipe, settings in ERASED.items()
-    ]  # fmt: skip
+        dataclasses.replace(run, measures=run.measures | published(run), originals_cached=True)
+        for run in runs({"suite-full": {"suite": "full", "count": 32, "without": (EMBEDDING,)}} | EVALUATED)
+    ]
     rows = [row for run in options.chosen(each) for row in rows_of(run, options.root)]
     recipes = {recipe: [row for row in rows if row["variant"] == recipe] for recipe in ERASED}
     names = by_success(attacks_of("full"), rows)
@@ -202,16 +189,12 @@ def full_table(
         ["strongest that counts", "", "", *map(strongest("full"), recipes.values())],
         ["steps of fine-tuning until it is back", "", "", *map(steps_back("relearn"), recipes.values())],
     ]
-    if all(EVALUATION in row for row in rows):
-        lines += [kept_line(title, kept(rows, name), ERASED) for name, title in KEPT.items()]
+    lines += [kept_line(title, kept(rows, name), ERASED) for name, title in KEPT.items()]
     if options.whole:
         kinds = {kind: [row for row in rows if row["concept"] in concepts] for kind, concepts in KINDS.items()}
-        plot({kind: own for kind, own in kinds.items() if own}, names, file)
-    header, seeds = "; ".join(["attack", "pictures", "original", *recipes]), dict[str, list[str]]()
-    for row in recipes["esd"]:
-        seeds.setdefault(row["concept"], []).append(str(row["seed"]))
-    about = "; ".join(f"{concept}: seed {', '.join(own)}" for concept, own in seeds.items())
-    return f"{markdown(header, lines)}\n\n{about}. {machine()}"
+        plot(kinds, names, FULL_PLOT)
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    return f"{markdown('; '.join(['attack', 'pictures', 'original', *recipes]), lines)}\n\nSeeds {seeds}. {machine()}"
 
 
 def kept_line(title: str, shares: Mapping[str, Share], recipes: Iterable[str]) -> list[str]:
@@ -220,11 +203,11 @@ def kept_line(title: str, shares: Mapping[str, Share], recipes: Iterable[str]) -
     return [title.replace("\n", " "), str(shares["esd"][1]), *found]
 
 
-def published(concept: str, seed: int, suite: Settings) -> dict[str, Settings]:
-    """The published embedding on its own, where a suite is without it: on a shape and a colour, seed 0."""
-    if EMBEDDING not in suite.get("without", ()) or (concept, seed) not in {("ring", 0), ("blue", 0)}:
+def published(run: Run) -> dict[str, Settings]:
+    """The published embedding on its own, which the suite is without here: on a shape and a colour, seed 0."""
+    if (*run.concepts, run.seed) not in {("ring", 0), ("blue", 0)}:
         return {}
-    return {EMBEDDING: {"attack": "embedding", "budget": "published", "restarts": 1, "count": suite["count"]}}
+    return {EMBEDDING: {"attack": "embedding", "budget": "published", "restarts": 1, "count": 32}}
 
 
 def interval_of(attack: Row) -> str:
@@ -244,7 +227,6 @@ TABLES: dict[str, Table | Callable[[Options], str]] = {
     ),
     "full": full,
     "full-recipes": full_recipes,
-    "full-concepts": full_concepts,
 }
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent.parent / "docs"
-PLOT, FULL_PLOT, CONCEPTS_PLOT = DOCS / "recipes.svg", DOCS / "full-suite.svg", DOCS / "full-suite-concepts.svg"
+PLOT, FULL_PLOT = DOCS / "recipes.svg", DOCS / "full-suite.svg"
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")  # the first six Okabe and Ito's
 MARKERS = "osD^vPX"
 ORIGINAL = "original"
