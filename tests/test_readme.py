@@ -16,7 +16,6 @@ from safetensors import safe_open
 
 from sd_scissorhands.attacks import ATTACKS
 from sd_scissorhands.attacks.relearn import RelearnOptions
-from sd_scissorhands.attacks.suite_settings import SUITES
 from sd_scissorhands.tiny.world import CATEGORIES
 
 ROOT = Path(__file__).parent.parent
@@ -120,15 +119,15 @@ def others() -> dict[str, list[str]]:
     lost = [float(row["UA / original"].split(" /")[0]) for row in rows]
     text = (ROOT / "docs/experiments.md").read_text()
     concepts, seeds = results()["eight concepts, three training seeds"]
-    suites = [column(table("experiments.md", name), "scissorhands-open") for name in ("full-recipes", "full-concepts")]
-    learned = max(max(shares) for name, shares in suites[1].items() if name.startswith("embedding"))
+    suite = column(table("experiments.md", "full-recipes"), "scissorhands-open")
+    learned = max(max(shares) for name, shares in suite.items() if name.startswith("embedding"))
     weaker = [1 - int(part) / int(whole) for part, whole in re.findall(r"at seed \d: [\d.]+ %, (\d+) of (\d+)", text)]
     return {
         "Six other models": [str(len(gone)), *ends(100 * one for one in lost), str(len(rows))],
         "erasures left the concept": [str(len(weaker)), str(int(concepts) * int(seeds)), *ends(100 * one for one in weaker)],
         "Fine-tuning on eight pictures": [str(RelearnOptions.few)],
-        "quick attacks on": [str(len(SUITES["quick"])), str(len(methods.ERASED))],
-        "Under the full suite inpainting": [f"{100 * one:.0f}" for one in (*suites[0]["inpainting"], *suites[1]["inpainting"], learned)],
+        "The full suite on": [str(len(methods.ERASED)), str(len(methods.SEEDS)), str(len(methods.CONCEPTS))],
+        "Inpainting brings most back": [f"{100 * one:.0f}" for one in (*suite["inpainting"], learned)],
         "fourteen attacks": [str(len(ATTACKS.names()))],
     }  # fmt: skip
 
