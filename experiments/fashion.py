@@ -45,7 +45,7 @@ class Shelf:
 
     @property
     def seeds(self) -> range:
-        """Training seeds; the tenth is drawn by the same."""
+        """Seeds of the trainings and of the tenth; the recipes' own is 0."""
         return range(1 if self.options.smoke else self.options.seeds or SEEDS)
 
 
@@ -124,7 +124,7 @@ def trained(shelf: Shelf, without: str | None, seed: int) -> tuple[Path, float]:
 
 
 def descended(model: Any, pictures: Any, labels: Any, seed: int, epochs: int, *, bf16: bool = False) -> Any:
-    """Train a model in place: SGD with a cosine from its rate to 0, every epoch a new order of all pictures; nothing is augmented."""
+    """Train a model in place: SGD with a cosine from its rate to 0, every epoch a new order, whole batches alone; nothing is augmented."""
     import torch
 
     model = model.to(memory_format=torch.channels_last).train()
@@ -157,7 +157,7 @@ def forgotten(what: str, labels: Any, seed: int) -> Any:
 
 
 def target(shelf: Shelf, what: str, seed: int) -> tuple[object, ...]:
-    """The flag that names what is to be forgotten. A tenth is a list: of --forget-random's nobody else knows the pictures."""
+    """The flag that names what is to be forgotten. A tenth goes as a list of rows, for the retrained model must lack the same."""
     import numpy
 
     if what == "class":
@@ -189,10 +189,10 @@ def table_of(shelf: Shelf, what: str) -> str:
         if shelf.pictures < PICTURES
         else "All training pictures"
     )
-    trained = f"{shelf.epochs} epochs{' in bf16' if shelf.bf16 else ''}"
+    training = f"{shelf.epochs} epochs{' in bf16' if shelf.bf16 else ''}"
     steps = f", {shelf.steps} steps of repair" if shelf.steps else ""
     seeds = ", ".join(map(str, shelf.seeds))
-    return f"{table(rows, ACCURACIES, {'seconds': 0})} {size}, {trained}{steps}; training seeds: {seeds}."
+    return f"{table(rows, ACCURACIES, {'seconds': 0})} {size}, {training}{steps}; training seeds: {seeds}."
 
 
 TABLES = {"fashion-class": "class", "fashion-random": "random"}

@@ -93,8 +93,9 @@ def digits_table(rows: Rows) -> str:
 # ---------------------------------------------------------------- the embedded model
 
 
+DEFAULT = "scissorhands-open"
 ERASED: dict[str, Settings] = {
-    "scissorhands-open": {},  # the default, as a user gives it
+    DEFAULT: {},  # as a user gives it
     **{name: {"verify": False} for name in ("scissorhands", "lra-npp", "l-codec", "esd", "substitution", "salun")},
 }
 PUBLISHED: dict[str, Settings] = {  # tokens of published budgets, on few prompts: each is learned for minutes
@@ -159,7 +160,7 @@ def mean_and_worst(rates: Sequence[float]) -> str:
 def full(options: Options) -> str:
     """One erasure by the default under every attack of the full suite and published tokens, the most successful first."""
     measure = "suite-full-whole"  # nothing left out, and as many pictures as the suite has
-    run = Run("scissorhands-open", {}, (CONCEPTS[0],), 0, {measure: {"suite": "full"}} | PUBLISHED)
+    run = Run(DEFAULT, {}, (CONCEPTS[0],), 0, {measure: {"suite": "full"}} | PUBLISHED)
     row = rows_of(run.reduced() if options.smoke else run, options.root)[0]
     names = [*(part["name"] for part in row[measure]["attacks"]), *PUBLISHED]
     shares = [name for name in names if name != "relearn"]
@@ -182,14 +183,14 @@ def full_recipes(options: Options) -> str:
     recipes = {recipe: [row for row in rows if row["variant"] == recipe] for recipe in ERASED}
     names = by_success(attacks_of("full"), rows)
     lines = [
-        [name.replace("-", " "), str(sum(row[name]["n"] for row in recipes["esd"] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
+        [name.replace("-", " "), str(sum(row[name]["n"] for row in recipes[DEFAULT] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
         for name in names
     ]  # fmt: skip
     lines += [
         ["strongest that counts", "", "", *map(strongest("full"), recipes.values())],
         ["steps of fine-tuning until it is back", "", "", *map(steps_back("relearn"), recipes.values())],
     ]
-    lines += [kept_line(title, kept(rows, name), ERASED) for name, title in KEPT.items()]
+    lines += [kept_line(title, kept(rows, name), list(ERASED)) for name, title in KEPT.items()]
     if options.whole:
         kinds = {kind: [row for row in rows if row["concept"] in concepts] for kind, concepts in KINDS.items()}
         plot(kinds, names, FULL_PLOT)
@@ -197,10 +198,10 @@ def full_recipes(options: Options) -> str:
     return f"{markdown('; '.join(['attack', 'pictures', 'original', *recipes]), lines)}\n\nSeeds {seeds}. {machine()}"
 
 
-def kept_line(title: str, shares: Mapping[str, Share], recipes: Iterable[str]) -> list[str]:
-    """What stays as it was: pictures of a recipe, then the original's share, or another seed's, and every recipe's."""
+def kept_line(title: str, shares: Mapping[str, Share], recipes: Sequence[str]) -> list[str]:
+    """What stays as it was: pictures of every recipe, then the original's share, or another seed's, and every recipe's."""
     found = [f"{shares[name][0]:.2f}" for name in (ORIGINAL, *recipes)]
-    return [title.replace("\n", " "), str(shares["esd"][1]), *found]
+    return [title.replace("\n", " "), str(shares[recipes[0]][1]), *found]
 
 
 def published(run: Run) -> dict[str, Settings]:

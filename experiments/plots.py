@@ -74,7 +74,7 @@ def attacked(rows: Rows, attack: str) -> dict[str, Share]:
 
 
 def kept(rows: Rows, figure: str) -> dict[str, Share]:
-    """Recipe -> a figure of what is retained, and the original's, or another seed's of what can only change."""
+    """Recipe -> its share of a figure of what is retained; under ORIGINAL the original's, or another seed's where prompts are to stay unchanged."""
     found = by_recipe(rows, lambda row: (row[EVALUATION]["figures"][figure], row[EVALUATION]["n"][figure]))
     beside = "another_seed" if figure.endswith("unchanged") else "original"
     theirs = [row[EVALUATION] for row in once_each(rows)]

@@ -45,7 +45,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         steps=400, lr=3e-2, batch_size=64, scope="full", optimiser="sgd", memory_every=20, repair="ascent",
         forget_weight=0.05, damping=0.03,
     ),
-    # Such networks are trained at higher rates and end at lower ones.
+    # A tenth of the rate and half of the steps: chosen on a ResNet-18, see docs/experiments.md, section 7.
     BATCH_NORM: dict(steps=200, lr=3e-3),
 }  # fmt: skip
 BASED_ON = {BATCH_NORM: "classifier"}  # a profile -> the one whose values it has where it names none
