@@ -38,8 +38,9 @@ def plot(groups: dict[str, Rows], attacks: Sequence[str], file: Path) -> None:
     rows = [row for own in groups.values() for row in own]
     evaluated = all(EVALUATION in row for row in rows)
     top, below = list(groups) + [KEPT_PANEL] * evaluated, list(groups) + ["."] * evaluated
-    with saved(file, (8 + (len(groups) - 1) * evaluated, 0.8 + 0.65 * len(attacks))) as figure:
-        panels = figure.subplot_mosaic([top, below], height_ratios=[len(KEPT), max(len(attacks) - len(KEPT), 1)])
+    height = max(len(attacks), len(KEPT) + 1)
+    with saved(file, (8 + (len(groups) - 1) * evaluated, 0.8 + 0.65 * height)) as figure:
+        panels = figure.subplot_mosaic([top, below], height_ratios=[len(KEPT), height - len(KEPT)])
         for number, (title, own) in enumerate(groups.items()):
             under = {textwrap.fill(attack.replace("-", " "), 20): attacked(own, attack) for attack in attacks}
             dots(panels[title], under, AGAIN, f"{ORIGINAL}, or another seed's" if evaluated else ORIGINAL)
