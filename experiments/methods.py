@@ -102,6 +102,7 @@ PUBLISHED: dict[str, Settings] = {  # tokens of published budgets, on few prompt
     "token-unlearndiffatk": {"attack": "token", "budget": "unlearndiffatk", "count": 16},
     "token-p4d": {"attack": "token", "budget": "p4d", "count": 8},
 }
+WORKS = 0.98  # share of the original's pictures; an attack that brings a concept back in fewer where nothing is erased says little
 EMBEDDING = "embedding-budget-published-restarts-1"  # half of a full suite's time
 EVALUATED = {EVALUATION: {"limit": 100, "seed": 1000}}  # prompts and start noise that no choice saw
 
@@ -122,6 +123,12 @@ def attacks_of(suite: str) -> list[str]:
 def by_success(attacks: Iterable[str], rows: Rows) -> list[str]:
     """Attacks in the order of what they bring back, over all rows: the most first."""
     return sorted(attacks, key=lambda name: -statistics.fmean(row[name]["asr_after"] for row in rows if name in row))
+
+
+def titled(name: str, attacks: Rows) -> str:
+    """An attack's name in words; behind it that it is broken, where too few of the original's pictures show the concept under it."""
+    works = statistics.fmean(one["original"]["asr_after"] for one in attacks) >= WORKS
+    return name.replace("-", " ") + ("" if works else " (broken)")
 
 
 def probes(suite: str) -> dict[str, Cell]:
@@ -165,7 +172,7 @@ def full(options: Options) -> str:
     names = [*(part["name"] for part in row[measure]["attacks"]), *PUBLISHED]
     shares = [name for name in names if name != "relearn"]
     lines = [
-        [name.replace("-", " "), str(own["n"]), interval_of(own), f"{own['original']['asr_after']:.2f}", f"{own['seconds']:.0f}"]
+        [titled(name, [own]), str(own["n"]), interval_of(own), f"{own['original']['asr_after']:.2f}", f"{own['seconds']:.0f}"]
         for name, own in sorted(((name, row[name]) for name in shares), key=lambda one: -one[1]["asr_after"])
     ]  # fmt: skip
     back = steps_back("relearn")([row]) if "relearn" in names else ""
@@ -183,7 +190,7 @@ def full_recipes(options: Options) -> str:
     recipes = {recipe: [row for row in rows if row["variant"] == recipe] for recipe in ERASED}
     names = by_success(attacks_of("full"), rows)
     lines = [
-        [name.replace("-", " "), str(sum(row[name]["n"] for row in recipes[DEFAULT] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
+        [titled(name, [row[name] for row in rows if name in row]), str(sum(row[name]["n"] for row in recipes[DEFAULT] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
         for name in names
     ]  # fmt: skip
     lines += [
