@@ -103,6 +103,7 @@ PUBLISHED: dict[str, Settings] = {  # tokens of published budgets, on few prompt
     "token-p4d": {"attack": "token", "budget": "p4d", "count": 8},
 }
 WORKS = 0.98  # share of the original's pictures; an attack that brings a concept back in fewer where nothing is erased says little
+FEWER = 32  # prompts of an attack where every erasure has the full suite
 EMBEDDING = "embedding-budget-published-restarts-1"  # half of a full suite's time
 EVALUATED = {EVALUATION: {"limit": 100, "seed": 1000}}  # prompts and start noise that no choice saw
 
@@ -125,9 +126,9 @@ def by_success(attacks: Iterable[str], rows: Rows) -> list[str]:
     return sorted(attacks, key=lambda name: -statistics.fmean(row[name]["asr_after"] for row in rows if name in row))
 
 
-def titled(name: str, attacks: Rows) -> str:
+def titled(name: str, rows: Rows) -> str:
     """An attack's name in words; behind it that it is broken, where too few of the original's pictures show the concept under it."""
-    works = statistics.fmean(one["original"]["asr_after"] for one in attacks) >= WORKS
+    works = statistics.fmean(row[name]["original"]["asr_after"] for row in rows if name in row) >= WORKS
     return name.replace("-", " ") + ("" if works else " (broken)")
 
 
@@ -172,7 +173,7 @@ def full(options: Options) -> str:
     names = [*(part["name"] for part in row[measure]["attacks"]), *PUBLISHED]
     shares = [name for name in names if name != "relearn"]
     lines = [
-        [titled(name, [own]), str(own["n"]), interval_of(own), f"{own['original']['asr_after']:.2f}", f"{own['seconds']:.0f}"]
+        [titled(name, [row]), str(own["n"]), interval_of(own), f"{own['original']['asr_after']:.2f}", f"{own['seconds']:.0f}"]
         for name, own in sorted(((name, row[name]) for name in shares), key=lambda one: -one[1]["asr_after"])
     ]  # fmt: skip
     back = steps_back("relearn")([row]) if "relearn" in names else ""
@@ -182,15 +183,16 @@ def full(options: Options) -> str:
 
 def full_recipes(options: Options) -> str:
     """Two erasures of every concept by every recipe under every attack of the full suite; what brings most back comes first."""
+    suite = {"suite": "full", "count": FEWER, "without": (EMBEDDING,)}
     each = [
         dataclasses.replace(run, measures=run.measures | published(run), originals_cached=True)
-        for run in runs({"suite-full": {"suite": "full", "count": 32, "without": (EMBEDDING,)}} | EVALUATED)
+        for run in runs({"suite-full": suite} | EVALUATED)
     ]
     rows = [row for run in options.chosen(each) for row in rows_of(run, options.root)]
     recipes = {recipe: [row for row in rows if row["variant"] == recipe] for recipe in ERASED}
     names = by_success(attacks_of("full"), rows)
     lines = [
-        [titled(name, [row[name] for row in rows if name in row]), str(sum(row[name]["n"] for row in recipes[DEFAULT] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
+        [titled(name, rows), str(sum(row[name]["n"] for row in recipes[DEFAULT] if name in row)), rate(name, original=True)(rows), *(worst_too(name)(own) for own in recipes.values())]
         for name in names
     ]  # fmt: skip
     lines += [
@@ -215,7 +217,7 @@ def published(run: Run) -> dict[str, Settings]:
     """The published embedding on its own, which the suite is without here: on a shape and a colour, seed 0."""
     if (*run.concepts, run.seed) not in {("ring", 0), ("blue", 0)}:
         return {}
-    return {EMBEDDING: {"attack": "embedding", "budget": "published", "restarts": 1, "count": 32}}
+    return {EMBEDDING: {"attack": "embedding", "budget": "published", "restarts": 1, "count": FEWER}}
 
 
 def interval_of(attack: Row) -> str:
